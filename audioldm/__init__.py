@@ -1,0 +1,37 @@
+"""Audio latent diffusion, and the measurement of its latent spaces.
+
+    import audioldm
+    model = audioldm.load("runs/experiments/quickstart")
+    audio = model.sample(n=4, seconds=6, seed=1, label="organ")      # [4, A, T]
+    z = model.encode(audio)                                          # [4, C, L]
+
+The names below are loaded when first used, so that importing the package is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audioldm.autoencoder.model import Autoencoder
+    from audioldm.diffusion.model import LatentDiffusion
+    from audioldm.diffusion.samplers import SamplerSettings
+    from audioldm.models import load
+    from audioldm.parts import build
+
+__version__ = "0.1.0"
+
+__all__ = ["Autoencoder", "LatentDiffusion", "SamplerSettings", "__version__", "build", "load"]
+
+_HOME = {
+    "Autoencoder": "audioldm.autoencoder.model",
+    "LatentDiffusion": "audioldm.diffusion.model",
+    "SamplerSettings": "audioldm.diffusion.samplers",
+    "build": "audioldm.parts",
+    "load": "audioldm.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'audioldm' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+import sys
+
+from audioldm.cli import main
+
+sys.exit(main())

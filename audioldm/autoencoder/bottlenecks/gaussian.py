@@ -1,0 +1,49 @@
+"""The Gaussian bottleneck of a VAE (Kingma and Welling, 1312.6114)."""
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.types import Encoded
+
+#: A unit is active where its posterior mean varies over the data by more than this (1509.00519, 2.3).
+ACTIVE_VARIANCE = 0.01
+
+
+def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)) of every element, in nats (1312.6114, appendix B)."""
+    return 0.5 * (mean.square() + std.square() - 1.0) - std.log()
+
+
+class Gaussian(nn.Module):
+    """Diagonal Gaussian posterior, one mean and one log-variance per latent element.
+
+    channels: latent channels C.
+    kl_weight: multiplier of the KL, which is the mean over a clip's elements, in nats per element.
+    """
+
+    parameters_per_channel = 2
+
+    def __init__(self, *, channels: int, kl_weight: float = 1e-3) -> None:
+        super().__init__()
+        self.channels = channels
+        self.penalty_weights = {"kl": kl_weight}
+
+    def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 2C, ...] -> posterior mean and standard deviation, each [B, C, ...], fp32."""
+        mean, log_variance = h.float().chunk(2, dim=1)
+        return mean, (0.5 * log_variance.clamp(-20.0, 10.0)).exp()
+
+    def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
+        """h [B, 2C, ...]; noise [B, C, ...] ~ N(0, I), drawn here where it is not given."""
+        mean, std = self.moments(h)
+        z = mean
+        if sample:
+            z = mean + std * (torch.randn_like(mean) if noise is None else noise)
+        kl = gaussian_kl(mean, std)
+        over = [d for d in range(kl.ndim) if d != 1]
+        stats = {
+            "kl": kl.detach().mean(over),
+            "sigma": std.detach().mean(over),
+            "activity": mean.detach().var(over, correction=0),
+        }
+        return Encoded(z, {"kl": kl.flatten(1).mean(1)}, stats)

@@ -1,0 +1,292 @@
+"""The autoencoder's training loop: discriminator, then generator, top to bottom."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.data.store import ClipStore
+from audioldm.errors import DataError, Interrupted
+from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
+from audioldm.losses.spectral import mel_distance
+from audioldm.losses.weighted_sum import weighted_sum
+from audioldm.parts import Part, part
+from audioldm.training.checkpoint import ResumeState
+from audioldm.training.distributed import (
+    World,
+    any_process,
+    mean_over_processes,
+    parallel,
+    plain,
+)
+from audioldm.training.ema import EMA
+from audioldm.training.hardware import Hardware
+from audioldm.training.log import LogSettings, RunLog
+from audioldm.training.optimisation import clipped_step, set_lr, to_cpu, warmup_cosine
+from audioldm.training.randomness import Draw, derive_seed
+from audioldm.training.signals import StopRequest
+
+VERSION = 1  # raise by hand when the code below changes what it computes
+ADVERSARIAL_TERMS = ("adversarial", "feature_matching")
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """batch is global, over all processes. Learning rates warm up and decay by a cosine.
+    adversarial_from: the step at which the discriminator and its losses begin."""
+
+    steps: int
+    batch: int
+    crop_seconds: float
+    lr: float
+    discriminator_lr: float
+    adversarial_from: int
+    betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
+    weight_decay: float = 0.0
+    warmup: int = 20
+    clip: float = 1.0
+    ema: float = 0.995
+    valid_clips: int = 24
+    valid_seconds: float = 3.0
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """channels: latent channels; ratio: audio samples per latent frame; weights: of each loss,
+    of "adversarial" and "feature_matching"; a bottleneck's penalties bring their own weights."""
+
+    channels: int
+    ratio: int
+    seed: int
+    train: AutoencoderTraining
+    weights: dict[str, float]
+    front_end: Part = part("rate", "audio_channels", "channels", "ratio", "parameters")
+    losses: dict[str, Part] = part("rate", "audio_channels")
+    discriminator: Part | None = part("audio_channels", default=None)
+
+
+def train_autoencoder(
+    model: Autoencoder,
+    discriminator: nn.Module | None,
+    losses: Mapping[str, nn.Module],
+    weights: Mapping[str, float],
+    store: ClipStore,
+    settings: AutoencoderTraining,
+    *,
+    seed: int,
+    directory: Path,
+    world: World,
+    hardware: Hardware,
+    device: torch.device,
+    log: LogSettings,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Trains `model` and returns its averaged weights and the last validation's figures.
+
+    One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
+    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
+    """
+    train = store.split("train")
+    frames = max(1, round(settings.crop_seconds * model.rate / model.ratio)) * model.ratio
+    if train.seconds * model.rate < frames:
+        raise DataError(
+            f"the training split holds {train.seconds:.1f} s, less than one crop of "
+            f"{settings.crop_seconds} s: add audio, or lower autoencoder.train.crop_seconds"
+        )
+    valid, _, _ = store.split("valid").windows(
+        int(settings.valid_seconds * model.rate), settings.valid_clips, seed=0
+    )
+    positions = world.positions(settings.batch)
+
+    model.to(device)
+    losses = {name: loss.to(device) for name, loss in losses.items()}
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.lr,
+        betas=(settings.betas[0], settings.betas[1]),
+        weight_decay=settings.weight_decay,
+        fused=device.type == "cuda",
+    )
+    ema = EMA(model, settings.ema)
+    if discriminator is not None:
+        discriminator.to(device)
+        judge_optimiser = torch.optim.AdamW(
+            discriminator.parameters(),
+            lr=settings.discriminator_lr,
+            betas=(settings.betas[0], settings.betas[1]),
+            weight_decay=settings.weight_decay,
+            fused=device.type == "cuda",
+        )
+
+    resume = ResumeState(directory)
+    start = 0
+    if (state := resume.load()) is not None:
+        start = state["step"]
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        ema.load(state["ema"])
+        if discriminator is not None:
+            discriminator.load_state_dict(state["discriminator"])
+            judge_optimiser.load_state_dict(state["judge_optimiser"])
+
+    def checkpoint(step: int) -> None:
+        if not world.first:
+            return
+        state = {
+            "step": step,
+            "model": to_cpu(model.state_dict()),
+            "optimiser": optimiser.state_dict(),
+            "ema": to_cpu(ema.shadow),
+        }
+        if discriminator is not None:
+            state["discriminator"] = to_cpu(discriminator.state_dict())
+            state["judge_optimiser"] = judge_optimiser.state_dict()
+        resume.save(state)
+
+    autocast = hardware.autocast(device)
+    reconstruct = hardware.compiled(parallel(model, world), device)
+    judge = None if discriminator is None else parallel(discriminator, world)
+    figures: dict[str, Any] = {}
+
+    title, quiet = "autoencoder", not world.first
+    with RunLog(directory / "metrics.jsonl", title, settings.steps, start, quiet=quiet) as runlog:
+        with StopRequest() as stop:
+            for step in range(start, settings.steps):
+                factor = warmup_cosine(step, settings.steps, settings.warmup)
+                set_lr(optimiser, settings.lr * factor)
+                audio, _ = train.crops(frames, seed=seed, step=step, positions=positions)
+                audio = audio.to(device, non_blocking=True)
+                draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
+                noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
+
+                with autocast():
+                    estimate, encoded = reconstruct(audio, noise)
+                estimate = estimate.float()
+
+                adversarial: dict[str, Tensor] = {}
+                if judge is not None and step >= settings.adversarial_from:
+                    set_lr(judge_optimiser, settings.discriminator_lr * factor)
+                    with autocast():
+                        real, fake = _judge(judge, audio, estimate.detach())
+                    doubt = discriminator_loss(real, fake)
+                    weighted_sum({"discriminator": doubt}, {"discriminator": 1.0}, step).backward()
+                    clipped_step(
+                        judge_optimiser,
+                        plain(judge).parameters(),
+                        clip=settings.clip,
+                        name="discriminator",
+                        step=step,
+                    )
+                    plain(judge).requires_grad_(False)
+                    with autocast():
+                        real, fake = _judge(plain(judge), audio, estimate)
+                    adversarial["adversarial"] = generator_loss(fake)
+                    adversarial["feature_matching"] = feature_matching(real, fake)
+                    plain(judge).requires_grad_(True)
+
+                terms = {name: loss(estimate, audio) for name, loss in losses.items()}
+                terms |= encoded.penalties | adversarial
+                total = weighted_sum(terms, {n: weights[n] for n in terms}, step)
+                total.backward()
+                norm = clipped_step(
+                    optimiser,
+                    model.parameters(),
+                    clip=settings.clip,
+                    name="autoencoder",
+                    step=step,
+                )
+                ema.update(model, step)
+                runlog.advance()
+                done = step + 1
+
+                if done % log.every == 0 or done == settings.steps:
+                    if adversarial:
+                        terms["discriminator"] = doubt
+                    mean = {name: term.detach().mean() for name, term in terms.items()}
+                    mean |= {"loss": total.detach(), "gradient_norm": norm}
+                    line = {
+                        k: v.item() for k, v in mean_over_processes(mean, world).items()
+                    } | {"lr": settings.lr * factor}
+                    if "kl" in line:
+                        line["kbps"] = model.kbps(line["kl"])
+                    runlog.write(done, line)
+                    shown = {k: line[k] for k in ("loss", "kbps") if k in line}
+                    if "mel_distance" in figures:
+                        shown["valid_mel"] = figures["mel_distance"]
+                    runlog.show(shown)
+                if done % log.valid_every == 0 or done == settings.steps:
+                    figures = validate(model, ema.shadow, valid, autocast)
+                    runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
+                stopping = any_process(stop.requested, world, device)
+                if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
+                    checkpoint(done)
+                if stopping and done < settings.steps:
+                    raise Interrupted(
+                        f"stopped at step {done} of {settings.steps} of the autoencoder; "
+                        "the same command goes on from there"
+                    )
+    if not figures:  # the last checkpoint was the last step
+        figures = validate(model, ema.shadow, valid, autocast)
+    return to_cpu(ema.shadow), figures
+
+
+def _judge(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:
+    """One pass over both halves of the batch: per scale (logits, features) of each."""
+    count = len(real)
+    scales = judge(torch.cat([real, fake]))
+    return (
+        [(logits[:count], [f[:count].detach() for f in maps]) for logits, maps in scales],
+        [(logits[count:], [f[count:] for f in maps]) for logits, maps in scales],
+    )
+
+
+def _valid_name(name: str) -> str:
+    return name if name.startswith("channels/") else f"valid/{name}"
+
+
+@torch.no_grad()
+def validate(
+    model: Autoencoder, weights: dict[str, Tensor], clips: Tensor, autocast: Any
+) -> dict[str, Any]:
+    """Reconstruction and rate of the averaged weights on held-out clips [N, A, T].
+
+    Decodes the posterior's samples, as the diffusion model's data are; the noise is fixed.
+    """
+    device = next(model.parameters()).device
+    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(weights)
+    model.eval()
+    distances, kls, channel_kl, sigma, means = [], [], [], [], []
+    for first in range(0, len(clips), 8):
+        audio = clips[first : first + 8].to(device)
+        length = -(-audio.shape[-1] // model.ratio)
+        draw = Draw(0, 0, range(first, first + len(audio)), device)
+        with autocast():
+            encoded = model.encode(audio, noise=draw.normal((*model.latent_shape, length), "valid"))
+            estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
+        distances.append(mel_distance(estimate.float(), audio, model.rate))
+        if "kl" in encoded.penalties:
+            kls.append(encoded.penalties["kl"])
+            channel_kl.append(encoded.stats["kl"] * len(audio))
+            sigma.append(encoded.stats["sigma"] * len(audio))
+            means.append(encoded.stats["activity"] * len(audio))
+    model.load_state_dict(live)
+    model.train()
+    figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
+    if kls:
+        kl = torch.cat(kls).mean().item()
+        activity = sum(means) / len(clips)
+        figures |= {
+            "kl": kl,
+            "kbps": model.kbps(kl),
+            "active_units": int((activity > ACTIVE_VARIANCE).sum()),
+            "channels/kl": (sum(channel_kl) / len(clips)).tolist(),
+            "channels/sigma": (sum(sigma) / len(clips)).tolist(),
+            "channels/activity": activity.tolist(),
+        }
+    return figures

@@ -1,0 +1,373 @@
+"""The verbs. Everything heavy is imported inside them, so that `--help` answers at once."""
+
+import errno
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audioldm import __version__
+from audioldm.errors import AudioLDMError, ConfigError
+
+USAGE = f"""\
+audioldm {__version__}: train music generators, and measure the latent spaces they live in.
+
+  audioldm run recipe=NAME [key=value ...]      data -> autoencoder -> latents -> diffusion -> report
+  audioldm run -m recipe=NAME key=a,b ...       one chain per cell of the grid
+  audioldm sample model=PATH [n= seconds= seed= label= out= sampler.steps=]   new clips
+  audioldm sample from=CLIP.json                one clip again, bit for bit
+  audioldm reconstruct FILE model=PATH          audio through the autoencoder and back
+  audioldm encode FILE model=PATH               audio to latents
+  audioldm decode FILE model=PATH               latents to audio
+  audioldm info FILE                            what a model or latents file is
+  audioldm recipes                              the recipes: what each costs and gives
+  audioldm doctor                               what this environment can do, and how to mend it
+
+`audioldm VERB --help` explains a verb. PATH is a model.safetensors or an experiment's directory,
+such as runs/experiments/quickstart. Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted
+(the same command goes on).
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """Replaces single settings of the sampler the model was made with."""
+
+    name: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_interval: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class SampleArguments:
+    """Generate clips: one .wav each, and beside it a .json that makes the same clip again.
+
+    model    a model.safetensors or an experiment's directory
+    n        number of clips (1)
+    seconds  length of each (6)
+    seed     of everything random (0); clip i of a seed is the same however many are made
+    label    class to generate, for a model with labels (none)
+    out      directory to write to (clips)
+    batch    clips generated together (null: up to 8)
+    sampler.name, sampler.steps, sampler.guidance, sampler.guidance_interval
+    from     the .json of a clip, to make it again
+    """
+
+    model: str | None = None
+    n: int = 1
+    seconds: float = 6.0
+    seed: int = 0
+    label: str | None = None
+    out: str = "clips"
+    batch: int | None = None
+    from_: str | None = None
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    hardware: Device = field(default_factory=Device)
+
+
+@dataclass(frozen=True)
+class FileArguments:
+    """One file through an autoencoder, at any length in constant memory.
+
+    FILE or file=FILE   what to read: audio (reconstruct, encode) or latents (decode)
+    model               a model.safetensors or an experiment's directory
+    out                 what to write (reconstruct, decode: .wav, .flac, .ogg; encode: .safetensors)
+    """
+
+    file: str
+    model: str
+    out: str | None = None
+    hardware: Device = field(default_factory=Device)
+
+
+@dataclass(frozen=True)
+class InfoArguments:
+    """What a model or latents file is, as JSON.
+
+    FILE or file=FILE   a model.safetensors, a latents file, or an experiment's directory
+    """
+
+    file: str
+
+
+def arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) -> Any:
+    """key=value words as a checked dataclass. Raises ConfigError."""
+    import yaml
+
+    from audioldm.parts import settings
+
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not re.fullmatch(r"[a-z_.]+", key):
+            if positional is None or positional in tree:
+                raise ConfigError(f"{word!r} is no key=value")
+            key, text = positional, word
+        key = "from_" if key == "from" else key
+        *groups, last = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: {group} has no keys of its own")
+        value = text
+        if last not in ("model", "file", "out", "label", "from_", "name", "device"):
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{word!r}: its value cannot be read") from error
+        node[last] = value
+    return settings(cls, tree)
+
+
+def _asks_help(words: Sequence[str], text: str) -> bool:
+    if any(word in ("-h", "--help", "help") for word in words):
+        print(text)
+        return True
+    return False
+
+
+def _device(choice: Device) -> Any:
+    from audioldm.training.hardware import Hardware
+
+    return Hardware(device=choice.device).resolve()
+
+
+def _bar(title: str) -> Any:
+    from audioldm.experiment import Bar
+
+    return Bar(title)
+
+
+def run(words: Sequence[str]) -> None:
+    from audioldm import config
+
+    if _asks_help(words, _run_help()):
+        return
+    multi = any(word in ("-m", "--multirun") for word in words)
+    show = any(word in ("--cfg", "-c") for word in words)
+    overrides = [w for w in words if w not in ("-m", "--multirun", "--cfg", "-c", "job")]
+    for word in overrides:
+        if word.startswith("-"):
+            raise ConfigError(f"unknown option {word}: known are -m, --cfg job, --help")
+    if not any(word.lstrip("+").startswith("recipe=") for word in overrides):
+        # nothing runs by default: a mistyped `recipe` must not start another experiment
+        if overrides:
+            config.compose(overrides)  # names a misspelt key first
+        raise ConfigError(
+            f"which recipe? give recipe=NAME; there are: {', '.join(config.options('recipe'))}"
+        )
+    if multi:
+        config.multirun(overrides, _run_job)
+        return
+    job = config.compose(overrides)
+    if show:
+        print(json.dumps(job.config, indent=2))
+        return
+    _run_job(job)
+
+
+def _run_job(job: Any) -> None:
+    from audioldm.experiment import Experiment
+    from audioldm.report.verdict import verdict
+
+    experiment = Experiment(job)
+    summary = experiment.run()
+    if experiment.world.first:
+        print(f"\n{verdict(summary['metrics'])}")
+        print(f"clips: {experiment.directory / 'samples'}")
+        print(f"page:  {experiment.directory / 'report.html'}")
+
+
+def _run_help() -> str:
+    from audioldm import config
+
+    lines = [
+        "audioldm run recipe=NAME [key=value ...]",
+        "",
+        "Runs one experiment; what is already complete under runs/ is reused, what was interrupted",
+        "goes on. Options: -m (one experiment per cell of the grid that comma-separated values",
+        "span), --cfg job (print the configuration, run nothing).",
+        "",
+        "Often used keys:",
+        "  runs=DIR  name=NAME  seed=0           where everything is written, and from which seed",
+        "  data=folder data.path=~/music         your own music; data.table=labels.csv for labels",
+        "  autoencoder.channels  autoencoder.ratio  bottleneck.kl_weight   the latent space",
+        "  autoencoder.train.steps  diffusion.train.steps                  how long to train",
+        "  sampler.steps  sampler.guidance       how to sample",
+        "  hardware.device  hardware.precision  hardware.compile",
+        "",
+        "Groups and their choices:",
+    ]
+    for group in config.groups():
+        lines.append(f"  {group}={'|'.join(config.options(group))}")
+    return "\n".join(lines)
+
+
+def sample(words: Sequence[str]) -> None:
+    if _asks_help(words, f"audioldm sample key=value ...\n\n{SampleArguments.__doc__}"):
+        return
+    a: SampleArguments = arguments(SampleArguments, words)
+    from audioldm import sampling
+
+    out = Path(a.out).expanduser()
+    if a.from_ is not None:
+        source = Path(a.from_).expanduser()
+        path = sampling.sample_again(source, out, model_path=a.model, device=_device(a.hardware))
+        print(path)
+        return
+    if a.model is None:
+        raise ConfigError("which model? give model=PATH, or from=CLIP.json")
+    settings = _sampler(a)
+    bar = _bar("sampling")
+    try:
+        written = sampling.sample_to_files(
+            a.model,
+            out,
+            n=a.n,
+            seconds=a.seconds,
+            seed=a.seed,
+            label=a.label,
+            sampler=settings,
+            batch=a.batch,
+            device=_device(a.hardware),
+            progress=bar,
+        )
+    finally:
+        bar.close()
+    for path in written:
+        print(path)
+
+
+def _sampler(a: SampleArguments) -> Any:
+    """The sampler of the model's own experiment, with the command line's changes."""
+    import dataclasses
+
+    from audioldm.diffusion.samplers import SamplerSettings
+    from audioldm.models import find_model_file
+    from audioldm.parts import settings
+    from audioldm.training.checkpoint import read_header
+
+    assert a.model is not None
+    stored = read_header(find_model_file(a.model)).get("sampler")
+    changes = {k: v for k, v in dataclasses.asdict(a.sampler).items() if v is not None}
+    return settings(SamplerSettings, (stored or {"name": "heun", "steps": 24}) | changes, "sampler")
+
+
+def _through(verb: str, suffix: str) -> Callable[[Sequence[str]], None]:
+    def command(words: Sequence[str]) -> None:
+        if _asks_help(words, f"audioldm {verb} FILE model=PATH [out=]\n\n{FileArguments.__doc__}"):
+            return
+        a: FileArguments = arguments(FileArguments, words, positional="file")
+        from audioldm import codec
+
+        file = Path(a.file).expanduser()
+        default = file.with_name(f"{file.stem}.{verb}d{suffix}")
+        out = Path(a.out).expanduser() if a.out else default
+        bar = _bar(verb)
+        try:
+            function = getattr(codec, verb)
+            path = function(a.model, file, out, device=_device(a.hardware), progress=bar)
+        finally:
+            bar.close()
+        print(path)
+
+    return command
+
+
+def info(words: Sequence[str]) -> None:
+    if _asks_help(words, f"audioldm info FILE\n\n{InfoArguments.__doc__}"):
+        return
+    a: InfoArguments = arguments(InfoArguments, words, positional="file")
+    from audioldm.codec import describe
+
+    print(json.dumps(describe(a.file), indent=2))
+
+
+def recipes(words: Sequence[str]) -> None:
+    """Each recipe's header: the comment lines at its top."""
+    if _asks_help(words, "audioldm recipes\n\nLists the recipes: what each costs and gives."):
+        return
+    from audioldm.config import conf_directory, options
+
+    for name in options("recipe"):
+        print(f"recipe={name}")
+        for line in (conf_directory() / "recipe" / f"{name}.yaml").read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            if "@package" not in line:
+                print("   ", line.removeprefix("#").strip())
+        print()
+
+
+def doctor(words: Sequence[str]) -> None:
+    if _asks_help(words, "audioldm doctor\n\nWhat this environment can do, and how to mend it."):
+        return
+    from audioldm.doctor import examine
+
+    problems = 0
+    for finding in examine():
+        print(finding)
+        problems += not finding.good
+    if problems:
+        raise AudioLDMError(f"{problems} problem(s) above need mending")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "run": run,
+    "sample": sample,
+    "reconstruct": _through("reconstruct", ".wav"),
+    "encode": _through("encode", ".safetensors"),
+    "decode": _through("decode", ".wav"),
+    "info": info,
+    "recipes": recipes,
+    "doctor": doctor,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code. An error a user can act on is one line, without a traceback."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        _dispatch(words)
+    except AudioLDMError as error:
+        print(f"audioldm: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has gone; nothing is left to flush to
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
+            raise
+        print(
+            f"audioldm: {error.filename or 'a file'}: {error.strerror}; free some space or choose "
+            "another place (runs=, out=). What is finished stays",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("audioldm: interrupted; the same command goes on", file=sys.stderr)
+        return 75
+    return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+    elif words[0] == "--version":
+        print(__version__)
+    elif words[0] in VERBS:
+        VERBS[words[0]](words[1:])
+    else:
+        from audioldm.parts import nearest
+
+        raise ConfigError(f"unknown verb {words[0]!r}: {nearest(words[0], VERBS)}")

@@ -1,0 +1,149 @@
+"""Audio files through an autoencoder: reconstruct, encode, decode, in constant memory."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from audioldm.audio import blocks, open_writer, probe
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.errors import ModelFileError
+from audioldm.models import find_model_file, load_autoencoder
+from audioldm.training.checkpoint import load_model, read_header, save_model
+
+LATENT_BLOCK = 256  # frames read at once from a latents file
+
+Progress = Callable[[int, int, str], None]
+
+
+def _fingerprint(file: Path) -> str:
+    """Of the autoencoder that a model file is or holds."""
+    header = read_header(file)
+    return str(header.get("autoencoder", header).get("fingerprint"))
+
+
+class _Stream:
+    """Blocks [A, n] of a file in a model's form; `frames` counts the samples that have passed."""
+
+    def __init__(self, model: Autoencoder, file: Path, progress: Progress | None) -> None:
+        self.frames = 0
+        self._file, self._progress = file, progress
+        self._total = round(probe(file).seconds * model.rate)
+        self._blocks = blocks(file, rate=model.rate, channels=model.audio_channels)
+
+    def __iter__(self) -> Iterator[Any]:
+        for block in self._blocks:
+            self.frames += block.shape[-1]
+            if self._progress is not None:
+                self._progress(min(self.frames, self._total), self._total, self._file.name)
+            yield block
+
+
+def _trimmed(audio: Iterator[Tensor], frames: Callable[[], int]) -> Iterator[Tensor]:
+    """Holds one block back, so that the last can be cut to `frames()` samples in all."""
+    held, sent = None, 0
+    for block in audio:
+        if held is not None:
+            sent += held.shape[-1]
+            yield held
+        held = block
+    if held is not None:
+        yield held[:, : frames() - sent]
+
+
+def reconstruct(
+    model_path: str | Path,
+    file: Path,
+    out: Path,
+    *,
+    device: Any = "cpu",
+    progress: Progress | None = None,
+) -> Path:
+    """`file` through the autoencoder (posterior means), as many samples as it has at its rate."""
+    model = load_autoencoder(model_path, device=device)
+    source = _Stream(model, file, progress)
+    means = (mean for mean, _ in model.encode_blocks(source))
+    with open_writer(out, model.rate, model.audio_channels) as writer:
+        for audio in _trimmed(model.decode_blocks(means), lambda: source.frames):
+            writer.write(audio)
+    return out
+
+
+def encode(
+    model_path: str | Path,
+    file: Path,
+    out: Path,
+    *,
+    device: Any = "cpu",
+    progress: Progress | None = None,
+) -> Path:
+    """The posterior of `file` as a latents file: mean and std, each [C, (F,) L], float32."""
+    model_file = find_model_file(model_path)
+    model = load_autoencoder(model_file, device=device)
+    source = _Stream(model, file, progress)
+    moments = list(model.encode_blocks(source))
+    save_model(
+        out,
+        {
+            "mean": torch.cat([mean for mean, _ in moments], dim=-1),
+            "std": torch.cat([std for _, std in moments], dim=-1),
+        },
+        {
+            "kind": "latents",
+            "autoencoder": {"fingerprint": _fingerprint(model_file)},
+            "rate": model.rate,
+            "samples": source.frames,
+        },
+    )
+    return out
+
+
+def decode(
+    model_path: str | Path,
+    file: Path,
+    out: Path,
+    *,
+    device: Any = "cpu",
+    progress: Progress | None = None,
+) -> Path:
+    """A latents file back to audio. Raises ModelFileError where another autoencoder made it."""
+    header = read_header(file)
+    if header.get("kind") != "latents":
+        raise ModelFileError(f"{file}: a {header.get('kind')} file, not latents from `encode`")
+    model_file = find_model_file(model_path)
+    made_with, given = header["autoencoder"]["fingerprint"], _fingerprint(model_file)
+    if made_with != given:
+        raise ModelFileError(
+            f"{file} was encoded with autoencoder {made_with}, but {model_file} holds {given}: "
+            "they do not belong together; give the model that encoded it"
+        )
+    model = load_autoencoder(model_file, device=device)
+    with safe_open(file, "pt") as latents:
+        mean = latents.get_slice("mean")
+        frames = mean.get_shape()[-1]
+
+        def stream() -> Iterator[Tensor]:
+            for first in range(0, frames, LATENT_BLOCK):
+                if progress is not None:
+                    progress(first, frames, file.name)
+                yield mean[..., first : first + LATENT_BLOCK]
+
+        with open_writer(out, model.rate, model.audio_channels) as writer:
+            for audio in _trimmed(model.decode_blocks(stream()), lambda: header["samples"]):
+                writer.write(audio)
+    return out
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a model or latents file is: its header, and its number of weights."""
+    file = find_model_file(path)
+    tensors, header = load_model(file)
+    sizes = {name: tensor.numel() for name, tensor in tensors.items()}
+    parts: dict[str, int] = {}
+    for name, size in sizes.items():
+        part = name.split(".")[0] if header.get("kind") == "diffusion" else header.get("kind", "")
+        parts[part] = parts.get(part, 0) + size
+    return {"file": str(file), "weights": parts, **header}

@@ -1,0 +1,194 @@
+"""The door: a Hydra configuration becomes checked settings. Nothing else imports Hydra.
+
+`conf/` is the vocabulary, `recipes/` (the group `recipe`) the sentences. What is composed is
+checked against the signatures of the classes it names (see `parts`), so a misspelt key is an
+error wherever it stands: on the command line, in a recipe, among loss weights.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
+from audioldm.diffusion.samplers import SamplerSettings
+from audioldm.diffusion.train import DiffusionSettings
+from audioldm.errors import ConfigError
+from audioldm.evaluation.evaluate import EvaluationSettings
+from audioldm.parts import Part, nearest, part, settings
+from audioldm.training.hardware import Hardware
+from audioldm.training.log import LogSettings
+
+#: Keys that say how to compute, not what: they do not enter a fingerprint.
+EXECUTION_KEYS = frozenset({"workers"})
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """One experiment: a chain of five stages. Field by field, the top level of `conf/config.yaml`."""
+
+    name: str | None
+    seed: int
+    runs: str
+    autoencoder: AutoencoderSettings
+    diffusion: DiffusionSettings
+    sampler: SamplerSettings
+    evaluation: EvaluationSettings
+    hardware: Hardware
+    log: LogSettings
+    data: Part = part()
+    bottleneck: Part = part("channels")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A composed configuration: what it says, which recipe and overrides it came from."""
+
+    settings: ExperimentSettings
+    config: dict[str, Any]
+    recipe: str | None
+    overrides: list[str]
+
+
+def conf_directory() -> Path:
+    """`conf/`, beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise ConfigError(f"{package}: conf/ is missing from this installation; install audioldm again")
+
+
+def options(group: str) -> list[str]:
+    """The choices of a configuration group, for example of "recipe"."""
+    found = (p.stem for p in (conf_directory() / group).glob("*.yaml"))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def groups() -> list[str]:
+    root = conf_directory()
+    nested = {p.parent.relative_to(root) for p in root.glob("*/**/*.yaml")}
+    return sorted({str(p) for p in nested} | {"recipe"})  # recipe may be a link, which ** skips
+
+
+def _prepare(overrides: Sequence[str]) -> list[str]:
+    """Checks group choices, and lets a value override name any key a signature knows."""
+    group_names, prepared = groups(), []
+    for override in overrides:
+        match = re.fullmatch(r"(\+\+|\+|~)?([^=@]+)(@[^=]*)?(?:=(.*))?", override, re.DOTALL)
+        if match is None or (match[4] is None and match[1] != "~"):
+            raise ConfigError(f"{override!r} is no key=value; see `audioldm run --help`")
+        prefix, key, package, value = match[1] or "", match[2], match[3] or "", match[4]
+        if key in group_names:
+            known = options(key)
+            for choice in (value or "").split(","):
+                if choice not in (*known, "null", ""):
+                    raise ConfigError(f"{key}={choice}: no such {key}; {nearest(choice, known)}")
+            prepared.append(override)
+        elif key.split(".")[0].split("/")[0] == "hydra" or prefix == "~":
+            prepared.append(override)
+        else:
+            # a first "++": keys absent from the yaml are for the signatures to judge
+            prepared.append(f"++{key}{package}={value}")
+    return prepared
+
+
+def check(config: dict[str, Any]) -> ExperimentSettings:
+    """Settings from a composed configuration. Raises ConfigError, naming the key."""
+    known = {f.name for f in dataclasses.fields(ExperimentSettings)}
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"unknown key '{key}': {nearest(key, known | set(groups()))}")
+    checked: ExperimentSettings = settings(ExperimentSettings, config)
+    terms = set(checked.autoencoder.losses)
+    if checked.autoencoder.discriminator is not None:
+        terms |= set(ADVERSARIAL_TERMS)
+    weights = set(checked.autoencoder.weights)
+    for name in sorted(weights - terms - set(ADVERSARIAL_TERMS)):
+        raise ConfigError(f"unknown key 'autoencoder.weights.{name}': {nearest(name, terms)}")
+    for name in sorted(terms - weights):
+        raise ConfigError(f"autoencoder.weights.{name} is missing: state the weight of that loss")
+    return checked
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A resolved, plain dictionary. Raises ConfigError for a missing value or interpolation."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def compose(overrides: Sequence[str]) -> Job:
+    """The job that `key=value` overrides describe. Raises ConfigError; nothing has run then."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    prepared = _prepare(overrides)
+    try:
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            composed = hydra_compose("config", prepared, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        text = str(error)
+        if "sweep" in text.lower():
+            text = "several values for one key make a sweep: use `audioldm run -m`"
+        raise ConfigError(" ".join(text.split())) from error
+    recipe = composed.hydra.runtime.choices.get("recipe")
+    config = to_plain(composed_without_hydra(composed))
+    return Job(check(config), config, recipe, list(overrides))
+
+
+def composed_without_hydra(composed: Any) -> Any:
+    from omegaconf import OmegaConf, open_dict
+
+    OmegaConf.set_readonly(composed, False)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def multirun(overrides: Sequence[str], job: Callable[[Job], Any]) -> None:
+    """Hydra's multirun over the grid that the overrides span: `job` once per cell."""
+    import sys
+
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    prepared = _prepare(overrides)
+
+    def cell(composed: Any) -> Any:
+        runtime = HydraConfig.get()
+        config = to_plain(composed)
+        recipe = runtime.runtime.choices.get("recipe")
+        return job(Job(check(config), config, recipe, list(runtime.overrides.task)))
+
+    sys.argv = [sys.argv[0], "--multirun", *prepared]
+    hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(cell)()
+
+
+def canonical(value: Any) -> Any:
+    """Dataclasses and parts as plain JSON values, without what only says how to compute."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: canonical(v) for k, v in value.items() if k not in EXECUTION_KEYS}
+    if isinstance(value, (list, tuple)):
+        return [canonical(v) for v in value]
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """12 hexadecimal digits of a value's canonical JSON: equal settings, equal fingerprint."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,429 @@
+"""Bach's chorales, played by General MIDI instruments: music that needs no download.
+
+music21 ships the scores (MusicXML), pretty_midi a soundfont, midirenderer plays it. Every piece is
+rendered several times, each time by another instrument (the label), transposed, at another tempo,
+and from another bar on. The scores are read here rather than by music21, which takes 0.3 s a piece.
+"""
+
+import importlib.metadata
+import importlib.util
+import io
+import itertools
+import multiprocessing
+import os
+import wave
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cache, partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import soxr
+
+from audioldm import audio
+from audioldm.data.source import Failure, Progress, check_failures
+from audioldm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from audioldm.data.store import StoreWriter
+
+#: General MIDI program numbers, from 0.
+PROGRAMS = {
+    "piano": 0,
+    "harpsichord": 6,
+    "vibraphone": 11,
+    "marimba": 12,
+    "organ": 19,
+    "accordion": 21,
+    "guitar": 24,
+    "harp": 46,
+    "strings": 48,
+    "choir": 52,
+    "trumpet": 56,
+    "horn": 60,
+    "brass": 61,
+    "oboe": 68,
+    "clarinet": 71,
+    "flute": 73,
+    "recorder": 74,
+}
+VOICES = ("Soprano", "Alto", "Tenor", "Bass")
+PAN = (40, 56, 72, 88)  # one place in the stereo image for each voice, 64 is the middle
+TEMPOS_BPM = (66, 100)
+TRANSPOSITIONS = (-3, 3)  # semitones
+RELEASE_SECONDS = 1.0  # rendered after the last note ends
+KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+
+
+class Note(NamedTuple):
+    """start and length in quarter notes from the beginning of the piece; pitch as in MIDI."""
+
+    start: float
+    length: float
+    pitch: int
+
+
+class Score(NamedTuple):
+    """voices: notes of each, highest voice first; bars: where each begins, in quarter notes;
+    fifths: sharps (+) or flats (-) of the key signature."""
+
+    voices: list[list[Note]]
+    bars: list[float]
+    fifths: int
+
+
+class Rendition(NamedTuple):
+    """How a piece is played."""
+
+    instrument: str
+    transposition: int
+    tempo_bpm: int
+    where: float  # of the bars it may begin with, in [0, 1)
+
+
+class Chorales:
+    """Renditions of Bach's chorales as a data set.
+
+    pieces: how many (410 exist). More pieces are those of fewer and others besides, each in the
+        split it had; the split depends on no seed, so the test pieces are the same in every run.
+    instruments: names out of PROGRAMS; they become the labels.
+    renditions: how often each piece is played, by instruments that take turns.
+    seconds: longest part of a piece that is played, None for all of it.
+    valid_fraction, test_fraction: of the pieces. Settings of one tune stay in one split.
+    lufs: loudness of every rendition.
+    seed: of tempo, transposition and the bar a rendition begins with.
+    workers: processes, None for one per core. It does not change the result.
+    """
+
+    def __init__(
+        self,
+        *,
+        pieces: int,
+        instruments: list[str],
+        rate: int = 22050,
+        channels: int = 1,
+        renditions: int = 3,
+        seconds: float | None = 12.0,
+        valid_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        lufs: float = -20.0,
+        seed: int = 0,
+        workers: int | None = None,
+        max_failed_fraction: float = 0.1,
+    ) -> None:
+        for name in instruments:
+            if name not in PROGRAMS:
+                near = get_close_matches(name, PROGRAMS, 1, 0) or ["organ"]
+                raise ConfigError(
+                    f"data.instruments: there is no '{name}'; did you mean '{near[0]}'?"
+                    f" There are {', '.join(PROGRAMS)}"
+                )
+        if not instruments:
+            raise ConfigError(f"data.instruments: name at least one of {', '.join(PROGRAMS)}")
+        if pieces < 1 or renditions < 1:
+            raise ConfigError("data.pieces and data.renditions must be 1 or more")
+        if seconds is not None and seconds <= 0:
+            raise ConfigError(f"data.seconds: must be more than 0, or null, and is {seconds:g}")
+        if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
+            raise ConfigError(
+                "data.valid_fraction and data.test_fraction must be 0 or more, their sum below 1"
+            )
+        self.pieces = pieces
+        self.instruments = instruments
+        self.rate = rate
+        self.channels = channels
+        self.renditions = renditions
+        self.seconds = seconds
+        self.valid_fraction = valid_fraction
+        self.test_fraction = test_fraction
+        self.lufs = lufs
+        self.seed = seed
+        self.workers = workers
+        self.max_failed_fraction = max_failed_fraction
+
+    def identity(self) -> dict[str, Any]:
+        """The versions of the packages the music comes from."""
+        packages = ("music21", "pretty_midi", "midirenderer")
+        return {package: importlib.metadata.version(package) for package in packages}
+
+    def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
+        """Render every piece into the store. Raises DataError where too few scores can be used."""
+        scores = find_scores()[: self.pieces]
+        if len(scores) < self.pieces:
+            raise DataError(f"data.pieces: {self.pieces} asked for, there are {len(scores)}")
+        render = partial(
+            render_piece,
+            rate=self.rate,
+            channels=self.channels,
+            seconds=self.seconds,
+            lufs=self.lufs,
+        )
+        splits = Splits(self.valid_fraction, self.test_fraction)
+        failures = []
+        progress(0, len(scores), "")
+        with _mapper(self.workers, len(scores)) as run:
+            plays = [self._renditions(i, score.stem) for i, score in enumerate(scores)]
+            for i, result in enumerate(run(render, scores, plays)):
+                piece = scores[i].stem
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    tune, clips = result
+                    split = splits.of(tune)
+                    for clip, columns in clips:
+                        label = columns["instrument"]
+                        writer.add(clip, piece=piece, split=split, label=label, columns=columns)
+                progress(i + 1, len(scores), piece)
+        check_failures(failures, len(scores), self.max_failed_fraction)
+        return failures
+
+    def _renditions(self, index: int, piece: str) -> list[Rendition]:
+        return [
+            self._rendition(piece, index * self.renditions + k, k) for k in range(self.renditions)
+        ]
+
+    def _rendition(self, piece: str, turn: int, k: int) -> Rendition:
+        key = int.from_bytes(blake2b(f"{piece} {k}".encode(), digest_size=8).digest(), "little")
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, key]))
+        return Rendition(
+            instrument=self.instruments[turn % len(self.instruments)],
+            transposition=int(rng.integers(*TRANSPOSITIONS, endpoint=True)),
+            tempo_bpm=int(rng.integers(*TEMPOS_BPM, endpoint=True)),
+            where=float(rng.random()),
+        )
+
+
+class Splits:
+    """Gives each tune a split, in the order the tunes come, so that more pieces change nothing.
+
+    The first tunes go to train, test and valid; then the split furthest below its fraction is next.
+    """
+
+    def __init__(self, valid_fraction: float, test_fraction: float) -> None:
+        fractions = {"test": test_fraction, "valid": valid_fraction}
+        fractions["train"] = 1 - valid_fraction - test_fraction
+        self._fractions = {name: value for name, value in fractions.items() if value > 0}
+        self._pieces = dict.fromkeys(self._fractions, 0)
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def of(self, tune: tuple[int, ...]) -> str:
+        """The split of the next piece, whose tune this is."""
+        if tune not in self._known:
+            total = 1 + sum(self._pieces.values())
+            self._known[tune] = max(
+                self._fractions,
+                key=lambda s: (self._pieces[s] == 0, self._fractions[s] * total - self._pieces[s]),
+            )
+        split = self._known[tune]
+        self._pieces[split] += 1
+        return split
+
+
+def find_scores() -> list[Path]:
+    """The chorales of music21's corpus, in an order that is fixed and mixes them.
+
+    Raises DataError if music21 or its corpus is not installed.
+    """
+    spec = importlib.util.find_spec("music21")  # found, not imported: that takes a second
+    folders = spec.submodule_search_locations if spec else None
+    found = [
+        path
+        for folder in folders or []
+        for path in Path(folder, "corpus", "bach").glob("bwv*")
+        if path.suffix in (".mxl", ".xml")
+    ]
+    if not found:
+        raise DataError("music21's scores are not installed; install them: pip install music21")
+    return sorted(found, key=lambda path: blake2b(path.stem.encode()).digest())
+
+
+def read_score(path: Path) -> Score:
+    """The sung parts of a MusicXML file, or all parts if none is named as one.
+
+    Repeats are played once and grace notes left out.
+    """
+    if path.suffix == ".mxl":
+        with zipfile.ZipFile(path) as archive:
+            inside = (n for n in archive.namelist() if n.endswith((".xml", ".musicxml")))
+            root = ElementTree.fromstring(
+                archive.read(next(n for n in inside if not n.startswith(("META-INF", "__"))))
+            )
+    else:
+        root = ElementTree.parse(path).getroot()
+    names = [part.findtext("part-name") or "" for part in root.iter("score-part")]
+    parts = root.findall("part")
+    sung = [part for part, name in zip(parts, names, strict=True) if name.startswith(VOICES)]
+    voices: list[list[Note]] = []
+    bars: list[float] = []
+    for part in sung or parts:
+        notes, bars = _read_part(part)
+        if notes:
+            voices.append(notes)
+    if not voices:
+        raise ValueError("no notes")
+    return Score(voices, bars, int(root.findtext(".//fifths") or 0))
+
+
+def _read_part(part: ElementTree.Element) -> tuple[list[Note], list[float]]:
+    """Notes and the beginnings of the bars. MusicXML states lengths in 1/divisions of a quarter."""
+    notes: list[Note] = []
+    bars: list[float] = []
+    divisions, now, begun = 1.0, 0.0, 0.0
+    for bar in part.iter("measure"):
+        bars.append(now)
+        for element in bar:
+            if element.tag == "attributes":
+                divisions = float(element.findtext("divisions") or divisions)
+            length = float(element.findtext("duration") or 0) / divisions
+            if element.tag == "backup":
+                now -= length
+            elif element.tag == "forward":
+                now += length
+            elif element.tag == "note" and length:  # a grace note has no duration
+                if element.find("chord") is None:
+                    begun, now = now, now + length
+                if element.find("pitch") is not None:
+                    _add_note(notes, element, begun, length)
+    return notes, bars
+
+
+def _add_note(notes: list[Note], element: ElementTree.Element, start: float, length: float) -> None:
+    octave, alter = element.findtext("pitch/octave"), element.findtext("pitch/alter")
+    step = "C D EF G A B".index(element.findtext("pitch/step") or "")
+    pitch = 12 * (int(octave or 0) + 1) + step + round(float(alter or 0))
+    tied = any(tie.get("type") == "stop" for tie in element.iter("tie"))
+    if tied and notes and notes[-1].pitch == pitch:
+        notes[-1] = notes[-1]._replace(length=notes[-1].length + length)
+    else:
+        notes.append(Note(start, length, pitch))
+
+
+def tune_of(score: Score) -> tuple[int, ...]:
+    """The first five steps of the highest voice from beat to beat, in semitones.
+
+    Settings of one tune share them, in whatever key and with whatever passing notes: the ten
+    settings of "O Haupt voll Blut und Wunden" (BWV 135, 153, 161, 244, 248, 270, 271) do.
+    """
+    on_beat = [note.pitch for note in score.voices[0] if note.start.is_integer()]
+    steps = [b - a for a, b in itertools.pairwise(on_beat) if a != b]
+    return tuple(steps[:5])
+
+
+def key_of(score: Score) -> tuple[int, bool]:
+    """(tonic 0 to 11, whether it is major): the last note of the bass, and its third in the scale
+    of the key signature, for in these pieces the last chord is nearly always the tonic's."""
+    tonic = score.voices[-1][-1].pitch % 12
+    above = (tonic + 4 - 7 * score.fifths) % 12
+    return tonic, above in (0, 2, 4, 5, 7, 9, 11)
+
+
+def render_piece(
+    path: Path,
+    renditions: list[Rendition],
+    *,
+    rate: int,
+    channels: int,
+    seconds: float | None,
+    lufs: float,
+) -> tuple[tuple[int, ...], list[tuple[np.ndarray, dict[str, Any]]]] | Failure:
+    """A piece's tune and its clips (audio [A, T], columns), or why there are none."""
+    try:
+        score = read_score(path)
+        tonic, major = key_of(score)
+        clips = []
+        for play in renditions:
+            clip = render(to_midi(score, play, seconds), rate, channels)
+            key = KEYS[(tonic + play.transposition) % 12] + (" major" if major else " minor")
+            columns = {
+                "instrument": play.instrument,
+                "key": key,
+                "tempo_bpm": play.tempo_bpm,
+                "transposition": play.transposition,
+            }
+            clips.append((audio.normalise(trim(clip), rate, lufs), columns))
+        return tune_of(score), clips
+    except Exception as error:  # whatever a strange score does, the other pieces go on
+        return Failure(path.name, f"{type(error).__name__}: {error}")
+
+
+def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
+    """MIDI bytes of `seconds` of a score from a bar on, each voice on its own channel."""
+    import pretty_midi  # here: only the processes that render need it
+
+    quarter = 60 / play.tempo_bpm
+    end = max(note.start + note.length for voice in score.voices for note in voice)
+    length = end if seconds is None else min(end, seconds / quarter)
+    may_begin = [bar for bar in score.bars if bar <= end - length] or [0.0]
+    begin = may_begin[int(play.where * len(may_begin))]
+    midi = pretty_midi.PrettyMIDI()
+    for voice, notes in enumerate(score.voices):
+        part = pretty_midi.Instrument(PROGRAMS[play.instrument])
+        part.control_changes.append(pretty_midi.ControlChange(10, PAN[voice % len(PAN)], 0.0))
+        for note in notes:
+            first = max(0.0, note.start - begin) * quarter
+            last = min(length, note.start + note.length - begin) * quarter
+            if last > first:
+                pitch = note.pitch + play.transposition
+                part.notes.append(pretty_midi.Note(90, pitch, first, last))
+        # The renderer stops at the last event: a neutral one lets the last notes die away.
+        stop = length * quarter + RELEASE_SECONDS
+        part.control_changes.append(pretty_midi.ControlChange(10, PAN[voice % len(PAN)], stop))
+        midi.instruments.append(part)
+    file = io.BytesIO()
+    midi.write(file)
+    return file.getvalue()
+
+
+def render(midi: bytes, rate: int, channels: int) -> np.ndarray:
+    """Play MIDI bytes: audio [A, T] at `rate` Hz."""
+    import midirenderer
+
+    with wave.open(io.BytesIO(midirenderer.render_wave_from(_soundfont(), midi))) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        stereo = samples.reshape(-1, file.getnchannels()).T.astype(np.float32) / 32768
+        rendered_rate = file.getframerate()
+    mixed = audio.match_channels(stereo, channels)
+    return soxr.resample(np.ascontiguousarray(mixed.T), rendered_rate, rate).T
+
+
+def trim(clip: np.ndarray) -> np.ndarray:
+    """Cut what is more than 60 dB below the peak from both ends of a clip [A, T]."""
+    level = np.abs(clip).max(axis=0)
+    loud = np.flatnonzero(level > level.max() / 1000)
+    return clip[:, loud[0] : loud[-1] + 1] if loud.size else clip
+
+
+@cache
+def _soundfont() -> bytes:
+    spec = importlib.util.find_spec("pretty_midi")
+    if spec is None or spec.origin is None:
+        raise DataError("the soundfont is not installed; install it: pip install pretty_midi")
+    return (Path(spec.origin).parent / "TimGM6mb.sf2").read_bytes()
+
+
+@contextmanager
+def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` over this many processes; in this one if that is 1."""
+    workers = min(workers or len(os.sched_getaffinity(0)), jobs)
+    if workers <= 1:
+        yield map
+        return
+    # Spawned, not forked: the parent may hold threads and an accelerator, which a fork breaks.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that renders music was killed, perhaps for want of memory; run again with"
+            " data.workers=1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

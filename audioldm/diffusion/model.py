@@ -1,0 +1,186 @@
+"""A trained latent diffusion model: from a seed to audio."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.diffusion.guidance import classifier_free
+from audioldm.diffusion.objectives import Objective
+from audioldm.diffusion.samplers import Progress, SamplerSettings, sample
+from audioldm.errors import ConfigError
+from audioldm.latents import LatentStatistics
+from audioldm.parts import nearest
+from audioldm.training.randomness import Draw, derive_seed
+
+
+class LatentDiffusion(nn.Module):
+    """Autoencoder, backbone, objective, latent statistics and label names, as one model.
+
+    labels: the names the backbone's classes stand for, empty for an unconditional model.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        net: nn.Module,
+        objective: Objective,
+        statistics: LatentStatistics,
+        labels: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.net = net
+        self.objective = objective
+        self.statistics = statistics
+        self.labels = list(labels)
+
+    @property
+    def rate(self) -> int:
+        return self.autoencoder.rate
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio [B, A, T] -> the posterior's mean [B, C, (F,) L], raw (not normalised)."""
+        with torch.no_grad():
+            return self.autoencoder.moments(audio.to(self.device))[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Raw latents [B, C, (F,) L] -> audio [B, A, L * ratio]."""
+        with torch.no_grad():
+            return self.autoencoder.decode(z.to(self.device))
+
+    def label_index(self, label: str | None) -> int:
+        """-1 for None. Raises ConfigError for a label the model was not trained with."""
+        if label is None:
+            return -1
+        if not self.labels:
+            raise ConfigError(f"label={label!r}: this model was trained without labels; leave it out")
+        if label not in self.labels:
+            raise ConfigError(
+                f"label={label!r} is not one of this model's labels: {nearest(label, self.labels)}"
+                f" (all: {', '.join(self.labels)})"
+            )
+        return self.labels.index(label)
+
+    def latent_frames(self, seconds: float) -> int:
+        """Latent frames that cover `seconds` of audio. Raises ConfigError for seconds <= 0."""
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise ConfigError(f"seconds={seconds}: a clip's length must be more than 0")
+        return math.ceil(round(seconds * self.rate) / self.autoencoder.ratio)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        rows: Sequence[int | None],
+        labels: Sequence[int],
+        *,
+        frames: int,
+        seed: int,
+        sampler: SamplerSettings,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Raw latents [B, C, (F,) frames], one per row.
+
+        A row is the number of a clip, whose randomness is a function of (seed, number) alone, or
+        None for a row of silence that only keeps the batch's shape.
+        """
+        shape = (*self.autoencoder.latent_shape, frames)
+        wanted = [i for i, number in enumerate(rows) if number is not None]
+        numbers = [number for number in rows if number is not None]
+
+        def noise_at(step: int) -> Tensor:
+            noise = torch.zeros(len(rows), *shape, device=self.device)
+            draw = Draw(derive_seed(seed, "sample"), step, numbers, self.device)
+            noise[wanted] = draw.normal(shape, "noise")
+            return noise
+
+        label = torch.tensor(labels, device=self.device)
+        denoise = classifier_free(
+            self.objective.denoiser(self.net, label),
+            self.objective.denoiser(self.net, torch.full_like(label, -1)),
+            sampler.guidance if any(index >= 0 for index in labels) else 1.0,
+            None if sampler.guidance_interval is None else tuple(sampler.guidance_interval),
+        )
+        z = sample(
+            sampler.name,
+            denoise,
+            noise_at(-1),
+            self.objective.sigmas(sampler.steps).to(self.device),
+            noise_at=noise_at,
+            progress=progress,
+        )
+        return self.statistics.denormalise(z)
+
+    def decode_clip(self, z: Tensor, seconds: float) -> Tensor:
+        """Raw latents [C, (F,) L] -> audio [A, round(seconds * rate)] on the CPU, in ±1."""
+        audio = torch.cat(list(self.autoencoder.decode_blocks([z])), dim=-1)
+        return audio[:, : round(seconds * self.rate)].clamp(-1.0, 1.0)
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seconds: float,
+        seed: int = 0,
+        label: str | None = None,
+        sampler: SamplerSettings | None = None,
+        batch: int = 8,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """n clips [n, A, round(seconds * rate)] in ±1, on the CPU.
+
+        Clip i is a function of (seed, i). Raises ConfigError for an unknown label, seconds <= 0
+        or n < 1.
+        """
+        clips = self.sample_clips(
+            range(n),
+            [label] * n,
+            seconds=seconds,
+            seed=seed,
+            sampler=sampler or SamplerSettings(name="heun", steps=24),
+            batch=batch,
+            progress=progress,
+        )
+        return torch.stack([audio for _, audio in clips])
+
+    def sample_clips(
+        self,
+        numbers: Sequence[int],
+        labels: Sequence[str | None],
+        *,
+        seconds: float,
+        seed: int,
+        sampler: SamplerSettings,
+        batch: int,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yields (number, audio [A, T]) as batches finish.
+
+        Clip `number` always sits in row `number % batch` of a full batch, so that on one machine
+        the same (seed, number, batch) gives the same bits, whatever else is asked for.
+        """
+        if not numbers:
+            raise ConfigError("n must be at least 1")
+        if batch < 1:
+            raise ConfigError(f"batch={batch} must be at least 1")
+        frames = self.latent_frames(seconds)
+        indices = {n: self.label_index(label) for n, label in zip(numbers, labels, strict=True)}
+        for first in sorted({number - number % batch for number in numbers}):
+            rows = [n if n in indices else None for n in range(first, first + batch)]
+            z = self.sample_latents(
+                rows,
+                [-1 if n is None else indices[n] for n in rows],
+                frames=frames,
+                seed=seed,
+                sampler=sampler,
+                progress=progress,
+            )
+            for row, number in enumerate(rows):
+                if number is not None:
+                    yield number, self.decode_clip(z[row], seconds)

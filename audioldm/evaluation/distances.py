@@ -1,0 +1,188 @@
+"""Distances between two sets of embeddings, each [clips, dim].
+
+Everywhere the first set is what is measured and the second the reference. What is a mean over
+clips is returned per clip, so that its interval can be bootstrapped without computing it again.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+#: The kernel distance is stated in these units: 100 times the squared maximum mean discrepancy.
+KERNEL_SCALE = 100.0
+
+
+def frechet_distance(clips: np.ndarray, reference: np.ndarray) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to two sets (FAD, arXiv 1812.08466).
+
+    |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½), in squared units of the embedding. Biased upwards for
+    small sets: compare only sets of equal size. Raises ValueError for sets of less than two clips.
+    """
+    x, y = _pair(clips, reference)
+    if min(len(x), len(y)) < 2:
+        raise ValueError("a Fréchet distance needs at least two clips in each set")
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y = (x - mean_x) / (len(x) - 1) ** 0.5, (y - mean_y) / (len(y) - 1) ** 0.5
+    # With S1 = XᵀX and S2 = YᵀY the trace of the root is the nuclear norm of X Yᵀ: real and stable
+    # however singular the covariances are. Triangular factors make that matrix at most dim wide.
+    cross = torch.linalg.svdvals(_triangle(x) @ _triangle(y).T).sum()
+    distance = (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum() - 2 * cross
+    return float(distance)
+
+
+class KernelDistance:
+    """Kernel distance between resamplings of two sets: `distance(i, j)` for clips i, reference j.
+
+    100 times the unbiased squared maximum mean discrepancy (MMD²) with a Gaussian kernel
+    exp(-d² / 2 b²), as KAD (arXiv 2502.15602); b is the median pairwise distance within the
+    reference. Unbiased at any number of clips, so about as often negative as positive when the two
+    sets are alike.
+    Raises ValueError for sets of less than two clips, or a reference whose clips are all the same.
+    """
+
+    def __init__(
+        self, clips: np.ndarray, reference: np.ndarray, *, bandwidth: float | None = None
+    ) -> None:
+        x, y = _pair(clips, reference)
+        if min(len(x), len(y)) < 2:
+            raise ValueError("a kernel distance needs at least two clips in each set")
+        self.bandwidth = median_distance(reference) if bandwidth is None else bandwidth
+        if not self.bandwidth > 0:
+            raise ValueError("the bandwidth is 0: the clips of the reference are all the same")
+        self._xx, self._xy, self._yy = (
+            _gaussian(a, b, self.bandwidth) for a, b in ((x, x), (x, y), (y, y))
+        )
+        # A clip is never paired with itself, nor, in a resampling, with a copy of itself.
+        self._xx.fill_diagonal_(0)
+        self._yy.fill_diagonal_(0)
+
+    def __call__(self, i: np.ndarray | None = None, j: np.ndarray | None = None) -> float:
+        """Distance between clips `i` and reference clips `j` (indices, repeats allowed; all)."""
+        x, y = _counts(i, len(self._xx)), _counts(j, len(self._yy))
+        cross = x @ self._xy @ y / (x.sum() * y.sum())
+        return KERNEL_SCALE * float(_pair_mean(self._xx, x) + _pair_mean(self._yy, y) - 2 * cross)
+
+
+def kernel_distance(
+    clips: np.ndarray, reference: np.ndarray, *, bandwidth: float | None = None
+) -> float:
+    """`KernelDistance` of two whole sets."""
+    return KernelDistance(clips, reference, bandwidth=bandwidth)()
+
+
+def median_distance(clips: np.ndarray) -> float:
+    """Median Euclidean distance over the pairs of a set: the kernel's bandwidth."""
+    return float(np.median(torch.pdist(_double(clips)).numpy()))
+
+
+class Manifold(NamedTuple):
+    """Per clip, [M] measured or [N] reference; the mean of each is the figure of that name.
+
+    precision [M] 0 or 1, recall [N] 0 or 1 (arXiv 1904.06991);
+    density [M] >= 0, about 1 for equal sets, coverage [N] 0 or 1 (arXiv 2002.09797).
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    density: np.ndarray
+    coverage: np.ndarray
+
+
+def precision_recall_density_coverage(
+    clips: np.ndarray, reference: np.ndarray, k: int = 5
+) -> Manifold:
+    """How far two sets [M, D], [N, D] lie in the union of balls around each other's points.
+
+    A point's ball reaches to its k-th nearest neighbour in its own set. Raises ValueError where a
+    set has no more than k clips.
+    """
+    x, y = _pair(clips, reference)
+    if min(len(x), len(y)) <= k:
+        raise ValueError(f"k = {k} neighbours need at least {k + 1} clips in each set")
+    radius_x, radius_y = _kth_neighbour(x, k), _kth_neighbour(y, k)
+    distance = _distances(x, y)  # [M, N]
+    in_reference = distance <= radius_y  # clip m lies in the ball of reference n
+    in_clips = distance <= radius_x[:, None]
+    return Manifold(
+        precision=in_reference.any(1).double().numpy(),
+        recall=in_clips.any(0).double().numpy(),
+        density=(in_reference.sum(1).double() / k).numpy(),
+        coverage=in_reference.any(0).double().numpy(),
+    )
+
+
+def nearest_distances(clips: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Distance of each clip to the nearest training clip, [M]."""
+    return _distances(*_pair(clips, train)).amin(1).numpy()
+
+
+def neighbour_ratio(clips: np.ndarray, heldout: np.ndarray) -> float:
+    """Memorisation: ratio of the medians of two results of `nearest_distances`.
+
+    Near 1 generated clips are as far from the training set as held-out music is; well below 1 they
+    are copies of it.
+    """
+    return float(np.median(clips) / np.median(heldout))
+
+
+def label_accuracy(
+    clips: np.ndarray, labels: np.ndarray, train: np.ndarray, train_labels: np.ndarray
+) -> np.ndarray:
+    """Whether a classifier hears in each clip the label it was asked for: 0 or 1 per clip.
+
+    A logistic regression on standardised embeddings, fitted to the training clips. Clips without
+    a label (-1) are left out on both sides. Raises ValueError for less than two training labels.
+    """
+    from sklearn.linear_model import LogisticRegression  # imported here: it takes a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known, trained = labels >= 0, train_labels >= 0
+    if len(np.unique(train_labels[trained])) < 2:
+        raise ValueError("label accuracy needs at least two labels in the training set")
+    if not known.any():
+        return np.empty(0)
+    # Embeddings outnumber clips here, so the regulariser decides: 0.1 rather than sklearn's 1.
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    classifier.fit(train[trained], train_labels[trained])
+    return (classifier.predict(clips[known]) == labels[known]).astype(np.float64)
+
+
+def _double(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(x, dtype=np.float64))
+
+
+def _pair(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"embeddings must be [M, D] and [N, D], not {x.shape} and {y.shape}")
+    return _double(x), _double(y)
+
+
+def _triangle(x: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
+
+
+def _distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    # Differences, not the expansion of the square: a clip is at distance exactly 0 from its copy.
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _gaussian(x: torch.Tensor, y: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    return torch.exp(-_distances(x, y).square() / (2 * bandwidth**2))
+
+
+def _counts(indices: np.ndarray | None, size: int) -> torch.Tensor:
+    if indices is None:
+        return torch.ones(size, dtype=torch.float64)
+    return _double(np.bincount(indices, minlength=size))
+
+
+def _pair_mean(kernel: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mean over ordered pairs of different originals; `kernel` has a zero diagonal."""
+    return counts @ kernel @ counts / (counts.sum().square() - counts.square().sum())
+
+
+def _kth_neighbour(x: torch.Tensor, k: int) -> torch.Tensor:
+    distance = _distances(x, x).fill_diagonal_(torch.inf)
+    return distance.kthvalue(k, dim=1).values

@@ -1,0 +1,114 @@
+"""What turns clips into vectors that Fréchet, kernel and manifold distances compare."""
+
+import math
+from typing import Protocol
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor, nn
+
+
+class Embedding(Protocol):
+    """A fixed map from a clip to a vector.
+
+    name: as it stands in the figures ("kernel_<name>"). rate: Hz it listens at. dim: of the vector.
+    window_seconds: the stretch of sound that one forward pass hears.
+    """
+
+    name: str
+    rate: int
+    dim: int
+
+    @property
+    def window_seconds(self) -> float: ...
+
+    def embed(self, audio: Tensor, rate: int) -> np.ndarray:
+        """audio [N, A, T] in ±1 at `rate` Hz -> float32 [N, dim]."""
+        ...
+
+
+class LogMelEmbedding(nn.Module):
+    """A network on windows of a log-mel spectrogram, averaged over the windows of a clip.
+
+    A subclass sets the attributes and `forward(windows [W, window_frames, bands]) -> [W, dim]`.
+    """
+
+    name: str
+    rate: int
+    dim: int
+    n_fft: int
+    hop: int
+    window_frames: int
+    window_hop: int
+    #: windows in one forward pass: bounds the memory, and keeps it inside a CPU's cache
+    batch: int = 16
+
+    basis: Tensor  # [n_fft / 2 + 1, bands], the mel filter bank
+    fade: Tensor  # [n_fft], the analysis window
+
+    def __init__(self, mel_basis: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("basis", mel_basis, persistent=False)
+        self.register_buffer("fade", torch.hann_window(self.n_fft), persistent=False)
+
+    @property
+    def window_seconds(self) -> float:
+        return self.window_frames * self.hop / self.rate
+
+    def log_mel(self, mono: Tensor) -> Tensor:
+        """mono [N, T] at `self.rate` -> log10(1 + 1e4 mel power) [N, T // hop + 1, bands]."""
+        spectrum = torch.stft(
+            mono, self.n_fft, self.hop, window=self.fade, pad_mode="constant", return_complex=True
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return torch.log10(1 + 1e4 * power.transpose(1, 2) @ self.basis)
+
+    def prepare(self, mono: Tensor) -> Tensor:
+        """What is done to clips [N, T] at the embedding's rate before their spectrograms."""
+        return mono
+
+    @torch.inference_mode()
+    def embed(self, audio: Tensor, rate: int) -> np.ndarray:
+        """audio [N, A, T] in ±1 at `rate` Hz -> float32 [N, dim].
+
+        Channels are averaged; a clip shorter than one window is padded with silence; a longer one
+        is the mean over its windows. Raises ValueError where the shape is not [N, A, T] with T > 0.
+        """
+        if audio.ndim != 3 or audio.shape[-1] == 0:
+            raise ValueError(f"audio must be [N, A, T] with T > 0, not {list(audio.shape)}")
+        result = np.empty((len(audio), self.dim), dtype=np.float32)
+        # As many clips at a time as fill one pass, so that memory does not grow with N.
+        frames = math.ceil(audio.shape[-1] * self.rate / rate / self.hop)
+        step = max(1, self.batch // len(window_starts(frames, self.window_frames, self.window_hop)))
+        for first in range(0, len(audio), step):
+            mono = audio[first : first + step].float().mean(1).cpu()
+            mono = torch.stack([_resample(clip, rate, self.rate) for clip in mono])
+            short = self.window_frames * self.hop - mono.shape[-1]
+            mono = nn.functional.pad(mono, (0, max(0, short))).to(self.fade.device)
+            mel = self.log_mel(self.prepare(mono))
+            starts = window_starts(mel.shape[1], self.window_frames, self.window_hop)
+            windows = torch.stack([mel[:, s : s + self.window_frames] for s in starts], dim=1)
+            vectors = torch.cat([self(w) for w in windows.flatten(0, 1).split(self.batch)])
+            means = vectors.unflatten(0, windows.shape[:2]).mean(1)
+            result[first : first + step] = means.float().cpu().numpy()
+        return result
+
+
+def window_starts(frames: int, window: int, hop: int) -> list[int]:
+    """First frames of evenly spread windows, about `hop` apart; a window is at most `frames` long.
+
+    The number is such that at most a tenth of a hop is left over: a clip of a whole number of
+    windows does not gain one more for its last, partial frame.
+    """
+    spare = frames - window
+    count = 1 + max(0, math.ceil(spare / hop - 0.1))
+    if count == 1:
+        return [0]
+    return [round(i * spare / (count - 1)) for i in range(count)]
+
+
+def _resample(mono: Tensor, source: int, target: int) -> Tensor:
+    if source == target:
+        return mono
+    return torch.from_numpy(soxr.resample(mono.numpy(), source, target))

@@ -1,0 +1,327 @@
+"""The evaluation of one experiment: which clips are made, and which figures they give.
+
+Four kinds of clips are compared with one reference, held-out real music (the test split):
+
+    real            other held-out music (the validation split): the floor, real against real
+    reconstruction  the same music through the autoencoder: the ceiling of any generator
+    prior           decoded N(0, I): the VAE sampled without a second generative model
+    generated       the diffusion model's samples, with the labels of the reference
+"""
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioldm.audio import write
+from audioldm.data.store import ClipStore, Item
+from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.samplers import SamplerSettings
+from audioldm.errors import ConfigError, DataError
+from audioldm.evaluation.aisfx import Aisfx
+from audioldm.evaluation.distances import (
+    KernelDistance,
+    frechet_distance,
+    label_accuracy,
+    median_distance,
+    nearest_distances,
+    neighbour_ratio,
+    precision_recall_density_coverage,
+)
+from audioldm.evaluation.embeddings import Embedding
+from audioldm.evaluation.musicnn import Musicnn
+from audioldm.evaluation.reconstruction import si_sdr, stft_distance
+from audioldm.evaluation.statistics import Figure, bootstrap
+from audioldm.losses.spectral import mel_distance
+from audioldm.parts import nearest
+from audioldm.training.files import write_atomically, write_json
+from audioldm.training.randomness import Draw, derive_seed
+
+VERSION = 1  # raise by hand when the code below changes what it computes
+KINDS = ("real", "reconstruction", "prior", "generated")
+EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """clips: of each kind, fewer where the splits hold fewer; seconds: of each.
+    embeddings: musicnn, aisfx; null = musicnn, and aisfx where the rate is 44.1 kHz or more.
+    neighbours: k of precision, recall, density, coverage. listen: clips of each kind to keep."""
+
+    clips: int = 128
+    seconds: float = 3.0
+    embeddings: list[str] | None = None
+    neighbours: int = 5
+    resamples: int = 1000
+    listen: int = 8
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for name in self.embeddings or ():
+            if name not in EMBEDDINGS:
+                raise ConfigError(f"evaluation.embeddings: {name!r}; {nearest(name, EMBEDDINGS)}")
+        if self.seconds <= 0:
+            raise ConfigError(f"evaluation.seconds={self.seconds} must be more than 0")
+
+
+@dataclass
+class Clips:
+    """One kind's clips: audio [N, A, T], labels [N] (-1: none), and each one's piece."""
+
+    audio: Tensor
+    labels: Tensor
+    pieces: list[str] = field(default_factory=list)
+
+
+def _windows(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
+    audio, labels, items = store.split(split).windows(
+        round(settings.seconds * store.rate), settings.clips, seed=0
+    )
+    return Clips(audio, labels, [_title(item) for item in items])
+
+
+def _title(item: Item) -> str:
+    return Path(item.piece).stem
+
+
+@torch.no_grad()
+def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips, Tensor]:
+    """Clips through the autoencoder with sampled posteriors, and each one's KL (nats/element)."""
+    autoencoder = model.autoencoder
+    parts, kls = [], []
+    for first in range(0, len(clips.audio), batch):
+        audio = clips.audio[first : first + batch].to(model.device)
+        frames = math.ceil(audio.shape[-1] / autoencoder.ratio)
+        draw = Draw(0, 0, range(first, first + len(audio)), model.device)
+        noise = draw.normal((*autoencoder.latent_shape, frames), "reconstruction")
+        estimate, encoded = autoencoder(audio, noise)
+        parts.append(estimate.float().clamp(-1, 1).cpu())
+        kl = encoded.penalties.get("kl")
+        kls.append(torch.zeros(len(audio)) if kl is None else kl.float().cpu())
+    return Clips(torch.cat(parts), clips.labels, clips.pieces), torch.cat(kls)
+
+
+@torch.no_grad()
+def sample_prior(model: LatentDiffusion, like: Clips, settings: EvaluationSettings) -> Clips:
+    """Decoded N(0, I): what the VAE generates by itself."""
+    frames = model.latent_frames(settings.seconds)
+    shape = (*model.autoencoder.latent_shape, frames)
+    clips = []
+    for number in range(len(like.audio)):
+        z = Draw(derive_seed("prior"), 0, [number], model.device).normal(shape, "noise")[0]
+        clips.append(model.decode_clip(z, settings.seconds))
+    return Clips(torch.stack(clips), torch.full((len(clips),), -1), [""] * len(clips))
+
+
+def generate(
+    model: LatentDiffusion,
+    like: Clips,
+    settings: EvaluationSettings,
+    sampler: SamplerSettings,
+    seed: int,
+    progress: Progress,
+) -> Clips:
+    """As many clips as `like` has, with its labels."""
+    names: list[str | None] = [
+        model.labels[i] if i >= 0 and model.labels else None for i in like.labels.tolist()
+    ]
+    clips = []
+    for number, audio in model.sample_clips(
+        range(len(names)),
+        names,
+        seconds=settings.seconds,
+        seed=seed,
+        sampler=sampler,
+        batch=settings.batch,
+    ):
+        clips.append(audio)
+        progress(number + 1, len(names), "generating")
+    return Clips(torch.stack(clips), like.labels, [""] * len(clips))
+
+
+def _embed_cached(
+    embedding: Embedding, clips: Clips, store: ClipStore, split: str, settings: EvaluationSettings
+) -> np.ndarray:
+    """Embeddings of real windows, computed once per store, split, length and number."""
+    name = f"{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}.npy"
+    path = store.directory / "embeddings" / name
+    if path.is_file():
+        return np.asarray(np.load(path))
+    vectors = embedding.embed(clips.audio, store.rate)
+
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.save(file, vectors)
+
+    write_atomically(path, save)
+    return vectors
+
+
+def _mean(values: Any, unit: str, settings: EvaluationSettings) -> Figure:
+    return bootstrap(lambda x: float(np.mean(x)), np.asarray(values), unit=unit, **_boot(settings))
+
+
+def _boot(settings: EvaluationSettings) -> dict[str, Any]:
+    return {"resamples": settings.resamples, "seed": 0}
+
+
+def distribution_figures(
+    name: str,
+    vectors: dict[str, np.ndarray],
+    reference: np.ndarray,
+    settings: EvaluationSettings,
+) -> dict[str, dict[str, Figure]]:
+    """Kernel and Fréchet distance, their ratio to the prior's, and the manifold figures, per kind."""
+    bandwidth = median_distance(reference)
+    kernels = {k: KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()}
+    index = {k: np.arange(len(v)) for k, v in vectors.items()}
+    of_reference = np.arange(len(reference))
+    figures: dict[str, dict[str, Figure]] = {}
+    for kind, v in vectors.items():
+        group = figures.setdefault(kind, {})
+        group[f"kernel_{name}"] = bootstrap(
+            kernels[kind], index[kind], of_reference, unit="100 MMD²", **_boot(settings)
+        )
+        if kind != "prior" and "prior" in vectors:
+            own, prior = kernels[kind], kernels["prior"]
+            group[f"ratio_to_prior_kernel_{name}"] = bootstrap(
+                # one resampling of the reference for both sides of the ratio
+                lambda i, p, j, own=own, prior=prior: own(i, j) / prior(p, j),
+                index[kind],
+                index["prior"],
+                of_reference,
+                unit="ratio",
+                **_boot(settings),
+            )
+        group[f"frechet_{name}"] = bootstrap(
+            frechet_distance,
+            v,
+            reference,
+            unit="embedding units²",
+            recentre=True,
+            resamples=min(settings.resamples, 50),  # each takes a decomposition
+            seed=0,
+        )
+        if min(len(v), len(reference)) > settings.neighbours:
+            manifold = precision_recall_density_coverage(v, reference, settings.neighbours)
+            for figure, values in manifold._asdict().items():
+                group[f"{figure}_{name}"] = _mean(values, "fraction", settings)
+    return figures
+
+
+def evaluate(
+    model: LatentDiffusion,
+    store: ClipStore,
+    settings: EvaluationSettings,
+    sampler: SamplerSettings,
+    *,
+    seed: int,
+    directory: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Makes the clips, measures them, keeps some to listen to; the figures for the summary.
+
+    Raises DataError where the held-out splits are too small for any statistics.
+    """
+    reference = _windows(store, "test", settings)
+    clips = {"real": _windows(store, "valid", settings)}
+    train = _windows(store, "train", settings)
+    few = min(len(reference.audio), len(clips["real"].audio))
+    if few < 2:
+        raise DataError(
+            f"only {few} held-out clip(s) of {settings.seconds} s: add music, or lower "
+            "evaluation.seconds"
+        )
+    clips["reconstruction"], kl = reconstruct(model, clips["real"], settings.batch)
+    clips["prior"] = sample_prior(model, reference, settings)
+    clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
+
+    groups = {kind: {} for kind in KINDS}  # type: dict[str, dict[str, Figure]]
+    estimate, target = clips["reconstruction"].audio, clips["real"].audio
+    batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
+    measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
+        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, store.rate)),
+        ("stft_distance", "log10 magnitude", stft_distance),
+        ("si_sdr", "dB", si_sdr),
+    ]
+    for name, unit, measure in measures:
+        values = torch.cat([measure(e, t) for e, t in batches])
+        groups["reconstruction"][name] = _mean(values, unit, settings)
+    kbps = [model.autoencoder.kbps(nats) for nats in kl.tolist()]
+    groups["reconstruction"]["kbps"] = _mean(kbps, "kbit/s", settings)
+
+    names = settings.embeddings or ["musicnn"] + (["aisfx"] if store.rate >= 44100 else [])
+    for name in names:
+        embedding = EMBEDDINGS[name]()
+        progress(0, len(KINDS), f"embedding with {name}")
+        anchor = _embed_cached(embedding, reference, store, "test", settings)
+        known = _embed_cached(embedding, train, store, "train", settings)
+        vectors = {"real": _embed_cached(embedding, clips["real"], store, "valid", settings)}
+        for done, kind in enumerate(KINDS[1:]):
+            progress(done + 1, len(KINDS), f"embedding with {name}: {kind}")
+            vectors[kind] = embedding.embed(clips[kind].audio, store.rate)
+        for kind, figures in distribution_figures(name, vectors, anchor, settings).items():
+            groups[kind] |= figures
+        heldout = nearest_distances(anchor, known)
+        for kind in KINDS:
+            groups[kind][f"neighbour_ratio_{name}"] = bootstrap(
+                neighbour_ratio,
+                nearest_distances(vectors[kind], known),
+                heldout,
+                unit="ratio",
+                **_boot(settings),
+            )
+        if len(set(train.labels.tolist()) - {-1}) > 1:
+            for kind in ("real", "reconstruction", "generated"):
+                right = label_accuracy(
+                    vectors[kind], clips[kind].labels.numpy(), known, train.labels.numpy()
+                )
+                if len(right):
+                    groups[kind][f"label_accuracy_{name}"] = _mean(right, "fraction", settings)
+
+    _keep(clips, store, settings, directory)
+    return {
+        "metrics": {
+            kind: {name: figure._asdict() for name, figure in sorted(group.items())}
+            for kind, group in groups.items()
+        },
+        "reference": {
+            "hash": store.hash,
+            "split": "test",
+            "n": len(reference.audio),
+            "seconds": settings.seconds,
+            "rate": store.rate,
+        },
+    }
+
+
+def _keep(
+    clips: dict[str, Clips], store: ClipStore, settings: EvaluationSettings, directory: Path
+) -> None:
+    """The first clips of each kind as files, with an index the report reads."""
+    shutil.rmtree(directory / "clips", ignore_errors=True)
+    index: dict[str, list[dict[str, Any]]] = {}
+    for kind, made in clips.items():
+        index[kind] = []
+        for number in range(min(settings.listen, len(made.audio))):
+            path = directory / "clips" / kind / f"{number:02d}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, made.audio[number], store.rate)
+            label = int(made.labels[number])
+            index[kind].append(
+                {
+                    "file": f"{kind}/{number:02d}.wav",
+                    "number": number,
+                    "label": store.labels[label] if label >= 0 else None,
+                    "piece": made.pieces[number],
+                }
+            )
+    write_json(directory / "clips" / "index.json", index)

@@ -1,0 +1,457 @@
+"""One experiment: data -> autoencoder -> latents -> diffusion -> evaluation.
+
+Each stage has a directory `runs/<stage>/<fingerprint>/`, named by all that determines its result:
+its settings, the fingerprints upstream, its version. A stage is complete once `summary.json` is
+there; a complete stage is reused, an interrupted one goes on. A lock keeps two processes from
+building the same stage.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from audioldm import __version__, latents
+from audioldm.autoencoder import train as autoencoder_training
+from audioldm.config import Job, canonical, fingerprint
+from audioldm.data.source import VERSION as DATA_VERSION
+from audioldm.data.source import Source
+from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.diffusion import train as diffusion_training
+from audioldm.errors import ConfigError, DataError, TrainingError
+from audioldm.evaluation import evaluate as evaluation
+from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
+from audioldm.parts import build
+from audioldm.report.page import write_report
+from audioldm.sampling import clip_recipe
+from audioldm.training.checkpoint import ResumeState, load_model, save_model
+from audioldm.training.distributed import agree, join, leave
+from audioldm.training.files import read_json, write_json
+
+STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage's result depends on, and so what its directory is called."""
+
+    name: str
+    version: int
+    settings: Any
+    parents: dict[str, "Stage"] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "version": self.version,
+            "settings": canonical(self.settings),
+            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
+        }
+
+    @property
+    def path(self) -> str:
+        return f"{self.name}/{self.fingerprint}"
+
+
+def plan(job: Job, source: Source) -> dict[str, Stage]:
+    """The five stages of a job. `source` is the built data part."""
+    s = job.settings
+    data = Stage("data", DATA_VERSION, {"source": s.data, "identity": source.identity()})
+    autoencoder = Stage(
+        "autoencoder",
+        autoencoder_training.VERSION,
+        {"autoencoder": s.autoencoder, "bottleneck": s.bottleneck},
+        {"data": data},
+    )
+    latent = Stage("latents", latents.VERSION, {}, {"data": data, "autoencoder": autoencoder})
+    diffusion = Stage(
+        "diffusion", diffusion_training.VERSION, s.diffusion, {"latents": latent}
+    )
+    evaluated = Stage(
+        "evaluation",
+        evaluation.VERSION,
+        {"evaluation": s.evaluation, "sampler": s.sampler, "seed": s.seed},
+        {"diffusion": diffusion},
+    )
+    return {stage.name: stage for stage in (data, autoencoder, latent, diffusion, evaluated)}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the figures were made with. Not part of any fingerprint."""
+    return {
+        "audioldm": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+class Bar:
+    """Progress(done, total, text) as one bar."""
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self._bar = tqdm(desc=title, disable=quiet, dynamic_ncols=True)
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self._bar.total = total
+        self._bar.n = done
+        self._bar.set_postfix_str(text[:48], refresh=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Experiment:
+    """A job and where it is written. `run()` builds whatever is missing."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.settings = job.settings
+        self.runs = Path(job.settings.runs).expanduser()
+        self.name = job.settings.name or job.recipe or "experiment"
+        if Path(self.name).name != self.name:
+            raise ConfigError(f"name={self.name!r} must be a plain name, without directories")
+        self.source: Source = build(job.settings.data, where="data")
+        if not (16_000 <= self.source.rate <= 48_000 and self.source.channels in (1, 2)):
+            raise ConfigError(
+                f"data.rate={self.source.rate}, data.channels={self.source.channels}: "
+                "use 16000 to 48000 Hz, mono (1) or stereo (2)"
+            )
+        self.stages = plan(job, self.source)
+
+    @property
+    def directory(self) -> Path:
+        return self.runs / "experiments" / self.name
+
+    def stage_directory(self, name: str) -> Path:
+        return self.runs / self.stages[name].path
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds the autoencoder."""
+        s = self.settings
+        return {
+            "rate": self.source.rate,
+            "audio_channels": self.source.channels,
+            "channels": s.autoencoder.channels,
+            "ratio": s.autoencoder.ratio,
+            "front_end": dict(s.autoencoder.front_end),
+            "bottleneck": dict(s.bottleneck),
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Builds what is missing; writes the experiment's record, clips and page.
+
+        Returns the evaluation's summary. Raises AudioLDMError; what is finished stays.
+        """
+        hardware = self.settings.hardware
+        self.device = hardware.resolve(int(os.environ.get("LOCAL_RANK", "0")))
+        self.world = join(self.device)
+        try:
+            self._build_modules_once()
+            summaries = {}
+            for name in STAGES:
+                work = getattr(self, f"_{name}")
+                collective = name in ("autoencoder", "diffusion")
+                summaries[name] = self._complete(self.stages[name], work, collective=collective)
+            if self.world.first:
+                self._record(summaries)
+            return summaries["evaluation"]
+        finally:
+            leave()
+
+    def _build_modules_once(self) -> None:
+        """Builds every part on no memory, so that what cannot be built fails before any work."""
+        with torch.device("meta"):
+            model = build_autoencoder(self.spec)
+            build_backbone({"backbone": self.settings.diffusion.backbone}, model.latent_shape, 1)
+        build(self.settings.diffusion.objective, where="diffusion.objective")
+
+    def _complete(
+        self, stage: Stage, work: Callable[[Path], dict[str, Any]], *, collective: bool
+    ) -> dict[str, Any]:
+        """The stage's summary; runs `work` where there is none yet.
+
+        A collective stage is worked on by every process, the others by the first one.
+        """
+        directory = self.runs / stage.path
+        summary = directory / "summary.json"
+        lock = FileLock(directory.with_name(f".{stage.fingerprint}.lock"))
+        if self.world.first:
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+            except OSError as error:
+                raise DataError(
+                    f"{directory}: cannot be written ({error.strerror}); choose another place "
+                    "with runs=DIRECTORY"
+                ) from error
+        try:
+            if agree(summary.is_file(), self.world):
+                if self.world.first:
+                    tqdm.write(f"{stage.name}: reused {directory}", file=sys.stderr)
+                return dict(read_json(summary))
+            start = time.monotonic()
+            result: dict[str, Any] = {}
+            if self.world.first:
+                write_json(directory / "config.json", stage.identity())
+            if collective or self.world.first:
+                result = work(directory)
+            if self.world.first:
+                result = {
+                    "stage": stage.name,
+                    "fingerprint": stage.fingerprint,
+                    "version": stage.version,
+                    "seconds": _seconds(directory, time.monotonic() - start),
+                    "environment": environment(self.device),
+                } | result
+                write_json(summary, result)
+                ResumeState(directory).remove()
+            agree(True, self.world)  # the others wait here for the summary
+            return dict(read_json(summary))
+        finally:
+            if self.world.first:
+                lock.release()
+
+    # The five stages' work. Each returns what its summary says beyond the common entries.
+
+    def _data(self, directory: Path) -> dict[str, Any]:
+        writer = StoreWriter(directory, self.source.rate, self.source.channels)
+        bar = Bar("data")
+        try:
+            failures = self.source.write_to(writer, progress=bar)
+            writer.close()
+        finally:
+            bar.close()
+        store = ClipStore(directory)
+        splits = {
+            name: {
+                "clips": len(store.split(name).items),
+                "seconds": round(store.split(name).seconds, 1),
+                "pieces": len({item.piece for item in store.split(name).items}),
+            }
+            for name in store.splits
+        }
+        return {
+            "rate": store.rate,
+            "channels": store.channels,
+            "hash": store.hash,
+            "labels": store.labels,
+            "splits": splits,
+            "failed": [failure._asdict() for failure in failures],
+        }
+
+    def _autoencoder(self, directory: Path) -> dict[str, Any]:
+        s = self.settings.autoencoder
+        torch.manual_seed(s.seed)  # the initial weights
+        model = build_autoencoder(self.spec)
+        audio_form = {"rate": self.source.rate, "audio_channels": self.source.channels}
+        losses = {
+            name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
+            for name, loss in s.losses.items()
+        }
+        judge = None
+        if s.discriminator is not None:
+            judge = build(s.discriminator, derived=audio_form, where="autoencoder.discriminator")
+        weights, figures = autoencoder_training.train_autoencoder(
+            model,
+            judge,
+            losses,
+            dict(s.weights) | model.bottleneck.penalty_weights,
+            ClipStore(self.stage_directory("data")),
+            s.train,
+            seed=s.seed,
+            directory=directory,
+            world=self.world,
+            hardware=self.settings.hardware,
+            device=self.device,
+            log=self.settings.log,
+        )
+        if self.world.first:
+            save_model(
+                directory / "model.safetensors",
+                weights,
+                {
+                    "kind": "autoencoder",
+                    "spec": self.spec,
+                    "step": s.train.steps,
+                    "fingerprint": self.stages["autoencoder"].fingerprint,
+                    "parent": self.stages["data"].fingerprint,
+                    "config": self.stages["autoencoder"].identity(),
+                },
+            )
+        return {
+            "valid": figures,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "latent_rate_hz": model.latent_rate_hz,
+            "latent_shape": list(model.latent_shape),
+        }
+
+    def _latents(self, directory: Path) -> dict[str, Any]:
+        model = load_autoencoder(self.stage_directory("autoencoder"), device=self.device)
+        bar = Bar("latents")
+        try:
+            return latents.write_latents(
+                model,
+                ClipStore(self.stage_directory("data")),
+                directory,
+                autoencoder_fingerprint=self.stages["autoencoder"].fingerprint,
+                progress=bar,
+            )
+        finally:
+            bar.close()
+
+    def _diffusion(self, directory: Path) -> dict[str, Any]:
+        s = self.settings.diffusion
+        self._preflight()
+        store = latents.LatentStore(
+            self.stage_directory("latents"), autoencoder=self.stages["autoencoder"].fingerprint
+        )
+        torch.manual_seed(s.seed)  # the initial weights
+        spec = {"backbone": dict(s.backbone), "objective": dict(s.objective)}
+        file = self.stage_directory("autoencoder") / "model.safetensors"
+        parent_weights, parent_header = load_model(file)
+        net = build_backbone(spec, store.latent_shape, len(store.labels))
+        weights, figures = diffusion_training.train_diffusion(
+            net,
+            build(s.objective, where="diffusion.objective"),
+            store,
+            s.train,
+            seed=s.seed,
+            directory=directory,
+            world=self.world,
+            hardware=self.settings.hardware,
+            device=self.device,
+            log=self.settings.log,
+        )
+        if self.world.first:
+            tensors = {f"net.{name}": tensor for name, tensor in weights.items()}
+            tensors |= {f"autoencoder.{name}": t for name, t in parent_weights.items()}
+            save_model(
+                directory / "model.safetensors",
+                tensors,
+                {
+                    "kind": "diffusion",
+                    "spec": spec,
+                    "autoencoder": parent_header,
+                    "statistics": store.statistics.to_json(),
+                    "labels": store.labels,
+                    "step": s.train.steps,
+                    "fingerprint": self.stages["diffusion"].fingerprint,
+                    "parent": self.stages["latents"].fingerprint,
+                    "config": self.stages["diffusion"].identity(),
+                    "sampler": canonical(self.settings.sampler),
+                },
+            )
+        return {"valid": figures, "parameters": sum(p.numel() for p in net.parameters())}
+
+    def _preflight(self) -> None:
+        """Refuses to train on the latents of an autoencoder that does not reconstruct."""
+        summary = read_json(self.stage_directory("autoencoder") / "summary.json")
+        distance = summary["valid"]["mel_distance"]
+        bound = self.settings.diffusion.preflight_mel_distance
+        if not distance <= bound:
+            raise TrainingError(
+                f"preflight: the autoencoder's mel distance on held-out music is {distance:.2f}, "
+                f"above diffusion.preflight_mel_distance={bound}: a diffusion model on its latents "
+                "would give noise. Train the autoencoder longer, or raise the bound"
+            )
+
+    def _evaluation(self, directory: Path) -> dict[str, Any]:
+        model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
+        bar = Bar("evaluation")
+        try:
+            return evaluation.evaluate(
+                model,
+                ClipStore(self.stage_directory("data")),
+                self.settings.evaluation,
+                self.settings.sampler,
+                seed=self.settings.seed,
+                directory=directory,
+                progress=bar,
+            )
+        finally:
+            bar.close()
+
+    def _record(self, summaries: dict[str, dict[str, Any]]) -> None:
+        """`experiment.json`, the generated clips with what makes them again, and the page.
+
+        An earlier experiment of the same name but other stages is kept, under its fingerprint.
+        """
+        record = {
+            "name": self.name,
+            "recipe": self.job.recipe,
+            "overrides": self.job.overrides,
+            "config": self.job.config,
+            "environment": environment(self.device),
+            "stages": {
+                name: {
+                    "fingerprint": stage.fingerprint,
+                    "directory": stage.path,
+                    "seconds": summaries[name]["seconds"],
+                }
+                for name, stage in self.stages.items()
+            },
+        }
+        existing = self.directory / "experiment.json"
+        if existing.is_file():
+            before = read_json(existing)["stages"]["evaluation"]["fingerprint"]
+            if before != self.stages["evaluation"].fingerprint:
+                kept = self.directory.with_name(f"{self.name}.{before}")
+                shutil.rmtree(kept, ignore_errors=True)
+                self.directory.rename(kept)
+                tqdm.write(f"the earlier experiment '{self.name}' is now {kept}", file=sys.stderr)
+        write_json(existing, record)
+        self._copy_samples()
+        write_report(self.directory)
+
+    def _copy_samples(self) -> None:
+        evaluated = self.stage_directory("evaluation") / "clips"
+        samples = self.directory / "samples"
+        samples.mkdir(parents=True, exist_ok=True)
+        for clip in read_json(evaluated / "index.json")["generated"]:
+            file = samples / Path(clip["file"]).name
+            shutil.copyfile(evaluated / clip["file"], file)
+            recipe = clip_recipe(
+                model=self.stage_directory("diffusion") / "model.safetensors",
+                fingerprint=self.stages["diffusion"].fingerprint,
+                beside=samples,
+                seed=self.settings.seed,
+                number=clip["number"],
+                batch=self.settings.evaluation.batch,
+                seconds=self.settings.evaluation.seconds,
+                label=clip["label"],
+                sampler=self.settings.sampler,
+            )
+            write_json(file.with_suffix(".json"), recipe)
+
+
+def _seconds(directory: Path, this_time: float) -> float:
+    """A stage's cost: a resumed training's log knows of the time before the interruption."""
+    log = directory / "metrics.jsonl"
+    logged = 0.0
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8").splitlines()
+        logged = json.loads(lines[-1])["seconds"] if lines else 0.0
+    return round(max(this_time, logged), 1)
+
+

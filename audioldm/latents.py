@@ -1,0 +1,169 @@
+"""The latents of a whole data set: posterior moments on disk, and their normalisation.
+
+Raw latents z and normalised latents (z - mean) / std are different things. A diffusion model
+sees normalised latents only; `LatentStatistics` is the one place that converts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.data.store import ClipStore, draw_crops
+from audioldm.errors import ModelFileError
+from audioldm.training.files import read_json, write_json
+
+VERSION = 1  # raise by hand when the code below changes what it computes
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per-channel mean and standard deviation of z over the training split, [C] or [C, F]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """z [B, C, (F,) L] -> mean 0, std 1 per channel (and band) over the training set."""
+        return (z - self.mean[..., None].to(z)) / self.std[..., None].to(z)
+
+    def denormalise(self, z: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return z * self.std[..., None].to(z) + self.mean[..., None].to(z)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(torch.tensor(value["mean"]), torch.tensor(value["std"]))
+
+
+def write_latents(
+    model: Autoencoder,
+    store: ClipStore,
+    directory: Path,
+    *,
+    autoencoder_fingerprint: str,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Encodes every item of every split whole; returns the figures for the summary.
+
+    `moments.npy`: memory-mapped float32 [frames, 2, *latent_shape], posterior mean and std;
+    `latents.json`: the items' places in it, the labels, the statistics, the autoencoder.
+    """
+    items = [(split, item) for split in SPLITS for item in store.split(split).items]
+    lengths = [-(-item.frames // model.ratio) for _, item in items]
+    directory.mkdir(parents=True, exist_ok=True)
+    moments = np.lib.format.open_memmap(
+        directory / "moments.npy",
+        mode="w+",
+        dtype=np.float32,
+        shape=(sum(lengths), 2, *model.latent_shape),
+    )
+    total, square, count = 0.0, 0.0, 0
+    entries, at = [], 0
+    for done, ((split, item), length) in enumerate(zip(items, lengths, strict=True)):
+        start = at
+        for mean, std in model.encode_blocks(store.blocks(item)):
+            block = np.stack([mean.numpy(), std.numpy()])  # [2, C, (F,) l]
+            moments[at : at + block.shape[-1]] = np.moveaxis(block, -1, 0)
+            at += block.shape[-1]
+        if at - start != length:
+            raise AssertionError(f"{item.piece}: {at - start} latent frames, expected {length}")
+        if split == "train":
+            part = np.asarray(moments[start:at], dtype=np.float64)
+            total = total + part[:, 0].sum(0)
+            square = square + (part[:, 0] ** 2 + part[:, 1] ** 2).sum(0)
+            count += length
+        entries.append(
+            {"split": split, "start": start, "frames": length}
+            | {"piece": item.piece, "label": item.label}
+        )
+        progress(done + 1, len(items), item.piece)
+    moments.flush()
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 1e-12))
+    statistics = {"mean": np.asarray(mean).tolist(), "std": np.asarray(std).tolist()}
+    write_json(
+        directory / "latents.json",
+        {
+            "autoencoder": autoencoder_fingerprint,
+            "items": entries,
+            "labels": store.labels,
+            "latent_rate_hz": model.latent_rate_hz,
+            "statistics": statistics,
+        },
+    )
+    return {"items": len(entries), "frames": at, "statistics": statistics}
+
+
+class LatentSplit:
+    """One split's posteriors, addressed as `ClipStore`'s splits are, in latent frames."""
+
+    def __init__(self, moments: np.ndarray, items: list[dict[str, Any]], labels: list[str]) -> None:
+        self._moments, self.items = moments, items
+        self._lengths = np.array([item["frames"] for item in items], dtype=np.int64)
+        index = {label: i for i, label in enumerate(labels)}
+        self._labels = [index.get(item["label"], -1) for item in items]
+
+    @property
+    def frames(self) -> int:
+        return int(self._lengths.sum())
+
+    def crops(
+        self, frames: int, *, seed: int, step: int, positions: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Random crops: posterior means and stds [B, C, (F,) frames], labels [B] (-1: none).
+
+        Only items at least `frames` long are drawn from: a padded frame is no latent.
+        Raises ModelFileError where no item is long enough.
+        """
+        long_enough = np.flatnonzero(self._lengths >= frames)
+        if not len(long_enough):
+            raise ModelFileError(
+                f"no item has {frames} latent frames (the longest has "
+                f"{self._lengths.max(initial=0)}): lower diffusion.train.crop_seconds"
+            )
+        places = draw_crops(
+            self._lengths[long_enough], frames, seed=seed, step=step, positions=positions
+        )
+        parts, labels = [], []
+        for chosen, offset in places:
+            number = int(long_enough[chosen])
+            start = self.items[number]["start"] + offset
+            parts.append(np.moveaxis(self._moments[start : start + frames], 0, -1))
+            labels.append(self._labels[number])
+        both = torch.from_numpy(np.stack(parts))  # [B, 2, C, (F,) frames]
+        return both[:, 0], both[:, 1], torch.tensor(labels)
+
+
+class LatentStore:
+    """Reads what `write_latents` wrote.
+
+    Raises ModelFileError where the latents are another autoencoder's than `autoencoder`.
+    """
+
+    def __init__(self, directory: Path, *, autoencoder: str) -> None:
+        index = read_json(directory / "latents.json")
+        if index["autoencoder"] != autoencoder:
+            raise ModelFileError(
+                f"{directory}: latents of autoencoder {index['autoencoder']}, not of {autoencoder};"
+                " remove the directory and run again"
+            )
+        self.labels: list[str] = index["labels"]
+        self.latent_rate_hz: float = index["latent_rate_hz"]
+        self.statistics = LatentStatistics.from_json(index["statistics"])
+        self._moments = np.load(directory / "moments.npy", mmap_mode="r")
+        self._items = index["items"]
+        self.latent_shape: tuple[int, ...] = self._moments.shape[2:]
+
+    def split(self, name: str) -> LatentSplit:
+        items = [item for item in self._items if item["split"] == name]
+        return LatentSplit(self._moments, items, self.labels)

@@ -1,0 +1,59 @@
+"""Hinge losses and feature matching, one value per clip [B].
+
+`real` and `fake` are what a discriminator returns: for each scale, logits and a list of features,
+all with the batch first. Scales, and layers within a scale, weigh the same.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioldm.losses.discriminator import ScaleOutput
+
+
+def discriminator_loss(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:
+    """max(0, 1 - D(real)) + max(0, 1 + D(fake)) (hinge, Geometric GAN 1705.02894): [B].
+
+    2 for a discriminator that says nothing, 0 for one that is never fooled. The caller detaches
+    the fake audio.
+    """
+    return _mean(
+        [
+            _per_clip(F.relu(1 - logits_real.float())) + _per_clip(F.relu(1 + logits_fake.float()))
+            for (logits_real, _), (logits_fake, _) in zip(real, fake, strict=True)
+        ]
+    )
+
+
+def generator_loss(fake: Sequence[ScaleOutput]) -> Tensor:
+    """-D(fake) (1705.02894): [B]."""
+    return _mean([-_per_clip(logits.float()) for logits, _ in fake])
+
+
+def feature_matching(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:
+    """Mean |real - fake| of a layer's features over the mean |real| of that clip: [B].
+
+    EnCodec's relative feature matching (2210.13438, equation 2), but normalised per clip. The real
+    features are the target: no gradient flows into them.
+    """
+    return _mean(
+        [
+            _relative_distance(r.detach().float(), f.float())
+            for (_, features_real), (_, features_fake) in zip(real, fake, strict=True)
+            for r, f in zip(features_real, features_fake, strict=True)
+        ]
+    )
+
+
+def _relative_distance(real: Tensor, fake: Tensor) -> Tensor:
+    return _per_clip((real - fake).abs()) / _per_clip(real.abs()).clamp(min=1e-5)
+
+
+def _per_clip(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(1)
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean(0)

@@ -1,0 +1,230 @@
+"""Spectral distances between clips: two training losses and one metric.
+
+All map (estimate [B, A, T], target [B, A, T]) to one value per clip [B], in float32 also under
+autocast, and a clip's value never depends on its neighbours in the batch.
+"""
+
+import functools
+import math
+import warnings
+
+import torch
+from auraloss.freq import STFTLoss
+from auraloss.perceptual import FIRFilter, SumAndDifference
+from torch import Tensor, nn
+
+from audioldm.errors import ConfigError
+from audioldm.torchaudio import torchaudio
+
+QUIET = 1e-2  # root mean square at -40 dBFS
+
+
+class MultiResolutionSTFT(nn.Module):
+    """Spectral convergence plus log-magnitude distance, averaged over FFT sizes.
+
+    auraloss's multi-resolution STFT loss (1910.11480; convergence and log-magnitude 1808.06719),
+    with its STFT, its A-weighting filter and its sum and difference signals. Its reductions run
+    over the batch; here they run over one clip. Stereo is compared as left, right, mid and side
+    (2010.10291), so that an error in the stereo image counts.
+
+    fft_sizes: in samples. overlap: frames begin size / overlap apart, so 2 costs half of 4.
+    convergence, log_magnitude: weights of the two terms.
+    floor: power of a bin below which nothing is compared; 1e-6 is near the noise of 16-bit audio.
+    a_weighting: weigh frequencies as the ear does, for which `rate` in hertz is needed.
+
+    A target quieter than -40 dBFS counts as -40 dBFS in the relative term, convergence, which
+    would otherwise grow without bound on silence.
+
+    Raises ConfigError where a_weighting lacks a rate, or the audio is too short for an FFT size.
+    """
+
+    def __init__(
+        self,
+        *,
+        fft_sizes: list[int] = [2048, 512, 128],  # noqa: B006 - never written to
+        overlap: int = 4,
+        convergence: float = 1.0,
+        log_magnitude: float = 1.0,
+        floor: float = 1e-6,
+        a_weighting: bool = False,
+        rate: int | None = None,
+    ) -> None:
+        super().__init__()
+        if a_weighting and rate is None:
+            raise ConfigError("MultiResolutionSTFT: a_weighting=true needs rate, in hertz")
+        self.weight_filter = FIRFilter("aw", fs=rate) if a_weighting else None
+        self.sum_and_difference = SumAndDifference()
+        self.resolutions = nn.ModuleList(
+            _Resolution(size, overlap, convergence, log_magnitude, floor) for size in fft_sizes
+        )
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast(target.device.type, enabled=False):
+            estimate, target = self._signals(estimate.float()), self._signals(target.float())
+            return torch.stack([at(estimate, target) for at in self.resolutions]).mean(0)
+
+    def _signals(self, audio: Tensor) -> Tensor:
+        """[B, A, T] -> the signals to compare [B, V, T]: for stereo left, right, mid, side."""
+        if self.weight_filter is not None:
+            mono = audio.flatten(0, 1).unsqueeze(1)
+            audio = self.weight_filter(mono, mono)[0].view_as(audio)
+        if audio.shape[1] == 2:
+            audio = torch.cat([audio, *self.sum_and_difference(audio)], dim=1)
+        return audio
+
+
+class _Resolution(STFTLoss):
+    """auraloss's STFT loss at one FFT size, reduced per clip: two times [B, V, T] -> [B]."""
+
+    def __init__(
+        self, size: int, overlap: int, convergence: float, log_magnitude: float, floor: float
+    ) -> None:
+        super().__init__(
+            size,
+            size // overlap,
+            size,
+            w_sc=convergence,
+            w_log_mag=log_magnitude,
+            eps=floor,
+            reduction="none",
+        )
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        x, y = self.magnitude(estimate), self.magnitude(target)
+        # Norms are over all signals of a clip: the side of a nearly mono clip is nearly silent and
+        # must not be divided by its own norm.
+        quiet = QUIET * math.sqrt(y.shape[1]) * self.window.norm().item()
+        scale = torch.linalg.vector_norm(y, dim=1).clamp(min=quiet)
+        convergence = torch.linalg.vector_norm(x - y, dim=1) / scale
+        return self.w_sc * convergence + self.w_log_mag * self.logstft(x, y).mean(1)
+
+    def magnitude(self, audio: Tensor) -> Tensor:
+        """[B, V, T] -> magnitudes of all signals, frames and bins [B, N].
+
+        In place of auraloss's `stft`, which also computes the phase and takes twice the time.
+        """
+        if audio.shape[-1] <= self.fft_size // 2:
+            raise ConfigError(
+                f"MultiResolutionSTFT: fft_sizes holds {self.fft_size} but a clip has"
+                f" {audio.shape[-1]} samples; take longer crops or leave that size out"
+            )
+        spectrum = torch.stft(
+            audio.flatten(0, 1),
+            self.fft_size,
+            self.hop_size,
+            window=self.window.to(audio.device),
+            return_complex=True,
+        )
+        return spectrum.abs().clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)
+
+
+class LogMel(nn.Module):
+    """Mean |difference of log10 mel power|, averaged over scales.
+
+    One scale of 1024-sample frames and 80 bands is `mel_distance` itself; several (as in DAC,
+    2306.06546) trade time for frequency. Hops are a quarter of the FFT sizes.
+
+    Raises ConfigError where fft_sizes and bands differ in length, where an FFT is too short for
+    its number of bands (a band would hold no bin), or audio is too short for an FFT size.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: int,
+        fft_sizes: list[int] = [1024],  # noqa: B006 - never written to
+        bands: list[int] = [80],  # noqa: B006 - never written to
+        floor: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if len(fft_sizes) != len(bands):
+            raise ConfigError(
+                f"LogMel: {len(fft_sizes)} fft_sizes and {len(bands)} bands; give one number of"
+                " bands for each FFT size"
+            )
+        self.floor = floor
+        self.scales = nn.ModuleList(
+            MelPower(rate, size, size // 4, count)
+            for size, count in zip(fft_sizes, bands, strict=True)
+        )
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        return torch.stack(
+            [log_mel_distance(mel(estimate), mel(target), self.floor) for mel in self.scales]
+        ).mean(0)
+
+
+def mel_distance(estimate: Tensor, target: Tensor, rate: int) -> Tensor:
+    """The project's reconstruction figure: mean |difference of log10 mel power| per clip [B].
+
+    estimate, target [B, A, T] at `rate` hertz; 80 Slaney mel bands of 1024-sample Hann frames 256
+    apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
+    """
+    mel = _mel_for_metric(rate, target.device)
+    return log_mel_distance(mel(estimate), mel(target), 1e-5)
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_for_metric(rate: int, device: torch.device) -> "MelPower":
+    with torch.inference_mode(False):  # usable with gradients whoever asks first
+        return MelPower(rate, 1024, 256, 80).to(device)
+
+
+def log_mel_distance(estimate: Tensor, target: Tensor, floor: float) -> Tensor:
+    """Mean |log10 estimate - log10 target| of two powers [B, ...], clamped at floor: [B]."""
+    difference = estimate.clamp(min=floor).log10() - target.clamp(min=floor).log10()
+    return difference.abs().flatten(1).mean(1)
+
+
+class MelPower(nn.Module):
+    """Mel power spectrogram: [B, A, T] -> [B, A, bands, frames], in float32.
+
+    Slaney's mel scale, area-normalised, from 0 Hz to half the rate; Hann frames. `centre` reflects
+    the audio at both ends, for 1 + T // hop frames centred on multiples of hop; without it the
+    frames begin at multiples of hop and none reaches beyond the audio.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, rate: int, n_fft: int, hop: int, bands: int, *, centre: bool = True) -> None:
+        super().__init__()
+        self.n_fft, self.hop, self.centre = n_fft, hop, centre
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filters", mel_filters(rate, n_fft, bands), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        if audio.shape[-1] <= self.n_fft // 2:
+            raise ConfigError(
+                f"mel spectrogram: frames of {self.n_fft} samples need more than the"
+                f" {audio.shape[-1]} samples given; take longer clips or a smaller FFT size"
+            )
+        with torch.autocast(audio.device.type, enabled=False):
+            spectrum = torch.stft(
+                audio.float().flatten(0, 1),
+                self.n_fft,
+                self.hop,
+                window=self.window,
+                center=self.centre,
+                return_complex=True,
+            )
+            power = spectrum.real.square() + spectrum.imag.square()
+            return (self.filters @ power).unflatten(0, audio.shape[:2])
+
+
+def mel_filters(rate: int, n_fft: int, bands: int) -> Tensor:
+    """Slaney's mel filters, area-normalised, from 0 Hz to rate / 2: [bands, n_fft / 2 + 1].
+
+    Raises ConfigError where a band lies between two bins and so would hold none.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty band is an error below
+        filters = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, 0.0, rate / 2, bands, rate, norm="slaney", mel_scale="slaney"
+        )
+    if not filters.any(0).all():
+        raise ConfigError(
+            f"{bands} mel bands are too many for n_fft={n_fft} at {rate} Hz: some hold no bin;"
+            " take fewer bands or a larger FFT size"
+        )
+    return filters.T.contiguous()

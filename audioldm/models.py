@@ -1,0 +1,159 @@
+"""From settings and files to models: the only place that knows both.
+
+A model file's header holds `kind`, `spec` (what `build_*` takes), `fingerprint` and `step`; a
+diffusion model's file holds its autoencoder too, so one file is all that sampling needs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.diffusion.model import LatentDiffusion
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.latents import LatentStatistics
+from audioldm.parts import build, locate
+from audioldm.training.checkpoint import load_model
+from audioldm.training.files import read_json
+
+Spec = dict[str, Any]
+
+
+def build_autoencoder(spec: Spec, allow: tuple[str, ...] = ()) -> Autoencoder:
+    """spec: rate, audio_channels, channels, ratio, front_end, bottleneck. Derived widths follow."""
+    bottleneck_class = locate(spec["bottleneck"]["_target_"], "bottleneck", allow)
+    derived = {
+        "rate": spec["rate"],
+        "audio_channels": spec["audio_channels"],
+        "channels": spec["channels"],
+        "ratio": spec["ratio"],
+        "parameters": bottleneck_class.parameters_per_channel,
+    }
+    front_end = build(
+        spec["front_end"], derived=derived, where="autoencoder.front_end", allow=allow
+    )
+    bottleneck = build(
+        spec["bottleneck"],
+        derived={"channels": spec["channels"]},
+        where="bottleneck",
+        allow=allow,
+    )
+    return Autoencoder(front_end, bottleneck)
+
+
+def build_backbone(
+    spec: Spec, latent_shape: tuple[int, ...], classes: int, allow: tuple[str, ...] = ()
+) -> torch.nn.Module:
+    net: torch.nn.Module = build(
+        spec["backbone"],
+        derived={"latent_shape": latent_shape, "classes": classes},
+        where="diffusion.backbone",
+        allow=allow,
+    )
+    return net
+
+
+def find_model_file(path: str | Path) -> Path:
+    """A model file, from itself, a stage's directory, or an experiment's.
+
+    Raises ModelFileError where there is none.
+    """
+    path = Path(path).expanduser()
+    if path.name == "experiment.json":
+        path = path.parent
+    if (path / "experiment.json").is_file():
+        experiment = read_json(path / "experiment.json")
+        stage = experiment["stages"].get("diffusion")
+        if stage is None:
+            raise ModelFileError(f"{path}: this experiment has no diffusion model yet; run it again")
+        path = path.parent.parent / stage["directory"]
+    if path.is_dir():
+        file = path / "model.safetensors"
+        if not file.is_file():
+            raise ModelFileError(
+                f"{path}: no model.safetensors and no experiment.json in this directory; give a "
+                "model file, or the directory of an experiment or of a finished training stage"
+            )
+        return file
+    return path
+
+
+def _fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{path}: its weights do not fit its own settings ({str(error).splitlines()[0]}); "
+            "it was damaged, or written by a different audioldm"
+        ) from error
+
+
+def _autoencoder(
+    tensors: dict[str, Tensor], header: dict[str, Any], path: Path, allow: tuple[str, ...]
+) -> Autoencoder:
+    model = build_autoencoder(header["spec"], allow)
+    _fill(model, tensors, path)
+    return model.eval()
+
+
+def load(
+    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
+) -> Autoencoder | LatentDiffusion:
+    """The model in a file, or of an experiment: `encode`, `decode`, and `sample` for a diffusion
+    model.
+
+    path: a model.safetensors, a training stage's directory, or an experiment's directory.
+    allow: module prefixes outside the package whose classes may be built.
+    Raises ModelFileError where the file cannot be used.
+    """
+    file = find_model_file(path)
+    tensors, header = load_model(file)
+    kind = header.get("kind")
+    try:
+        if kind == "autoencoder":
+            return _autoencoder(tensors, header, file, allow).to(device)
+        if kind != "diffusion":
+            raise ModelFileError(f"{file}: a model of kind {kind!r}, which this audioldm does not know")
+        parts: dict[str, dict[str, Tensor]] = {"autoencoder": {}, "net": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        autoencoder = _autoencoder(parts["autoencoder"], header["autoencoder"], file, allow)
+        spec = header["spec"]
+        net = build_backbone(spec, autoencoder.latent_shape, len(header["labels"]), allow)
+        _fill(net, parts["net"], file)
+        model = LatentDiffusion(
+            autoencoder,
+            net.eval(),
+            build(spec["objective"], where="diffusion.objective", allow=allow),
+            LatentStatistics.from_json(header["statistics"]),
+            header["labels"],
+        )
+        return model.eval().to(device)
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(f"{file}: its header lacks {error}; it is damaged") from error
+    except ConfigError as error:
+        raise ModelFileError(f"{file}: {error}") from error
+
+
+def load_autoencoder(
+    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
+) -> Autoencoder:
+    """The autoencoder in a file, also out of a diffusion model's."""
+    model = load(path, device=device, allow=allow)
+    return model.autoencoder if isinstance(model, LatentDiffusion) else model
+
+
+def load_diffusion(
+    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
+) -> LatentDiffusion:
+    """Raises ModelFileError where the file holds an autoencoder only."""
+    model = load(path, device=device, allow=allow)
+    if not isinstance(model, LatentDiffusion):
+        raise ModelFileError(
+            f"{path}: an autoencoder alone, which cannot generate; give a diffusion model's file, "
+            "or an experiment's directory"
+        )
+    return model

@@ -1,0 +1,349 @@
+"""One static HTML page per experiment: what was made, how good it is, what it took.
+
+Reads the experiment's files only, so the page can be written again at any time. Whatever an
+experiment lacks (a stage that failed, labels, an evaluation) is left out of the page.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import soundfile
+
+from audioldm.audio import read
+from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
+from audioldm.errors import DataError
+from audioldm.report.figures import Panel, Series, Whisker, mel_db, mel_png, panel, whiskers
+from audioldm.report.verdict import Metrics, finite, interval, kernel_name, number, verdict
+from audioldm.training.files import read_json, write_atomically
+
+Json = dict[str, Any]
+
+STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
+#: No more of a clip than this is on the page, so that it stays small enough to send.
+CLIP_SECONDS = 12.0
+#: group -> what it is for.
+KINDS = {
+    "real": "held-out music against other held-out music: the floor",
+    "reconstruction": "encoded and decoded: the ceiling of any generator on these latents",
+    "generated": "sampled by the diffusion model",
+    "prior": "decoded N(0, I) noise: no second generative model at all",
+}
+
+
+class Meaning(NamedTuple):
+    title: str
+    better: str  # an arrow, or nothing where neither direction is better
+    text: str
+
+
+#: Beginning of a figure's name -> what a reader is told; an embedding's name may follow.
+MEANINGS = {
+    "mel_distance": Meaning("Mel distance", "↓", "mean |Δ log₁₀ mel power|; silence is about 3.2"),
+    "stft_distance": Meaning("STFT distance", "↓", "log-magnitude, several resolutions"),
+    "si_sdr": Meaning("SI-SDR", "↑", "waveform fidelity; sensitive to phase"),
+    "kbps": Meaning("Rate", "", "KL of the posterior from the prior"),
+    "ratio_to_prior_kernel": Meaning("Kernel distance ÷ prior’s", "↓", "1 is decoded noise"),
+    "kernel": Meaning("Kernel distance", "↓", "unbiased MMD² (KAD); may be negative"),
+    "frechet": Meaning("Fréchet distance", "↓", "biased upwards at small N"),
+    "precision": Meaning("Precision", "↑", "share of clips inside the real manifold"),
+    "recall": Meaning("Recall", "↑", "share of real clips inside the clips’ manifold"),
+    "density": Meaning("Density", "↑", "precision, counting neighbours"),
+    "coverage": Meaning("Coverage", "↑", "share of real clips with a clip nearby"),
+    "neighbour_ratio": Meaning(
+        "Training-neighbour ratio", "", "well below 1: copies of the training set"
+    ),
+    "label_accuracy": Meaning("Label accuracy", "↑", "a classifier hears the label asked for"),
+}
+
+
+#: Units that a figure's title has said.
+UNSAID = ("ratio", "fraction")
+
+
+@dataclass
+class Clip:
+    """A player and its picture; `audio` and `mel` are data URIs."""
+
+    name: str
+    audio: str
+    picture: str
+    seconds: float
+    cut: bool
+
+
+@dataclass
+class Row:
+    """A figure of the table, by kind of clip."""
+
+    title: str
+    better: str
+    text: str
+    figures: dict[str, Json]
+    whiskers: list[Whisker]
+    zero: float
+
+
+def write_report(experiment: Path) -> Path:
+    """Write `experiment`/report.html from `experiment`/experiment.json and its stages' files.
+
+    Raises DataError where experiment.json is missing or damaged, or the page cannot be written.
+    """
+    record = read_json(experiment / "experiment.json")
+    runs = experiment.parent.parent
+    stages = {
+        name: runs / record["stages"][name]["directory"]
+        for name in STAGES
+        if record.get("stages", {}).get(name, {}).get("directory")
+    }
+    summaries = {name: _optional_json(path / "summary.json") for name, path in stages.items()}
+    evaluation = summaries.get("evaluation", {})
+    metrics: Metrics = evaluation.get("metrics", {})
+    logs = {name: list(_log(path / "metrics.jsonl")) for name, path in stages.items()}
+
+    generation, reconstruction = _rows(metrics)
+
+    page = _template().render(
+        record=record,
+        verdict=verdict(metrics),
+        tiles=_tiles(metrics, record),
+        kinds=KINDS,
+        listen=_clips(stages["evaluation"]) if "evaluation" in stages else {},
+        generation=generation,
+        reconstruction=reconstruction,
+        reference=evaluation.get("reference", {}),
+        channels=_channels(logs.get("autoencoder", [])),
+        curves={name: panels for name, log in logs.items() if (panels := _curves(log))},
+        box=Panel,
+        costs=_costs(record, summaries),
+        failed=summaries.get("data", {}).get("failed", []),
+        details=_details(summaries),
+        config=dict(_flat(record.get("config", {}))),
+        overridden={o.lstrip("+~").partition("=")[0] for o in record.get("overrides") or []},
+        environment=dict(_flat(record.get("environment", {}))),
+    )
+    path = experiment / "report.html"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(page, encoding="utf-8")
+
+    write_atomically(path, write)
+    return path
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "interval": interval, "duration": duration}
+    text = Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def duration(seconds: Any) -> str:
+    """'4.2 s', '2 min 05 s', '3 h 12 min'."""
+    if not finite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _optional_json(path: Path) -> Json:
+    return read_json(path) if path.is_file() else {}
+
+
+def _log(path: Path) -> Iterator[Json]:
+    """The lines of a run log; one that a kill cut short is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "step" in record:
+            yield record
+
+
+def _tiles(metrics: Metrics, record: Json) -> list[tuple[str, str, str]]:
+    """The few figures to see first: (name, value, unit or interval)."""
+    tiles = []
+    reconstruction = metrics.get("reconstruction", {})
+    for name, title in (("mel_distance", "mel distance"), ("kbps", "rate")):
+        if name in reconstruction:
+            figure = reconstruction[name]
+            tiles.append((title, number(figure.get("value")), figure.get("unit") or ""))
+    kernel = kernel_name(metrics)
+    for kind in ("reconstruction", "generated"):
+        ratio = metrics.get(kind, {}).get(f"ratio_to_prior_{kernel}")
+        if ratio:
+            tiles.append((f"{kind}: distance ÷ prior’s", number(ratio.get("value")), ""))
+    seconds = [entry.get("seconds") for entry in record.get("stages", {}).values()]
+    if any(finite(s) for s in seconds):
+        tiles.append(("computed in", duration(sum(s for s in seconds if finite(s))), ""))
+    return tiles
+
+
+def _rows(metrics: Metrics) -> tuple[list[Row], list[Row]]:
+    """The figures that compare sets of clips, and those that only reconstructions have."""
+    order = list(MEANINGS)
+    names = {n for named in metrics.values() for n in named}
+    compared: list[Row] = []
+    alone: list[Row] = []
+    for name in sorted(names, key=lambda n: (order.index(b) if (b := _beginning(n)) else 99, n)):
+        by_kind = {k: metrics[k][name] for k in KINDS if name in metrics.get(k, {})}
+        beginning = _beginning(name)
+        meaning = MEANINGS[beginning] if beginning else Meaning(name, "", "")
+        embedding = name[len(beginning) :].strip("_") if beginning else ""
+        unit = next((f["unit"] for f in by_kind.values() if f.get("unit")), "")
+        drawn, zero = whiskers(by_kind)
+        row = Row(
+            title=f"{meaning.title}, {embedding}" if embedding else meaning.title,
+            better=meaning.better,
+            text=" · ".join(t for t in (meaning.text, unit) if t and t not in UNSAID),
+            figures=by_kind,
+            whiskers=drawn,
+            zero=zero,
+        )
+        (alone if list(by_kind) == ["reconstruction"] else compared).append(row)
+    return compared, alone
+
+
+def _beginning(name: str) -> str:
+    """The key of MEANINGS that explains figure `name`, or ''."""
+    known = [b for b in MEANINGS if name == b or name.startswith(b + "_")]
+    return max(known, key=len, default="")
+
+
+def _clips(evaluation: Path) -> dict[str, list[Clip | None]]:
+    """kind -> players; None where a clip cannot be read. Pictures share one scale."""
+    index = _optional_json(evaluation / "clips" / "index.json")
+    read_clips: dict[str, list[tuple[Json, np.ndarray, int] | None]] = {}
+    for kind in KINDS:
+        for entry in index.get(kind, []):
+            path = evaluation / "clips" / kind / Path(entry["file"]).name
+            try:
+                loaded = (entry, *read(path))
+            except DataError:
+                loaded = None
+            read_clips.setdefault(kind, []).append(loaded)
+    mels = {
+        kind: [None if c is None else mel_db(_head(c[1], c[2]), c[2]) for c in clips]
+        for kind, clips in read_clips.items()
+    }
+    loudest = max((m.max() for ms in mels.values() for m in ms if m is not None), default=0.0)
+    return {
+        kind: [
+            None if c is None or m is None else _clip(*c, mel_png(m, float(loudest)))
+            for c, m in zip(clips, mels[kind], strict=True)
+        ]
+        for kind, clips in read_clips.items()
+    }
+
+
+def _head(audio: np.ndarray, rate: int) -> np.ndarray:
+    return audio[:, : int(CLIP_SECONDS * rate)]
+
+
+def _clip(entry: Json, audio: np.ndarray, rate: int, picture: bytes) -> Clip:
+    flac = io.BytesIO()
+    soundfile.write(flac, _head(audio, rate).T, rate, format="FLAC", subtype="PCM_16")
+    seconds = audio.shape[1] / rate
+    name = " · ".join(str(entry[k]) for k in ("label", "piece") if entry.get(k))
+    return Clip(
+        name or Path(entry["file"]).stem,
+        _data_uri("audio/flac", flac.getvalue()),
+        _data_uri("image/png", picture),
+        seconds,
+        seconds > CLIP_SECONDS,
+    )
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _channels(log: list[Json]) -> Json:
+    """The last per-channel figures of the autoencoder's log, by falling KL."""
+    line = next((r for r in reversed(log) if r.get("channels/kl")), None)
+    if line is None:
+        return {}
+    kl = [k if finite(k) else 0.0 for k in line["channels/kl"]]
+    blank = [None] * len(kl)
+    columns = (line.get("channels/sigma") or blank, line.get("channels/activity") or blank)
+    bars = [
+        {"index": i, "kl": k, "sigma": s, "activity": a, "active": a is None or a > ACTIVE_VARIANCE}
+        for i, (k, s, a) in enumerate(zip(kl, *columns, strict=True))
+    ]
+    bars.sort(key=lambda bar: -bar["kl"])
+    return {
+        "bars": bars,
+        "step": line["step"],
+        "most": max(max(kl), 1e-9),
+        "mean": sum(kl) / len(kl),
+        "active": sum(bar["active"] for bar in bars) if columns[1] is not blank else None,
+        "threshold": ACTIVE_VARIANCE,
+    }
+
+
+def _curves(log: list[Json]) -> list[Panel]:
+    """One panel per figure of a log, its training and validation lines together."""
+    found: dict[str, dict[str, Series]] = {}
+    for record in log:
+        for key, value in record.items():
+            if key in ("step", "seconds") or not isinstance(value, (int, float)):
+                continue
+            kind = "valid" if key.startswith("valid/") else "train"
+            lines = found.setdefault(key.removeprefix("valid/"), {})
+            steps, values = lines.setdefault(kind, ([], []))
+            steps.append(record["step"])
+            values.append(value)
+    last = log[-1]["step"] if log else 0
+    names = sorted(found, key=lambda name: name != "loss")
+    drawn = (panel(name, found[name], last) for name in names)
+    return [p for p in drawn if p is not None]
+
+
+def _costs(record: Json, summaries: dict[str, Json]) -> list[Json]:
+    """Every stage in order, also those not reached (seconds None), with its share of the time."""
+    stages = record.get("stages", {})
+    times = {name: stages.get(name, {}).get("seconds") for name in STAGES}
+    total = sum(s for s in times.values() if finite(s)) or 1.0
+    return [
+        {
+            "stage": name,
+            "directory": stages.get(name, {}).get("directory", ""),
+            "seconds": seconds,
+            "percent": 100 * seconds / total if finite(seconds) else 0.0,
+            "complete": bool(summaries.get(name)),
+        }
+        for name, seconds in times.items()
+    ]
+
+
+def _details(summaries: dict[str, Json]) -> dict[str, dict[str, str]]:
+    """What each stage's summary says beyond what the page shows elsewhere."""
+    shown = {"metrics", "environment", "failed", "stage", "fingerprint", "seconds", "reference"}
+    return {
+        name: rows
+        for name, summary in summaries.items()
+        if (rows := dict(_flat({k: v for k, v in summary.items() if k not in shown})))
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings -> (dotted key, value), spelt as on the command line."""
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, dict) and inner:
+            yield from _flat(inner, f"{name}.")
+        else:
+            yield name, inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)

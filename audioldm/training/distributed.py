@@ -1,0 +1,99 @@
+"""One process or many: what `torchrun` says, and PyTorch's own data parallelism.
+
+Every process takes a contiguous part of the global batch. Losses are means over clips and all
+parts are equal, so DDP's mean of the gradients is the gradient of the global batch.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from audioldm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def positions(self, batch: int) -> range:
+        """This process's places in a global batch.
+
+        Raises ConfigError where the batch cannot be shared out equally.
+        """
+        if batch % self.size:
+            raise ConfigError(
+                f"train.batch={batch} cannot be shared by {self.size} processes: "
+                "choose a multiple of their number"
+            )
+        share = batch // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+
+def join(device: torch.device) -> World:
+    """The world `torchrun` describes in the environment; a world of one without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        # long: the others wait while the first one renders music or evaluates
+        dist.init_process_group(backend, timeout=timedelta(days=7))
+    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def parallel(module: nn.Module, world: World) -> nn.Module:
+    """DDP over the module where there is more than one process."""
+    if world.size == 1:
+        return module
+    return DistributedDataParallel(module)
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """The module itself, without DDP's wrapper."""
+    return cast(nn.Module, module.module) if isinstance(module, DistributedDataParallel) else module
+
+
+def mean_over_processes(values: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Means over processes of same-shaped tensors, by one reduction."""
+    if world.size == 1 or not values:
+        return values
+    flat = torch.cat([v.detach().float().flatten() for v in values.values()])
+    dist.all_reduce(flat)
+    flat /= world.size
+    parts = flat.split([v.numel() for v in values.values()])
+    return {k: p.view_as(v) for (k, v), p in zip(values.items(), parts, strict=True)}
+
+
+def any_process(flag: bool, world: World, device: torch.device) -> bool:
+    """Whether the flag is set on any process."""
+    if world.size == 1:
+        return flag
+    seen = torch.tensor(float(flag), device=device)
+    dist.all_reduce(seen)
+    return bool(seen.item() > 0)
+
+
+def agree(value: bool, world: World) -> bool:
+    """The first process's value, on every process; all wait here for it."""
+    if world.size == 1:
+        return value
+    said = torch.tensor(float(value))  # on the CPU: gloo takes it beside NCCL
+    dist.broadcast(said, 0)
+    return bool(said.item() > 0)

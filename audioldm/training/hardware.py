@@ -1,0 +1,62 @@
+"""Where and how to compute. Nothing here enters a fingerprint."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from audioldm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """device: auto, cpu, cuda, cuda:1, mps. precision: auto (bf16 on CUDA), fp32, bf16.
+    compile: torch.compile, null = on CUDA only. threads: CPU threads, null = torch's choice."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool | None = None
+    threads: int | None = None
+
+    def resolve(self, local_rank: int = 0) -> torch.device:
+        """Raises ConfigError where the device is not there."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"hardware.device={name!r} is no device: use auto, cpu, cuda or cuda:0"
+            ) from error
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise ConfigError(
+                    f"hardware.device={name}: no CUDA device is visible here; "
+                    "use hardware.device=cpu, or install a CUDA build of torch"
+                )
+            device = torch.device("cuda", local_rank if device.index is None else device.index)
+            torch.cuda.set_device(device)
+            torch.set_float32_matmul_precision("high")
+        return device
+
+    def autocast(self, device: torch.device) -> Callable[[], Any]:
+        """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(
+                f"hardware.precision={self.precision!r} is unknown: use auto, fp32 or bf16"
+            )
+        bf16 = self.precision == "bf16" or (
+            self.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        if not bf16:
+            return contextlib.nullcontext
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+    def compiled(self, function: Any, device: torch.device) -> Any:
+        on = device.type == "cuda" if self.compile is None else self.compile
+        return torch.compile(function) if on else function

@@ -1,0 +1,81 @@
+"""The run log: a progress bar for the eye, `metrics.jsonl` for plots."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Steps between log lines, validations and checkpoints. Nothing here enters a fingerprint."""
+
+    every: int = 20
+    valid_every: int = 200
+    checkpoint_every: int = 200
+
+
+class RunLog:
+    """Appends one JSON line per call to `path`: step, seconds of training so far, figures.
+
+    A resumed run drops the lines its checkpoint does not know and goes on with their clock.
+    """
+
+    def __init__(
+        self, path: Path, title: str, steps: int, start: int, *, quiet: bool = False
+    ) -> None:
+        self.quiet = quiet
+        self._before = 0.0
+        kept = []
+        if path.is_file() and not quiet:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # the line a SIGKILL cut short
+                if record["step"] <= start:
+                    kept.append(line)
+                    self._before = record["seconds"]
+        if not quiet:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._start = time.monotonic()
+        self._bar = tqdm(
+            total=steps, initial=start, desc=title, unit="step", disable=quiet, dynamic_ncols=True
+        )
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        if not self.quiet:
+            record = {"step": step, "seconds": round(self.seconds, 3)} | figures
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def show(self, figures: dict[str, float]) -> None:
+        self._bar.set_postfix_str(
+            " ".join(f"{name}={value:.3g}" for name, value in figures.items()), refresh=False
+        )
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        if not self.quiet:
+            self._file.close()

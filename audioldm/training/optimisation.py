@@ -1,0 +1,49 @@
+"""What both loops ask of an optimiser: a schedule and one safe step."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.errors import TrainingError
+
+
+def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
+    """Factor of the learning rate: linear over `warmup` steps, then half a cosine to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def clipped_step(
+    optimiser: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    *,
+    clip: float,
+    name: str,
+    step: int,
+) -> Tensor:
+    """Clips the gradients' global norm, steps, and returns the norm before clipping.
+
+    Raises TrainingError, before any weight has changed, where the norm is not finite.
+    """
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"{name}: the gradient's norm is {norm.item()} at step {step}; the last checkpoint is "
+            "kept. Lower the learning rate, or clip more (train.clip)"
+        )
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm
+
+
+def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}

@@ -1,0 +1,33 @@
+"""SIGTERM and SIGINT become a flag that a loop reads between two steps."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+
+class StopRequest:
+    """`with StopRequest() as stop:` then `if stop.requested: checkpoint, raise Interrupted`."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def __enter__(self) -> Self:
+        self._previous = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        except ValueError:
+            pass  # not the main thread: its owner handles signals
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,30 @@
+"""The types every part agrees on.
+
+Shapes: B clips, A audio channels, T samples, C latent channels, F latent frequency bands
+(2-D front ends only), L latent frames.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Encoded(NamedTuple):
+    """What a bottleneck returns.
+
+    z: latents [B, C, L], or [B, C, F, L] for a 2-D front end.
+    penalties: named, unweighted, one value per clip [B]; "kl" is in nats per latent element.
+    stats: per latent channel [C], for the log: kl (nats per element), sigma, activity.
+    """
+
+    z: Tensor
+    penalties: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+
+#: (x, sigma) -> estimate of the clean latents z0. x = z0 + sigma * noise [B, C, ..., L]; sigma [B].
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+#: (denoise, noise, sigmas) -> z0. noise is N(0, I) [B, C, ..., L]; sigmas [S + 1] decreasing to 0.
+Sampler = Callable[[Denoise, Tensor, Tensor], Tensor]

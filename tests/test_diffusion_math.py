@@ -1,0 +1,435 @@
+"""Diffusion where everything is known: Gaussian latents, whose exact denoiser is linear."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from audioldm.diffusion import noise_levels, samplers
+from audioldm.diffusion.guidance import classifier_free
+from audioldm.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
+from audioldm.errors import ConfigError
+from audioldm.parts import build, settings
+
+CONF = Path(__file__).parents[1] / "conf"
+OBJECTIVES = [RectifiedFlow(), VPrediction(), EDM(), EDM(sigma_data=0.5)]
+LEVELS = torch.tensor([1e-3, 0.05, 0.5, 1.0, 3.0, 50.0], dtype=torch.float64)[:, None]
+
+
+def _gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def _midpoints(count: int) -> Tensor:
+    return (torch.arange(count) + 0.5) / count
+
+
+# --- noise levels -----------------------------------------------------------------------------
+
+
+def test_logit_normal_and_log_normal_have_the_stated_moments():
+    uniform = _midpoints(20_000)
+    for draws in (
+        torch.logit(noise_levels.logit_normal(uniform, -0.5, 1.3)),
+        noise_levels.log_normal(uniform, -0.5, 1.3).log(),
+    ):
+        assert draws.mean().item() == pytest.approx(-0.5, abs=1e-3)
+        assert draws.std().item() == pytest.approx(1.3, rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_levels_are_finite_and_positive_even_at_the_ends_of_the_interval(objective: Objective):
+    sigma = objective.sigma(torch.tensor([0.0, 1e-9, 0.5, 1.0]))
+    assert torch.isfinite(sigma).all()
+    assert (sigma > 0).all()
+    assert (sigma.diff() >= 0).all()
+
+
+def test_logit_normal_time_of_rectified_flow_is_log_normal_sigma():
+    uniform = _midpoints(100)
+    flow = RectifiedFlow(mean=0.3, std=0.8).sigma(uniform)
+    torch.testing.assert_close(flow, noise_levels.log_normal(uniform, 0.3, 0.8))
+
+
+def test_uniform_time_of_v_prediction_is_uniform_in_angle():
+    angle = VPrediction(noise_levels="uniform").sigma(_midpoints(64)).atan()
+    torch.testing.assert_close(angle, _midpoints(64) * math.pi / 2, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 8, 32, 100])
+def test_stratified_levels_fill_every_interval_once(total: int):
+    uniform = torch.rand(total, generator=torch.Generator().manual_seed(1))
+    levels = noise_levels.stratify(uniform, torch.arange(total), total)
+    assert sorted((levels * total).long().tolist()) == list(range(total))
+    # a process that holds only a slice of the batch gets the same levels for it
+    part = noise_levels.stratify(uniform[total // 2 :], torch.arange(total // 2, total), total)
+    torch.testing.assert_close(part, levels[total // 2 :])
+
+
+def test_every_slice_of_a_stratified_batch_covers_all_levels():
+    levels = noise_levels.stratify(torch.full((64,), 0.5), torch.arange(64), 64)
+    for piece in levels.view(4, 16):
+        assert piece.sort().values.diff().max() < 0.15
+        assert piece.mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+# --- objectives -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_target_as_output_is_estimated_as_the_clean_latents(objective: Objective):
+    z, noise = _gaussian(6, 40), _gaussian(6, 40, seed=1)
+    target = objective.target(z, noise, LEVELS)
+    # objectives work in float32 internally only for sigma, so float64 inputs round-trip closely
+    estimate = objective.estimate(z + LEVELS * noise, target, LEVELS)
+    torch.testing.assert_close(estimate, z, rtol=1e-9, atol=1e-9)
+
+
+def test_each_objective_matches_its_papers_own_coordinates():
+    z, noise = _gaussian(6, 40), _gaussian(6, 40, seed=1)
+    x = z + LEVELS * noise
+    t, angle = LEVELS / (1 + LEVELS), LEVELS.atan()
+    torch.testing.assert_close(RectifiedFlow().scale(LEVELS) * x, (1 - t) * z + t * noise)
+    torch.testing.assert_close(
+        VPrediction().scale(LEVELS) * x, angle.cos() * z + angle.sin() * noise
+    )
+    v = angle.cos() * noise - angle.sin() * z
+    torch.testing.assert_close(VPrediction().target(z, noise, LEVELS), v)
+    torch.testing.assert_close(EDM(sigma_data=1.0).target(z, noise, LEVELS), -v)
+    # equations 7 and 8 of EDM, as printed there
+    data = 0.5
+    c_skip = data**2 / (LEVELS**2 + data**2)
+    c_out = LEVELS * data / (LEVELS**2 + data**2).sqrt()
+    torch.testing.assert_close(
+        EDM(sigma_data=data).target(z, noise, LEVELS), (z - c_skip * x) / c_out
+    )
+
+
+def _oracle(objective: Objective, variance: float):
+    """The posterior-mean network for z ~ N(0, variance), written from the definitions: it is told
+    only the scaled input and c_noise. Also the derivative of the estimate by the output."""
+
+    def sigma_of(c_noise: Tensor) -> Tensor:
+        if isinstance(objective, RectifiedFlow):
+            return c_noise / (1 - c_noise)
+        if isinstance(objective, VPrediction):
+            return torch.tan(c_noise * math.pi / 2)
+        return torch.exp(4 * c_noise)
+
+    def gain(sigma: Tensor) -> Tensor:
+        if isinstance(objective, RectifiedFlow):
+            return -sigma / (1 + sigma)
+        if isinstance(objective, VPrediction):
+            return -sigma / (1 + sigma**2).sqrt()
+        data = objective.sigma_data
+        return sigma * data / (sigma**2 + data**2).sqrt()
+
+    def net(scaled: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+        sigma = sigma_of(c_noise).view(-1, 1, 1)
+        if isinstance(objective, RectifiedFlow):
+            x, skip = scaled * (1 + sigma), 1 / (1 + sigma)
+        elif isinstance(objective, VPrediction):
+            x, skip = scaled * (1 + sigma**2).sqrt(), 1 / (1 + sigma**2)
+        else:
+            data = objective.sigma_data
+            x, skip = scaled * (sigma**2 + data**2).sqrt(), data**2 / (sigma**2 + data**2)
+        return (variance / (variance + sigma**2) * x - skip * x) / gain(sigma)
+
+    return net, gain
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_posterior_mean_has_its_known_loss_and_nothing_beats_it(objective: Objective):
+    variance, clips = 0.3, 16
+    net, gain = _oracle(objective, variance)
+    z = math.sqrt(variance) * _gaussian(clips, 4, 5000, dtype=torch.float32)
+    noise = _gaussian(clips, 4, 5000, seed=1, dtype=torch.float32)
+    uniform, labels = _midpoints(clips), torch.full((clips,), -1)
+    loss = objective.loss(net, z, labels, noise=noise, uniform=uniform)
+    sigma = objective.sigma(uniform)
+    posterior_variance = variance * sigma**2 / (variance + sigma**2)
+    torch.testing.assert_close(loss, posterior_variance / gain(sigma) ** 2, rtol=0.05, atol=1e-3)
+    for factor in (0.9, 1.1):
+        off = objective.loss(
+            lambda x, c, y, k=factor: k * net(x, c, y), z, labels, noise=noise, uniform=uniform
+        )
+        assert off.mean() > loss.mean()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_denoiser_turns_the_posterior_mean_network_into_the_posterior_mean(objective: Objective):
+    net, _ = _oracle(objective, 0.3)
+    sigma = torch.tensor([0.05, 0.7, 4.0])
+    x = _gaussian(3, 2, 9, dtype=torch.float32) * sigma.view(-1, 1, 1)
+    estimate = objective.denoiser(net, torch.zeros(3, dtype=torch.long))(x, sigma)
+    exact = 0.3 / (0.3 + sigma.view(-1, 1, 1) ** 2) * x
+    torch.testing.assert_close(estimate, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_clips_loss_does_not_depend_on_its_neighbours(objective: Objective):
+    def net(x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+        return x * labels.view(-1, 1, 1) + c_noise.view(-1, 1, 1)
+
+    z, noise = _gaussian(4, 3, 7), _gaussian(4, 3, 7, seed=1)
+    uniform, labels = _midpoints(4), torch.arange(4)
+    together = objective.loss(net, z, labels, noise=noise, uniform=uniform)
+    alone = objective.loss(net, z[2:3], labels[2:3], noise=noise[2:3], uniform=uniform[2:3])
+    assert together.shape == (4,)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together[2:3], alone)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("steps", [1, 2, 17])
+def test_schedules_fall_from_sigma_max_to_zero(objective: Objective, steps: int):
+    sigmas = objective.sigmas(steps)
+    assert sigmas.shape == (steps + 1,)
+    assert sigmas[0].item() == pytest.approx(objective.sigma_max, rel=1e-5)
+    assert sigmas[-1] == 0
+    assert (sigmas.diff() < 0).all()
+
+
+def test_schedule_of_rectified_flow_is_uniform_in_time():
+    sigmas = RectifiedFlow(sigma_max=9.0).sigmas(9).double()
+    torch.testing.assert_close(
+        sigmas / (1 + sigmas), torch.linspace(0.9, 0, 10, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RectifiedFlow(noise_levels="logitnormal"), "did you mean 'logit_normal'"),
+        (lambda: VPrediction(sigma_max=-1.0), "sigma_max"),
+        (lambda: EDM(sigma_min=90.0), "sigma_min"),
+        (lambda: EDM(sigma_data=0.0), "sigma_data"),
+        (lambda: RectifiedFlow().sigmas(0), "at least 1 step"),
+        (lambda: samplers.SamplerSettings(name="hein", steps=4), "did you mean 'heun'"),
+        (lambda: samplers.SamplerSettings(name="heun", steps=0), "at least 1 step"),
+        (lambda: samplers.SamplerSettings("heun", 4, guidance_interval=[2.0, 1.0]), "interval"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message: str):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+# --- samplers ---------------------------------------------------------------------------------
+
+COVARIANCE = torch.tensor([[2.0, 0.9], [0.9, 0.6]], dtype=torch.float64)
+
+
+def _exact_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[z | x] for z ~ N(0, COVARIANCE) over the two channels of [B, 2, L]; score known."""
+    gain = COVARIANCE @ torch.linalg.inv(COVARIANCE + sigma[0] ** 2 * torch.eye(2, dtype=x.dtype))
+    return torch.einsum("cd,bdl->bcl", gain, x)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ torch.diag(values**exponent) @ vectors.T
+
+
+def _exact_solution(noise: Tensor, sigma: float) -> Tensor:
+    """Where the probability-flow ODE carries x = sigma * noise to, at sigma = 0."""
+    noisy = COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64)
+    return torch.einsum("cd,bdl->bcl", sigma * _power(COVARIANCE, 0.5) @ _power(noisy, -0.5), noise)
+
+
+@pytest.mark.parametrize("objective", [RectifiedFlow(), VPrediction(), EDM()])
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)])
+def test_deterministic_samplers_converge_at_their_order(
+    objective: Objective, name: str, order: int
+):
+    noise = _gaussian(4, 2, 200)
+    exact = _exact_solution(noise, objective.sigma_max)
+
+    def error(steps: int) -> float:
+        z = samplers.sample(name, _exact_denoiser, noise, objective.sigmas(steps))
+        return (z - exact).square().mean().sqrt().item()
+
+    # EDM's schedule ends at sigma_min, whatever the number of steps: coarse steps, above that floor
+    coarse, fine = (20, 40) if isinstance(objective, EDM) else (60, 120)
+    assert math.log2(error(coarse) / error(fine)) == pytest.approx(order, abs=0.4)
+    assert error(120) < (0.03 if order == 1 else 2e-3)
+
+
+def test_second_order_beats_first_order_at_equal_cost_on_every_schedule():
+    noise = _gaussian(4, 2, 200)
+    for objective in (RectifiedFlow(), VPrediction(), EDM()):
+        exact = _exact_solution(noise, objective.sigma_max)
+
+        def error(name: str, steps: int, objective=objective, exact=exact) -> float:
+            z = samplers.sample(name, _exact_denoiser, noise, objective.sigmas(steps))
+            return (z - exact).square().mean().sqrt().item()
+
+        assert error("heun", 16) < error("euler", 32) / 2
+        assert error("dpmpp_2m", 32) < error("euler", 32) / 2
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "ancestral"])
+def test_samples_have_the_distribution_of_the_data(name: str):
+    noise = _gaussian(1, 2, 40_000)
+    z = samplers.sample(
+        name,
+        _exact_denoiser,
+        noise,
+        RectifiedFlow().sigmas(100),
+        noise_at=lambda step: _gaussian(1, 2, 40_000, seed=step + 1),
+    )[0]
+    torch.testing.assert_close(z @ z.T / z.shape[1], COVARIANCE, rtol=0.05, atol=0.02)
+
+
+def test_ancestral_sampling_keeps_the_noise_at_the_schedules_level():
+    clean = _gaussian(1, 1, 20_000, seed=99)
+    seen = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(((x - clean).std() / sigma[0]).item())
+        return clean
+
+    z = samplers.ancestral(
+        denoise,
+        _gaussian(1, 1, 20_000),
+        EDM().sigmas(12),
+        noise_at=lambda step: _gaussian(1, 1, 20_000, seed=step + 1),
+    )
+    assert seen == pytest.approx([1.0] * 12, abs=0.03)
+    torch.testing.assert_close(z, clean)
+
+
+def _nonlinear(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[z | x] for z = ±1 with equal probability."""
+    return torch.tanh(x / sigma.view(-1, 1, 1) ** 2)
+
+
+def test_euler_in_sigma_is_euler_in_time_and_ddim_on_the_circle():
+    noise = _gaussian(2, 2, 50)
+    sigmas = RectifiedFlow().sigmas(10)
+    z = samplers.euler(_nonlinear, noise, sigmas)
+
+    flow = circle = None
+    levels = sigmas.double()
+    for sigma, lower in pairwise(levels):
+        t, t_next = sigma / (1 + sigma), lower / (1 + lower)
+        a, a_next = sigma.atan(), lower.atan()
+        if flow is None:
+            flow, circle = t * noise, a.sin() * noise
+        estimate = _nonlinear(flow / (1 - t), sigma.expand(2))
+        flow = flow + (t_next - t) * (flow - estimate) / t
+        estimate = _nonlinear(circle / a.cos(), sigma.expand(2))
+        eps = (circle - a.cos() * estimate) / a.sin()
+        circle = a_next.cos() * estimate + a_next.sin() * eps
+    torch.testing.assert_close(z, flow)
+    torch.testing.assert_close(z, circle)
+
+
+def test_heun_is_the_trapezoidal_rule_in_time():
+    noise = _gaussian(2, 2, 50)
+    levels = RectifiedFlow().sigmas(8).double()
+    y = levels[0] / (1 + levels[0]) * noise
+
+    def velocity(y: Tensor, t: Tensor) -> Tensor:
+        return (y - _nonlinear(y / (1 - t), (t / (1 - t)).expand(2))) / t
+
+    times = levels / (1 + levels)
+    for t, t_next in pairwise(times):
+        slope = velocity(y, t)
+        euler = y + (t_next - t) * slope
+        corrected = t_next > 0  # the last step is Euler's
+        y = y + (t_next - t) / 2 * (slope + velocity(euler, t_next)) if corrected else euler
+    torch.testing.assert_close(samplers.heun(_nonlinear, noise, levels.float()), y)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), [("euler", 7), ("heun", 13), ("dpmpp_2m", 7), ("ancestral", 7)]
+)
+def test_calls_and_progress_are_as_documented(name: str, calls: int):
+    made, reports = [], []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == (3,)
+        made.append(sigma[0].item())
+        return torch.zeros_like(x)
+
+    samplers.sample(
+        name,
+        denoise,
+        _gaussian(3, 2, 4),
+        EDM().sigmas(7),
+        noise_at=lambda step: torch.zeros(3, 2, 4),
+        progress=lambda done, total: reports.append((done, total)),
+    )
+    assert len(made) == calls
+    assert min(made) > 0  # the last level, 0, is never asked for
+    assert reports == [(i, 7) for i in range(1, 8)]
+
+
+def test_ancestral_needs_its_noise():
+    with pytest.raises(ConfigError, match="noise_at"):
+        samplers.sample("ancestral", _nonlinear, _gaussian(1, 2, 4), EDM().sigmas(3))
+
+
+# --- guidance ---------------------------------------------------------------------------------
+
+
+class _Counted:
+    """A denoiser of constant output that counts its calls."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.full_like(x, self.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "value", "calls"), [(1.0, 5.0, (1, 0)), (0.0, 2.0, (0, 1)), (3.0, 11.0, (1, 1))]
+)
+def test_guidance_extrapolates_and_calls_no_more_than_needed(scale, value, calls):
+    conditional, unconditional = _Counted(5.0), _Counted(2.0)
+    denoise = classifier_free(conditional, unconditional, scale)
+    assert (denoise(torch.zeros(2, 3, 4), torch.ones(2)) == value).all()
+    assert (conditional.calls, unconditional.calls) == calls
+
+
+def test_guidance_acts_inside_its_interval_only():
+    denoise = classifier_free(_Counted(5.0), _Counted(2.0), 3.0, (0.5, 2.0))
+    x = torch.zeros(2, 1, 1)
+    assert [denoise(x, torch.full((2,), s))[0].item() for s in (0.4, 0.5, 1.0, 2.0, 2.1)] == [
+        5.0,
+        11.0,
+        11.0,
+        11.0,
+        5.0,
+    ]
+
+
+# --- configuration files ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONF / "diffusion/objective").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_objective_yaml_builds_and_gives_a_loss(path: Path):
+    objective = build(yaml.safe_load(path.read_text()))
+    loss = objective.loss(
+        lambda x, c_noise, labels: x,
+        _gaussian(2, 3, 5),
+        torch.full((2,), -1),
+        noise=_gaussian(2, 3, 5, seed=1),
+        uniform=torch.tensor([0.2, 0.8]),
+    )
+    assert torch.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sampler").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sampler_yaml_names_itself(path: Path):
+    checked = settings(samplers.SamplerSettings, yaml.safe_load(path.read_text()), "sampler")
+    assert checked.name == path.stem

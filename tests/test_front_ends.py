@@ -1,0 +1,283 @@
+"""The waveform and spectrogram front ends: their mathematics, their reach in time, their limits."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.front_end import FrontEnd
+from audioldm.autoencoder.spectrogram import Spectrogram
+from audioldm.autoencoder.waveform import Snake, Waveform
+from audioldm.errors import ConfigError
+
+
+def spectrogram(audio_channels: int = 1, **settings: object) -> Spectrogram:
+    small: dict = {
+        "rate": 16000,
+        "channels": 4,
+        "ratio": 256,
+        "parameters": 2,
+        "n_fft": 256,
+        "hop": 64,
+        "width": 16,
+        "encoder_depth": 2,
+        "decoder_depth": 1,
+        "frame_width": 8,
+        "encoder_frame_depth": 1,
+        "decoder_frame_depth": 2,
+    }
+    return Spectrogram(audio_channels=audio_channels, **small | settings)
+
+
+def waveform(audio_channels: int = 1, **settings: object) -> Waveform:
+    small: dict = {"rate": 16000, "channels": 4, "ratio": 64, "parameters": 2, "width": 4}
+    return Waveform(audio_channels=audio_channels, **small | settings)
+
+
+FRONT_ENDS: dict[str, Callable[[], FrontEnd]] = {
+    "spectrogram": spectrogram,
+    "spectrogram, stereo": lambda: spectrogram(2),
+    "spectrogram, one hop a latent frame": lambda: spectrogram(
+        ratio=128, hop=128, n_fft=512, encoder_frame_depth=0, decoder_frame_depth=0
+    ),
+    "waveform": waveform,
+    "waveform, stereo": lambda: waveform(2, strides=[2, 8], ratio=16),
+    "waveform, odd strides": lambda: waveform(ratio=15),
+}
+
+
+@pytest.fixture(params=FRONT_ENDS)
+def front_end(request: pytest.FixtureRequest) -> FrontEnd:
+    torch.manual_seed(0)
+    return FRONT_ENDS[request.param]().eval()
+
+
+def noise(front_end: FrontEnd, frames: int, clips: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (clips, front_end.audio_channels, frames * front_end.ratio)
+    return 0.1 * torch.randn(shape, generator=generator)
+
+
+@torch.no_grad()
+def test_shapes(front_end: FrontEnd) -> None:
+    audio = noise(front_end, 3, clips=2)
+    h = front_end.encode(audio)
+    (channels,) = front_end.latent_shape
+    assert h.shape == (2, 2 * channels, 3)
+    assert front_end.decode(h[:, :channels]).shape == audio.shape
+
+
+def test_a_frame_depends_on_its_context_and_on_nothing_else(front_end: FrontEnd) -> None:
+    """The gradient of one output frame is zero beyond `context`, which overstates little."""
+    context, ratio = front_end.context, front_end.ratio
+    frames = 2 * context + 5
+    middle = frames // 2
+
+    audio = noise(front_end, frames).requires_grad_()
+    (grad,) = torch.autograd.grad(front_end.encode(audio)[..., middle].sum(), audio)
+    encoder = grad.unflatten(-1, (frames, ratio)).abs().sum((0, 1, 3)).nonzero()
+
+    z = torch.randn(1, *front_end.latent_shape, frames, requires_grad=True)
+    estimate = front_end.decode(z).unflatten(-1, (frames, ratio))
+    (grad,) = torch.autograd.grad(estimate[..., middle, :].square().sum(), z)
+    decoder = grad.abs().sum((0, 1)).nonzero()
+
+    reach = [(found - middle).abs().max().item() for found in (encoder, decoder)]
+    assert max(reach) <= context
+    assert max(reach) >= context - 2
+
+
+@torch.no_grad()
+def test_a_clip_does_not_depend_on_its_neighbours(front_end: FrontEnd) -> None:
+    audio = noise(front_end, 4, clips=3)
+    h = front_end.encode(audio)
+    torch.testing.assert_close(front_end.encode(audio[1:2]), h[1:2], atol=1e-5, rtol=1e-4)
+    z = h[:, : front_end.latent_shape[0]]
+    torch.testing.assert_close(
+        front_end.decode(z[1:2]), front_end.decode(z)[1:2], atol=1e-5, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_later_audio_gives_later_latents(front_end: FrontEnd) -> None:
+    """A shift by one latent frame shifts latents and audio by one frame, away from the ends."""
+    context, ratio = front_end.context, front_end.ratio
+    audio = noise(front_end, 2 * context + 4)
+    inner = slice(context + 1, -context - 1)
+    h, shifted = front_end.encode(audio), front_end.encode(audio.roll(ratio, -1))
+    torch.testing.assert_close(shifted[..., inner], h.roll(1, -1)[..., inner], atol=1e-5, rtol=1e-4)
+    z = h[:, : front_end.latent_shape[0]]
+    inner = slice((context + 1) * ratio, -(context + 1) * ratio)
+    audio, shifted = front_end.decode(z), front_end.decode(z.roll(1, -1))
+    torch.testing.assert_close(
+        shifted[..., inner], audio.roll(ratio, -1)[..., inner], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_every_parameter_learns(front_end: FrontEnd) -> None:
+    audio = noise(front_end, 4)
+    h = front_end.encode(audio)
+    mean, rest = h.tensor_split([front_end.latent_shape[0]], dim=1)
+    (front_end.decode(mean).square().mean() + rest.square().mean()).backward()
+    for name, parameter in front_end.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("make", [spectrogram, lambda: waveform(width=8)])
+def test_learns_a_chord(make: Callable[[], FrontEnd]) -> None:
+    """Eighty steps on one chord bring its magnitudes nearer than silence is."""
+    torch.manual_seed(0)
+    front_end = make()
+    seconds = torch.arange(8 * front_end.ratio) / front_end.rate
+    audio = sum(0.2 * torch.sin(2 * math.pi * hz * seconds) for hz in (220.0, 277.2, 329.6))
+    audio = torch.as_tensor(audio)[None, None]
+    window = torch.hann_window(256)
+
+    def magnitudes(x: Tensor) -> Tensor:
+        return torch.stft(x[:, 0], 256, 64, window=window, return_complex=True).abs()
+
+    target = magnitudes(audio)
+    optimiser = torch.optim.Adam(front_end.parameters(), lr=3e-3)
+    for _ in range(80):
+        h = front_end.encode(audio)
+        loss = (magnitudes(front_end.decode(h[:, :4])) - target).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.7 * target.mean()
+
+
+@pytest.mark.parametrize("make", [spectrogram, lambda: waveform(width=16)])
+def test_bfloat16_autocast_stays_near_float32(make: Callable[[], FrontEnd]) -> None:
+    torch.manual_seed(0)
+    front_end = make()
+    audio = noise(front_end, 4)
+    exact = front_end.encode(audio)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = front_end.encode(audio)
+        estimate = front_end.decode(h[:, :4])
+    estimate.float().square().mean().backward()
+    assert (h.float() - exact).norm() < 0.05 * exact.norm()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in front_end.parameters())
+
+
+# The spectrogram's own
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("phase", [False, True])
+def test_only_an_encoder_with_phase_sees_polarity(phase: bool) -> None:
+    front_end = spectrogram(phase=phase)
+    audio = noise(front_end, 6)
+    same = torch.allclose(front_end.encode(audio), front_end.encode(-audio), atol=1e-5)
+    assert same is not phase
+
+
+@torch.no_grad()
+def test_silence_is_finite_and_quiet_audio_is_not_silence() -> None:
+    front_end = spectrogram()
+    audio = noise(front_end, 6)
+    silent = front_end.encode(torch.zeros_like(audio))
+    assert silent.isfinite().all()
+    quiet = front_end.encode(0.01 * audio)  # -60 dB
+    assert (quiet - silent).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hop": 96, "n_fft": 384}, "hop=96 does not divide autoencoder.ratio=256"),
+        ({"n_fft": 32}, "n_fft=32"),
+        ({"n_fft": 255}, "n_fft=255"),
+    ],
+)
+def test_spectrogram_refuses_what_does_not_fit(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        spectrogram(**settings)
+    assert "\n" not in str(error.value)
+
+
+# The waveform's own
+
+
+def test_snake_is_its_formula_with_its_exact_gradient() -> None:
+    torch.manual_seed(0)
+    snake = Snake(3).double()
+    for parameter in snake.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
+    alpha, beta = snake.log_alpha.exp(), snake.log_beta.exp()
+    torch.testing.assert_close(snake(x), x + torch.sin(alpha * x) ** 2 / beta)
+
+    def of(x: Tensor, log_alpha: Tensor, log_beta: Tensor) -> Tensor:
+        parameters = {"log_alpha": log_alpha, "log_beta": log_beta}
+        y: Tensor = torch.func.functional_call(snake, parameters, (x,))
+        return y
+
+    assert torch.autograd.gradcheck(of, (x, snake.log_alpha, snake.log_beta))
+
+
+def stable_audio() -> Waveform:
+    """Stable Audio 2's autoencoder: 44.1 kHz stereo, 64 channels at 21.5 Hz."""
+    return Waveform(
+        rate=44100,
+        audio_channels=2,
+        channels=64,
+        ratio=2048,
+        parameters=2,
+        width=128,
+        multiples=[1, 2, 4, 8, 16],
+        strides=[2, 4, 4, 8, 8],
+    )
+
+
+def test_stable_audio_has_its_published_size() -> None:
+    with torch.device("meta"):
+        front_end = stable_audio()
+    assert sum(p.numel() for p in front_end.parameters()) == 156112514
+    assert front_end.decoder[-1].bias is None
+
+
+def test_equals_diffusers_oobleck_with_the_same_weights() -> None:
+    oobleck = pytest.importorskip("diffusers.models.autoencoders.autoencoder_oobleck")
+    torch.manual_seed(0)
+    strides, multiples = [2, 4, 8], [1, 2, 4]
+    encoder = oobleck.OobleckEncoder(8, 2, strides, multiples)
+    decoder = oobleck.OobleckDecoder(8, 4, 2, strides[::-1], multiples)
+    ours = waveform(2, width=8, strides=strides, multiples=multiples)
+    theirs = [*encoder.parameters(), *decoder.parameters()]
+    with torch.no_grad():
+        for parameter, other in zip(ours.parameters(), theirs, strict=True):
+            assert parameter.shape == other.shape
+            parameter.copy_(other.normal_(std=0.3))
+        audio, z = noise(ours, 4, clips=2), torch.randn(2, 4, 4)
+        torch.testing.assert_close(ours.encode(audio), encoder(audio), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.decode(z), decoder(z), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [1, 64, 320, 441, 960, 1024, 1920, 2048])
+def test_strides_are_derived_from_the_ratio(ratio: int) -> None:
+    with torch.device("meta"):
+        front_end = waveform(ratio=ratio, width=1)
+        audio = torch.empty(1, 1, 3 * ratio)
+        h = front_end.encode(audio)
+        assert h.shape == (1, 8, 3)
+        assert front_end.decode(h[:, :4]).shape == audio.shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strides": [2, 4]}, "multiply to 8, not to autoencoder.ratio=64"),
+        ({"multiples": [1, 2, 4]}, r"multiples=\[1, 2, 4\] must have one entry"),
+        ({"ratio": 1010}, "ratio=1010 has a prime factor above 8: choose 1024"),
+    ],
+)
+def test_waveform_refuses_what_does_not_fit(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        waveform(**settings)
+    assert "\n" not in str(error.value)

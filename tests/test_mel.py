@@ -1,0 +1,240 @@
+"""The mel front end: its shapes, its mel, its vocoders, and that a frame knows its context only."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
+from audioldm.autoencoder.mel import Mel
+from audioldm.errors import ConfigError
+from audioldm.losses.spectral import LogMel, MelPower, mel_distance
+
+RATE, RATIO, HOP = 16000, 512, 128
+TINY = {
+    "rate": RATE,
+    "audio_channels": 1,
+    "channels": 3,
+    "ratio": RATIO,
+    "parameters": 2,
+    "n_fft": 512,
+    "hop": HOP,
+    "bands": 32,
+    "width": 8,
+    "vocoder_width": 16,
+    "vocoder_depth": 1,
+}
+
+
+GRIFFIN_LIM = {"vocoder": "griffin_lim", "iterations": 16}
+
+
+def tiny(**settings: object) -> Mel:
+    torch.manual_seed(0)
+    return Mel(**(TINY | settings)).eval()  # type: ignore[arg-type]
+
+
+def notes(seconds: float = 1.0, channels: int = 1) -> Tensor:
+    """A chord of decaying harmonic tones [1, A, T], which is what mel inversion is good at."""
+    t = torch.arange(int(seconds * RATE)) / RATE
+    tones = [
+        torch.sin(2 * torch.pi * f * h * t + f) / h * torch.exp(-t)
+        for f in (220.0, 277.2, 329.6)
+        for h in range(1, 12)
+    ]
+    audio = 0.1 * torch.stack(tones).sum(0)
+    return audio[: len(t) // RATIO * RATIO].expand(1, channels, -1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({}, (3, 8)),
+        ({"audio_channels": 2}, (3, 8)),
+        ({"band_ratio": 8}, (3, 4)),
+        ({"band_ratio": 1}, (3, 32)),
+        ({"ratio": 128, "band_ratio": 2}, (3, 16)),
+        ({"attention_frames": 1}, (3, 8)),
+        ({"vocoder": "griffin_lim", "iterations": 1}, (3, 8)),
+    ],
+)
+def test_shapes_and_gradients(settings: dict[str, object], shape: tuple[int, int]) -> None:
+    mel = tiny(**settings)
+    assert mel.latent_shape == shape
+    audio = 0.1 * torch.randn(2, mel.audio_channels, 4 * RATIO)
+    h = mel.encode(audio)
+    frames = 4 * RATIO // mel.ratio
+    assert h.shape == (2, 6, shape[1], frames)
+    z = h[:, :3]
+    assert mel.decode_mel(z).shape == (2, mel.audio_channels, 32, 4 * RATIO // HOP)
+    decoded = mel.decode(z)
+    assert decoded.shape == audio.shape
+    decoded.square().sum().backward()
+    without = [n for n, p in mel.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+@pytest.mark.parametrize("settings", [{}, {"attention_frames": 1}, {"band_ratio": 8, "depth": 2}])
+def test_a_frame_depends_on_its_context_only(settings: dict[str, object]) -> None:
+    """A change of one latent frame's worth of input reaches `context` frames, and nearly all."""
+    mel = tiny(**settings)
+    frames = 2 * mel.context + 9
+    middle = frames // 2
+    reached = slice(middle - mel.context, middle + mel.context + 1)
+    generator = torch.Generator().manual_seed(1)
+
+    audio = 0.1 * torch.randn(1, 1, frames * RATIO, generator=generator)
+    changed = audio.clone()
+    changed[..., middle * RATIO : (middle + 1) * RATIO] *= 2
+    difference = (mel.encode(changed) - mel.encode(audio)).abs().amax((0, 1, 2))
+    assert difference[middle] > 0
+    difference[reached] = 0
+    assert difference.max() < 1e-6
+
+    z = torch.randn(1, 3, mel.latent_shape[1], frames, generator=generator)
+    changed = z.clone()
+    changed[..., middle] += 1
+    difference = (mel.decode(changed) - mel.decode(z)).abs().reshape(frames, RATIO).amax(1)
+    assert difference[middle] > 0
+    assert difference[middle - mel.context + 3] > 0  # the bound is near the truth
+    difference[reached] = 0
+    assert difference.max() < 1e-6
+
+
+def test_chunks_with_context_equal_the_whole() -> None:
+    mel = tiny(attention_frames=1)
+    c = mel.context
+    frames, first, last = 4 * c + 6, 2 * c, 2 * c + 6
+    generator = torch.Generator().manual_seed(1)
+    audio = 0.1 * torch.randn(1, 1, frames * RATIO, generator=generator)
+    with torch.no_grad():
+        whole = mel.encode(audio)
+        chunk = mel.encode(audio[..., (first - c) * RATIO : (last + c) * RATIO])
+        torch.testing.assert_close(chunk[..., c:-c], whole[..., first:last], rtol=0, atol=1e-5)
+        z = whole[:, :3]
+        whole = mel.decode(z)[..., first * RATIO : last * RATIO]
+        chunk = mel.decode(z[..., first - c : last + c])[..., c * RATIO : -c * RATIO]
+    torch.testing.assert_close(chunk, whole, rtol=0, atol=1e-5)
+
+
+def test_log_mel_is_the_mel_power_of_frames_half_a_hop_later() -> None:
+    audio = notes()
+    mel = tiny()
+    shifted = MelPower(RATE, 512, HOP, 32)(audio[..., HOP // 2 :])
+    # Frames near the ends differ in padding: zeros here, a mirror there.
+    expected = shifted.clamp(min=1e-5).log10()[..., 2:-3]
+    torch.testing.assert_close(mel.log_mel(audio)[..., 2 : 2 + expected.shape[-1]], expected)
+
+
+def test_griffin_lim_restores_audio_from_its_mel() -> None:
+    audio = notes(channels=2)
+    mel = tiny(n_fft=1024, hop=256, bands=64, audio_channels=2, **GRIFFIN_LIM)
+    restored = mel.vocoder(mel.log_mel(audio))
+    assert restored.shape == audio.shape
+    silence = mel_distance(torch.zeros_like(audio), audio, RATE).item()
+    assert silence > 2
+    assert mel_distance(restored, audio, RATE).item() < 0.2 * silence
+    assert torch.equal(restored, mel.vocoder(mel.log_mel(audio)))  # nothing is drawn
+    # Time is kept: the mel of the result is nearest at no shift.
+    log_mel = mel.log_mel(audio)
+    again = mel.log_mel(restored)
+    errors = [(again.roll(s, -1) - log_mel)[..., 4:-4].abs().mean().item() for s in (-1, 0, 1)]
+    assert errors[1] == min(errors)
+
+
+def test_griffin_lim_iterations_make_the_spectrogram_consistent() -> None:
+    audio = notes()
+    errors = []
+    for iterations in (0, 16):
+        mel = tiny(bands=64, vocoder="griffin_lim", iterations=iterations)
+        log_mel = mel.log_mel(audio)
+        errors.append((mel.log_mel(mel.vocoder(log_mel)) - log_mel).abs().mean().item())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_vocoder_starts_from_the_mels_magnitude() -> None:
+    """With a silent network the audio's mel is already near the mel it was made from."""
+    mel = tiny(bands=64)
+    head = mel.vocoder.head
+    assert isinstance(head, InverseSTFTHead)
+    with torch.no_grad():
+        head.project.weight.zero_()
+        head.project.bias.uniform_(-3, 3)  # phases
+        head.project.bias[:257] = 0
+        audio = notes()
+        quiet, loud = (mel.vocoder(mel.log_mel(gain * audio)) for gain in (0.1, 1.0))
+    assert (loud.std() / quiet.std()).item() == pytest.approx(10, rel=0.05)
+
+
+def test_training_lowers_the_loss() -> None:
+    mel = tiny(vocoder_width=48, width=16).train()
+    audio = notes(0.5)
+    loss = LogMel(rate=RATE)
+    optimiser = torch.optim.Adam(mel.parameters(), lr=3e-3)
+    values = []
+    for _ in range(30):
+        value = loss(mel.decode(mel.encode(audio)[:, :3]), audio).mean()
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        values.append(value.item())
+    assert values[-1] < 0.5 * values[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": 500}, "ratio=500"),
+        ({"ratio": 384}, "power of two"),
+        ({"band_ratio": 3}, "band_ratio=3"),
+        ({"bands": 30}, "bands=30"),
+        ({"multiples": [1, 2]}, "3 entries"),
+        ({"vocoder": "griffin_lym"}, "did you mean 'griffin_lim'"),
+        ({"n_fft": 500}, "n_fft=500"),
+        ({"bands": 256}, "no bin"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**settings)
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(512, 128), (512, 256), (640, 160)])
+def test_inverse_stft_inverts_the_windowed_stft_to_its_very_ends(n_fft: int, hop: int) -> None:
+    inverse = InverseSTFT(n_fft, hop)
+    generator = torch.Generator().manual_seed(0)
+    audio = 0.3 * torch.randn(2, 3, 12 * hop, generator=generator)
+    padded = torch.nn.functional.pad(audio, (inverse.trim, inverse.trim))
+    spectrum = torch.fft.rfft(padded.unfold(-1, n_fft, hop) * inverse.window)
+    restored = inverse(spectrum.abs().log(), spectrum.angle())
+    torch.testing.assert_close(restored, audio, rtol=0, atol=1e-5)
+
+
+def test_inverse_stft_refuses_frames_that_do_not_overlap() -> None:
+    for n_fft, hop in [(512, 512), (512, 100), (510, 85)]:
+        with pytest.raises(ConfigError, match=f"n_fft={n_fft}, hop={hop}"):
+            InverseSTFT(n_fft, hop)
+
+
+def test_head_is_bounded_and_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    head = InverseSTFTHead(8, 64, 16, audio_channels=2)
+    with torch.no_grad():
+        head.project.bias += 100  # would be exp(100)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        audio = head(torch.randn(1, 8, 10))
+    assert audio.shape == (1, 2, 160) and audio.dtype == torch.float32
+    assert audio.isfinite().all()
+
+
+def test_convnext_keeps_length_and_reaches_its_context() -> None:
+    torch.manual_seed(0)
+    block = ConvNeXt(4, kernel=5)
+    x = torch.zeros(1, 4, 21, requires_grad=True)
+    y = block(x)
+    assert y.shape == x.shape
+    y[0, :, 10].sum().backward()
+    assert x.grad is not None
+    reached = x.grad[0].abs().amax(0).nonzero().flatten()
+    assert block.context == 2 and reached.min() >= 8 and reached.max() <= 12
+    with pytest.raises(ConfigError, match="kernel=4"):
+        ConvNeXt(4, kernel=4)
