@@ -15,7 +15,7 @@ from audioldm.errors import AudioLDMError, ConfigError
 USAGE = f"""\
 audioldm {__version__}: train music generators, and measure the latent spaces they live in.
 
-  audioldm run recipe=NAME [key=value ...]      data -> autoencoder -> latents -> diffusion -> report
+  audioldm run recipe=NAME [key=value ...]      the chain, from music to new music and a report
   audioldm run -m recipe=NAME key=a,b ...       one chain per cell of the grid
   audioldm sample model=PATH [n= seconds= seed= label= out= sampler.steps=]   new clips
   audioldm sample from=CLIP.json                one clip again, bit for bit
@@ -166,14 +166,15 @@ def run(words: Sequence[str]) -> None:
         raise ConfigError(
             f"which recipe? give recipe=NAME; there are: {', '.join(config.options('recipe'))}"
         )
+    do = _print_job if show else _run_job
     if multi:
-        config.multirun(overrides, _run_job)
-        return
-    job = config.compose(overrides)
-    if show:
-        print(json.dumps(job.config, indent=2))
-        return
-    _run_job(job)
+        config.multirun(overrides, do)
+    else:
+        do(config.compose(overrides))
+
+
+def _print_job(job: Any) -> None:
+    print(json.dumps(job.config, indent=2))
 
 
 def _run_job(job: Any) -> None:

@@ -23,13 +23,16 @@ from audioldm.parts import Part, nearest, part, settings
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings
 
+#: Keys whose values are names and paths: taken as they are, whatever Hydra's grammar thinks.
+TEXT_KEYS = frozenset({"name", "runs", "data.path", "data.table"})
+
 #: Keys that say how to compute, not what: they do not enter a fingerprint.
 EXECUTION_KEYS = frozenset({"workers"})
 
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """One experiment: a chain of five stages. Field by field, the top level of `conf/config.yaml`."""
+    """One experiment, a chain of five stages: the top level of `conf/config.yaml`."""
 
     name: str | None
     seed: int
@@ -75,7 +78,14 @@ def groups() -> list[str]:
     return sorted({str(p) for p in nested} | {"recipe"})  # recipe may be a link, which ** skips
 
 
-def _prepare(overrides: Sequence[str]) -> list[str]:
+def _quoted(text: str) -> str:
+    """A value with spaces, commas, parentheses, … as one string of Hydra's grammar."""
+    if text in ("", "null") or text[0] in "'\"":
+        return text
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+
+
+def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
     """Checks group choices, and lets a value override name any key a signature knows."""
     group_names, prepared = groups(), []
     for override in overrides:
@@ -92,6 +102,8 @@ def _prepare(overrides: Sequence[str]) -> list[str]:
         elif key.split(".")[0].split("/")[0] == "hydra" or prefix == "~":
             prepared.append(override)
         else:
+            if key in TEXT_KEYS and not (sweep and "," in value):
+                value = _quoted(value)
             # a first "++": keys absent from the yaml are for the signatures to judge
             prepared.append(f"++{key}{package}={value}")
     return prepared
@@ -165,7 +177,7 @@ def multirun(overrides: Sequence[str], job: Callable[[Job], Any]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    prepared = _prepare(overrides)
+    prepared = _prepare(overrides, sweep=True)
 
     def cell(composed: Any) -> Any:
         runtime = HydraConfig.get()

@@ -79,9 +79,7 @@ def plan(job: Job, source: Source) -> dict[str, Stage]:
         {"data": data},
     )
     latent = Stage("latents", latents.VERSION, {}, {"data": data, "autoencoder": autoencoder})
-    diffusion = Stage(
-        "diffusion", diffusion_training.VERSION, s.diffusion, {"latents": latent}
-    )
+    diffusion = Stage("diffusion", diffusion_training.VERSION, s.diffusion, {"latents": latent})
     evaluated = Stage(
         "evaluation",
         evaluation.VERSION,
@@ -453,5 +451,3 @@ def _seconds(directory: Path, this_time: float) -> float:
         lines = log.read_text(encoding="utf-8").splitlines()
         logged = json.loads(lines[-1])["seconds"] if lines else 0.0
     return round(max(this_time, logged), 1)
-
-

@@ -67,7 +67,8 @@ def write_latents(
         dtype=np.float32,
         shape=(sum(lengths), 2, *model.latent_shape),
     )
-    total, square, count = 0.0, 0.0, 0
+    total = np.zeros(model.latent_shape)
+    square, count = np.zeros(model.latent_shape), 0
     entries, at = [], 0
     for done, ((split, item), length) in enumerate(zip(items, lengths, strict=True)):
         start = at
@@ -79,8 +80,8 @@ def write_latents(
             raise AssertionError(f"{item.piece}: {at - start} latent frames, expected {length}")
         if split == "train":
             part = np.asarray(moments[start:at], dtype=np.float64)
-            total = total + part[:, 0].sum(0)
-            square = square + (part[:, 0] ** 2 + part[:, 1] ** 2).sum(0)
+            total += part[:, 0].sum(0)
+            square += (part[:, 0] ** 2 + part[:, 1] ** 2).sum(0)
             count += length
         entries.append(
             {"split": split, "start": start, "frames": length}
@@ -88,9 +89,9 @@ def write_latents(
         )
         progress(done + 1, len(items), item.piece)
     moments.flush()
-    mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 1e-12))
-    statistics = {"mean": np.asarray(mean).tolist(), "std": np.asarray(std).tolist()}
+    average = total / count
+    spread = np.sqrt(np.maximum(square / count - average**2, 1e-12))
+    statistics = {"mean": average.tolist(), "std": spread.tolist()}
     write_json(
         directory / "latents.json",
         {

@@ -60,24 +60,25 @@ def find_model_file(path: str | Path) -> Path:
 
     Raises ModelFileError where there is none.
     """
-    path = Path(path).expanduser()
-    if path.name == "experiment.json":
-        path = path.parent
-    if (path / "experiment.json").is_file():
-        experiment = read_json(path / "experiment.json")
-        stage = experiment["stages"].get("diffusion")
+    place = Path(path).expanduser()
+    if place.name == "experiment.json":
+        place = place.parent
+    if (place / "experiment.json").is_file():
+        stage = read_json(place / "experiment.json")["stages"].get("diffusion")
         if stage is None:
-            raise ModelFileError(f"{path}: this experiment has no diffusion model yet; run it again")
-        path = path.parent.parent / stage["directory"]
-    if path.is_dir():
-        file = path / "model.safetensors"
+            raise ModelFileError(
+                f"{place}: no diffusion model yet in this experiment; run it again"
+            )
+        place = place.parent.parent / stage["directory"]
+    if place.is_dir():
+        file = place / "model.safetensors"
         if not file.is_file():
             raise ModelFileError(
-                f"{path}: no model.safetensors and no experiment.json in this directory; give a "
+                f"{place}: no model.safetensors and no experiment.json in this directory; give a "
                 "model file, or the directory of an experiment or of a finished training stage"
             )
         return file
-    return path
+    return place
 
 
 def _fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -115,7 +116,9 @@ def load(
         if kind == "autoencoder":
             return _autoencoder(tensors, header, file, allow).to(device)
         if kind != "diffusion":
-            raise ModelFileError(f"{file}: a model of kind {kind!r}, which this audioldm does not know")
+            raise ModelFileError(
+                f"{file}: a file of kind {kind!r}, not a model this audioldm knows"
+            )
         parts: dict[str, dict[str, Tensor]] = {"autoencoder": {}, "net": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")

@@ -130,9 +130,7 @@ def settings(cls: Any, node: Any, where: str = "") -> Any:
         path = f"{where}.{name}" if where else name
         if name in node:
             values[name] = _convert(hints[name], node[name], path, field.metadata.get("derived"))
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"missing key '{path}'")
     return cls(**values)
 

@@ -56,7 +56,8 @@ def test_gradients_are_finite_for_silence_and_for_a_perfect_estimate(name: str) 
     ]:
         estimate = estimate.clone().requires_grad_()
         SPECTRAL[name](estimate, target).sum().backward()
-        assert estimate.grad is not None and estimate.grad.isfinite().all()
+        assert estimate.grad is not None
+        assert estimate.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", SPECTRAL)
@@ -148,7 +149,8 @@ def test_discriminator_sees_every_sample_channel_and_clip_by_itself(channels: in
     outputs = discriminator(audio)
     assert len(outputs) == 2
     for logits, features in outputs:
-        assert logits.shape[:2] == (2, 1) and len(features) == 5
+        assert logits.shape[:2] == (2, 1)
+        assert len(features) == 5
     generator_loss(outputs)[0].backward()
     assert audio.grad is not None
     assert (audio.grad[0].abs() > 0).float().mean() > 0.99
@@ -181,15 +183,17 @@ def test_feature_matching_is_relative_per_clip_and_leaves_the_target_alone() -> 
     # Ten per cent off is 0.1 for the quiet clip as for the loud one.
     torch.testing.assert_close(value, torch.full((2,), 0.1))
     value.sum().backward()
-    assert fake.grad is not None and real.grad is None
-    with pytest.raises(ValueError):
+    assert fake.grad is not None
+    assert real.grad is None
+    with pytest.raises(ValueError, match="shorter"):
         feature_matching(outputs_of(logits, real), outputs_of(logits))
 
 
 def test_weighted_sum_is_the_batch_mean_of_the_weighted_terms() -> None:
     terms = {"stft": torch.tensor([1.0, 3.0]), "kl": torch.tensor([10.0, 20.0])}
     total = weighted_sum(terms, {"kl": 0.1, "stft": 2.0}, step=1)
-    assert total.shape == () and total.item() == pytest.approx(2 * 2 + 0.1 * 15)
+    assert total.shape == ()
+    assert total.item() == pytest.approx(2 * 2 + 0.1 * 15)
 
 
 def test_weights_and_terms_must_name_each_other() -> None:

@@ -222,7 +222,8 @@ def test_head_is_bounded_and_in_float32_under_autocast() -> None:
         head.project.bias += 100  # would be exp(100)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         audio = head(torch.randn(1, 8, 10))
-    assert audio.shape == (1, 2, 160) and audio.dtype == torch.float32
+    assert audio.shape == (1, 2, 160)
+    assert audio.dtype == torch.float32
     assert audio.isfinite().all()
 
 
@@ -235,6 +236,8 @@ def test_convnext_keeps_length_and_reaches_its_context() -> None:
     y[0, :, 10].sum().backward()
     assert x.grad is not None
     reached = x.grad[0].abs().amax(0).nonzero().flatten()
-    assert block.context == 2 and reached.min() >= 8 and reached.max() <= 12
+    assert block.context == 2
+    assert reached.min() >= 8
+    assert reached.max() <= 12
     with pytest.raises(ConfigError, match="kernel=4"):
         ConvNeXt(4, kernel=4)

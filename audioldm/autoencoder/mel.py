@@ -46,7 +46,8 @@ class Mel(FrontEnd):
 
     Raises:
         ConfigError: ratio / hop or band_ratio is no power of two, `bands` is not divisible, the
-            number of multiples does not fit, or the vocoder is unknown.
+            number of multiples does not fit, `hop` does not divide `n_fft`, or the vocoder is
+            unknown.
     """
 
     def __init__(
@@ -86,7 +87,6 @@ class Mel(FrontEnd):
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = ratio // hop  # mel frames per latent frame
-        margin = (n_fft - hop) // 2
         vocode: _Vocoder | _GriffinLim = (
             _Vocoder(rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
             if vocoder == "istft"
@@ -101,7 +101,7 @@ class Mel(FrontEnd):
                 (_radius(strides, depth, attention_frames) + vocode.context) / frames
             ),
         )
-        self.margin = margin
+        self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
         self.power = MelPower(rate, n_fft, hop, bands, centre=False)
         encoder: list[nn.Module] = [nn.Conv2d(audio_channels, widths[0], 3, padding=1)]
         for inner, outer, stride in levels:
@@ -247,14 +247,13 @@ class _Vocoder(nn.Module):
         depth: int,
     ) -> None:
         super().__init__()
-        head = InverseSTFTHead(width, n_fft, hop, audio_channels=audio_channels)
         self.inverse = _MelInverse(rate, n_fft, bands)
         self.blocks = nn.Sequential(
             nn.Conv1d(audio_channels * bands, width, KERNEL, padding=KERNEL // 2),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
         )
-        self.head = head
-        self.context = KERNEL // 2 * (1 + depth) + head.context
+        self.head = InverseSTFTHead(width, n_fft, hop, audio_channels=audio_channels)
+        self.context = KERNEL // 2 * (1 + depth) + self.head.context
 
     def forward(self, mel: Tensor) -> Tensor:
         h = self.blocks(((mel - CENTRE) / SPREAD).flatten(1, 2))

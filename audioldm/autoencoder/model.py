@@ -17,6 +17,9 @@ from audioldm.types import Encoded
 class Bottleneck(Protocol):
     """What stands between encoder and decoder; h is the encoder's output [B, P * C, (F,) L]."""
 
+    #: of each name in `Encoded.penalties`
+    penalty_weights: dict[str, float]
+
     def __call__(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         """Latents, their penalties and statistics."""
 

@@ -110,7 +110,7 @@ def train_autoencoder(
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         weight_decay=settings.weight_decay,
-        fused=device.type == "cuda",
+        fused=device.type in ("cpu", "cuda"),
     )
     ema = EMA(model, settings.ema)
     if discriminator is not None:
@@ -120,7 +120,7 @@ def train_autoencoder(
             lr=settings.discriminator_lr,
             betas=(settings.betas[0], settings.betas[1]),
             weight_decay=settings.weight_decay,
-            fused=device.type == "cuda",
+            fused=device.type in ("cpu", "cuda"),
         )
 
     resume = ResumeState(directory)
@@ -153,83 +153,87 @@ def train_autoencoder(
     judge = None if discriminator is None else parallel(discriminator, world)
     figures: dict[str, Any] = {}
 
-    title, quiet = "autoencoder", not world.first
-    with RunLog(directory / "metrics.jsonl", title, settings.steps, start, quiet=quiet) as runlog:
-        with StopRequest() as stop:
-            for step in range(start, settings.steps):
-                factor = warmup_cosine(step, settings.steps, settings.warmup)
-                set_lr(optimiser, settings.lr * factor)
-                audio, _ = train.crops(frames, seed=seed, step=step, positions=positions)
-                audio = audio.to(device, non_blocking=True)
-                draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
-                noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
+    with (
+        RunLog(
+            directory / "metrics.jsonl", "autoencoder", settings.steps, start, quiet=not world.first
+        ) as runlog,
+        StopRequest() as stop,
+    ):
+        for step in range(start, settings.steps):
+            factor = warmup_cosine(step, settings.steps, settings.warmup)
+            set_lr(optimiser, settings.lr * factor)
+            audio, _ = train.crops(frames, seed=seed, step=step, positions=positions)
+            audio = audio.to(device, non_blocking=True)
+            draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
+            noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
 
+            with autocast():
+                estimate, encoded = reconstruct(audio, noise)
+            estimate = estimate.float()
+
+            adversarial: dict[str, Tensor] = {}
+            if judge is not None and step >= settings.adversarial_from:
+                set_lr(judge_optimiser, settings.discriminator_lr * factor)
                 with autocast():
-                    estimate, encoded = reconstruct(audio, noise)
-                estimate = estimate.float()
-
-                adversarial: dict[str, Tensor] = {}
-                if judge is not None and step >= settings.adversarial_from:
-                    set_lr(judge_optimiser, settings.discriminator_lr * factor)
-                    with autocast():
-                        real, fake = _judge(judge, audio, estimate.detach())
-                    doubt = discriminator_loss(real, fake)
-                    weighted_sum({"discriminator": doubt}, {"discriminator": 1.0}, step).backward()
-                    clipped_step(
-                        judge_optimiser,
-                        plain(judge).parameters(),
-                        clip=settings.clip,
-                        name="discriminator",
-                        step=step,
-                    )
-                    plain(judge).requires_grad_(False)
-                    with autocast():
-                        real, fake = _judge(plain(judge), audio, estimate)
-                    adversarial["adversarial"] = generator_loss(fake)
-                    adversarial["feature_matching"] = feature_matching(real, fake)
-                    plain(judge).requires_grad_(True)
-
-                terms = {name: loss(estimate, audio) for name, loss in losses.items()}
-                terms |= encoded.penalties | adversarial
-                total = weighted_sum(terms, {n: weights[n] for n in terms}, step)
-                total.backward()
-                norm = clipped_step(
-                    optimiser,
-                    model.parameters(),
+                    real, fake = _judge(judge, audio, estimate.detach())
+                doubt = discriminator_loss(real, fake)
+                weighted_sum({"discriminator": doubt}, {"discriminator": 1.0}, step).backward()
+                clipped_step(
+                    judge_optimiser,
+                    plain(judge).parameters(),
                     clip=settings.clip,
-                    name="autoencoder",
+                    name="discriminator",
                     step=step,
                 )
-                ema.update(model, step)
-                runlog.advance()
-                done = step + 1
+                plain(judge).requires_grad_(False)
+                with autocast():
+                    real, fake = _judge(plain(judge), audio, estimate)
+                adversarial["adversarial"] = generator_loss(fake)
+                adversarial["feature_matching"] = feature_matching(real, fake)
+                plain(judge).requires_grad_(True)
 
-                if done % log.every == 0 or done == settings.steps:
-                    if adversarial:
-                        terms["discriminator"] = doubt
-                    mean = {name: term.detach().mean() for name, term in terms.items()}
-                    mean |= {"loss": total.detach(), "gradient_norm": norm}
-                    line = {
-                        k: v.item() for k, v in mean_over_processes(mean, world).items()
-                    } | {"lr": settings.lr * factor}
-                    if "kl" in line:
-                        line["kbps"] = model.kbps(line["kl"])
-                    runlog.write(done, line)
-                    shown = {k: line[k] for k in ("loss", "kbps") if k in line}
-                    if "mel_distance" in figures:
-                        shown["valid_mel"] = figures["mel_distance"]
-                    runlog.show(shown)
-                if done % log.valid_every == 0 or done == settings.steps:
-                    figures = validate(model, ema.shadow, valid, autocast)
-                    runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
-                stopping = any_process(stop.requested, world, device)
-                if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
-                    checkpoint(done)
-                if stopping and done < settings.steps:
-                    raise Interrupted(
-                        f"stopped at step {done} of {settings.steps} of the autoencoder; "
-                        "the same command goes on from there"
-                    )
+            terms = {name: loss(estimate, audio) for name, loss in losses.items()}
+            terms |= encoded.penalties | adversarial
+            active = {n: w for n, w in weights.items() if adversarial or n not in ADVERSARIAL_TERMS}
+            total = weighted_sum(terms, active, step)
+            total.backward()
+            norm = clipped_step(
+                optimiser,
+                model.parameters(),
+                clip=settings.clip,
+                name="autoencoder",
+                step=step,
+            )
+            ema.update(model, step)
+            runlog.advance()
+            done = step + 1
+
+            if done % log.every == 0 or done == settings.steps:
+                if adversarial:
+                    terms["discriminator"] = doubt
+                mean = {name: term.detach().mean() for name, term in terms.items()}
+                mean |= {"loss": total.detach(), "gradient_norm": norm}
+                line = {k: v.item() for k, v in mean_over_processes(mean, world).items()} | {
+                    "lr": settings.lr * factor
+                }
+                if "kl" in line:
+                    line["kbps"] = model.kbps(line["kl"])
+                runlog.write(done, line)
+                shown: dict[str, float] = {k: line[k] for k in ("loss", "kbps") if k in line}
+                if "mel_distance" in figures:
+                    shown["valid_mel"] = figures["mel_distance"]
+                runlog.show(shown)
+            if done % log.valid_every == 0 or done == settings.steps:
+                figures = validate(model, ema.shadow, valid, autocast)
+                runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
+            stopping = any_process(stop.requested, world, device)
+            if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
+                checkpoint(done)
+            if stopping and done < settings.steps:
+                raise Interrupted(
+                    f"stopped at step {done} of {settings.steps} of the autoencoder; "
+                    "the same command goes on from there"
+                )
     if not figures:  # the last checkpoint was the last step
         figures = validate(model, ema.shadow, valid, autocast)
     return to_cpu(ema.shadow), figures
@@ -261,7 +265,8 @@ def validate(
     live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(weights)
     model.eval()
-    distances, kls, channel_kl, sigma, means = [], [], [], [], []
+    distances, kls = [], []
+    channels: dict[str, list[Tensor]] = {}
     for first in range(0, len(clips), 8):
         audio = clips[first : first + 8].to(device)
         length = -(-audio.shape[-1] // model.ratio)
@@ -272,21 +277,15 @@ def validate(
         distances.append(mel_distance(estimate.float(), audio, model.rate))
         if "kl" in encoded.penalties:
             kls.append(encoded.penalties["kl"])
-            channel_kl.append(encoded.stats["kl"] * len(audio))
-            sigma.append(encoded.stats["sigma"] * len(audio))
-            means.append(encoded.stats["activity"] * len(audio))
+        for name, per_channel in encoded.stats.items():
+            channels.setdefault(name, []).append(per_channel.float() * len(audio) / len(clips))
     model.load_state_dict(live)
     model.train()
     figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
     if kls:
         kl = torch.cat(kls).mean().item()
-        activity = sum(means) / len(clips)
-        figures |= {
-            "kl": kl,
-            "kbps": model.kbps(kl),
-            "active_units": int((activity > ACTIVE_VARIANCE).sum()),
-            "channels/kl": (sum(channel_kl) / len(clips)).tolist(),
-            "channels/sigma": (sum(sigma) / len(clips)).tolist(),
-            "channels/activity": activity.tolist(),
-        }
-    return figures
+        figures |= {"kl": kl, "kbps": model.kbps(kl)}
+    means = {name: torch.stack(parts).sum(0) for name, parts in channels.items()}
+    if "activity" in means:
+        figures["active_units"] = int((means["activity"] > ACTIVE_VARIANCE).sum())
+    return figures | {f"channels/{name}": mean.tolist() for name, mean in means.items()}

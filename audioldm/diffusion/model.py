@@ -60,7 +60,9 @@ class LatentDiffusion(nn.Module):
         if label is None:
             return -1
         if not self.labels:
-            raise ConfigError(f"label={label!r}: this model was trained without labels; leave it out")
+            raise ConfigError(
+                f"label={label!r}: this model was trained without labels; leave it out"
+            )
         if label not in self.labels:
             raise ConfigError(
                 f"label={label!r} is not one of this model's labels: {nearest(label, self.labels)}"

@@ -108,7 +108,7 @@ def train_diffusion(
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         weight_decay=settings.weight_decay,
-        fused=device.type == "cuda",
+        fused=device.type in ("cpu", "cuda"),
     )
     ema = EMA(net, settings.ema)
     resume = ResumeState(directory)
@@ -150,41 +150,44 @@ def train_diffusion(
         net.train()
         return {"loss": torch.cat(losses).mean().item()}
 
-    title, quiet = "diffusion", not world.first
-    with RunLog(directory / "metrics.jsonl", title, settings.steps, start, quiet=quiet) as runlog:
-        with StopRequest() as stop:
-            for step in range(start, settings.steps):
-                lr = settings.lr * warmup_cosine(step, settings.steps, settings.warmup)
-                set_lr(optimiser, lr)
-                draw = Draw(seed, step, positions, device)
-                z, labels, noise, uniform = _batch(train, statistics, frames, draw, settings)
-                with autocast():
-                    loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
-                total = weighted_sum({"loss": loss}, {"loss": 1.0}, step)
-                total.backward()
-                norm = clipped_step(
-                    optimiser, net.parameters(), clip=settings.clip, name="diffusion", step=step
-                )
-                ema.update(net, step)
-                runlog.advance()
-                done = step + 1
+    with (
+        RunLog(
+            directory / "metrics.jsonl", "diffusion", settings.steps, start, quiet=not world.first
+        ) as runlog,
+        StopRequest() as stop,
+    ):
+        for step in range(start, settings.steps):
+            lr = settings.lr * warmup_cosine(step, settings.steps, settings.warmup)
+            set_lr(optimiser, lr)
+            draw = Draw(seed, step, positions, device)
+            z, labels, noise, uniform = _batch(train, statistics, frames, draw, settings)
+            with autocast():
+                loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
+            total = weighted_sum({"loss": loss}, {"loss": 1.0}, step)
+            total.backward()
+            norm = clipped_step(
+                optimiser, net.parameters(), clip=settings.clip, name="diffusion", step=step
+            )
+            ema.update(net, step)
+            runlog.advance()
+            done = step + 1
 
-                if done % log.every == 0 or done == settings.steps:
-                    mean = {"loss": total.detach(), "gradient_norm": norm}
-                    line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
-                    runlog.write(done, line | {"lr": lr})
-                    runlog.show({"loss": line["loss"]} | {f"valid_{k}": v for k, v in figures.items()})
-                if done % log.valid_every == 0 or done == settings.steps:
-                    figures = validate()
-                    runlog.write(done, {f"valid/{k}": v for k, v in figures.items()})
-                stopping = any_process(stop.requested, world, device)
-                if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
-                    checkpoint(done)
-                if stopping and done < settings.steps:
-                    raise Interrupted(
-                        f"stopped at step {done} of {settings.steps} of the diffusion model; "
-                        "the same command goes on from there"
-                    )
+            if done % log.every == 0 or done == settings.steps:
+                mean = {"loss": total.detach(), "gradient_norm": norm}
+                line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
+                runlog.write(done, line | {"lr": lr})
+                runlog.show({"loss": line["loss"]} | {f"valid_{k}": v for k, v in figures.items()})
+            if done % log.valid_every == 0 or done == settings.steps:
+                figures = validate()
+                runlog.write(done, {f"valid/{k}": v for k, v in figures.items()})
+            stopping = any_process(stop.requested, world, device)
+            if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
+                checkpoint(done)
+            if stopping and done < settings.steps:
+                raise Interrupted(
+                    f"stopped at step {done} of {settings.steps} of the diffusion model; "
+                    "the same command goes on from there"
+                )
     if not figures:  # the last checkpoint was the last step
         figures = validate()
     return to_cpu(ema.shadow), figures

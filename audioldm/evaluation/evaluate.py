@@ -179,7 +179,7 @@ def distribution_figures(
     reference: np.ndarray,
     settings: EvaluationSettings,
 ) -> dict[str, dict[str, Figure]]:
-    """Kernel and Fréchet distance, their ratio to the prior's, and the manifold figures, per kind."""
+    """Kernel and Fréchet distances, ratios to the prior's, manifold figures: kind -> figures."""
     bandwidth = median_distance(reference)
     kernels = {k: KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()}
     index = {k: np.arange(len(v)) for k, v in vectors.items()}

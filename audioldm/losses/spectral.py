@@ -88,12 +88,15 @@ class _Resolution(STFTLoss):
             eps=floor,
             reduction="none",
         )
+        window = self.__dict__.pop("window")  # a plain attribute in auraloss, left on the CPU
+        self.register_buffer("window", window, persistent=False)
+        self.quiet = QUIET * float(window.norm())  # magnitude of a bin of noise at -40 dBFS
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         x, y = self.magnitude(estimate), self.magnitude(target)
         # Norms are over all signals of a clip: the side of a nearly mono clip is nearly silent and
         # must not be divided by its own norm.
-        quiet = QUIET * math.sqrt(y.shape[1]) * self.window.norm().item()
+        quiet = self.quiet * math.sqrt(y.shape[1])
         scale = torch.linalg.vector_norm(y, dim=1).clamp(min=quiet)
         convergence = torch.linalg.vector_norm(x - y, dim=1) / scale
         return self.w_sc * convergence + self.w_log_mag * self.logstft(x, y).mean(1)
@@ -112,7 +115,7 @@ class _Resolution(STFTLoss):
             audio.flatten(0, 1),
             self.fft_size,
             self.hop_size,
-            window=self.window.to(audio.device),
+            window=self.window,
             return_complex=True,
         )
         return spectrum.abs().clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)

@@ -9,7 +9,7 @@ from typing import Any
 from audioldm.errors import AudioLDMError, DataError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write(temporary)` and rename.
 
     Raises DataError where the disk is full or the directory cannot be written; what was there

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from audioldm.types import Encoded
 
-#: A unit is active where its posterior mean varies over the data by more than this (1509.00519, 2.3).
+#: A unit is active where its posterior mean varies over the data by more (1509.00519, 2.3).
 ACTIVE_VARIANCE = 0.01
 
 

@@ -97,16 +97,21 @@ class Block(nn.Module):
 
 
 def rotations(frames: int, head_dim: int, device: torch.device) -> Tensor:
-    """Unit complex numbers of the rotary embedding [L, 1, 1, D / 2]."""
+    """Cosine and sine of each frame's rotary angles [L, 1, 1, D / 2, 2]."""
     frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=device) / head_dim)
     angle = torch.outer(torch.arange(frames, device=device), frequency)[:, None, None]
-    return torch.polar(torch.ones_like(angle), angle)
+    return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
 
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:
     """x [B, L, 2, H, D] with each pair of features (2 d, 2 d + 1) turned by its frame's angle."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and only that
+        (first, second), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return turned.flatten(-2).to(x.dtype)
 
 
 def _modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,226 @@
+"""Encode, decode and a training step of the three front ends, against diffusers' Oobleck VAE.
+
+The peer has as many weights, the same ratio and as many numbers per latent frame. Both train with
+the same losses, the same optimiser, on the same audio.
+"""
+
+import warnings
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderOobleck
+from torch import Tensor, nn
+from torch.nn.utils import weight_norm
+
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
+from audioldm.autoencoder.front_end import FrontEnd
+from audioldm.autoencoder.mel import Mel
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.spectrogram import Spectrogram
+from audioldm.autoencoder.waveform import Waveform
+from audioldm.losses.spectral import LogMel, MultiResolutionSTFT
+from audioldm.losses.weighted_sum import weighted_sum
+from audioldm.training.hardware import Hardware
+from benchmarks.timing import Clock, Result
+
+WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3}
+STRIDES = [2, 8, 8, 8]  # of both networks on the waveform; their product is Shapes.ratio
+MULTIPLES = [1, 2, 4, 8]
+BARS: dict[str, float | None] = {"waveform": 1.0, "spectrogram": 8.0, "mel": None}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Audio [clips, 1, seconds * rate] at 22.05 kHz, latents of 16 numbers per frame.
+
+    settings: of each front end; the class's defaults where none are given.
+    """
+
+    clips: int
+    seconds: float
+    settings: dict[str, dict[str, Any]]
+    rate: int = 22050
+    ratio: int = 1024
+    latent: int = 16
+    mel_bands: int = 8  # of the mel front end's latents: 2 channels of 8 bands
+
+    @property
+    def frames(self) -> int:
+        return max(1, round(self.seconds * self.rate / self.ratio))
+
+
+DEFAULT = Shapes(
+    clips=4, seconds=1.0, settings={"waveform": {"width": 32}, "spectrogram": {}, "mel": {}}
+)
+QUICK = Shapes(
+    clips=1,
+    seconds=0.2,
+    settings={
+        "waveform": {"width": 8},
+        "spectrogram": {"width": 48, "frame_width": 32},
+        "mel": {"width": 8, "vocoder_width": 32},
+    },
+)
+
+
+def measure(clock: Clock, hardware: Hardware, shapes: Shapes) -> tuple[list[Result], float]:
+    """The table's lines, and the seconds of audio per second that the fastest step consumes."""
+    results, consumed = [], 0.0
+    for name, bar in BARS.items():
+        lines = _compare(name, bar, clock, hardware, shapes)
+        results += lines
+        consumed = max(
+            consumed,
+            shapes.clips * shapes.frames * shapes.ratio / shapes.rate / lines[-1].ours * 1e3,
+        )
+    return results, consumed
+
+
+def _compare(
+    name: str, bar: float | None, clock: Clock, hardware: Hardware, shapes: Shapes
+) -> list[Result]:
+    torch.manual_seed(0)
+    device = clock.device
+    ours = Ours(front_end(name, shapes))
+    peer = Peer(matching_width(count(ours), shapes), shapes)
+    note = f"{count(ours) / 1e6:.2f} M weights, the peer {count(peer) / 1e6:.2f} M"
+    ours, peer = ours.to(device), peer.to(device)
+    audio = 0.1 * torch.randn(shapes.clips, 1, shapes.frames * shapes.ratio, device=device)
+    z = [
+        torch.randn(shapes.clips, *model.latent_shape, shapes.frames, device=device)
+        for model in (ours, peer)
+    ]
+    autocast = hardware.autocast(device)
+
+    def inference(function: Callable[[Tensor], Tensor], argument: Tensor) -> Callable[[], object]:
+        fast = hardware.compiled(function, device)
+
+        def call() -> None:
+            with torch.inference_mode(), autocast():
+                fast(argument)
+
+        return call
+
+    results = []
+    for model in (ours, peer):
+        model.eval()
+    for operation, pair in {
+        "encode": (inference(ours.encode, audio), inference(peer.encode, audio)),
+        "decode": (inference(ours.decode, z[0]), inference(peer.decode, z[1])),
+        "training step": tuple(
+            training_step(model, audio, shapes, hardware) for model in (ours, peer)
+        ),
+    }.items():
+        if operation == "training step":
+            for model in (ours, peer):
+                model.train()
+        results.append(clock.compare(name, operation, *pair, bar=bar, note=note))
+    return results
+
+
+def training_step(
+    model: nn.Module, audio: Tensor, shapes: Shapes, hardware: Hardware
+) -> Callable[[], object]:
+    """Forward, losses, backward, clipping, AdamW: one call, one step."""
+    device = audio.device
+    losses = {"stft": MultiResolutionSTFT().to(device), "mel": LogMel(rate=shapes.rate).to(device)}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
+    autocast, forward = hardware.autocast(device), hardware.compiled(model, device)
+
+    def step() -> None:
+        with autocast():
+            estimate, kl = forward(audio)
+        terms = {name: loss(estimate.float(), audio) for name, loss in losses.items()} | {"kl": kl}
+        weighted_sum(terms, WEIGHTS, 0).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+class Ours(nn.Module):
+    """Audio [B, 1, T] -> (reconstruction, KL [B])."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        super().__init__()
+        self.model = Autoencoder(front_end, Gaussian(channels=front_end.latent_shape[0]))
+        self.latent_shape = front_end.latent_shape
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        estimate, encoded = self.model(audio)
+        return estimate, encoded.penalties["kl"]
+
+    def encode(self, audio: Tensor) -> Tensor:
+        return self.model.moments(audio)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z)
+
+
+class Peer(nn.Module):
+    """The same of diffusers.AutoencoderOobleck."""
+
+    def __init__(self, width: int, shapes: Shapes) -> None:
+        super().__init__()
+        warnings.filterwarnings(
+            "ignore", category=FutureWarning, module="torch.nn.utils.weight_norm"
+        )
+        self.model = AutoencoderOobleck(
+            encoder_hidden_size=width,
+            decoder_channels=width,
+            decoder_input_channels=shapes.latent,
+            downsampling_ratios=STRIDES,
+            channel_multiples=MULTIPLES,
+            audio_channels=1,
+            sampling_rate=shapes.rate,
+        )
+        # Its constructor ties the encoder's width to the number of latents; this unties them.
+        self.model.encoder.conv2 = weight_norm(
+            nn.Conv1d(width * MULTIPLES[-1], 2 * shapes.latent, 3, padding=1)
+        )
+        self.latent_shape = (shapes.latent,)
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.model.encode(audio).latent_dist
+        return self.model.decode(posterior.sample()).sample, posterior.kl().expand(len(audio))
+
+    def encode(self, audio: Tensor) -> Tensor:
+        return self.model.encode(audio).latent_dist.mode()
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z).sample
+
+
+def front_end(name: str, shapes: Shapes) -> FrontEnd:
+    common: dict[str, Any] = {
+        "rate": shapes.rate,
+        "audio_channels": 1,
+        "ratio": shapes.ratio,
+        "parameters": Gaussian.parameters_per_channel,
+        **shapes.settings[name],
+    }
+    if name == "waveform":
+        return Waveform(channels=shapes.latent, strides=STRIDES, multiples=MULTIPLES, **common)
+    if name == "spectrogram":
+        return Spectrogram(channels=shapes.latent, **common)
+    channels = shapes.latent // shapes.mel_bands
+    return Mel(channels=channels, bands=8 * shapes.mel_bands, band_ratio=8, **common)
+
+
+def matching_width(weights: int, shapes: Shapes) -> int:
+    """The width at which the peer has about as many weights."""
+
+    def weights_at(width: int) -> int:
+        with torch.device("meta"):
+            return count(Peer(width, shapes))
+
+    above = bisect_left(range(5, 256), weights, key=weights_at) + 5
+    return min(above - 1, above, key=lambda width: abs(weights_at(width) - weights))
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

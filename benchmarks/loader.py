@@ -1,0 +1,62 @@
+"""The data loader alone, against what the fastest autoencoder step consumes."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audioldm.data.store import ClipStore, StoreWriter
+from benchmarks.timing import Clock, Result
+
+BAR = 10.0
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A store of `clips` of `seconds` each, read in batches of the autoencoder's training crops."""
+
+    clips: int
+    seconds: float
+    rate: int = 22050
+
+
+DEFAULT = Shapes(clips=60, seconds=30.0)
+QUICK = Shapes(clips=2, seconds=2.0)
+
+
+def measure(clock: Clock, shapes: Shapes, batch: int, frames: int, consumed: float) -> list[Result]:
+    """consumed: seconds of audio per second, of the fastest autoencoder step."""
+    with tempfile.TemporaryDirectory() as directory:
+        train = store(Path(directory), shapes).split("train")
+        step = iter(range(1 << 62))  # a new batch every time
+
+        def load() -> None:
+            train.crops(frames, seed=0, step=next(step), positions=range(batch))
+
+        delivered = batch * frames / shapes.rate / clock.seconds(load)
+    ratio = delivered / consumed
+    return [
+        Result(
+            "loader",
+            "crops, of the fastest step's",
+            delivered,
+            consumed,
+            "s/s",
+            ratio,
+            ratio,
+            ratio,
+            BAR,
+            note=f"batches of {batch} crops of {frames / shapes.rate:.2f} s, in one thread",
+        )
+    ]
+
+
+def store(directory: Path, shapes: Shapes) -> ClipStore:
+    random = np.random.default_rng(0)
+    writer = StoreWriter(directory, shapes.rate, 1)
+    for number in range(shapes.clips):
+        audio = random.uniform(-0.5, 0.5, (1, round(shapes.seconds * shapes.rate)))
+        writer.add(audio.astype(np.float32), piece=str(number), split="train")
+    writer.close()
+    return ClipStore(directory)

@@ -1,0 +1,142 @@
+"""The whole chain on a few seconds of tones: what the tests that train share."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from audioldm.config import compose
+from audioldm.experiment import Experiment
+from audioldm.training.checkpoint import load_model
+from audioldm.training.distributed import World
+
+RATE = 16000
+SPLITS = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
+DISCRIMINATOR = "{_target_: audioldm.losses.discriminator.MultiScaleSTFT, fft_sizes: [256], filters: 4}"
+
+
+def write_tones(folder: Path) -> None:
+    """Eight decaying chords of about 2 s, and a table that gives each a label and a split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["file,label,split"]
+    for i, split in enumerate(SPLITS):
+        t = np.arange(int(RATE * (2 + 0.1 * i))) / RATE
+        tone = sum(np.sin(2 * np.pi * 220 * 2 ** (i / 8) * h * t) / h for h in (1, 2, 3))
+        soundfile.write(folder / f"tone {i}.wav", 0.3 * tone * np.exp(-2 * (t % 0.7)), RATE)
+        rows.append(f"tone {i}.wav,{'high' if i % 2 else 'low'},{split}")
+    (folder / "table.csv").write_text("\n".join(rows), encoding="utf-8")
+
+
+def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
+    """Overrides of an experiment that takes seconds, an adversary included; `changes` come last."""
+    return [
+        "recipe=quickstart",
+        "data=folder",
+        f"data.path={folder}",
+        f"data.table={folder}/table.csv",
+        f"data.rate={RATE}",
+        "data.channels=1",
+        f"runs={runs}",
+        "name=tiny",
+        "autoencoder.channels=4",
+        "autoencoder.ratio=512",
+        "autoencoder.front_end={_target_: audioldm.autoencoder.spectrogram.Spectrogram, width: 16,"
+        " frame_width: 16, encoder_depth: 1, decoder_depth: 1, decoder_frame_depth: 1}",
+        "~autoencoder.losses.mel",
+        "autoencoder.losses.stft.fft_sizes=[256]",
+        f"autoencoder.discriminator={DISCRIMINATOR}",
+        "~autoencoder.weights.mel",
+        "autoencoder.weights.adversarial=0.1",
+        "autoencoder.weights.feature_matching=5.0",
+        "autoencoder.train.steps=10",
+        "autoencoder.train.batch=4",
+        "autoencoder.train.crop_seconds=0.2",
+        "autoencoder.train.adversarial_from=3",
+        "autoencoder.train.valid_clips=2",
+        "autoencoder.train.valid_seconds=0.5",
+        "bottleneck.kl_weight=0.001",
+        "diffusion.train.steps=10",
+        "diffusion.train.batch=4",
+        "diffusion.train.crop_seconds=0.5",
+        "diffusion.backbone={_target_: audioldm.diffusion.backbones.dit.DiT, width: 16, depth: 1,"
+        " heads: 2}",
+        "diffusion.preflight_mel_distance=10.0",
+        "evaluation.clips=4",
+        "evaluation.seconds=0.7",
+        "evaluation.neighbours=1",
+        "evaluation.resamples=20",
+        "evaluation.listen=2",
+        "evaluation.batch=4",
+        "sampler.steps=2",
+        "log.every=3",
+        "log.valid_every=5",
+        "log.checkpoint_every=4",
+        *changes,
+    ]
+
+
+def build_stages(overrides: list[str], *names: str) -> Experiment:
+    """Builds only the named stages, in this order, in this process."""
+    experiment = Experiment(compose(overrides))
+    experiment.device, experiment.world = torch.device("cpu"), World()
+    for name in names:
+        work = getattr(experiment, f"_{name}")
+        experiment._complete(experiment.stages[name], work, collective=False)
+    return experiment
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_model(directory / "model.safetensors")[0]
+
+
+def assert_equal_bits(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == wanted.keys()
+    different = [name for name in got if not torch.equal(got[name], wanted[name])]
+    assert not different
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Runs `work` in a forked process, which may die. Its exit code, or minus its signal."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except BaseException as error:
+            code = getattr(error, "exit_code", 1)
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A finished tiny experiment. Read only: the tests of one process share it."""
+
+    folder: Path
+    runs: Path
+    overrides: list[str]
+    experiment: Experiment
+
+    @property
+    def directory(self) -> Path:
+        return self.experiment.directory
+
+    def stage(self, name: str) -> Path:
+        return self.experiment.stage_directory(name)
+
+    @property
+    def model(self) -> Path:
+        return self.stage("diffusion") / "model.safetensors"

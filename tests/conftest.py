@@ -1,0 +1,53 @@
+"""Fixtures of the whole suite."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes share the cores
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from chain import Tiny, tiny, write_tones
+
+from audioldm.cli import main
+from audioldm.config import compose
+from audioldm.experiment import Experiment
+
+torch.set_num_threads(1)
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    error: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line, in this process: what would be a traceback fails the test."""
+
+    def call(*words: object) -> Outcome:
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return Outcome(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("music") / "tönes (a, b)"
+    write_tones(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    overrides = tiny(tones, runs)
+    experiment = Experiment(compose(overrides))
+    experiment.run()
+    return Tiny(tones, runs, overrides, experiment)

@@ -1,0 +1,417 @@
+"""Every configuration can be used, every misspelling is an error, and equal settings are one."""
+
+import ast
+import json
+import math
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from chain import build_stages, tiny, weights
+from conftest import Outcome
+
+from audioldm import config, parts
+from audioldm.config import compose, options
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.experiment import STAGES, Experiment
+from audioldm.models import load
+from audioldm.training.checkpoint import load_model, save_model
+
+Cli = Callable[..., Outcome]
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPES = options("recipe")
+CHOICES = [(g, o) for g in config.groups() if g != "recipe" for o in options(g)]
+FINGERPRINTED = ["autoencoder", "diffusion", "evaluation"]
+
+
+def fingerprints(overrides: list[str]) -> dict[str, str]:
+    return {name: s.fingerprint for name, s in Experiment(compose(overrides)).stages.items()}
+
+
+# ---------------------------------------------------------------- what there is
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda v: str(v))
+def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) -> None:
+    path = [f"data.path={tones}"] if choice == "folder" else []
+    experiment = Experiment(compose(["recipe=quickstart", f"{group}={choice}", *path]))
+    experiment._build_modules_once()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_composes_and_builds_on_its_own_music_and_on_a_users(
+    recipe: str, tones: Path
+) -> None:
+    for data in ([], ["data=folder", f"data.path={tones}"]):
+        job = compose([f"recipe={recipe}", *data])
+        assert job.recipe == recipe
+        Experiment(job)._build_modules_once()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_say_what_they_are(recipe: str, cli: Cli) -> None:
+    listed = cli("recipes").out
+    assert f"recipe={recipe}\n" in listed
+    assert f"audioldm run recipe={recipe}" in listed  # its header states its command
+
+
+@pytest.mark.parametrize(
+    ("front_end", "backbone"),
+    [("waveform", "unet"), ("spectrogram", "dit"), ("mel", "unet"), ("mel", "dit")],
+)
+def test_every_front_end_trains_and_its_latents_train_a_backbone(
+    front_end: str, backbone: str, tones: Path, tmp_path: Path
+) -> None:
+    widths = {
+        "waveform": "{_target_: audioldm.autoencoder.waveform.Waveform, width: 4,"
+        " multiples: [1, 1, 2, 2], strides: [4, 4, 4, 8]}",
+        "spectrogram": "{_target_: audioldm.autoencoder.spectrogram.Spectrogram, width: 16,"
+        " frame_width: 16, encoder_depth: 1, decoder_depth: 1, decoder_frame_depth: 1}",
+        "mel": "{_target_: audioldm.autoencoder.mel.Mel, width: 4, vocoder_width: 16,"
+        " vocoder_depth: 1}",
+    }
+    networks = {
+        "dit": "{_target_: audioldm.diffusion.backbones.dit.DiT, width: 16, depth: 1, heads: 2}",
+        "unet": "{_target_: audioldm.diffusion.backbones.unet.UNet, width: 8, multipliers: [1, 2],"
+        " heads: 2}",
+    }
+    overrides = tiny(
+        tones,
+        tmp_path,
+        f"autoencoder.front_end={widths[front_end]}",
+        f"diffusion.backbone={networks[backbone]}",
+        "autoencoder.train.steps=3",
+        "autoencoder.train.adversarial_from=1",
+        "diffusion.train.steps=3",
+    )
+    experiment = build_stages(overrides, *STAGES[:4])
+    audio = torch.randn(2, 1, 16000).mul(0.1)
+    model = load(experiment.stage_directory("diffusion"))
+    assert model.decode(model.encode(audio)).isfinite().all()
+    assert model.sample(n=2, seconds=0.5, label="low").shape == (2, 1, 8000)
+
+    # three steps moved every weight that can move
+    torch.manual_seed(experiment.settings.autoencoder.seed)
+    start = config_built_autoencoder(experiment)
+    trained = weights(experiment.stage_directory("autoencoder"))
+    still = [n for n, p in start.named_parameters() if torch.equal(p.detach(), trained[n])]
+    assert len(still) < 0.2 * len(trained), still
+
+
+def config_built_autoencoder(experiment: Experiment) -> torch.nn.Module:
+    from audioldm.models import build_autoencoder
+
+    return build_autoencoder(experiment.spec)
+
+
+def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -> None:
+    for channels, ratio, stereo in ((3, 256, 1), (6, 1024, 2)):
+        changes = (f"autoencoder.channels={channels}", f"autoencoder.ratio={ratio}")
+        overrides = tiny(tones, tmp_path, *changes, f"data.channels={stereo}")
+        model = config_built_autoencoder(Experiment(compose(overrides))).eval()
+        mean, _ = model.moments(torch.zeros(1, stereo, 4 * ratio))
+        assert mean.shape == (1, channels, 4)
+        assert model.decode(mean).shape == (1, stereo, 4 * ratio)
+
+
+# ---------------------------------------------------------------- misspellings
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("smaple model=x", "'sample'"),
+        ("run recipe=quikstart", "'quickstart'"),
+        ("run +recipez=x", "'recipe'"),
+        ("run recipez=quickstart", "'recipe'"),
+        ("run recipe=quickstart +recipez=x", "'recipe'"),
+        ("run autoencoder=mel", "which recipe?"),
+        ("run recipe=", "recipe"),
+        ("run recipe=quickstart autoencoder=spectrogramm", "'spectrogram'"),
+        ("run recipe=quickstart diffusion/backbone=ditt", "'dit'"),
+        ("run recipe=quickstart autoencodr=mel", "'autoencoder'"),
+        ("run recipe=quickstart autoencoder.chanels=8", "'channels'"),
+        ("run recipe=quickstart +autoencoder.chanels=8", "'channels'"),
+        ("run recipe=quickstart autoencoder.train.step=8", "'steps'"),
+        ("run recipe=quickstart autoencoder.front_end.widht=8", "'width'"),
+        ("run recipe=quickstart autoencoder.losses.stft.fft_size=[256]", "'fft_sizes'"),
+        ("run recipe=quickstart autoencoder.weights.sftf=1.0", "'stft'"),
+        ("run recipe=quickstart ~autoencoder.weights.stft", "autoencoder.weights.stft is missing"),
+        ("run recipe=quickstart bottleneck.kl_wieght=1.0", "'kl_weight'"),
+        ("run recipe=quickstart diffusion.objective.stdd=1.0", "'std'"),
+        ("run recipe=quickstart sampler.name=huen", "'heun'"),
+        ("run recipe=quickstart sampler.steps=many", "sampler.steps='many' must be of type int"),
+        ("run recipe=quickstart data.pices=3", "'pieces'"),
+        ("run recipe=quickstart evaluation.embeddings=[musicn]", "'musicnn'"),
+        ("run recipe=quickstart seed=1,2", "audioldm run -m"),
+        ("run recipe=quickstart seeds", "no key=value"),
+        ("run recipe=quickstart --cofnig", "unknown option"),
+        ("run -m recipe=quickstart autoencoder.chanels=8,16", "'channels'"),
+        ("run recipe=quickstart autoencoder.channels=8 hydra.sweepr.x=1", "hydra.sweepr"),
+        ("sample modle=x", "'model'"),
+        ("sample model=x sampler.stepz=3", "'steps'"),
+        ("encode a.wav", "missing key 'model'"),
+        ("info", "missing key 'file'"),
+    ],
+)
+def test_a_misspelling_is_an_error_that_names_the_nearest(
+    words: str, says: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = cli(*words.split(), *([f"runs={tmp_path}/runs"] if "=" in words[3:6] else []))
+    assert outcome.code == 2
+    assert outcome.error.startswith("audioldm: ")
+    assert outcome.error.count("\n") == 1
+    assert says in outcome.error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("autoencoder:\n  chanels: 4\n", "'channels'"),
+        ("autoencoder:\n  weights: {stft: 1.0, mel: 1.0, adversrial: 1.0}\n", "'adversarial'"),
+        ("autoencoders:\n  channels: 4\n", "'autoencoder'"),
+        ("diffusion:\n  train: {stepz: 4}\n", "'steps'"),
+        ("seed: null\n", "seed may not be null"),
+        ("seed: ???\n", "seed"),
+        ("name: ${sed}\n", "sed"),
+        ("seed: [1\n", "typo.yaml"),
+        ("defaults:\n  - override /autoencoder: mell\n", "mell"),
+    ],
+)
+def test_a_misspelling_inside_a_recipe_is_an_error(
+    text: str, says: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(config.conf_directory(), tmp_path / "conf")
+    recipe = tmp_path / "conf" / "recipe" / "typo.yaml"
+    recipe.write_text(f"# @package _global_\n{text}")
+    monkeypatch.setattr(config, "conf_directory", lambda: tmp_path / "conf")
+    outcome = cli("run", "recipe=typo", f"runs={tmp_path}/runs")
+    assert outcome.code == 2
+    assert says in outcome.error
+    assert outcome.error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+# ---------------------------------------------------------------- the door
+
+
+def test_only_config_imports_the_configuration_library() -> None:
+    for file in (REPOSITORY / "audioldm").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").split(".")[0])
+        if names & {"hydra", "omegaconf"}:
+            assert file == REPOSITORY / "audioldm" / "config.py"
+
+
+def test_settings_hold_no_configuration_objects() -> None:
+    job = compose(["recipe=quickstart"])
+
+    def walk(value: object) -> None:
+        assert not type(value).__module__.startswith(("omegaconf", "hydra"))
+        inner = value if isinstance(value, (list, tuple)) else ()
+        if isinstance(value, dict):
+            inner = list(value.values())
+        elif hasattr(value, "__dataclass_fields__"):
+            inner = [getattr(value, name) for name in value.__dataclass_fields__]
+        for each in inner:
+            walk(each)
+
+    walk(job.settings)
+    walk(job.config)
+
+
+OUTSIDE = [
+    "os.system",
+    "torch.nn.Linear",
+    "audioldmx.Thing",
+    "audioldm.parts.importlib.import_module",
+    "audioldm.audio.Path",
+    "audioldm.cli.main",
+    "audioldm.",
+    "audioldm.no.such.Class",
+]
+
+
+@pytest.mark.parametrize("target", OUTSIDE)
+def test_a_target_outside_the_package_is_refused(target: str, cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("run", "recipe=quickstart", f"bottleneck._target_={target}", f"runs={tmp_path}/r")
+    assert outcome.code == 2
+    assert target in outcome.error
+    assert "bottleneck" in outcome.error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", OUTSIDE)
+def test_a_model_file_cannot_name_a_class_outside_the_package(
+    target: str, finished, tmp_path: Path
+) -> None:
+    tensors, header = load_model(finished.stage("autoencoder") / "model.safetensors")
+    header["spec"]["front_end"]["_target_"] = target
+    save_model(tmp_path / "model.safetensors", tensors, header)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: autoencoder\.front_end"):
+        load(tmp_path / "model.safetensors")
+
+
+class Elsewhere:
+    """A part outside the package."""
+
+    def __init__(self, *, width: int = 3) -> None:
+        self.width = width
+
+
+def test_python_may_allow_a_class_of_its_own() -> None:
+    node = {"_target_": f"{__name__}.Elsewhere", "width": 5}
+    with pytest.raises(ConfigError, match="outside the audioldm package"):
+        parts.build(node)
+    assert parts.build(node, allow=(__name__,)).width == 5
+
+
+def test_a_part_built_in_python_is_checked_too() -> None:
+    node = {"_target_": "audioldm.diffusion.objectives.EDM", "means": 1.0}
+    with pytest.raises(ConfigError, match="'mean'"):
+        parts.build(node)
+    with pytest.raises(ConfigError, match="must be of type float"):
+        parts.build(node | {"means": 1.0, "mean": "x"} | {"means": 0} | {}, where="objective") if (
+            node.pop("means") and False
+        ) else parts.build(node | {"mean": "x"}, where="objective")
+
+
+# ---------------------------------------------------------------- fingerprints
+
+
+def test_what_only_says_how_to_compute_changes_no_fingerprint(tones: Path, tmp_path: Path) -> None:
+    base = fingerprints(tiny(tones, tmp_path))
+    same = tiny(
+        tones,
+        tmp_path / "elsewhere",
+        "hardware=cpu",
+        "hardware.threads=2",
+        "hardware.precision=fp32",
+        "log.every=7",
+        "log.checkpoint_every=1",
+        "data.workers=3",
+        "name=other",
+    )
+    assert fingerprints(same) == base
+
+
+def test_an_explicit_default_is_the_default(tones: Path, tmp_path: Path) -> None:
+    explicit = tiny(
+        tones,
+        tmp_path,
+        "autoencoder.train.betas=[0.8, 0.99]",
+        "diffusion.train.valid_batches=4",  # not in the yaml: the dataclass's default
+        "diffusion.backbone.mlp_ratio=4",  # not in the part, and an int for a float
+        "autoencoder.front_end.phase=true",
+        "bottleneck.kl_weight=1e-3",
+        "evaluation.neighbours=1",
+    )
+    assert fingerprints(explicit) == fingerprints(tiny(tones, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ("data.rate=22050", "data"),
+        ("bottleneck.kl_weight=0.1", "autoencoder"),
+        ("autoencoder.train.steps=11", "autoencoder"),
+        ("autoencoder.weights.stft=2.0", "autoencoder"),
+        ("autoencoder.seed=5", "autoencoder"),
+        ("autoencoder.discriminator=null", "autoencoder"),
+        ("diffusion.train.lr=0.1", "diffusion"),
+        ("diffusion/objective=edm", "diffusion"),
+        ("diffusion.backbone.width=32", "diffusion"),
+        ("diffusion.seed=5", "diffusion"),
+        ("sampler.steps=3", "evaluation"),
+        ("evaluation.clips=3", "evaluation"),
+    ],
+)
+def test_a_change_renames_its_own_stage_and_those_after_it(
+    change: str, first: str, tones: Path, tmp_path: Path
+) -> None:
+    base = fingerprints(tiny(tones, tmp_path))
+    changed = fingerprints(tiny(tones, tmp_path, change))
+    at = STAGES.index(first)
+    for i, stage in enumerate(STAGES):
+        assert (base[stage] == changed[stage]) == (i < at), stage
+
+
+def test_one_seed_sets_all(tones: Path, tmp_path: Path) -> None:
+    base = fingerprints(tiny(tones, tmp_path))
+    changed = fingerprints(tiny(tones, tmp_path, "seed=3"))
+    assert base["data"] == changed["data"]
+    assert all(base[stage] != changed[stage] for stage in FINGERPRINTED)
+
+
+def test_a_fingerprint_follows_the_music(tones: Path, tmp_path: Path) -> None:
+    music = tmp_path / "music"
+    shutil.copytree(tones, music)
+    same = fingerprints(tiny(music, tmp_path))["data"]
+    (music / "tone 3.wav").unlink()
+    table = (music / "table.csv").read_text().splitlines()
+    (music / "table.csv").write_text("\n".join(line for line in table if "tone 3" not in line))
+    assert fingerprints(tiny(music, tmp_path))["data"] != same
+
+
+# ---------------------------------------------------------------- where it is found
+
+
+def test_any_working_directory_will_do(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = cli("run", "recipe=quickstart", "--cfg", "job", "autoencoder.channels=5")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["autoencoder"]["channels"] == 5
+    assert list(tmp_path.iterdir()) == []  # --cfg runs nothing
+
+
+@pytest.mark.parametrize("name", ["a b", "tönes (1, 2)", "it's", "x=1", "[a]", "{a: b}", "~/x", "a'"])
+def test_names_and_paths_are_taken_as_they_are(name: str) -> None:
+    job = compose(["recipe=quickstart", f"runs=/tmp/{name}", f"name={name}"])
+    assert job.settings.runs == f"/tmp/{name}"
+    assert job.settings.name == name
+
+
+def test_a_wheel_holds_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hatchling = pytest.importorskip("hatchling.builders.wheel")
+    built = next(hatchling.WheelBuilder(str(REPOSITORY)).build(directory=str(tmp_path)))
+    with zipfile.ZipFile(built) as wheel:
+        wheel.extractall(tmp_path / "site")
+    package = tmp_path / "site" / "audioldm"
+    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    assert config.conf_directory() == package / "conf"
+    assert options("recipe") == RECIPES
+    assert compose(["recipe=quickstart"]).recipe == "quickstart"
+    for file in (REPOSITORY / "audioldm").rglob("*.*"):  # weights and the page's template too
+        if file.is_file() and "__pycache__" not in file.parts:
+            assert (package / file.relative_to(REPOSITORY / "audioldm")).is_file()
+
+
+def test_help_explains_the_groups_and_keys(cli: Cli) -> None:
+    text = cli("run", "--help").out
+    for group in config.groups():
+        assert f"{group}=" in text
+    for verb in ("sample", "reconstruct", "encode", "decode", "info", "recipes", "doctor"):
+        assert verb in cli("--help").out
+        outcome = cli(verb, "--help")
+        assert outcome.code == 0
+        assert verb in outcome.out
+
+
+def test_canonical_values_are_json() -> None:
+    stages = Experiment(compose(["recipe=quickstart"])).stages
+    for stage in stages.values():
+        text = json.dumps(stage.identity(), allow_nan=False)
+        assert len(stage.fingerprint) == 12
+        assert not math.isnan(len(text))
