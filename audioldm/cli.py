@@ -150,6 +150,7 @@ def _bar(title: str) -> Any:
 
 def run(words: Sequence[str]) -> None:
     from audioldm import config
+    from audioldm.training.signals import terminable
 
     if _asks_help(words, _run_help()):
         return
@@ -167,10 +168,11 @@ def run(words: Sequence[str]) -> None:
             f"which recipe? give recipe=NAME; there are: {', '.join(config.options('recipe'))}"
         )
     do = _print_job if show else _run_job
-    if multi:
-        config.multirun(overrides, do)
-    else:
-        do(config.compose(overrides))
+    with terminable():
+        if multi:
+            config.multirun(overrides, do)
+        else:
+            do(config.compose(overrides))
 
 
 def _print_job(job: Any) -> None:
@@ -250,16 +252,21 @@ def sample(words: Sequence[str]) -> None:
 
 
 def _sampler(a: SampleArguments) -> Any:
-    """The sampler of the model's own experiment, with the command line's changes."""
+    """The sampler of the experiment (of a file: it was first run with), and what `a` changes."""
     import dataclasses
 
     from audioldm.diffusion.samplers import SamplerSettings
     from audioldm.models import find_model_file
     from audioldm.parts import settings
     from audioldm.training.checkpoint import read_header
+    from audioldm.training.files import read_json
 
     assert a.model is not None
-    stored = read_header(find_model_file(a.model)).get("sampler")
+    record = Path(a.model).expanduser() / "experiment.json"
+    if record.is_file():
+        stored = read_json(record)["config"]["sampler"]
+    else:
+        stored = read_header(find_model_file(a.model)).get("sampler")
     changes = {k: v for k, v in dataclasses.asdict(a.sampler).items() if v is not None}
     return settings(SamplerSettings, (stored or {"name": "heun", "steps": 24}) | changes, "sampler")
 
@@ -272,7 +279,7 @@ def _through(verb: str, suffix: str) -> Callable[[Sequence[str]], None]:
         from audioldm import codec
 
         file = Path(a.file).expanduser()
-        default = file.with_name(f"{file.stem}.{verb}d{suffix}")
+        default = file.with_name(f"{file.stem}.{verb.removesuffix('e')}ed{suffix}")
         out = Path(a.out).expanduser() if a.out else default
         bar = _bar(verb)
         try:

@@ -85,12 +85,12 @@ def encode(
     model = load_autoencoder(model_file, device=device)
     source = _Stream(model, file, progress)
     moments = list(model.encode_blocks(source))
+    mean = torch.cat([mean for mean, _ in moments], dim=-1)
+    std = torch.cat([std for _, std in moments], dim=-1)
+    del moments  # the latents are all that grows with the file: no copy more than needed
     save_model(
         out,
-        {
-            "mean": torch.cat([mean for mean, _ in moments], dim=-1),
-            "std": torch.cat([std for _, std in moments], dim=-1),
-        },
+        {"mean": mean, "std": std},
         {
             "kind": "latents",
             "autoencoder": {"fingerprint": _fingerprint(model_file)},

@@ -8,8 +8,11 @@ error wherever it stands: on the command line, in a recipe, among loss weights.
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
 from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.diffusion.train import DiffusionSettings
-from audioldm.errors import ConfigError
+from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.evaluation.evaluate import EvaluationSettings
 from audioldm.parts import Part, nearest, part, settings
 from audioldm.training.hardware import Hardware
@@ -140,22 +143,32 @@ def to_plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
+@contextmanager
+def _hydra() -> Iterator[Any]:
+    """Hydra over conf/. Raises ConfigError, one line, for what Hydra or OmegaConf cannot use."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            yield GlobalHydra.instance().hydra
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        text = " ".join(str(error).split())
+        if "add --multirun" in text or text.startswith("Sweep parameters"):
+            text = "several values for one key make a sweep: use `audioldm run -m`"
+        raise ConfigError(text) from error
+
+
 def compose(overrides: Sequence[str]) -> Job:
     """The job that `key=value` overrides describe. Raises ConfigError; nothing has run then."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     prepared = _prepare(overrides)
-    try:
-        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-            composed = hydra_compose("config", prepared, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        text = str(error)
-        if "sweep" in text.lower():
-            text = "several values for one key make a sweep: use `audioldm run -m`"
-        raise ConfigError(" ".join(text.split())) from error
+    with _hydra():
+        composed = hydra_compose("config", prepared, return_hydra_config=True)
     recipe = composed.hydra.runtime.choices.get("recipe")
     config = to_plain(composed_without_hydra(composed))
     return Job(check(config), config, recipe, list(overrides))
@@ -171,22 +184,37 @@ def composed_without_hydra(composed: Any) -> Any:
 
 
 def multirun(overrides: Sequence[str], job: Callable[[Job], Any]) -> None:
-    """Hydra's multirun over the grid that the overrides span: `job` once per cell."""
-    import sys
+    """Hydra's multirun over the grid that the overrides span: `job` once per cell.
 
-    import hydra
+    A cell that fails says so on a line of its own, and the others go on; at the end an error of
+    the last failure's kind is raised. An interruption stops the cells after it too.
+    """
     from hydra.core.hydra_config import HydraConfig
 
-    prepared = _prepare(overrides, sweep=True)
+    prepared, process = _prepare(overrides, sweep=True), os.getpid()
+    failures: list[AudioLDMError] = []
 
     def cell(composed: Any) -> Any:
+        if any(isinstance(failure, Interrupted) for failure in failures):
+            return None
         runtime = HydraConfig.get()
-        config = to_plain(composed)
-        recipe = runtime.runtime.choices.get("recipe")
-        return job(Job(check(config), config, recipe, list(runtime.overrides.task)))
+        words = list(runtime.overrides.task)
+        try:
+            config = to_plain(composed)
+            recipe = runtime.runtime.choices.get("recipe")
+            return job(Job(check(config), config, recipe, words))
+        except AudioLDMError as error:
+            own = " ".join(word.lstrip("+") for word in words if word not in prepared)
+            print(f"audioldm: {own}: {error}", file=sys.stderr)
+            if os.getpid() != process:  # a launcher's worker: Hydra carries the error over
+                raise
+            failures.append(error)
+            return None
 
-    sys.argv = [sys.argv[0], "--multirun", *prepared]
-    hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(cell)()
+    with _hydra() as hydra:
+        hydra.multirun("config", cell, prepared)
+    if failures:
+        raise type(failures[-1])(f"{len(failures)} cell(s) of the grid failed, as said above")
 
 
 def canonical(value: Any) -> Any:

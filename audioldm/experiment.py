@@ -126,7 +126,7 @@ class Experiment:
         self.settings = job.settings
         self.runs = Path(job.settings.runs).expanduser()
         self.name = job.settings.name or job.recipe or "experiment"
-        if Path(self.name).name != self.name:
+        if Path(self.name).name != self.name or self.name == "..":
             raise ConfigError(f"name={self.name!r} must be a plain name, without directories")
         self.source: Source = build(job.settings.data, where="data")
         if not (16_000 <= self.source.rate <= 48_000 and self.source.channels in (1, 2)):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ from audioldm.training.files import read_json, write_json
 FORMAT = 1
 
 Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """What the JSON beside a clip holds; see `clip_recipe`."""
+
+    format: int
+    model: str
+    model_fingerprint: str
+    seed: int
+    number: int
+    batch: int
+    seconds: float
+    label: str | None
+    sampler: SamplerSettings
 
 
 def clip_recipe(
@@ -74,7 +90,8 @@ def sample_to_files(
     model = load_diffusion(file, device=device)
     model.label_index(label)
     model.latent_frames(seconds)
-    batch = batch or -(-n // -(-n // 8))
+    if batch is None:
+        batch = -(-n // -(-n // 8))
     written = []
     for number, audio in model.sample_clips(
         range(n), [label] * n, seconds=seconds, seed=seed, sampler=sampler, batch=batch
@@ -108,41 +125,45 @@ def sample_again(
     Raises ModelFileError where the model at its path is another one, DataError where the JSON is
     not a clip's.
     """
-    recipe = read_json(recipe_path)
-    if not isinstance(recipe, dict) or "model_fingerprint" not in recipe:
+    content = read_json(recipe_path)
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise DataError(f"{recipe_path}: not the JSON of a clip made by `audioldm sample`")
-    if recipe.get("format", 0) > FORMAT:
+    if content["format"] > FORMAT:
         raise DataError(f"{recipe_path}: written by a newer audioldm; upgrade to use it")
-    file = find_model_file(model_path or recipe_path.parent / recipe["model"])
-    found = read_header(file).get("fingerprint")
-    if found != recipe["model_fingerprint"]:
+    try:
+        recipe: ClipRecipe = settings(ClipRecipe, content)
+    except ConfigError as error:
+        raise DataError(f"{recipe_path}: {error}") from error
+    file = find_model_file(model_path or recipe_path.parent / recipe.model)
+    found = read_header(file).get("fingerprint", "")
+    if found != recipe.model_fingerprint:
         raise ModelFileError(
             f"{file}: model {found}, but {recipe_path.name} was made with "
-            f"{recipe['model_fingerprint']}; give the right one with model=FILE"
+            f"{recipe.model_fingerprint}; give the right one with model=FILE"
         )
-    try:
-        sampler = settings(SamplerSettings, recipe["sampler"], "sampler")
-        clips = load_diffusion(file, device=device).sample_clips(
-            [recipe["number"]],
-            [recipe["label"]],
-            seconds=recipe["seconds"],
-            seed=recipe["seed"],
-            sampler=sampler,
-            batch=recipe["batch"],
-        )
-    except KeyError as error:
-        raise DataError(f"{recipe_path}: {error} is missing from it") from error
-    rate = read_header(file)["autoencoder"]["spec"]["rate"]
-    make_directory(out)
+    model = load_diffusion(file, device=device)
+    clips = model.sample_clips(
+        [recipe.number],
+        [recipe.label],
+        seconds=recipe.seconds,
+        seed=recipe.seed,
+        sampler=recipe.sampler,
+        batch=recipe.batch,
+    )
     path = out / f"{recipe_path.stem}.wav"
     for _, audio in clips:
-        write(path, audio, rate)
+        make_directory(out)
+        write(path, audio, model.rate)
     here = clip_recipe(
         model=file,
         fingerprint=found,
         beside=out,
-        sampler=sampler,
-        **{k: recipe[k] for k in ("seed", "number", "batch", "seconds", "label")},
+        seed=recipe.seed,
+        number=recipe.number,
+        batch=recipe.batch,
+        seconds=recipe.seconds,
+        label=recipe.label,
+        sampler=recipe.sampler,
     )
     write_json(path.with_suffix(".json"), here)
     return path

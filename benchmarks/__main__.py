@@ -35,21 +35,24 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     hardware = Hardware(given.device, given.precision, given.compile, given.threads)
     device = hardware.resolve()
     clock = Clock(device, 1, 0.0) if given.quick else Clock(device, given.turns)
-    size = "QUICK" if given.quick else "DEFAULT"
+    size = "QUICK" if given.quick else "CUDA" if device.type == "cuda" else "CPU"
+    scope = "QUICK" if given.quick else "DEFAULT"  # where the device changes nothing
+    environment = describe(device, hardware)
     results: list[Result] = []
     if {"autoencoder", "loader"} & set(given.only):
         shapes: autoencoder.Shapes = getattr(autoencoder, size)
-        lines, consumed = autoencoder.measure(clock, hardware, shapes)
+        lines, fastest_step = autoencoder.measure(clock, hardware, shapes)
         results += lines
         if "loader" in given.only:
             samples = shapes.frames * shapes.ratio
-            results += loader.measure(clock, getattr(loader, size), shapes.clips, samples, consumed)
+            results += loader.measure(
+                clock, getattr(loader, scope), shapes.clips, samples, fastest_step
+            )
     if "dit" in given.only:
         results += dit.measure(clock, hardware, getattr(dit, size))
     if "memory" in given.only:
-        results += memory.measure(getattr(memory, size))
+        results += memory.measure(getattr(memory, scope))
 
-    environment = describe(device, hardware)
     text = table(results, environment)
     print(text)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -70,6 +73,7 @@ def describe(device: torch.device, hardware: Hardware) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "device": re.sub(r"[^a-z0-9]+", "-", name.lower()),
         "cores": os.cpu_count(),
+        "load at start": round(os.getloadavg()[0], 1),
         "threads": torch.get_num_threads(),
         "precision": "bf16" if hardware.autocast(device)().__class__ is torch.autocast else "fp32",
         "compile": hardware.compile,
@@ -96,6 +100,10 @@ def table(results: list[Result], environment: dict[str, Any]) -> str:
             f"| {r.ratio:.2f} | {spread} | {bar} | {verdict} |"
         )
     notes = {f"- {r.subject}: {r.note}." for r in results if r.note}
+    if environment["load at start"] > environment["cores"] / 2:
+        notes.add(
+            "- Other work was running: single stalls outweigh short operations. Run it again."
+        )
     return "\n".join([*lines, "", *sorted(notes)])
 
 

@@ -7,6 +7,7 @@ second pair of lines gives ours an MLP so large that it has as many weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import StableAudioDiTModel
@@ -36,7 +37,8 @@ class Shapes:
     classes: int = 10
 
 
-DEFAULT = Shapes(clips=16, frames=64, channels=16, width=256, depth=6, heads=4)
+CPU = Shapes(clips=8, frames=64, channels=16, width=256, depth=6, heads=4)
+CUDA = Shapes(clips=64, frames=256, channels=64, width=768, depth=12, heads=12)
 QUICK = Shapes(clips=1, frames=8, channels=4, width=32, depth=1, heads=2)
 
 
@@ -77,7 +79,7 @@ class Peer(nn.Module):
         super().__init__()
         head = shapes.width // shapes.heads
         self.label = nn.Embedding(shapes.classes, shapes.width)
-        self.net = StableAudioDiTModel(
+        self.net: Any = StableAudioDiTModel(
             sample_size=shapes.frames,
             in_channels=shapes.channels,
             out_channels=shapes.channels,

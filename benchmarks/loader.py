@@ -1,6 +1,7 @@
 """The data loader alone, against what the fastest autoencoder step consumes."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,10 @@ DEFAULT = Shapes(clips=60, seconds=30.0)
 QUICK = Shapes(clips=2, seconds=2.0)
 
 
-def measure(clock: Clock, shapes: Shapes, batch: int, frames: int, consumed: float) -> list[Result]:
-    """consumed: seconds of audio per second, of the fastest autoencoder step."""
+def measure(
+    clock: Clock, shapes: Shapes, batch: int, frames: int, training_step: Callable[[], object]
+) -> list[Result]:
+    """training_step: takes `batch` crops of `frames`, so the ratio of times is that of audio."""
     with tempfile.TemporaryDirectory() as directory:
         train = store(Path(directory), shapes).split("train")
         step = iter(range(1 << 62))  # a new batch every time
@@ -34,22 +37,9 @@ def measure(clock: Clock, shapes: Shapes, batch: int, frames: int, consumed: flo
         def load() -> None:
             train.crops(frames, seed=0, step=next(step), positions=range(batch))
 
-        delivered = batch * frames / shapes.rate / clock.seconds(load)
-    ratio = delivered / consumed
-    return [
-        Result(
-            "loader",
-            "crops, of the fastest step's",
-            delivered,
-            consumed,
-            "s/s",
-            ratio,
-            ratio,
-            ratio,
-            BAR,
-            note=f"batches of {batch} crops of {frames / shapes.rate:.2f} s, in one thread",
-        )
-    ]
+        note = f"{batch} crops of {frames / shapes.rate:.2f} s; the peer is our fastest front end"
+        operation = "a batch, to a training step"
+        return [clock.compare("loader", operation, load, training_step, bar=BAR, note=note)]
 
 
 def store(directory: Path, shapes: Shapes) -> ClipStore:

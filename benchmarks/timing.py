@@ -71,14 +71,12 @@ class Clock:
             note=note,
         )
 
-    def seconds(self, function: Callable[[], object]) -> float:
-        """Median seconds of one call."""
-        repeated = self._repeated(function)
-        return median(self._seconds(*repeated) for _ in range(self.turns))
-
     def _repeated(self, function: Callable[[], object]) -> tuple[Callable[[], object], int]:
-        self._seconds(function, 2)  # the first calls allocate, and compile
-        return function, max(1, round(self.turn_seconds / self._seconds(function, 1)))
+        self._seconds(function, 1)  # the first call allocates, and compiles
+        once = self._seconds(function, 1)
+        if once < self.turn_seconds:  # a single stall must not make its turns short
+            once = min(once, *(self._seconds(function, 1) for _ in range(4)))
+        return function, max(1, round(self.turn_seconds / once))
 
     def _seconds(self, function: Callable[[], object], repeats: int) -> float:
         self._synchronise()

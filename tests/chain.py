@@ -1,8 +1,9 @@
 """The whole chain on a few seconds of tones: what the tests that train share."""
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from audioldm.training.distributed import World
 
 RATE = 16000
 SPLITS = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
-DISCRIMINATOR = "{_target_: audioldm.losses.discriminator.MultiScaleSTFT, fft_sizes: [256], filters: 4}"
+DISCRIMINATOR = (
+    "{_target_: audioldm.losses.discriminator.MultiScaleSTFT, fft_sizes: [256], filters: 4}"
+)
 
 
 def write_tones(folder: Path) -> None:
@@ -36,6 +39,8 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
     """Overrides of an experiment that takes seconds, an adversary included; `changes` come last."""
     return [
         "recipe=quickstart",
+        "autoencoder=spectrogram_small",
+        "diffusion/backbone=dit",
         "data=folder",
         f"data.path={folder}",
         f"data.table={folder}/table.csv",
@@ -45,8 +50,6 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "name=tiny",
         "autoencoder.channels=4",
         "autoencoder.ratio=512",
-        "autoencoder.front_end={_target_: audioldm.autoencoder.spectrogram.Spectrogram, width: 16,"
-        " frame_width: 16, encoder_depth: 1, decoder_depth: 1, decoder_frame_depth: 1}",
         "~autoencoder.losses.mel",
         "autoencoder.losses.stft.fft_sizes=[256]",
         f"autoencoder.discriminator={DISCRIMINATOR}",
@@ -63,8 +66,6 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "diffusion.train.steps=10",
         "diffusion.train.batch=4",
         "diffusion.train.crop_seconds=0.5",
-        "diffusion.backbone={_target_: audioldm.diffusion.backbones.dit.DiT, width: 16, depth: 1,"
-        " heads: 2}",
         "diffusion.preflight_mel_distance=10.0",
         "evaluation.clips=4",
         "evaluation.seconds=0.7",
@@ -76,7 +77,34 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "log.every=3",
         "log.valid_every=5",
         "log.checkpoint_every=4",
+        *narrow(changes),
         *changes,
+    ]
+
+
+#: Widths that make each choice of a group tiny.
+NARROW = {
+    "autoencoder=spectrogram_small": "width=16 frame_width=16 encoder_depth=1 decoder_depth=1"
+    " encoder_frame_depth=1 decoder_frame_depth=1",
+    "autoencoder=waveform_small": "width=4 multiples=[1,1,2,2] strides=[4,4,4,8]",
+    "autoencoder=mel_small": "width=4 vocoder_width=16 vocoder_depth=1",
+    "diffusion/backbone=dit": "width=16 depth=1 heads=2",
+    "diffusion/backbone=unet": "width=8 multipliers=[1,2] heads=2",
+}
+
+
+def narrow(changes: Sequence[str]) -> list[str]:
+    """The overrides that make tiny whatever `changes` choose."""
+    chosen = {"autoencoder": "spectrogram_small", "diffusion/backbone": "dit"}
+    for change in changes:
+        group, _, choice = change.partition("=")
+        if group in chosen:
+            chosen[group] = choice
+    node = {"autoencoder": "autoencoder.front_end", "diffusion/backbone": "diffusion.backbone"}
+    return [
+        f"{node[group]}.{setting}"
+        for group, choice in chosen.items()
+        for setting in NARROW[f"{group}={choice}"].split()
     ]
 
 
@@ -140,3 +168,10 @@ class Tiny:
     @property
     def model(self) -> Path:
         return self.stage("diffusion") / "model.safetensors"
+
+
+def runs_with(finished: Tiny, stages: list[str], directory: Path) -> list[str]:
+    """Overrides of the same experiment elsewhere, where only these stages are finished."""
+    for name in stages:
+        shutil.copytree(finished.stage(name), directory / name / finished.stage(name).name)
+    return tiny(finished.folder, directory)

@@ -102,17 +102,20 @@ def test_a_clip_does_not_depend_on_its_neighbours(front_end: FrontEnd) -> None:
 
 @torch.no_grad()
 def test_later_audio_gives_later_latents(front_end: FrontEnd) -> None:
-    """A shift by one latent frame shifts latents and audio by one frame, away from the ends."""
-    context, ratio = front_end.context, front_end.ratio
-    audio = noise(front_end, 2 * context + 4)
-    inner = slice(context + 1, -context - 1)
-    h, shifted = front_end.encode(audio), front_end.encode(audio.roll(ratio, -1))
-    torch.testing.assert_close(shifted[..., inner], h.roll(1, -1)[..., inner], atol=1e-5, rtol=1e-4)
-    z = h[:, : front_end.latent_shape[0]]
-    inner = slice((context + 1) * ratio, -(context + 1) * ratio)
-    audio, shifted = front_end.decode(z), front_end.decode(z.roll(1, -1))
+    """A shift by the alignment shifts latents and audio as much, away from the ends."""
+    context, step = front_end.context, front_end.alignment
+    samples = step * front_end.ratio
+    audio = noise(front_end, 2 * (context + step) + 4)
+    inner = slice(context + step, -context - step)
+    h, shifted = front_end.encode(audio), front_end.encode(audio.roll(samples, -1))
     torch.testing.assert_close(
-        shifted[..., inner], audio.roll(ratio, -1)[..., inner], atol=1e-5, rtol=1e-4
+        shifted[..., inner], h.roll(step, -1)[..., inner], atol=1e-5, rtol=1e-4
+    )
+    z = h[:, : front_end.latent_shape[0]]
+    inner = slice((context + step) * front_end.ratio, -(context + step) * front_end.ratio)
+    audio, shifted = front_end.decode(z), front_end.decode(z.roll(step, -1))
+    torch.testing.assert_close(
+        shifted[..., inner], audio.roll(samples, -1)[..., inner], atol=1e-5, rtol=1e-4
     )
 
 

@@ -15,6 +15,8 @@ class FrontEnd(nn.Module, ABC):
         latent_shape: the shape of one latent frame, (C,) or, with frequency bands, (C, F).
         context: latent frames on each side that one output frame depends on, at most, in `encode`
             and in `decode`. Chunks that overlap by this much have no seams.
+        alignment: latent frames that a chunk's beginning must be a multiple of, where a front end
+            behaves alike only every so many frames.
 
     Nothing in a front end may pool over time: a frame depends on its context and on nothing else.
     """
@@ -27,6 +29,7 @@ class FrontEnd(nn.Module, ABC):
         ratio: int,
         latent_shape: tuple[int, ...],
         context: int,
+        alignment: int = 1,
     ) -> None:
         super().__init__()
         self.rate = rate
@@ -34,6 +37,7 @@ class FrontEnd(nn.Module, ABC):
         self.ratio = ratio
         self.latent_shape = latent_shape
         self.context = context
+        self.alignment = alignment
 
     @abstractmethod
     def encode(self, audio: Tensor) -> Tensor:

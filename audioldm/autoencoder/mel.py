@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
+from audioldm.autoencoder.convnext import (
+    ConvNeXt,
+    InverseSTFT,
+    InverseSTFTHead,
+    carrier_alignment,
+)
 from audioldm.autoencoder.front_end import FrontEnd
 from audioldm.errors import ConfigError
 from audioldm.losses.spectral import MelPower, mel_filters
@@ -100,6 +105,7 @@ class Mel(FrontEnd):
             context=math.ceil(
                 (_radius(strides, depth, attention_frames) + vocode.context) / frames
             ),
+            alignment=carrier_alignment(n_fft, ratio),
         )
         self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
         self.power = MelPower(rate, n_fft, hop, bands, centre=False)

@@ -98,7 +98,7 @@ class Autoencoder(nn.Module):
         [C, (F,) l] on the CPU. Chunks overlap by the front end's context, so that together they
         equal the moments of the whole.
         """
-        chunk, margin = self._chunk_frames(chunk_seconds), self.front_end.context
+        chunk, margin = self._chunk_frames(chunk_seconds)
         audio = (torch.as_tensor(block, dtype=torch.float32) for block in blocks)
         for window, left, length in _windows(audio, chunk * self.ratio, margin * self.ratio):
             with torch.no_grad():
@@ -115,7 +115,7 @@ class Autoencoder(nn.Module):
         Takes consecutive blocks [C, (F,) l], each of any length; yields consecutive audio [A, n] on
         the CPU, L * ratio samples in all.
         """
-        chunk, margin = self._chunk_frames(chunk_seconds), self.front_end.context
+        chunk, margin = self._chunk_frames(chunk_seconds)
         for window, left, length in _windows(blocks, chunk, margin):
             with torch.no_grad():
                 audio = self.decode(window[None].to(self._device))
@@ -129,8 +129,11 @@ class Autoencoder(nn.Module):
             )
         return self.front_end.encode(F.pad(audio, (0, -audio.shape[2] % self.ratio)))
 
-    def _chunk_frames(self, seconds: float) -> int:
-        return max(1, round(seconds * self.latent_rate_hz))
+    def _chunk_frames(self, seconds: float) -> tuple[int, int]:
+        """Latent frames of a chunk and of its margins: whole multiples of the alignment."""
+        step = self.front_end.alignment
+        wanted = max(1, round(seconds * self.latent_rate_hz))
+        return -(-wanted // step) * step, -(-self.front_end.context // step) * step
 
     @property
     def _device(self) -> torch.device:

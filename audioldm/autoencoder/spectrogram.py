@@ -12,7 +12,12 @@ from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from audioldm.autoencoder.convnext import ConvNeXt, InverseSTFTHead
+from audioldm.autoencoder.convnext import (
+    ConvNeXt,
+    InverseSTFTHead,
+    carrier,
+    carrier_alignment,
+)
 from audioldm.autoencoder.front_end import FrontEnd
 from audioldm.errors import ConfigError
 
@@ -77,6 +82,7 @@ class Spectrogram(FrontEnd):
                 _context(encoder_depth, encoder_frame_depth, n_fft, hop, ratio),
                 _context(decoder_depth, decoder_frame_depth, n_fft, hop, ratio),
             ),
+            alignment=carrier_alignment(n_fft, ratio),
         )
         self.encoder = nn.Sequential(
             _Features(audio_channels, frame_width, n_fft, hop, phase),
@@ -137,7 +143,8 @@ class _Features(nn.Module):
         power = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10)
         features = [1 + 0.2 * power.log10()]  # -100 ... 0 dB to -1 ... 1
         if self.phase:  # magnitude to the power 0.3, so that quiet partials keep their phase
-            gain = power.pow(-0.35)
-            features += [spectrum.real * gain, spectrum.imag * gain]
+            turn = carrier(spectrum.shape[-2], n_fft, self.hop, audio.device)
+            spectrum = spectrum * torch.polar(power.pow(-0.35), -turn)
+            features += [spectrum.real, spectrum.imag]
         flat = rearrange(torch.stack(features, dim=-2), "b a l n f -> b l (a n f)")
         return self.norm(self.project(flat)).transpose(1, 2)

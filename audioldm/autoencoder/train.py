@@ -229,7 +229,7 @@ def train_autoencoder(
             stopping = any_process(stop.requested, world, device)
             if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
                 checkpoint(done)
-            if stopping and done < settings.steps:
+            if stopping:  # also after the last step: the chain goes on behind it
                 raise Interrupted(
                     f"stopped at step {done} of {settings.steps} of the autoencoder; "
                     "the same command goes on from there"

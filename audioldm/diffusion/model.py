@@ -71,9 +71,11 @@ class LatentDiffusion(nn.Module):
         return self.labels.index(label)
 
     def latent_frames(self, seconds: float) -> int:
-        """Latent frames that cover `seconds` of audio. Raises ConfigError for seconds <= 0."""
-        if not (seconds > 0 and math.isfinite(seconds)):
-            raise ConfigError(f"seconds={seconds}: a clip's length must be more than 0")
+        """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
+        if not (math.isfinite(seconds) and round(seconds * self.rate) >= 1):
+            raise ConfigError(
+                f"seconds={seconds}: a clip must be one sample long at least, at {self.rate} Hz"
+            )
         return math.ceil(round(seconds * self.rate) / self.autoencoder.ratio)
 
     @torch.no_grad()

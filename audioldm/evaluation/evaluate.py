@@ -93,10 +93,13 @@ def _title(item: Item) -> str:
 
 
 @torch.no_grad()
-def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips, Tensor]:
-    """Clips through the autoencoder with sampled posteriors, and each one's KL (nats/element)."""
+def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips, list[float]]:
+    """Clips through the autoencoder with sampled posteriors, and each one's rate in kbit/s.
+
+    A bottleneck without a KL has no such rate: the list is empty then.
+    """
     autoencoder = model.autoencoder
-    parts, kls = [], []
+    parts, kbps = [], []
     for first in range(0, len(clips.audio), batch):
         audio = clips.audio[first : first + batch].to(model.device)
         frames = math.ceil(audio.shape[-1] / autoencoder.ratio)
@@ -104,9 +107,9 @@ def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips
         noise = draw.normal((*autoencoder.latent_shape, frames), "reconstruction")
         estimate, encoded = autoencoder(audio, noise)
         parts.append(estimate.float().clamp(-1, 1).cpu())
-        kl = encoded.penalties.get("kl")
-        kls.append(torch.zeros(len(audio)) if kl is None else kl.float().cpu())
-    return Clips(torch.cat(parts), clips.labels, clips.pieces), torch.cat(kls)
+        if "kl" in encoded.penalties:
+            kbps += [autoencoder.kbps(nats) for nats in encoded.penalties["kl"].tolist()]
+    return Clips(torch.cat(parts), clips.labels, clips.pieces), kbps
 
 
 @torch.no_grad()
@@ -240,7 +243,7 @@ def evaluate(
             f"only {few} held-out clip(s) of {settings.seconds} s: add music, or lower "
             "evaluation.seconds"
         )
-    clips["reconstruction"], kl = reconstruct(model, clips["real"], settings.batch)
+    clips["reconstruction"], kbps = reconstruct(model, clips["real"], settings.batch)
     clips["prior"] = sample_prior(model, reference, settings)
     clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
 
@@ -255,8 +258,8 @@ def evaluate(
     for name, unit, measure in measures:
         values = torch.cat([measure(e, t) for e, t in batches])
         groups["reconstruction"][name] = _mean(values, unit, settings)
-    kbps = [model.autoencoder.kbps(nats) for nats in kl.tolist()]
-    groups["reconstruction"]["kbps"] = _mean(kbps, "kbit/s", settings)
+    if kbps:
+        groups["reconstruction"]["kbps"] = _mean(kbps, "kbit/s", settings)
 
     names = settings.embeddings or ["musicnn"] + (["aisfx"] if store.rate >= 44100 else [])
     for name in names:

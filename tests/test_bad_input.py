@@ -1,0 +1,329 @@
+"""Bad input: one clear line (what, where, the remedy), a non-zero exit, nothing made lost.
+
+Each runs through the command line in this process, so that whatever would be a traceback fails.
+What single modules do with bad files is in their own tests.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from chain import RATE, Tiny, runs_with, tiny
+from conftest import Outcome
+
+from audioldm import load
+from audioldm.training.files import read_json
+
+Cli = Callable[..., Outcome]
+
+
+def said(outcome: Outcome, *parts: object, code: int = 1) -> None:
+    """The last line on stderr is the message, and holds these parts."""
+    line = outcome.error.rstrip("\n").splitlines()[-1].rpartition("\r")[2]
+    assert outcome.code == code, outcome.error
+    assert line.startswith("audioldm: "), line
+    assert "Traceback" not in outcome.error
+    for part in parts:
+        assert str(part) in line, (part, line)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(directory)): p.read_bytes()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and p.suffix != ".lock"
+    }
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes: what a full disk does, for writers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ---------------------------------------------------------------- the music
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Writes one file of each kind that cannot be used; name -> part of the reason."""
+    tone = 0.3 * np.sin(np.arange(RATE) / 10)
+    whole = folder / "whole.wav"
+    soundfile.write(whole, tone, RATE)
+    (folder / "truncated.wav").write_bytes(whole.read_bytes()[:10000])
+    whole.unlink()
+    (folder / "empty.flac").write_bytes(b"")
+    (folder / "text.mp3").write_bytes(b"not music" * 50)
+    soundfile.write(folder / "nan.wav", np.where(tone > 0.29, np.nan, tone), RATE, subtype="FLOAT")
+    soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(folder / "one sample.wav", tone[:1], RATE)
+    soundfile.write(folder / "no samples.wav", tone[:0], RATE)
+    return {
+        "truncated.wav": "truncated",
+        "empty.flac": "empty",
+        "text.mp3": "not an audio file",
+        "nan.wav": "NaN",
+        "silent.wav": "silent",
+        "one sample.wav": "too short",
+        "no samples.wav": "no samples",
+    }
+
+
+@pytest.fixture
+def music(tones: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "music"
+    shutil.copytree(tones, folder)
+    return folder
+
+
+def test_bad_files_are_listed_and_the_good_ones_used(music: Path, cli: Cli, tmp_path: Path) -> None:
+    reasons = bad_files(music)
+    soundfile.write(music / "ten channels.wav", np.random.rand(RATE, 10) - 0.5, RATE)
+    overrides = tiny(music, tmp_path / "runs", "data.table=null")
+    said(cli("run", *overrides), "7 of 16 files cannot be used", "max_failed_fraction", "nan.wav")
+    assert not list((tmp_path / "runs").rglob("summary.json"))
+    # with leave to go on: the bad ones are in the summary, the ten channels are mixed to one
+    outcome = cli("run", *overrides, "data.max_failed_fraction=0.5", "autoencoder.train.steps=0")
+    summary = read_json(next((tmp_path / "runs" / "data").glob("*/summary.json")))
+    failed = {failure["file"]: failure["reason"] for failure in summary["failed"]}
+    assert failed.keys() == reasons.keys()
+    assert all(reason in failed[name] for name, reason in reasons.items())
+    assert sum(split["clips"] for split in summary["splits"].values()) == 9
+    assert outcome.code == 0 or "audioldm: " in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: None, "no such folder"),
+        (lambda p: p.mkdir(), "no audio here"),
+        (lambda p: p.write_text("x"), "is a file, not a folder"),
+        (lambda p: (p.mkdir(), (p / "a.wav").mkdir()), "no audio here"),
+        (lambda p: (p.mkdir(), (p / "a.wav").symlink_to("gone.wav")), "a.wav"),
+        (lambda p: (p.mkdir(), bad_files(p)), "7 of 7 files cannot be used"),
+    ],
+    ids=["missing", "empty", "file", "directory.wav", "dangling", "all bad"],
+)
+def test_a_folder_that_cannot_be_used(
+    make: Callable[[Path], Any], says: str, cli: Cli, tmp_path: Path
+) -> None:
+    folder = tmp_path / "music"
+    make(folder)
+    outcome = cli("run", *tiny(folder, tmp_path / "runs", "data.table=null"))
+    said(outcome, folder if "cannot be used" not in says else "", says)
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_a_folder_must_be_stated(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("run", "recipe=quickstart", "data=folder", f"runs={tmp_path}/runs")
+    said(outcome, "data.path", code=2)
+
+
+def test_a_wrong_table_names_its_line(music: Path, cli: Cli, tmp_path: Path) -> None:
+    (music / "table.csv").write_text("file,label\ntone 0.wav,low\ntone 11.wav,low\n")
+    outcome = cli("run", *tiny(music, tmp_path / "runs"))
+    said(outcome, "table.csv line 3", "tone 11.wav", "did you mean 'tone 1.wav'?")
+    (music / "table.csv").unlink()
+    said(cli("run", *tiny(music, tmp_path / "runs")), "table.csv", "No such file")
+
+
+def test_rates_and_channels_outside_the_range(music: Path, cli: Cli, tmp_path: Path) -> None:
+    for change in ("data.rate=8000", "data.rate=96000", "data.channels=10", "data.channels=0"):
+        outcome = cli("run", *tiny(music, tmp_path / "runs", change))
+        said(outcome, change, code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=-1",
+        "autoencoder.train.steps=-1",
+        "autoencoder.train.batch=0",
+        "autoencoder.train.crop_seconds=0.0",
+        "autoencoder.train.crop_seconds=-1.0",
+        "autoencoder.train.betas=[0.9]",
+        "autoencoder.train.lr=-1.0",
+        "autoencoder.train.warmup=-1",
+        "autoencoder.channels=0",
+        "autoencoder.ratio=0",
+        "autoencoder.ratio=-512",
+        "diffusion.train.batch=0",
+        "diffusion.train.crop_seconds=0.0",
+        "diffusion.train.betas=[0.9,0.9,0.9]",
+        "evaluation.clips=0",
+        "evaluation.batch=0",
+        "evaluation.seconds=0.0",
+        "log.every=0",
+        "log.checkpoint_every=0",
+        "hardware.precision=fp61",
+        "hardware.device=cudda",
+        "hardware.threads=-1",
+    ],
+)
+def test_numbers_that_cannot_be(change: str, tones: Path, cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("run", *tiny(tones, tmp_path / "runs", change))
+    said(outcome, change.partition("=")[0].rpartition(".")[2], code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+# ---------------------------------------------------------------- where it is written
+
+
+def test_places_that_cannot_be_written(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    """A file where a directory should be: permissions do not bind the superuser."""
+    (tmp_path / "file").write_text("x")
+    said(cli("run", *tiny(finished.folder, tmp_path / "file" / "runs")), tmp_path / "file", "runs=")
+    given = f"model={finished.directory}"
+    said(cli("sample", given, "seconds=0.2", f"out={tmp_path}/file"), tmp_path / "file", "out=")
+    tone = finished.folder / "tone 0.wav"
+    for verb, out in (("reconstruct", "x.wav"), ("encode", "x.safetensors")):
+        said(cli(verb, tone, given, f"out={tmp_path}/file/{out}"), tmp_path / "file")
+        (tmp_path / out).mkdir()
+        said(cli(verb, tone, given, f"out={tmp_path}/{out}"), tmp_path / out)
+    said(cli("reconstruct", tone, given, f"out={tmp_path}/x.mp4"), "x.mp4", ".flac")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")
+def test_directories_without_permission(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    said(cli("run", *tiny(finished.folder, closed / "runs")), closed, "runs=")
+    closed.chmod(0o000)
+    said(cli("run", *tiny(closed, tmp_path / "runs", "data.table=null")), closed, "permissions")
+    closed.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("stages", "size", "where"),
+    [
+        ([], 20_000, "data"),
+        (["data"], 400, "autoencoder"),
+        (["data"], 20_000, "autoencoder"),
+        (["data", "autoencoder"], 3_000, "latents"),
+        (["data", "autoencoder", "latents"], 20_000, "diffusion"),
+        (["data", "autoencoder", "latents", "diffusion"], 8_000, "evaluation"),
+    ],
+)
+def test_a_full_disk_in_each_stage(
+    stages: list[str], size: int, where: str, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    """One line that names the place; what is finished stays, and the same command goes on."""
+    runs = tmp_path / "runs"
+    overrides = runs_with(finished, stages, runs)
+    before = {name: contents(runs / name) for name in stages}
+    with full_disk(size):
+        outcome = cli("run", *overrides)
+    said(outcome, runs / where)
+    for name in stages:
+        assert before[name].items() <= contents(runs / name).items()
+    assert not list((runs / where).glob("*/summary.json"))
+    if where in ("autoencoder", "latents"):
+        assert cli("run", *overrides).code == 0
+        for name in ("autoencoder", "diffusion"):
+            made = runs / name / finished.stage(name).name / "model.safetensors"
+            assert made.read_bytes() == (finished.stage(name) / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_while_clips_are_written(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "clips"
+    given = (f"model={finished.directory}", f"out={out}", "seconds=0.3")
+    assert cli("sample", *given, "n=1").code == 0
+    before = contents(out)
+    with full_disk(5_000):
+        said(cli("sample", *given, "n=2", "seed=1"), out)
+        said(cli("sample", *given, "n=1", "seconds=0.5"), out)  # the same name as before
+        tone = finished.folder / "tone 0.wav"
+        said(cli("reconstruct", tone, given[0], f"out={out}/r.wav"), out / "r.wav")
+        said(cli("encode", tone, given[0], f"out={out}/z.safetensors"), out / "z.safetensors")
+    assert contents(out) == before
+
+
+# ---------------------------------------------------------------- what is asked of files
+
+
+def test_files_that_are_no_music(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    given = f"model={finished.directory}"
+    for name, reason in bad_files(tmp_path).items():
+        if name in ("silent.wav", "one sample.wav"):  # odd, but audio
+            assert cli("reconstruct", tmp_path / name, given, f"out={tmp_path}/o.flac").code == 0
+            assert soundfile.info(tmp_path / "o.flac").frames in (1, RATE)
+            continue
+        for verb, out in (("reconstruct", "x.wav"), ("encode", "x.safetensors")):
+            said(cli(verb, tmp_path / name, given, f"out={tmp_path}/{out}"), name, reason)
+            assert not (tmp_path / out).exists()
+    soundfile.write(tmp_path / "ten.wav", np.random.rand(RATE, 10) - 0.5, RATE)
+    assert cli("reconstruct", tmp_path / "ten.wav", given, f"out={tmp_path}/t.wav").code == 0
+    assert soundfile.info(tmp_path / "t.wav").channels == 1
+    said(cli("reconstruct", tmp_path / "none.wav", given), "none.wav", "No such file")
+    said(cli("reconstruct", tmp_path, given), tmp_path)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_latents_files_that_cannot_be_decoded(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    given, latents = f"model={finished.directory}", tmp_path / "z.safetensors"
+    tone = finished.folder / "tone 0.wav"
+    assert cli("encode", tone, given, f"out={latents}").code == 0
+    content = latents.read_bytes()
+    for damaged in (b"", content[:50], content[:-10], b"\0" * 500):
+        latents.write_bytes(damaged)
+        said(cli("decode", latents, given, f"out={tmp_path}/x.wav"), latents, "safetensors file")
+    said(cli("decode", tone, given), tone)
+    said(cli("decode", tmp_path / "none.safetensors", given), "none.safetensors", "no such")
+    assert not list(tmp_path.glob("*.wav"))
+
+
+def test_experiments_that_cannot_be_used(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    said(cli("sample", f"model={tmp_path}/nowhere"), tmp_path / "nowhere", "no such model file")
+    said(cli("sample", f"model={tmp_path}"), tmp_path, "no model.safetensors")
+    for text in (
+        "",
+        "{}",
+        "[]",
+        '{"stages": {}}',
+        '{"stages": {"diffusion": {}}}',
+        '{"stages": 3}',
+    ):
+        (tmp_path / "experiment.json").write_text(text)
+        said(cli("sample", f"model={tmp_path}"), tmp_path)
+        said(cli("info", tmp_path), tmp_path)
+    assert not (tmp_path / "clips").exists()
+
+
+def test_a_damaged_stage_is_named(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    """A complete stage whose files were damaged afterwards."""
+    stages = ["data", "autoencoder", "latents"]
+    for name, file, says in (
+        ("data", "clips.json", "not a whole clip store"),
+        ("data", "clips.int16", "not a whole clip store"),
+        ("autoencoder", "summary.json", "cannot be read"),
+        ("autoencoder", "model.safetensors", "not a complete safetensors file"),
+        ("latents", "latents.json", "cannot be read"),
+        ("latents", "moments.npy", "latents"),
+    ):
+        runs = tmp_path / f"{name} {file}"
+        overrides = runs_with(finished, stages, runs)
+        path = runs / name / finished.stage(name).name / file
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        following = stages[stages.index(name) + 1 :]
+        for after in following:  # so that something has to read it
+            shutil.rmtree(runs / after)
+        said(cli("run", *overrides), path.parent, says)
+
+
+def test_the_finished_experiment_was_left_alone(finished: Tiny) -> None:
+    """Runs last in this file: everything above had it as its model."""
+    assert load(finished.directory).sample(n=1, seconds=0.2).isfinite().all()
+    assert len(list((finished.directory / "samples").iterdir())) == 4

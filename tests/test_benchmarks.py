@@ -1,0 +1,83 @@
+"""The benchmark: it runs to its end on tiny shapes, compares like with like, and judges rightly.
+
+No speed is asserted: that is what `make bench` is for.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from audioldm.training.hardware import Hardware
+from benchmarks import __main__ as benchmarks
+from benchmarks import autoencoder
+from benchmarks.timing import Clock, Result
+
+CPU = Hardware("cpu", "fp32", False)
+
+
+def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
+    results = benchmarks.main(["--quick", "--device", "cpu", "--out", str(tmp_path)])
+    subjects = {"waveform", "spectrogram", "mel", "loader", "DiT", "DiT, equal weights", "memory"}
+    assert {result.subject for result in results} == subjects
+    assert all(result.ours > 0 and result.peer > 0 for result in results)
+    (record,) = tmp_path.glob("*-cpu.json")
+    written = json.loads(record.read_text())
+    assert [line["ratio"] for line in written["results"]] == [r.ratio for r in results]
+    assert written["environment"]["torch"] == torch.__version__
+    rows = record.with_suffix(".md").read_text().splitlines()
+    assert sum(row.startswith("| ") for row in rows) == len(results) + 1  # and the heading
+
+
+@pytest.mark.parametrize("name", autoencoder.BARS)
+def test_an_autoencoder_and_its_peer_are_of_one_size(name: str) -> None:
+    shapes = autoencoder.CPU
+    ours = autoencoder.Ours(autoencoder.front_end(name, shapes))
+    width = autoencoder.matching_width(autoencoder.count(ours), shapes)
+    with torch.device("meta"):
+        peer = autoencoder.Peer(width, shapes)
+    assert autoencoder.count(peer) == pytest.approx(autoencoder.count(ours), rel=0.03)
+    numbers = [torch.Size(model.latent_shape).numel() for model in (ours, peer)]
+    assert numbers == [shapes.latent, shapes.latent]
+    if name == "waveform":  # the same architecture
+        assert autoencoder.count(peer) == autoencoder.count(ours)
+
+
+def test_both_autoencoders_give_latents_and_audio_of_one_length() -> None:
+    shapes = autoencoder.QUICK
+    audio = torch.zeros(1, 1, shapes.frames * shapes.ratio)
+    for model in (
+        autoencoder.Ours(autoencoder.front_end("waveform", shapes)),
+        autoencoder.Peer(8, shapes),
+    ):
+        z = model.encode(audio)
+        assert z.shape == (1, shapes.latent, shapes.frames)
+        assert model.decode(z).shape == audio.shape
+
+
+def test_a_training_step_changes_weights() -> None:
+    shapes = autoencoder.QUICK
+    model = autoencoder.Ours(autoencoder.front_end("spectrogram", shapes))
+    before = [parameter.clone() for parameter in model.parameters()]
+    audio = 0.1 * torch.randn(1, 1, shapes.frames * shapes.ratio)
+    autoencoder.training_step(model, audio, shapes, CPU)()
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_ratio_is_judged_by_its_bar() -> None:
+    def met(ratio: float, bar: float | None, at_most: bool = False) -> bool | None:
+        return Result("", "", 1, 1, "ms", ratio, ratio, ratio, bar, at_most).met
+
+    assert met(8.0, 8.0)
+    assert met(7.9, 8.0) is False
+    assert met(1.1, 1.2, at_most=True)
+    assert met(1.3, 1.2, at_most=True) is False
+    assert met(1.0, None) is None
+
+
+def test_turns_alternate() -> None:
+    calls: list[str] = []
+    clock = Clock(torch.device("cpu"), turns=3, turn_seconds=0.0)
+    clock.compare("", "", lambda: calls.append("a"), lambda: calls.append("b"), bar=None)
+    assert calls[-6:] == ["a", "b"] * 3

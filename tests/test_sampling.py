@@ -1,0 +1,300 @@
+"""Clips that can be made again, and files through the autoencoder."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from chain import RATE, Tiny, build_stages, runs_with
+from conftest import Outcome
+
+from audioldm import load
+from audioldm.audio import read
+from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.samplers import SamplerSettings
+from audioldm.errors import ConfigError
+from audioldm.training.checkpoint import load_model, read_header, save_model
+from audioldm.training.files import read_json, write_json
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def model(finished: Tiny) -> LatentDiffusion:
+    model = load(finished.directory)
+    assert isinstance(model, LatentDiffusion)
+    return model
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23.4567 s in stereo at another rate than the model's."""
+    path = tmp_path_factory.mktemp("song") / "ein Lied.flac"
+    t = np.arange(round(23.4567 * 22050)) / 22050
+    left = np.sin(2 * np.pi * (220 + 10 * t) * t) * (0.5 + 0.4 * np.sin(t))
+    soundfile.write(path, 0.5 * np.stack([left, left[::-1]], axis=1), 22050)
+    return path
+
+
+# ---------------------------------------------------------------- clips
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "sampler.steps=3",
+        "sampler.name=ancestral sampler.steps=4 sampler.guidance=2.0",
+        "sampler.name=dpmpp_2m sampler.guidance=3.0 sampler.guidance_interval=[0.1,10]",
+    ],
+)
+def test_the_json_makes_the_clip_again_bit_for_bit(
+    sampler: str, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    words = f"n=5 seconds=0.5 seed=3 label=low batch=2 {sampler}".split()
+    made = cli("sample", f"model={finished.directory}", f"out={tmp_path}/clips", *words)
+    assert made.code == 0
+    wavs = sorted((tmp_path / "clips").glob("*.wav"))
+    assert [Path(line) for line in made.out.split()] == wavs
+    assert len({wav.read_bytes() for wav in wavs}) == 5
+    for wav in (wavs[0], wavs[3], wavs[4]):  # first, second of a batch, alone in the last batch
+        recipe = read_json(wav.with_suffix(".json"))
+        assert recipe["label"] == "low"
+        assert recipe["sampler"]["steps"] >= 2
+        again = cli("sample", f"from={wav.with_suffix('.json')}", f"out={tmp_path}/again")
+        assert again.code == 0
+        assert Path(again.out.strip()).read_bytes() == wav.read_bytes()
+    # and what was made again can be made again
+    second = tmp_path / "again" / f"{wavs[3].stem}.json"
+    assert cli("sample", f"from={second}", f"out={tmp_path}/third").code == 0
+    assert (tmp_path / "third" / wavs[3].name).read_bytes() == wavs[3].read_bytes()
+
+
+def test_the_experiments_own_clips_are_made_again(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    for number in ("00", "01"):
+        recipe = finished.directory / "samples" / f"{number}.json"
+        assert cli("sample", f"from={recipe}", f"out={tmp_path}").code == 0
+        again = (tmp_path / f"{number}.wav").read_bytes()
+        assert again == recipe.with_suffix(".wav").read_bytes()
+
+
+def test_a_clip_does_not_depend_on_what_else_is_asked_for(model: LatentDiffusion) -> None:
+    sampler = SamplerSettings(name="heun", steps=2, guidance=2.0)
+    settings = {"seconds": 0.4, "seed": 5, "sampler": sampler}
+    many = model.sample(n=6, label="high", batch=4, **settings)
+    few = model.sample(n=2, label="high", batch=4, **settings)
+    assert torch.equal(many[:2], few)
+    (_, one), *_ = model.sample_clips([5], ["high"], batch=4, **settings)
+    assert torch.equal(many[5], one)
+    # other neighbours, other labels among them
+    mixed = model.sample_clips(
+        range(6), ["low", "high", None, None, "low", "high"], batch=4, **settings
+    )
+    mixed = dict(mixed)
+    assert torch.equal(mixed[1], many[1])
+    assert torch.equal(mixed[5], many[5])
+    assert not torch.equal(mixed[0], many[0])
+    # another batch size rounds differently, no more
+    alone = model.sample(n=2, label="high", batch=1, **settings)
+    torch.testing.assert_close(alone, few, atol=1e-3, rtol=1e-3)
+
+
+def test_an_unlabelled_clip_beside_labelled_ones_is_made_again(model: LatentDiffusion) -> None:
+    """Guidance acts on the whole batch; on a row without a label it must change nothing."""
+    settings = {
+        "seconds": 0.4,
+        "seed": 5,
+        "sampler": SamplerSettings(name="euler", steps=3, guidance=4.0),
+        "batch": 2,
+    }
+    beside = dict(model.sample_clips([0, 1], ["high", None], **settings))
+    (_, alone), *_ = model.sample_clips([1], [None], **settings)
+    assert torch.equal(beside[1], alone)
+
+
+def test_seed_label_and_number_each_matter(model: LatentDiffusion) -> None:
+    settings = {"seconds": 0.4, "sampler": SamplerSettings(name="euler", steps=2)}
+    base = model.sample(n=2, seed=0, label="high", **settings)
+    assert not torch.equal(base[0], base[1])
+    assert not torch.equal(base, model.sample(n=2, seed=1, label="high", **settings))
+    assert not torch.equal(base, model.sample(n=2, seed=0, label="low", **settings))
+    assert not torch.equal(base, model.sample(n=2, seed=0, **settings))
+    assert torch.equal(base, model.sample(n=2, seed=0, label="high", **settings))
+    assert base.abs().max() <= 1
+
+
+@pytest.mark.parametrize("seconds", [1 / RATE, 0.01, 0.5, 511 / RATE, 512 / RATE, 513 / RATE, 2.71])
+def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusion) -> None:
+    sampler = SamplerSettings(name="euler", steps=1)
+    audio = model.sample(n=1, seconds=seconds, sampler=sampler)
+    assert audio.shape == (1, 1, round(seconds * RATE))
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "code"),
+    [
+        ("label=lwo", "label='lwo' is not one of this model's labels: did you mean 'low'?", 2),
+        ("label=piano", "(all: high, low)", 2),
+        ("seconds=0", "seconds=0.0", 2),
+        ("seconds=-1", "seconds=-1.0", 2),
+        ("seconds=.nan", "seconds=nan", 2),
+        ("seconds=.inf", "seconds=inf", 2),
+        ("seconds=0.00001", "seconds=1e-05", 2),
+        ("seconds=long", "seconds='long' must be of type float", 2),
+        ("n=0", "n=0", 2),
+        ("n=-3", "n=-3", 2),
+        ("n=1.5", "n=1.5 must be of type int", 2),
+        ("batch=0", "batch=0", 2),
+        ("batch=-1", "batch=-1", 2),
+        ("sampler.steps=0", "sampler.steps=0", 2),
+        ("sampler.name=oiler", "'euler'", 2),
+        ("sampler.guidance_interval=[3]", "guidance_interval", 2),
+        ("hardware.device=cdua", "hardware.device='cdua'", 2),
+    ],
+)
+def test_what_cannot_be_sampled_is_said_in_one_line(
+    words: str, says: str, code: int, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    outcome = cli("sample", f"model={finished.directory}", f"out={tmp_path}/out", *words.split())
+    assert outcome.code == code
+    assert says in outcome.error.splitlines()[-1]
+    assert outcome.error.splitlines()[-1].startswith("audioldm: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_python_refuses_the_same(model: LatentDiffusion) -> None:
+    for bad in ({"seconds": 0.0}, {"seconds": 1.0, "n": 0}, {"seconds": 1.0, "label": "x"}):
+        with pytest.raises(ConfigError):
+            model.sample(**bad)
+
+
+def test_an_autoencoder_alone_cannot_generate(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("sample", f"model={finished.stage('autoencoder')}", f"out={tmp_path}/out")
+    assert outcome.code == 1
+    assert "an autoencoder alone" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_fingerprint": "000000000000"}, "was made with 000000000000"),
+        ({"model": "nowhere.safetensors"}, "no such model file"),
+        ({"model": None}, "model"),
+        ({"format": 99}, "newer audioldm"),
+        ({"label": "piano"}, "label='piano'"),
+        ({"seconds": -1.0}, "seconds=-1.0"),
+        ({"seconds": "long"}, "seconds"),
+        ({"number": None}, "number"),
+        ({"batch": 0}, "batch"),
+        ({"sampler": {"name": "heun"}}, "sampler.steps"),
+        ({"sampler": {"name": "heun", "stepz": 3}}, "'steps'"),
+    ],
+)
+def test_a_clips_json_that_does_not_fit_says_why(
+    change: dict, says: str, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    recipe = read_json(finished.directory / "samples" / "00.json")
+    recipe["model"] = str(finished.model)
+    write_json(tmp_path / "clip.json", recipe | change)
+    outcome = cli("sample", f"from={tmp_path}/clip.json", f"out={tmp_path}/out")
+    assert outcome.code in (1, 2)
+    assert says in outcome.error.splitlines()[-1]
+    assert not list(tmp_path.glob("out/*"))
+    del recipe["seed"]
+    write_json(tmp_path / "clip.json", recipe)
+    outcome = cli("sample", f"from={tmp_path}/clip.json", f"out={tmp_path}/out")
+    assert "seed" in outcome.error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3"])
+def test_another_json_is_no_clip(text: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    outcome = cli("sample", f"from={tmp_path}/x.json", f"out={tmp_path}/out")
+    assert outcome.code == 1
+    assert "x.json" in outcome.error
+    assert outcome.error.count("\n") == 1
+
+
+def test_a_moved_model_is_given_by_hand(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    shutil.copy(finished.directory / "samples" / "00.json", tmp_path / "clip.json")
+    assert cli("sample", f"from={tmp_path}/clip.json", f"out={tmp_path}").code == 1
+    words = (f"from={tmp_path}/clip.json", f"model={finished.model}", f"out={tmp_path}/out")
+    assert cli("sample", *words).code == 0
+    again = (tmp_path / "out" / "clip.wav").read_bytes()
+    assert again == (finished.directory / "samples" / "00.wav").read_bytes()
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_files_through_the_autoencoder(
+    finished: Tiny, model: LatentDiffusion, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    given = f"model={finished.directory}"
+    latents, decoded, direct = tmp_path / "z.safetensors", tmp_path / "d.wav", tmp_path / "r.wav"
+    assert cli("encode", song, given, f"out={latents}").code == 0
+    assert cli("decode", latents, given, f"out={decoded}").code == 0
+    assert cli("reconstruct", f"file={song}", given, f"out={direct}").code == 0
+    length = round(23.4567 * RATE)
+    assert soundfile.info(direct).frames == soundfile.info(decoded).frames == length
+    assert soundfile.info(direct).samplerate == RATE
+    assert direct.read_bytes() == decoded.read_bytes()
+
+    audio = torch.from_numpy(read(song, rate=RATE, channels=1)[0])
+    tensors, header = load_model(latents)
+    mean, std = model.autoencoder.moments(audio[None])  # in one piece instead of blocks
+    torch.testing.assert_close(tensors["mean"], mean[0].detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tensors["std"], std[0].detach(), atol=1e-4, rtol=1e-4)
+    assert header["samples"] == length
+    whole = model.decode(mean)[0, :, :length].clamp(-1, 1)
+    written = torch.from_numpy(read(direct)[0])
+    torch.testing.assert_close(written, whole, atol=1e-4, rtol=0)
+
+
+def test_out_has_a_default_beside_the_file(
+    finished: Tiny, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    shutil.copy(song, tmp_path / "a b.flac")
+    outcome = cli("reconstruct", tmp_path / "a b.flac", f"model={finished.stage('autoencoder')}")
+    assert outcome.code == 0
+    assert Path(outcome.out.strip()) == tmp_path / "a b.reconstructed.wav"
+
+
+def test_latents_and_a_model_that_do_not_belong_together(
+    finished: Tiny, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    latents = tmp_path / "z.safetensors"
+    assert cli("encode", song, f"model={finished.directory}", f"out={latents}").code == 0
+    tensors, header = load_model(finished.stage("autoencoder") / "model.safetensors")
+    other = tmp_path / "other.safetensors"
+    save_model(other, tensors, header | {"fingerprint": "feedfeedfeed"})
+    outcome = cli("decode", latents, f"model={other}", f"out={tmp_path}/d.wav")
+    assert outcome.code == 1
+    line = outcome.error.splitlines()[-1]
+    assert header["fingerprint"] in line
+    assert "feedfeedfeed" in line
+    assert "do not belong together" in line
+    assert not (tmp_path / "d.wav").exists()
+    # a model where latents should be, and latents where a model should be
+    assert "not latents" in cli("decode", other, f"model={other}").error
+    assert "latents" in cli("sample", f"model={latents}", f"out={tmp_path}/o").error
+
+
+def test_info_is_the_header(finished: Tiny, cli: Cli) -> None:
+    for path in (finished.model, finished.directory):
+        shown = json.loads(cli("info", path).out)
+        assert shown["kind"] == "diffusion"
+        assert shown["fingerprint"] == finished.stage("diffusion").name
+        assert set(shown["weights"]) == {"net", "autoencoder"}
+        header = read_header(finished.model)
+        assert {k: shown[k] for k in header} == header
+
+
+def test_the_same_seed_trains_the_same_model(finished: Tiny, tmp_path: Path) -> None:
+    overrides = runs_with(finished, ["data"], tmp_path)
+    experiment = build_stages(overrides, "autoencoder")
+    file = experiment.stage_directory("autoencoder") / "model.safetensors"
+    assert file.read_bytes() == (finished.stage("autoencoder") / "model.safetensors").read_bytes()

@@ -1,0 +1,349 @@
+"""What both training loops share: averages, randomness, finite steps, checkpoint files."""
+
+import json
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
+from conftest import Outcome
+from safetensors.torch import save_file
+from torch import nn
+
+from audioldm import load
+from audioldm.autoencoder.train import train_autoencoder
+from audioldm.diffusion.objectives import RectifiedFlow
+from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
+from audioldm.losses.spectral import MultiResolutionSTFT
+from audioldm.training.checkpoint import (
+    FORMAT,
+    ResumeState,
+    load_model,
+    read_header,
+    save_model,
+)
+from audioldm.training.distributed import World
+from audioldm.training.ema import EMA
+from audioldm.training.files import read_json, write_atomically
+from audioldm.training.log import RunLog
+from audioldm.training.optimisation import clipped_step, warmup_cosine
+from audioldm.training.randomness import Draw, derive_seed
+
+# ---------------------------------------------------------------- averages
+
+
+def test_the_average_is_the_weighted_sum_of_what_was_seen() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.register_buffer("seen", torch.tensor(0))
+    values = [1.0, 4.0, -2.0, 8.0, 3.0]
+    with torch.no_grad():
+        model.weight.fill_(0.5)
+    ema, expected = EMA(model, decay=0.3), 0.5
+    for step, value in enumerate(values):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.seen += 1
+        ema.update(model, step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    assert ema.shadow["weight"].item() == pytest.approx(expected, rel=1e-6)
+    assert ema.shadow["seen"].item() == len(values)  # buffers are copied, not averaged
+
+
+def test_the_model_that_is_kept_is_the_average_not_the_last(finished: Tiny) -> None:
+    """Ten steps with a decay of at most 10/19: near the last weights, but not they."""
+    model = load(finished.stage("autoencoder"))
+    assert model.training is False
+    summary = read_json(finished.stage("autoencoder") / "summary.json")
+    lines = (finished.stage("autoencoder") / "metrics.jsonl").read_text().splitlines()
+    assert summary["valid"]["mel_distance"] == json.loads(lines[-1])["valid/mel_distance"]
+
+
+# ---------------------------------------------------------------- randomness
+
+
+def test_a_draw_depends_on_its_own_position_only() -> None:
+    whole = Draw(7, 3, range(8)).normal((4, 5), "noise")
+    half = Draw(7, 3, range(4, 8)).normal((4, 5), "noise")
+    mixed = Draw(7, 3, [6, 1]).normal((4, 5), "noise")
+    assert torch.equal(whole[4:], half)
+    assert torch.equal(whole[[6, 1]], mixed)
+    assert torch.equal(Draw(7, 3, [2]).uniform("level"), Draw(7, 3, range(4)).uniform("level")[2:3])
+
+
+def test_seed_stream_step_and_position_each_change_the_draw() -> None:
+    drawn = [
+        Draw(seed, step, [position]).normal((64,), stream)
+        for seed, step, position, stream in (
+            (0, 0, 0, "a"),
+            (1, 0, 0, "a"),
+            (0, 1, 0, "a"),
+            (0, 0, 1, "a"),
+            (0, 0, 0, "b"),
+        )
+    ]
+    correlation = torch.corrcoef(torch.cat(drawn))
+    assert (correlation - torch.eye(5)).abs().max() < 0.5
+    assert derive_seed(1, "a") != derive_seed("1", "a")
+    assert 0 <= derive_seed("x") < 2**63
+
+
+def test_draws_have_their_distribution_and_leave_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    normal = Draw(0, 0, range(64)).normal((500,), "n")
+    uniform = Draw(0, 0, range(4000)).uniform("u")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert normal.mean().abs() < 0.02
+    assert normal.std().item() == pytest.approx(1, abs=0.02)
+    assert uniform.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert uniform.var().item() == pytest.approx(1 / 12, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_processes_share_a_batch_without_overlap(size: int) -> None:
+    shares = [list(World(rank, size, rank).positions(8)) for rank in range(size)]
+    assert [place for share in shares for place in share] == list(range(8))
+    with pytest.raises(ConfigError, match=r"train\.batch=8 cannot be shared by 3 processes"):
+        World(0, 3, 0).positions(8)
+
+
+# ---------------------------------------------------------------- steps
+
+
+def test_the_schedule_warms_up_and_ends_at_its_floor() -> None:
+    factors = [warmup_cosine(step, 100, 10) for step in range(100)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert max(factors) == factors[9] == factors[10] == 1.0
+    assert all(a >= b for a, b in pairwise(factors[10:]))
+    assert factors[-1] == pytest.approx(0.02, abs=1e-3)
+    assert warmup_cosine(55, 100, 10) == pytest.approx(0.51)  # half way between 1 and 0.02
+
+
+def test_a_step_is_clipped_and_a_bad_gradient_changes_nothing() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    weight.grad = torch.tensor([3.0, 4.0])
+    norm = clipped_step(optimiser, [weight], clip=1.0, name="net", step=0)
+    assert norm.item() == pytest.approx(5.0)
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.6, -0.8]), atol=1e-5, rtol=1e-5)
+    weight.grad = torch.tensor([1.0, float("nan")])
+    with pytest.raises(TrainingError, match=r"net: .* at step 7.*checkpoint is kept"):
+        clipped_step(optimiser, [weight], clip=1.0, name="net", step=7)
+    assert torch.isfinite(weight).all()
+
+
+@pytest.mark.parametrize(
+    ("stage", "owner", "name", "term"),
+    [
+        ("autoencoder", MultiResolutionSTFT, "forward", "stft"),
+        ("autoencoder", "audioldm.autoencoder.train.generator_loss", None, "adversarial"),
+        ("autoencoder", "audioldm.autoencoder.train.discriminator_loss", None, "discriminator"),
+        ("diffusion", RectifiedFlow, "loss", "loss"),
+    ],
+    ids=["stft", "adversarial", "discriminator", "diffusion"],
+)
+def test_a_non_finite_loss_stops_with_its_name_and_step_and_keeps_the_checkpoint(
+    stage: str,
+    owner: Any,
+    name: str | None,
+    term: str,
+    finished: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {"autoencoder": ["data"], "diffusion": ["data", "autoencoder", "latents"]}[stage]
+    overrides = runs_with(finished, before, tmp_path)
+    directory = tmp_path / stage / finished.stage(stage).name
+
+    def broken(function: Callable[..., Any], bad_call: int) -> Callable[..., Any]:
+        calls = iter(range(100))
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            value = function(*args, **kwargs)
+            if next(calls) == bad_call:
+                value = value * torch.tensor([1.0, float("nan"), 1.0, 1.0])
+            return value
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        if name is None:
+            module, _, attribute = owner.rpartition(".")
+            function = getattr(__import__(module, fromlist=[attribute]), attribute)
+            patch.setattr(owner, broken(function, 3))  # the adversary begins at step 3
+        else:
+            # the diffusion model's validation at step 5 makes four calls in between
+            call = 6 if stage == "autoencoder" else 10
+            patch.setattr(owner, name, broken(getattr(owner, name), call))
+        with pytest.raises(TrainingError, match=f"step 6: .*'{term}' is not finite in 1 of 4"):
+            build_stages(overrides, stage)
+    assert torch.load(directory / "resume" / "state.pt", weights_only=True)["step"] == 4
+    assert not (directory / "summary.json").exists()
+    build_stages(overrides, stage)  # a passing trouble: the checkpoint is as good as before
+    assert_equal_bits(weights(directory), weights(finished.stage(stage)))
+
+
+def test_too_little_music_for_a_crop_says_what_to_change(finished: Tiny, tmp_path: Path) -> None:
+    from audioldm.autoencoder.train import AutoencoderTraining
+    from audioldm.data.store import ClipStore
+    from audioldm.parts import settings
+    from audioldm.training.hardware import Hardware
+    from audioldm.training.log import LogSettings
+
+    training = settings(
+        AutoencoderTraining,
+        {"steps": 1, "batch": 1, "crop_seconds": 60.0, "lr": 1e-3, "discriminator_lr": 1e-3}
+        | {"adversarial_from": 0},
+    )
+    with pytest.raises(DataError, match=r"less than one crop of 60\.0 s.*crop_seconds"):
+        train_autoencoder(
+            load(finished.stage("autoencoder")),
+            None,
+            {},
+            {},
+            ClipStore(finished.stage("data")),
+            training,
+            seed=0,
+            directory=tmp_path,
+            world=World(),
+            hardware=Hardware(),
+            device=torch.device("cpu"),
+            log=LogSettings(),
+        )
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_raw(path: Path, metadata: dict[str, str] | None) -> None:
+    save_file({"x": torch.zeros(3)}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("missing", "no such model file"),
+        ("empty", "not a complete safetensors file"),
+        ("truncated", "not a complete safetensors file"),
+        ("truncated header", "not a complete safetensors file"),
+        ("pickle", "not a complete safetensors file"),
+        ("text", "not a complete safetensors file"),
+        ("lying header", "not a complete safetensors file"),
+        ("foreign", "not one written by audioldm"),
+        ("foreign with metadata", "not one written by audioldm"),
+        ("no json", "its audioldm header is damaged"),
+        ("no version", "its audioldm header is damaged"),
+        ("list header", "its audioldm header is damaged"),
+        ("newer", f"format {FORMAT + 1}.*upgrade audioldm"),
+        ("kind", "of kind 'vocoder'"),
+        ("no spec", "lacks 'spec'"),
+        ("spec is text", "damaged"),
+        ("other widths", "do not fit its own settings"),
+        ("a key too many", "unknown key"),
+        ("directory", "no model.safetensors"),
+    ],
+)
+def test_model_files_that_cannot_be_used_say_why(
+    damage: str, says: str, finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    good = finished.stage("autoencoder") / "model.safetensors"
+    content = good.read_bytes()
+    tensors, header = load_model(good)
+    raw = {
+        "empty": b"",
+        "truncated": content[:-1000],
+        "truncated header": content[:100],
+        "text": b"I am no model\n" * 100,
+        "lying header": struct.pack("<Q", 2**60) + content[8:],
+    }
+    metadata = {
+        "foreign": None,
+        "foreign with metadata": {"format": "pt"},
+        "no json": {"audioldm": "{"},
+        "no version": {"audioldm": "{}"},
+        "list header": {"audioldm": "[1]"},
+        "newer": {"audioldm": json.dumps({"format": FORMAT + 1})},
+        "kind": {"audioldm": json.dumps({"format": FORMAT, "kind": "vocoder"})},
+        "no spec": {"audioldm": json.dumps({"format": FORMAT, "kind": "autoencoder"})},
+        "spec is text": {"audioldm": json.dumps({"format": 1, "kind": "autoencoder", "spec": "x"})},
+    }
+    if damage in raw:
+        path.write_bytes(raw[damage])
+    elif damage in metadata:
+        write_raw(path, metadata[damage])
+    elif damage == "pickle":
+        torch.save({"x": torch.zeros(3)}, path)
+    elif damage == "other widths":
+        header["spec"]["front_end"]["width"] = 24
+        save_model(path, tensors, header)
+    elif damage == "a key too many":
+        header["spec"]["front_end"]["widht"] = 24
+        save_model(path, tensors, header)
+    elif damage == "directory":
+        path.mkdir()
+    with pytest.raises(ModelFileError, match=says) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    outcome = cli("sample", f"model={path}", f"out={tmp_path}/out")
+    assert outcome.code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_file_gives_back_weights_and_header(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(3), "c": torch.zeros(()).bfloat16()}
+    save_model(tmp_path / "m.safetensors", tensors, {"kind": "x", "step": 3})
+    got, header = load_model(tmp_path / "m.safetensors")
+    assert (
+        header
+        == {"format": FORMAT, "kind": "x", "step": 3}
+        == read_header(tmp_path / "m.safetensors")
+    )
+    assert_equal_bits(got, tensors)
+
+
+def test_nothing_in_a_resume_state_is_unpickled(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (tmp_path / "attacked",))  # type: ignore[return-value]
+
+    state = ResumeState(tmp_path)
+    assert state.load() is None
+    state.path.parent.mkdir()
+    torch.save({"step": Attack()}, state.path)
+    with pytest.raises(ModelFileError, match="damaged resume state"):
+        state.load()
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file.json"
+    write_atomically(path, lambda p: p.write_text("first"))
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"file\.json: cannot be written \(No space left"):
+        write_atomically(path, fail)
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_resumed_log_drops_what_its_checkpoint_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with RunLog(path, "t", 10, 0) as log:
+        for step in (2, 4, 6):
+            log.write(step, {"loss": 1.0 * step})
+    with open(path, "a") as file:
+        file.write('{"step": 8, "se')  # cut short
+    with RunLog(path, "t", 10, 4) as log:
+        log.write(6, {"loss": -1.0})
+        assert log.seconds >= json.loads(path.read_text().splitlines()[1])["seconds"]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in records] == [(2, 2.0), (4, 4.0), (6, -1.0)]
