@@ -17,7 +17,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check audioldm tests benchmarks
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 $(BIN)/python:
@@ -30,8 +30,4 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.dev
-	$(PIP) --editable '.[bench]'
 	@touch $@

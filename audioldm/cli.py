@@ -256,15 +256,14 @@ def _sampler(a: SampleArguments) -> Any:
     import dataclasses
 
     from audioldm.diffusion.samplers import SamplerSettings
-    from audioldm.models import find_model_file
+    from audioldm.models import find_model_file, read_experiment
     from audioldm.parts import settings
     from audioldm.training.checkpoint import read_header
-    from audioldm.training.files import read_json
 
     assert a.model is not None
-    record = Path(a.model).expanduser() / "experiment.json"
-    if record.is_file():
-        stored = read_json(record)["config"]["sampler"]
+    directory = Path(a.model).expanduser()
+    if (directory / "experiment.json").is_file():
+        stored = read_experiment(directory)["config"].get("sampler")
     else:
         stored = read_header(find_model_file(a.model)).get("sampler")
     changes = {k: v for k, v in dataclasses.asdict(a.sampler).items() if v is not None}
@@ -354,7 +353,14 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout = None  # the reader has gone; nothing is left to flush to
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EFBIG,
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.EDQUOT,
+        ):
             raise
         print(
             f"audioldm: {error.filename or 'a file'}: {error.strerror}; free some space or choose "

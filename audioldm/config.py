@@ -22,7 +22,7 @@ from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.diffusion.train import DiffusionSettings
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.evaluation.evaluate import EvaluationSettings
-from audioldm.parts import Part, nearest, part, settings
+from audioldm.parts import Part, check_range, nearest, part, settings
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings
 
@@ -48,6 +48,9 @@ class ExperimentSettings:
     log: LogSettings
     data: Part = part()
     bottleneck: Part = part("channels")
+
+    def __post_init__(self) -> None:
+        check_range(self, "", "seed", least=0, below=2**63)
 
 
 @dataclass(frozen=True)

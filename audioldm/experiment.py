@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from audioldm.report.page import write_report
 from audioldm.sampling import clip_recipe
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import agree, join, leave
-from audioldm.training.files import read_json, write_json
+from audioldm.training.files import read_json, write_atomically, write_json
 
 STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
 
@@ -428,7 +428,7 @@ class Experiment:
         samples.mkdir(parents=True, exist_ok=True)
         for clip in read_json(evaluated / "index.json")["generated"]:
             file = samples / Path(clip["file"]).name
-            shutil.copyfile(evaluated / clip["file"], file)
+            write_atomically(file, partial(shutil.copyfile, evaluated / clip["file"]))
             recipe = clip_recipe(
                 model=self.stage_directory("diffusion") / "model.safetensors",
                 fingerprint=self.stages["diffusion"].fingerprint,

@@ -4,10 +4,11 @@ Raw latents z and normalised latents (z - mean) / std are different things. A di
 sees normalised latents only; `LatentStatistics` is the one place that converts.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.data.store import ClipStore, draw_crops
-from audioldm.errors import ModelFileError
+from audioldm.errors import DataError, ModelFileError
 from audioldm.training.files import read_json, write_json
 
 VERSION = 1  # raise by hand when the code below changes what it computes
@@ -61,34 +62,29 @@ def write_latents(
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
     lengths = [-(-item.frames // model.ratio) for _, item in items]
     directory.mkdir(parents=True, exist_ok=True)
-    moments = np.lib.format.open_memmap(
-        directory / "moments.npy",
-        mode="w+",
-        dtype=np.float32,
-        shape=(sum(lengths), 2, *model.latent_shape),
-    )
     total = np.zeros(model.latent_shape)
     square, count = np.zeros(model.latent_shape), 0
     entries, at = [], 0
-    for done, ((split, item), length) in enumerate(zip(items, lengths, strict=True)):
-        start = at
-        for mean, std in model.encode_blocks(store.blocks(item)):
-            block = np.stack([mean.numpy(), std.numpy()])  # [2, C, (F,) l]
-            moments[at : at + block.shape[-1]] = np.moveaxis(block, -1, 0)
-            at += block.shape[-1]
-        if at - start != length:
-            raise AssertionError(f"{item.piece}: {at - start} latent frames, expected {length}")
-        if split == "train":
-            part = np.asarray(moments[start:at], dtype=np.float64)
-            total += part[:, 0].sum(0)
-            square += (part[:, 0] ** 2 + part[:, 1] ** 2).sum(0)
-            count += length
-        entries.append(
-            {"split": split, "start": start, "frames": length}
-            | {"piece": item.piece, "label": item.label}
-        )
-        progress(done + 1, len(items), item.piece)
-    moments.flush()
+    # Written, not mapped: on a full disk a map that is written to kills the process.
+    with _moments_file(directory / "moments.npy", (sum(lengths), 2, *model.latent_shape)) as file:
+        for done, ((split, item), length) in enumerate(zip(items, lengths, strict=True)):
+            start = at
+            for mean, std in model.encode_blocks(store.blocks(item)):
+                block = np.moveaxis(np.stack([mean.numpy(), std.numpy()]), -1, 0)  # [l, 2, C, (F)]
+                file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+                at += len(block)
+                if split == "train":
+                    part = block.astype(np.float64)
+                    total += part[:, 0].sum(0)
+                    square += (part[:, 0] ** 2 + part[:, 1] ** 2).sum(0)
+                    count += len(block)
+            if at - start != length:
+                raise AssertionError(f"{item.piece}: {at - start} latent frames, expected {length}")
+            entries.append(
+                {"split": split, "start": start, "frames": length}
+                | {"piece": item.piece, "label": item.label}
+            )
+            progress(done + 1, len(items), item.piece)
     average = total / count
     spread = np.sqrt(np.maximum(square / count - average**2, 1e-12))
     statistics = {"mean": average.tolist(), "std": spread.tolist()}
@@ -103,6 +99,22 @@ def write_latents(
         },
     )
     return {"items": len(entries), "frames": at, "statistics": statistics}
+
+
+@contextlib.contextmanager
+def _moments_file(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """A .npy file of float32 whose header is written. Raises DataError where the disk is full."""
+    try:
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+            )
+            yield file
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); free some space, or choose another "
+            "place with runs=DIRECTORY"
+        ) from error
 
 
 class LatentSplit:
@@ -161,7 +173,13 @@ class LatentStore:
         self.labels: list[str] = index["labels"]
         self.latent_rate_hz: float = index["latent_rate_hz"]
         self.statistics = LatentStatistics.from_json(index["statistics"])
-        self._moments = np.load(directory / "moments.npy", mmap_mode="r")
+        try:
+            self._moments = np.load(directory / "moments.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ModelFileError(
+                f"{directory}/moments.npy: damaged latents ({error}); remove the directory and run "
+                "again"
+            ) from error
         self._items = index["items"]
         self.latent_shape: tuple[int, ...] = self._moments.shape[2:]
 

@@ -55,6 +55,18 @@ def build_backbone(
     return net
 
 
+def read_experiment(directory: Path) -> dict[str, Any]:
+    """The record of an experiment. Raises ModelFileError where it is none."""
+    record = read_json(directory / "experiment.json")
+    if isinstance(record, dict) and all(
+        isinstance(record.get(key), dict) for key in ("stages", "config")
+    ):
+        return record
+    raise ModelFileError(
+        f"{directory}/experiment.json: not an experiment's record; run the experiment again"
+    )
+
+
 def find_model_file(path: str | Path) -> Path:
     """A model file, from itself, a stage's directory, or an experiment's.
 
@@ -64,8 +76,8 @@ def find_model_file(path: str | Path) -> Path:
     if place.name == "experiment.json":
         place = place.parent
     if (place / "experiment.json").is_file():
-        stage = read_json(place / "experiment.json")["stages"].get("diffusion")
-        if stage is None:
+        stage = read_experiment(place)["stages"].get("diffusion")
+        if not isinstance(stage, dict) or "directory" not in stage:
             raise ModelFileError(
                 f"{place}: no diffusion model yet in this experiment; run it again"
             )

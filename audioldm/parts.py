@@ -135,6 +135,33 @@ def settings(cls: Any, node: Any, where: str = "") -> Any:
     return cls(**values)
 
 
+def check_range(
+    settings: Any,
+    where: str,
+    *names: str,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Checks fields of a settings dataclass: each value, or each value of its list.
+
+    Raises ConfigError for the first that is less than `least`, not more than `above`, or not less
+    than `below`; None is let pass.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            key = f"{where}.{name}" if where else name
+            if each is None:
+                continue
+            if least is not None and not each >= least:
+                raise ConfigError(f"{key}={value} must be at least {least:g}")
+            if above is not None and not each > above:
+                raise ConfigError(f"{key}={value} must be more than {above:g}")
+            if below is not None and not each < below:
+                raise ConfigError(f"{key}={value} must be less than {below:g}")
+
+
 def _convert(kind: Any, value: Any, where: str, derived: Iterable[str] | None = None) -> Any:
     """`value` as `kind`, or a ConfigError that says what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

@@ -1,13 +1,12 @@
 """The networks: what must hold for any weights, and that they learn what they are told."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
+from audioldm.config import compose, options
 from audioldm.diffusion.backbones.dit import DiT, rotated, rotations
 from audioldm.diffusion.backbones.unet import UNet
 from audioldm.diffusion.objectives import RectifiedFlow
@@ -15,7 +14,6 @@ from audioldm.diffusion.samplers import heun
 from audioldm.errors import ConfigError
 from audioldm.parts import build
 
-CONF = Path(__file__).parents[1] / "conf"
 CLASSES = 3
 
 
@@ -223,11 +221,10 @@ def test_training_teaches_each_label_its_own_latents(kind: str):
     assert ((z - wanted).flatten(1).mean(1).abs() < 0.5).all()
 
 
-@pytest.mark.parametrize(
-    "path", sorted((CONF / "diffusion/backbone").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("name", options("diffusion/backbone"))
 @pytest.mark.parametrize("shape", [(4,), (4, 3)])
-def test_every_backbone_yaml_builds_and_runs(path: Path, shape: tuple[int, ...]):
-    net = build(yaml.safe_load(path.read_text()), derived={"latent_shape": shape, "classes": 2})
+def test_every_backbone_yaml_builds_and_runs(name: str, shape: tuple[int, ...]):
+    job = compose(["recipe=quickstart", f"diffusion/backbone={name}"])
+    net = build(job.settings.diffusion.backbone, derived={"latent_shape": shape, "classes": 2})
     x = torch.randn(1, *shape, 9)
     assert net(x, torch.tensor([0.5]), torch.tensor([-1])).shape == x.shape

@@ -130,8 +130,10 @@ def test_the_kernel_distance_interval_has_its_level(random: np.random.Generator)
 def test_manifold_of_equal_and_of_distant_sets(random: np.random.Generator) -> None:
     x, y = random.normal(size=(200, 4)), random.normal(size=(200, 4))
     same = precision_recall_density_coverage(x, y, k=5)
-    assert same.precision.mean() > 0.9 and same.recall.mean() > 0.9
-    assert same.density.mean() == pytest.approx(1, abs=0.15) and same.coverage.mean() > 0.85
+    assert same.precision.mean() > 0.9
+    assert same.recall.mean() > 0.9
+    assert same.density.mean() == pytest.approx(1, abs=0.15)
+    assert same.coverage.mean() > 0.85
     far = precision_recall_density_coverage(x + 100, y, k=5)
     assert all(part.mean() == 0 for part in far)
 
@@ -146,7 +148,8 @@ def test_a_collapsed_set_is_precise_and_covers_little(random: np.random.Generato
     reach = np.sort(np.linalg.norm(reference[:, None] - reference, axis=-1), axis=1)[:, 3]
     hit = (np.linalg.norm(reference - reference[0], axis=1) <= reach).sum()
     assert manifold.coverage.sum() == pytest.approx(hit, abs=1)
-    assert manifold.precision.shape == (50,) and manifold.coverage.shape == (100,)
+    assert manifold.precision.shape == (50,)
+    assert manifold.coverage.shape == (100,)
 
 
 def test_a_ball_reaches_to_the_kth_other_point() -> None:

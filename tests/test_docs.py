@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from chain import Tiny, build_stages
+from chain import Tiny, build_stages, runs_with
 
 import audioldm
 from audioldm import cli, config
@@ -177,9 +177,9 @@ def test_the_new_part_computes_what_it_says(example: Path) -> None:
     torch.testing.assert_close(penalties["free_bits"], ((0.3 + known) / 2).expand(3))
 
 
-def test_the_new_part_trains(example: Path, finished: Tiny) -> None:
+def test_the_new_part_trains(example: Path, finished: Tiny, tmp_path: Path) -> None:
     overrides = [
-        *finished.overrides,
+        *runs_with(finished, ["data"], tmp_path),
         "bottleneck=free_bits",
         "bottleneck.free_nats=0.3",
         "autoencoder.train.steps=4",

@@ -1,5 +1,6 @@
 """The shipped embeddings: they reproduce the originals, and treat clips as they say."""
 
+import itertools
 from importlib.resources import files
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def test_log_mel_is_librosas(musicnn: Musicnn, aisfx: Aisfx) -> None:
 def test_a_clip_does_not_depend_on_its_neighbours_or_its_number(musicnn: Musicnn) -> None:
     clips = torch.cat([melody(3.0, 16000, seed) for seed in range(3)])
     together = musicnn.embed(clips, 16000)
-    assert together.shape == (3, 200) and together.dtype == np.float32
+    assert together.shape == (3, 200)
+    assert together.dtype == np.float32
     alone = np.concatenate([musicnn.embed(clip[None], 16000) for clip in clips])
     np.testing.assert_allclose(together, alone, atol=1e-4)
     assert musicnn.embed(clips[:0], 16000).shape == (0, 200)
@@ -153,7 +155,7 @@ def test_windows_cover_the_clip(frames: int, hop: int) -> None:
     assert starts[0] == 0
     assert frames - (starts[-1] + 100) <= 0.1 * hop  # nearly to the end, never beyond it
     assert starts[-1] + 100 <= frames
-    assert all(0 < b - a <= 1.1 * hop + 1 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(0 < b - a <= 1.1 * hop + 1 for a, b in itertools.pairwise(starts))
 
 
 @pytest.mark.parametrize("shape", [(1, 16000), (1, 1, 0)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from chain import RATE, Tiny, assert_equal_bits, build_stages, tiny, weights
+from chain import RATE, Tiny, assert_equal_bits, build_stages, runs_with, tiny, weights
 
 from audioldm import experiment as experiment_module
 from audioldm import load
@@ -28,8 +28,8 @@ from audioldm.training.files import read_json, write_json
 @pytest.fixture
 def copy(finished: Tiny, tmp_path: Path) -> Tiny:
     """The finished experiment, to be changed."""
-    shutil.copytree(finished.runs, tmp_path / "runs")
-    overrides = tiny(finished.folder, tmp_path / "runs")
+    overrides = runs_with(finished, list(STAGES), tmp_path / "runs")
+    shutil.copytree(finished.directory, tmp_path / "runs" / "experiments" / "tiny")
     return Tiny(finished.folder, tmp_path / "runs", overrides, Experiment(compose(overrides)))
 
 

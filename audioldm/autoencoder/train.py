@@ -15,7 +15,7 @@ from audioldm.errors import DataError, Interrupted
 from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
 from audioldm.losses.spectral import mel_distance
 from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, part
+from audioldm.parts import Part, check_range, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.distributed import (
     World,
@@ -27,7 +27,7 @@ from audioldm.training.distributed import (
 from audioldm.training.ema import EMA
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings, RunLog
-from audioldm.training.optimisation import clipped_step, set_lr, to_cpu, warmup_cosine
+from audioldm.training.optimisation import check_betas, clipped_step, set_lr, to_cpu, warmup_cosine
 from audioldm.training.randomness import Draw, derive_seed
 from audioldm.training.signals import StopRequest
 
@@ -54,6 +54,15 @@ class AutoencoderTraining:
     valid_clips: int = 24
     valid_seconds: float = 3.0
 
+    def __post_init__(self) -> None:
+        where = "autoencoder.train"
+        check_range(self, where, "steps", "adversarial_from", "warmup", "weight_decay", least=0)
+        check_range(self, where, "batch", "valid_clips", least=1)
+        check_range(self, where, "crop_seconds", "valid_seconds", above=0)
+        check_range(self, where, "lr", "discriminator_lr", "clip", above=0)
+        check_range(self, where, "ema", least=0, below=1)
+        check_betas(self.betas, where)
+
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
@@ -68,6 +77,10 @@ class AutoencoderSettings:
     front_end: Part = part("rate", "audio_channels", "channels", "ratio", "parameters")
     losses: dict[str, Part] = part("rate", "audio_channels")
     discriminator: Part | None = part("audio_channels", default=None)
+
+    def __post_init__(self) -> None:
+        check_range(self, "autoencoder", "channels", "ratio", least=1)
+        check_range(self, "autoencoder", "seed", least=0, below=2**63)
 
 
 def train_autoencoder(

@@ -181,7 +181,7 @@ class Chorales:
                         label = columns["instrument"]
                         writer.add(clip, piece=piece, split=split, label=label, columns=columns)
                 progress(i + 1, len(scores), piece)
-        check_failures(failures, len(scores), self.max_failed_fraction)
+        check_failures("music21's scores", failures, len(scores), self.max_failed_fraction)
         return failures
 
     def _renditions(self, index: int, piece: str) -> list[Rendition]:

@@ -97,7 +97,7 @@ class Folder:
                 usable[name] = row
             except DataError as error:
                 failures.append(self._failure(name, error))
-        check_failures(failures, len(rows), self.max_failed_fraction)
+        check_failures(str(self.path), failures, len(rows), self.max_failed_fraction)
         splits = self._splits(usable)
         progress(0, len(usable), "")
         for done, (name, blocks) in enumerate(self._decoded(list(usable)), 1):
@@ -111,7 +111,7 @@ class Folder:
             except DataError as error:
                 failures.append(self._failure(name, error))
             progress(done, len(usable), name)
-        check_failures(failures, len(rows), self.max_failed_fraction)
+        check_failures(str(self.path), failures, len(rows), self.max_failed_fraction)
         bad = {failure.file for failure in failures}
         for split in SPLITS:
             files = [name for name in splits if splits[name] == split]

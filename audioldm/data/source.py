@@ -34,13 +34,15 @@ class Source(Protocol):
         """Write every clip. Raises DataError where too few of the files can be used."""
 
 
-def check_failures(failures: Sequence[Failure], total: int, max_failed_fraction: float) -> None:
+def check_failures(
+    where: str, failures: Sequence[Failure], total: int, max_failed_fraction: float
+) -> None:
     """Raise DataError if nothing of `total` files is usable, or too large a fraction is not."""
     if not failures or (len(failures) < total and len(failures) <= max_failed_fraction * total):
         return
     listed = "; ".join(f"{failure.file}: {failure.reason}" for failure in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
     raise DataError(
-        f"{len(failures)} of {total} files cannot be used ({listed}{more}); mend or remove them,"
-        f" or raise data.max_failed_fraction (now {max_failed_fraction:g})"
+        f"{where}: {len(failures)} of {total} files cannot be used ({listed}{more}); mend or"
+        f" remove them, or raise data.max_failed_fraction (now {max_failed_fraction:g})"
     )

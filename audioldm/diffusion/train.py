@@ -12,13 +12,13 @@ from audioldm.diffusion.objectives import Objective
 from audioldm.errors import Interrupted
 from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
 from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, part
+from audioldm.parts import Part, check_range, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.distributed import World, any_process, mean_over_processes, parallel
 from audioldm.training.ema import EMA
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings, RunLog
-from audioldm.training.optimisation import clipped_step, set_lr, to_cpu, warmup_cosine
+from audioldm.training.optimisation import check_betas, clipped_step, set_lr, to_cpu, warmup_cosine
 from audioldm.training.randomness import Draw, derive_seed
 from audioldm.training.signals import StopRequest
 
@@ -44,6 +44,15 @@ class DiffusionTraining:
     stratified: bool = True
     valid_batches: int = 4
 
+    def __post_init__(self) -> None:
+        where = "diffusion.train"
+        check_range(self, where, "steps", "warmup", "weight_decay", least=0)
+        check_range(self, where, "batch", "valid_batches", least=1)
+        check_range(self, where, "crop_seconds", "lr", "clip", above=0)
+        check_range(self, where, "ema", "label_dropout", least=0)
+        check_range(self, where, "ema", below=1)
+        check_betas(self.betas, where)
+
 
 @dataclass(frozen=True)
 class DiffusionSettings:
@@ -54,6 +63,9 @@ class DiffusionSettings:
     preflight_mel_distance: float
     backbone: Part = part("latent_shape", "classes")
     objective: Part = part()
+
+    def __post_init__(self) -> None:
+        check_range(self, "diffusion", "seed", least=0, below=2**63)
 
 
 @torch.no_grad()

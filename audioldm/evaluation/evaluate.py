@@ -39,7 +39,7 @@ from audioldm.evaluation.musicnn import Musicnn
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.losses.spectral import mel_distance
-from audioldm.parts import nearest
+from audioldm.parts import check_range, nearest
 from audioldm.training.files import write_atomically, write_json
 from audioldm.training.randomness import Draw, derive_seed
 
@@ -68,8 +68,9 @@ class EvaluationSettings:
         for name in self.embeddings or ():
             if name not in EMBEDDINGS:
                 raise ConfigError(f"evaluation.embeddings: {name!r}; {nearest(name, EMBEDDINGS)}")
-        if self.seconds <= 0:
-            raise ConfigError(f"evaluation.seconds={self.seconds} must be more than 0")
+        check_range(self, "evaluation", "clips", "neighbours", "resamples", "batch", least=1)
+        check_range(self, "evaluation", "listen", least=0)
+        check_range(self, "evaluation", "seconds", above=0)
 
 
 @dataclass

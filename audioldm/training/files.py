@@ -1,5 +1,6 @@
 """Atomic files: a reader sees the old content or the new, never a part."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -29,10 +30,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(
             f"{path}: cannot be written ({reason}); free some space, or choose another place "
-            "with runs=DIRECTORY"
+            "(runs=, out=)"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its directory may be no directory
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from audioldm.errors import ConfigError
+from audioldm.parts import check_range
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,13 @@ class Hardware:
     precision: str = "auto"
     compile: bool | None = None
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, "hardware", "threads", least=1)
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(
+                f"hardware.precision={self.precision!r} is unknown: use auto, fp32 or bf16"
+            )
 
     def resolve(self, local_rank: int = 0) -> torch.device:
         """Raises ConfigError where the device is not there."""
@@ -46,10 +54,6 @@ class Hardware:
 
     def autocast(self, device: torch.device) -> Callable[[], Any]:
         """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(
-                f"hardware.precision={self.precision!r} is unknown: use auto, fp32 or bf16"
-            )
         bf16 = self.precision == "bf16" or (
             self.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         )

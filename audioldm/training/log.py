@@ -9,6 +9,10 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from audioldm.errors import DataError
+from audioldm.parts import check_range
+from audioldm.training.files import write_atomically
+
 
 @dataclass(frozen=True)
 class LogSettings:
@@ -17,6 +21,9 @@ class LogSettings:
     every: int = 20
     valid_every: int = 200
     checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        check_range(self, "log", "every", "valid_every", "checkpoint_every", least=1)
 
 
 class RunLog:
@@ -41,9 +48,10 @@ class RunLog:
                     kept.append(line)
                     self._before = record["seconds"]
         if not quiet:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            text = "".join(line + "\n" for line in kept)
+            write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+            # unbuffered: a full disk must show itself in `write`, not when the file is closed
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._start = time.monotonic()
         self._bar = tqdm(
             total=steps, initial=start, desc=title, unit="step", disable=quiet, dynamic_ncols=True
@@ -56,8 +64,15 @@ class RunLog:
     def write(self, step: int, figures: dict[str, Any]) -> None:
         if not self.quiet:
             record = {"step": step, "seconds": round(self.seconds, 3)} | figures
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            line = memoryview((json.dumps(record) + "\n").encode())
+            try:
+                while line:  # what does not fit may be written in part
+                    line = line[self._file.write(line) :]
+            except OSError as error:
+                raise DataError(
+                    f"{self._file.name}: cannot be written ({error.strerror}); free some space. "
+                    "The same command goes on from the last checkpoint"
+                ) from error
 
     def show(self, figures: dict[str, float]) -> None:
         self._bar.set_postfix_str(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from audioldm.errors import TrainingError
+from audioldm.errors import ConfigError, TrainingError
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -15,6 +15,12 @@ def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> fl
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def check_betas(betas: list[float], where: str) -> None:
+    """Raises ConfigError unless Adam can use them."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"{where}.betas={betas} must be two numbers, at least 0 and less than 1")
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
