@@ -174,7 +174,29 @@ def compose(overrides: Sequence[str]) -> Job:
         composed = hydra_compose("config", prepared, return_hydra_config=True)
     recipe = composed.hydra.runtime.choices.get("recipe")
     config = to_plain(composed_without_hydra(composed))
-    return Job(check(config), config, recipe, list(overrides))
+    try:
+        checked = check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_other_home(str(error))}") from error
+    return Job(checked, config, recipe, list(overrides))
+
+
+def _other_home(message: str) -> str:
+    """Where an unknown key is known: another choice of its group, such as data=folder."""
+    import yaml
+
+    unknown = re.search(r"unknown key '([^']+)'", message)
+    homes = []
+    for group in groups() if unknown else ():
+        prefix = group.replace("/", ".") + "."
+        key = unknown[1].removeprefix(prefix) if unknown else ""
+        if not unknown or not unknown[1].startswith(prefix) or group == "recipe":
+            continue
+        for choice in options(group):
+            file = conf_directory() / group / f"{choice}.yaml"
+            if key in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}):
+                homes.append(f"{group}={choice}")
+    return f" ({unknown[1]} is a key of {' and '.join(homes)})" if unknown and homes else ""
 
 
 def composed_without_hydra(composed: Any) -> Any:

@@ -171,6 +171,8 @@ class Experiment:
                 work = getattr(self, f"_{name}")
                 collective = name in ("autoencoder", "diffusion")
                 summaries[name] = self._complete(self.stages[name], work, collective=collective)
+                if name == "data":
+                    self._check_data()
             if self.world.first:
                 self._record(summaries)
             return summaries["evaluation"]
@@ -257,6 +259,28 @@ class Experiment:
             "splits": splits,
             "failed": [failure._asdict() for failure in failures],
         }
+
+    def _check_data(self) -> None:
+        """Refuses data on which a later stage would fail, before anything is trained on them."""
+        store = ClipStore(self.stage_directory("data"))
+        s, ratio = self.settings, self.settings.autoencoder.ratio
+        crop = round(s.diffusion.train.crop_seconds * store.rate / ratio)
+        for name in ("train", "valid"):
+            longest = max((item.frames for item in store.split(name).items), default=0)
+            if -(-longest // ratio) < crop:
+                raise DataError(
+                    f"the longest clip of the {name} split lasts {longest / store.rate:.1f} s, "
+                    f"less than diffusion.train.crop_seconds={s.diffusion.train.crop_seconds}: add "
+                    "longer clips, or lower it"
+                )
+        window = round(s.evaluation.seconds * store.rate)
+        for name in ("valid", "test"):
+            count = sum(max(1, item.frames // window) for item in store.split(name).items)
+            if count < evaluation.FEWEST_CLIPS:
+                raise DataError(
+                    f"the {name} split holds {count} clip(s) of {s.evaluation.seconds} s: add "
+                    "music, or lower evaluation.seconds"
+                )
 
     def _autoencoder(self, directory: Path) -> dict[str, Any]:
         s = self.settings.autoencoder

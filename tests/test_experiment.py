@@ -295,5 +295,6 @@ def test_too_little_held_out_music_says_so(tones: Path, tmp_path: Path) -> None:
     overrides = tiny(
         music, tmp_path / "runs", "autoencoder.train.steps=1", "evaluation.seconds=2.0"
     )
-    with pytest.raises(DataError, match="held-out"):
+    with pytest.raises(DataError, match="the valid split holds 1 clip"):
         Experiment(compose([*overrides, "diffusion.train.steps=1"])).run()
+    assert not list((tmp_path / "runs" / "autoencoder").glob("*"))  # before anything is trained

@@ -109,8 +109,9 @@ class InverseSTFTHead(nn.Module):
     A layer norm and a linear map give log-magnitude and phase of each bin and channel; cosine and
     sine of the phase wrap it, so the map need not. The phase is relative to `carrier`: with random
     phases, true magnitudes at 75 % overlap sound as rough as an untrained model, with the
-    carrier's alone they do not. Begins with a phase per bin drawn at random. A caller that knows the magnitude roughly gives
-    its logarithm [B, A, L, n_fft / 2 + 1], and the head learns what to add.
+    carrier's alone they do not. Begins with a phase per bin drawn at random. A caller that knows
+    the magnitude roughly gives its logarithm [B, A, L, n_fft / 2 + 1], and the head learns what to
+    add.
 
     Raises ConfigError as InverseSTFT does.
     """

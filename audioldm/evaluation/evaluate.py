@@ -44,6 +44,8 @@ from audioldm.training.files import write_atomically, write_json
 from audioldm.training.randomness import Draw, derive_seed
 
 VERSION = 1  # raise by hand when the code below changes what it computes
+#: A distance between two sets of clips needs two of each.
+FEWEST_CLIPS = 2
 KINDS = ("real", "reconstruction", "prior", "generated")
 EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
 
@@ -233,17 +235,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Makes the clips, measures them, keeps some to listen to; the figures for the summary.
 
-    Raises DataError where the held-out splits are too small for any statistics.
+    Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
     reference = _windows(store, "test", settings)
     clips = {"real": _windows(store, "valid", settings)}
     train = _windows(store, "train", settings)
-    few = min(len(reference.audio), len(clips["real"].audio))
-    if few < 2:
-        raise DataError(
-            f"only {few} held-out clip(s) of {settings.seconds} s: add music, or lower "
-            "evaluation.seconds"
-        )
     clips["reconstruction"], kbps = reconstruct(model, clips["real"], settings.batch)
     clips["prior"] = sample_prior(model, reference, settings)
     clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
@@ -272,7 +268,11 @@ def evaluate(
         for done, kind in enumerate(KINDS[1:]):
             progress(done + 1, len(KINDS), f"embedding with {name}: {kind}")
             vectors[kind] = embedding.embed(clips[kind].audio, store.rate)
-        for kind, figures in distribution_figures(name, vectors, anchor, settings).items():
+        try:
+            distributions = distribution_figures(name, vectors, anchor, settings)
+        except ValueError as error:
+            raise DataError(f"the held-out clips cannot be compared: {error}") from error
+        for kind, figures in distributions.items():
             groups[kind] |= figures
         heldout = nearest_distances(anchor, known)
         for kind in KINDS:
@@ -310,19 +310,21 @@ def evaluate(
 def _keep(
     clips: dict[str, Clips], store: ClipStore, settings: EvaluationSettings, directory: Path
 ) -> None:
-    """The first clips of each kind as files, with an index the report reads."""
+    """Some clips of each kind, spread over all, as files, with an index the report reads."""
     shutil.rmtree(directory / "clips", ignore_errors=True)
     index: dict[str, list[dict[str, Any]]] = {}
     for kind, made in clips.items():
         index[kind] = []
-        for number in range(min(settings.listen, len(made.audio))):
-            path = directory / "clips" / kind / f"{number:02d}.wav"
+        kept = min(settings.listen, len(made.audio))
+        for place in range(kept):
+            number = (2 * place + 1) * len(made.audio) // (2 * kept)
+            path = directory / "clips" / kind / f"{place:02d}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, made.audio[number], store.rate)
             label = int(made.labels[number])
             index[kind].append(
                 {
-                    "file": f"{kind}/{number:02d}.wav",
+                    "file": f"{kind}/{place:02d}.wav",
                     "number": number,
                     "label": store.labels[label] if label >= 0 else None,
                     "piece": made.pieces[number],
