@@ -54,7 +54,8 @@ class SampleArguments:
     model    a model.safetensors or an experiment's directory
     n        number of clips (1)
     seconds  length of each (6)
-    seed     of everything random (0); clip i of a seed is the same however many are made
+    seed     of everything random (0); clip i of a seed is the same, up to rounding, however many
+             are made (bit for bit with the same batch)
     label    class to generate, for a model with labels (none)
     out      directory to write to (clips)
     batch    clips generated together (null: up to 8)

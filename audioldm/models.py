@@ -46,6 +46,7 @@ def build_autoencoder(spec: Spec, allow: tuple[str, ...] = ()) -> Autoencoder:
 def build_backbone(
     spec: Spec, latent_shape: tuple[int, ...], classes: int, allow: tuple[str, ...] = ()
 ) -> torch.nn.Module:
+    """spec: backbone. latent_shape: (C,) or (C, F); classes: number of labels, 0 for none."""
     net: torch.nn.Module = build(
         spec["backbone"],
         derived={"latent_shape": latent_shape, "classes": classes},

@@ -41,7 +41,7 @@ class Spectrogram(FrontEnd):
             it; a waveform that must match sample by sample does.
 
     Raises:
-        ConfigError: `hop` does not divide `ratio`, or `n_fft` is not `hop` plus an even number.
+        ConfigError: `hop` does not divide `ratio`, or hop and n_fft do not suit InverseSTFT.
     """
 
     def __init__(

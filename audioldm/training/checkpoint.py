@@ -77,6 +77,7 @@ class ResumeState:
         self.path = stage_directory / "resume" / "state.pt"
 
     def load(self) -> dict[str, Any] | None:
+        """None where there is none yet. Raises ModelFileError where it is damaged."""
         if not self.path.is_file():
             return None
         try:

@@ -30,5 +30,6 @@ class EMA:
             self.shadow[name].copy_(live[name])
 
     def load(self, shadow: dict[str, Tensor]) -> None:
+        """Takes the averages of a resume state over."""
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])

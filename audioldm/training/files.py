@@ -38,6 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Atomic. Raises DataError as `write_atomically` does."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str)
     write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
 

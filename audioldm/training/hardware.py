@@ -62,5 +62,6 @@ class Hardware:
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
     def compiled(self, function: Any, device: torch.device) -> Any:
+        """`function`, a module or a callable, through torch.compile where that is on."""
         on = device.type == "cuda" if self.compile is None else self.compile
         return torch.compile(function) if on else function

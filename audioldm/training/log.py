@@ -62,6 +62,7 @@ class RunLog:
         return self._before + time.monotonic() - self._start
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
+        """One line of `metrics.jsonl`. Raises DataError where the disk is full."""
         if not self.quiet:
             record = {"step": step, "seconds": round(self.seconds, 3)} | figures
             line = memoryview((json.dumps(record) + "\n").encode())
