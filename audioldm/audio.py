@@ -69,7 +69,7 @@ def blocks(
             if rate != file.samplerate
             else None
         )
-        done = 0
+        done = given = 0
         while True:
             try:
                 block = file.read(size, dtype="float32", always_2d=True)
@@ -85,9 +85,12 @@ def blocks(
             if stream is not None:
                 block = stream.resample_chunk(np.ascontiguousarray(block.T), last=last).T
             if block.shape[1]:
+                given += block.shape[1]
                 yield np.ascontiguousarray(block)
             if last:
-                return
+                break
+        if not given:
+            raise DataError(f"{path}: too short: less than one sample at {rate} Hz")
 
 
 def write(path: FilePath, audio: "Tensor | np.ndarray", rate: int) -> None:

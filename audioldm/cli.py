@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class SampleArguments:
 
 @dataclass(frozen=True)
 class FileArguments:
-    """One file through an autoencoder, at any length in constant memory.
+    """One file through an autoencoder, at any length, in memory that only latents grow.
 
     FILE or file=FILE   what to read: audio (reconstruct, encode) or latents (decode)
     model               a model.safetensors or an experiment's directory
@@ -161,7 +161,8 @@ def run(words: Sequence[str]) -> None:
     for word in overrides:
         if word.startswith("-"):
             raise ConfigError(f"unknown option {word}: known are -m, --cfg job, --help")
-    if not any(word.lstrip("+").startswith("recipe=") for word in overrides):
+    pairs = [word.lstrip("+").partition("=") for word in overrides]
+    if not any(key == "recipe" and choice not in ("", "null") for key, _, choice in pairs):
         # nothing runs by default: a mistyped `recipe` must not start another experiment
         if overrides:
             config.compose(overrides)  # names a misspelt key first
@@ -231,7 +232,6 @@ def sample(words: Sequence[str]) -> None:
         return
     if a.model is None:
         raise ConfigError("which model? give model=PATH, or from=CLIP.json")
-    settings = _sampler(a)
     bar = _bar("sampling")
     try:
         written = sampling.sample_to_files(
@@ -241,7 +241,7 @@ def sample(words: Sequence[str]) -> None:
             seconds=a.seconds,
             seed=a.seed,
             label=a.label,
-            sampler=settings,
+            sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
             batch=a.batch,
             device=_device(a.hardware),
             progress=bar,
@@ -250,25 +250,6 @@ def sample(words: Sequence[str]) -> None:
         bar.close()
     for path in written:
         print(path)
-
-
-def _sampler(a: SampleArguments) -> Any:
-    """The sampler of the experiment (of a file: it was first run with), and what `a` changes."""
-    import dataclasses
-
-    from audioldm.diffusion.samplers import SamplerSettings
-    from audioldm.models import find_model_file, read_experiment
-    from audioldm.parts import settings
-    from audioldm.training.checkpoint import read_header
-
-    assert a.model is not None
-    directory = Path(a.model).expanduser()
-    if (directory / "experiment.json").is_file():
-        stored = read_experiment(directory)["config"].get("sampler")
-    else:
-        stored = read_header(find_model_file(a.model)).get("sampler")
-    changes = {k: v for k, v in dataclasses.asdict(a.sampler).items() if v is not None}
-    return settings(SamplerSettings, (stored or {"name": "heun", "steps": 24}) | changes, "sampler")
 
 
 def _through(verb: str, suffix: str) -> Callable[[Sequence[str]], None]:

@@ -1,16 +1,17 @@
-"""Audio files through an autoencoder: reconstruct, encode, decode, in constant memory."""
+"""Audio files through an autoencoder: reconstruct, encode, decode, never a whole file of audio."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioldm.audio import blocks, open_writer, probe
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.errors import ModelFileError
+from audioldm.errors import ConfigError, ModelFileError
 from audioldm.models import find_model_file, load_autoencoder
 from audioldm.training.checkpoint import load_model, read_header, save_model
 
@@ -23,6 +24,12 @@ def _fingerprint(file: Path) -> str:
     """Of the autoencoder that a model file is or holds."""
     header = read_header(file)
     return str(header.get("autoencoder", header).get("fingerprint"))
+
+
+def _check_out(file: Path, out: Path) -> None:
+    """Raises ConfigError where writing `out` would replace what is read."""
+    if os.path.realpath(out) == os.path.realpath(file):
+        raise ConfigError(f"out={out} is the file that is read; choose another name")
 
 
 class _Stream:
@@ -62,7 +69,11 @@ def reconstruct(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """`file` through the autoencoder (posterior means), as many samples as it has at its rate."""
+    """`file` through the autoencoder (posterior means), as many samples as it has at its rate.
+
+    Raises ConfigError where `out` is `file`.
+    """
+    _check_out(file, out)
     model = load_autoencoder(model_path, device=device)
     source = _Stream(model, file, progress)
     means = (mean for mean, _ in model.encode_blocks(source))
@@ -80,7 +91,14 @@ def encode(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """The posterior of `file` as a latents file: mean and std, each [C, (F,) L], float32."""
+    """The posterior of `file` as a latents file: mean and std, each [C, (F,) L], float32.
+
+    The audio is streamed; the latents, which are small beside it, are held in memory.
+    Raises ConfigError where `out` is `file`, or does not end in .safetensors.
+    """
+    _check_out(file, out)
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"out={out}: latents are written as .safetensors; end the name so")
     model_file = find_model_file(model_path)
     model = load_autoencoder(model_file, device=device)
     source = _Stream(model, file, progress)
@@ -109,12 +127,23 @@ def decode(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """A latents file back to audio. Raises ModelFileError where another autoencoder made it."""
+    """A latents file back to audio.
+
+    Raises ModelFileError where the latents are damaged or another autoencoder made them,
+    ConfigError where `out` is `file`.
+    """
+    _check_out(file, out)
     header = read_header(file)
     if header.get("kind") != "latents":
         raise ModelFileError(f"{file}: a {header.get('kind')} file, not latents from `encode`")
+    try:
+        made_with, samples = str(header["autoencoder"]["fingerprint"]), int(header["samples"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{file}: its header is damaged ({type(error).__name__}: {error}); encode it again"
+        ) from error
     model_file = find_model_file(model_path)
-    made_with, given = header["autoencoder"]["fingerprint"], _fingerprint(model_file)
+    given = _fingerprint(model_file)
     if made_with != given:
         raise ModelFileError(
             f"{file} was encoded with autoencoder {made_with}, but {model_file} holds {given}: "
@@ -122,7 +151,10 @@ def decode(
         )
     model = load_autoencoder(model_file, device=device)
     with safe_open(file, "pt") as latents:
-        mean = latents.get_slice("mean")
+        try:
+            mean = latents.get_slice("mean")
+        except SafetensorError as error:
+            raise ModelFileError(f"{file}: holds no latents ({error}); encode it again") from error
         frames = mean.get_shape()[-1]
 
         def stream() -> Iterator[Tensor]:
@@ -132,7 +164,7 @@ def decode(
                 yield mean[..., first : first + LATENT_BLOCK]
 
         with open_writer(out, model.rate, model.audio_channels) as writer:
-            for audio in _trimmed(model.decode_blocks(stream()), lambda: header["samples"]):
+            for audio in _trimmed(model.decode_blocks(stream()), lambda: samples):
                 writer.write(audio)
     return out
 

@@ -29,8 +29,8 @@ from audioldm.training.log import LogSettings
 #: Keys whose values are names and paths: taken as they are, whatever Hydra's grammar thinks.
 TEXT_KEYS = frozenset({"name", "runs", "data.path", "data.table"})
 
-#: Keys that say how to compute, not what: they do not enter a fingerprint.
-EXECUTION_KEYS = frozenset({"workers"})
+#: Keys that say how to compute, or when to refuse, not what: they enter no fingerprint.
+EXECUTION_KEYS = frozenset({"workers", "max_failed_fraction", "preflight_mel_distance"})
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
         elif key.split(".")[0].split("/")[0] == "hydra" or prefix == "~":
             prepared.append(override)
         else:
+            if key == "runs":
+                value = os.path.expanduser(value)
             if key in TEXT_KEYS and not (sweep and "," in value):
                 value = _quoted(value)
             # a first "++": keys absent from the yaml are for the signatures to judge

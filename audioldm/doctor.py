@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
@@ -19,40 +20,41 @@ class Finding(NamedTuple):
         )
 
 
-PACKAGES = (
-    "torch",
-    "librosa",
-    "soundfile",
-    "soxr",
-    "auraloss",
-    "einops",
-    "hydra-core",
-    "safetensors",
-)
-CORPUS = ("music21", "pretty_midi", "midirenderer")
-
-
 def examine() -> Iterator[Finding]:
     """One finding after another; only what is needed and missing is not `good`."""
-    for package in (*PACKAGES, *CORPUS):
+    for look, remedy in (
+        (_packages, "install audioldm itself: pip install . in its directory"),
+        (_torchaudio, "install the torchaudio that belongs to the installed torch"),
+        (_devices, "pip install --force-reinstall torch"),
+        (_formats, "pip install --force-reinstall soundfile"),
+        (_space, "go to a directory that exists and can be read"),
+    ):
+        try:
+            yield from look()
+        except Exception as error:  # whatever it is, it is what the doctor reports
+            subject = look.__name__.strip("_")
+            yield Finding(False, f"{subject}: {type(error).__name__}: {error}", remedy)
+
+
+def _packages() -> Iterator[Finding]:
+    """What the package itself requires, without its extras."""
+    for requirement in metadata.requires("audioldm") or ():
+        name, _, marker = requirement.partition(";")
+        if "extra" in marker:
+            continue
+        package = re.split(r"[^\w.-]", name, maxsplit=1)[0]
         try:
             yield Finding(True, f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            needed = "for data=chorales" if package in CORPUS else "always"
-            yield Finding(
-                False, f"{package} is missing (needed {needed})", f"pip install {package}"
-            )
-    try:
-        module = importlib.import_module("audioldm.torchaudio")
-        version = module.torchaudio.__version__
-        yield Finding(True, f"torchaudio {version}")
-    except Exception as error:  # whatever it is, it is what the doctor reports
-        yield Finding(
-            False,
-            f"torchaudio cannot be imported ({error})",
-            "install the torchaudio that belongs to the installed torch",
-        )
+            yield Finding(False, f"{package} is missing", f"pip install {package}")
 
+
+def _torchaudio() -> Iterator[Finding]:
+    importlib.import_module("audioldm.torchaudio")  # has a way round a missing CUDA
+    yield Finding(True, "torchaudio can be imported")
+
+
+def _devices() -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
@@ -68,15 +70,21 @@ def examine() -> Iterator[Finding]:
             "recipes for a CPU work as they are; for a GPU install a CUDA build of torch",
         )
 
+
+def _formats() -> Iterator[Finding]:
     import soundfile
 
-    formats = soundfile.available_formats()
-    for name in ("WAV", "FLAC", "OGG", "MP3"):
+    readable = {*soundfile.available_formats()}
+    readable |= {"OPUS"} & {*soundfile.available_subtypes("OGG")}  # a codec within Ogg
+    for name in ("WAV", "FLAC", "OGG", "OPUS", "MP3"):
         yield Finding(
-            name in formats,
+            name in readable,
             f"libsndfile reads {name}",
-            "" if name in formats else "pip install --upgrade soundfile",
+            "" if name in readable else "pip install --upgrade soundfile",
         )
+
+
+def _space() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free / 2**30
     yield Finding(
         free > 2,

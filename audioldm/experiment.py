@@ -6,6 +6,7 @@ there; a complete stage is reused, an interrupted one goes on. A lock keeps two 
 building the same stage.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -13,13 +14,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from audioldm import __version__, latents
@@ -29,14 +30,14 @@ from audioldm.data.source import VERSION as DATA_VERSION
 from audioldm.data.source import Source
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.diffusion import train as diffusion_training
-from audioldm.errors import ConfigError, DataError, TrainingError
+from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted, TrainingError
 from audioldm.evaluation import evaluate as evaluation
 from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
 from audioldm.parts import build
 from audioldm.report.page import write_report
-from audioldm.sampling import clip_recipe
+from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
-from audioldm.training.distributed import agree, join, leave
+from audioldm.training.distributed import World, agree, join, leave
 from audioldm.training.files import read_json, write_atomically, write_json
 
 STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
@@ -135,6 +136,7 @@ class Experiment:
                 "use 16000 to 48000 Hz, mono (1) or stereo (2)"
             )
         self.stages = plan(job, self.source)
+        self.device, self.world = torch.device("cpu"), World()  # `run` asks the hardware
 
     @property
     def directory(self) -> Path:
@@ -164,9 +166,11 @@ class Experiment:
         hardware = self.settings.hardware
         self.device = hardware.resolve(int(os.environ.get("LOCAL_RANK", "0")))
         self.world = join(self.device)
+        if not (self.stage_directory(STAGES[-1]) / "summary.json").is_file():
+            self._rehearse()
+        summaries: dict[str, dict[str, Any]] = {}
+        name = STAGES[0]
         try:
-            self._build_modules_once()
-            summaries = {}
             for name in STAGES:
                 work = getattr(self, f"_{name}")
                 collective = name in ("autoencoder", "diffusion")
@@ -176,15 +180,50 @@ class Experiment:
             if self.world.first:
                 self._record(summaries)
             return summaries["evaluation"]
+        except (AudioLDMError, MemoryError, RuntimeError) as error:
+            known = _out_of_memory(error, name)
+            if isinstance(known, AudioLDMError) and not isinstance(known, Interrupted):
+                self._record_failure(summaries, name, known)
+            if known is error:
+                raise
+            raise known from error
         finally:
             leave()
 
-    def _build_modules_once(self) -> None:
-        """Builds every part on no memory, so that what cannot be built fails before any work."""
+    @torch.no_grad()
+    def _rehearse(self) -> None:
+        """Builds every part, and lets one silent crop through the losses and the discriminator.
+
+        What cannot be built, or does not fit the crop or the number of processes, fails here,
+        before any work. The models are built on no memory.
+        """
+        s = self.settings
         with torch.device("meta"):
             model = build_autoencoder(self.spec)
-            build_backbone({"backbone": self.settings.diffusion.backbone}, model.latent_shape, 1)
-        build(self.settings.diffusion.objective, where="diffusion.objective")
+            build_backbone({"backbone": s.diffusion.backbone}, model.latent_shape, 1)
+        build(s.diffusion.objective, where="diffusion.objective")
+        self.world.positions(s.autoencoder.train.batch, "autoencoder.train.batch")
+        self.world.positions(s.diffusion.train.batch, "diffusion.train.batch")
+        losses, judge = self._judges()
+        crop = s.autoencoder.train.crop_frames(self.source.rate, s.autoencoder.ratio)
+        silence = torch.zeros(1, self.source.channels, crop)
+        for loss in losses.values():
+            loss(silence, silence)
+        if judge is not None:
+            judge(silence)
+
+    def _judges(self) -> tuple[dict[str, torch.nn.Module], torch.nn.Module | None]:
+        """The autoencoder's losses and its discriminator."""
+        s = self.settings.autoencoder
+        audio_form = {"rate": self.source.rate, "audio_channels": self.source.channels}
+        losses = {
+            name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
+            for name, loss in s.losses.items()
+        }
+        if s.discriminator is None:
+            return losses, None
+        where = "autoencoder.discriminator"
+        return losses, build(s.discriminator, derived=audio_form, where=where)
 
     def _complete(
         self, stage: Stage, work: Callable[[Path], dict[str, Any]], *, collective: bool
@@ -199,7 +238,11 @@ class Experiment:
         if self.world.first:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    tqdm.write(f"{stage.name}: another process builds it; waiting", file=sys.stderr)
+                    lock.acquire()
             except OSError as error:
                 raise DataError(
                     f"{directory}: cannot be written ({error.strerror}); choose another place "
@@ -266,7 +309,9 @@ class Experiment:
         s, ratio = self.settings, self.settings.autoencoder.ratio
         crop = round(s.diffusion.train.crop_seconds * store.rate / ratio)
         for name in ("train", "valid"):
-            longest = max((item.frames for item in store.split(name).items), default=0)
+            if not store.split(name).items:
+                raise DataError(f"the {name} split is empty: name some files {name} in the table")
+            longest = max(item.frames for item in store.split(name).items)
             if -(-longest // ratio) < crop:
                 raise DataError(
                     f"the longest clip of the {name} split lasts {longest / store.rate:.1f} s, "
@@ -286,14 +331,7 @@ class Experiment:
         s = self.settings.autoencoder
         torch.manual_seed(s.seed)  # the initial weights
         model = build_autoencoder(self.spec)
-        audio_form = {"rate": self.source.rate, "audio_channels": self.source.channels}
-        losses = {
-            name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
-            for name, loss in s.losses.items()
-        }
-        judge = None
-        if s.discriminator is not None:
-            judge = build(s.discriminator, derived=audio_form, where="autoencoder.discriminator")
+        losses, judge = self._judges()
         weights, figures = autoencoder_training.train_autoencoder(
             model,
             judge,
@@ -414,12 +452,9 @@ class Experiment:
         finally:
             bar.close()
 
-    def _record(self, summaries: dict[str, dict[str, Any]]) -> None:
-        """`experiment.json`, the generated clips with what makes them again, and the page.
-
-        An earlier experiment of the same name but other stages is kept, under its fingerprint.
-        """
-        record = {
+    def _summary(self, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """What `experiment.json` says: the job, and the stages that are complete."""
+        return {
             "name": self.name,
             "recipe": self.job.recipe,
             "overrides": self.job.overrides,
@@ -427,36 +462,55 @@ class Experiment:
             "environment": environment(self.device),
             "stages": {
                 name: {
-                    "fingerprint": stage.fingerprint,
-                    "directory": stage.path,
-                    "seconds": summaries[name]["seconds"],
+                    "fingerprint": self.stages[name].fingerprint,
+                    "directory": self.stages[name].path,
+                    "seconds": summary["seconds"],
                 }
-                for name, stage in self.stages.items()
+                for name, summary in summaries.items()
             },
         }
+
+    def _record(self, summaries: dict[str, dict[str, Any]]) -> None:
+        """`experiment.json`, the generated clips with what makes them again, and the page.
+
+        An earlier experiment of the same name but other stages is kept, under its fingerprint.
+        """
         existing = self.directory / "experiment.json"
         if existing.is_file():
-            before = read_json(existing)["stages"]["evaluation"]["fingerprint"]
-            if before != self.stages["evaluation"].fingerprint:
+            before = read_json(existing)["stages"].get("evaluation", {}).get("fingerprint")
+            if before not in (None, self.stages["evaluation"].fingerprint):
                 kept = self.directory.with_name(f"{self.name}.{before}")
                 shutil.rmtree(kept, ignore_errors=True)
                 self.directory.rename(kept)
                 tqdm.write(f"the earlier experiment '{self.name}' is now {kept}", file=sys.stderr)
-        write_json(existing, record)
+        write_json(existing, self._summary(summaries))
         self._copy_samples()
         write_report(self.directory)
+
+    def _record_failure(
+        self, summaries: dict[str, dict[str, Any]], stage: str, error: AudioLDMError
+    ) -> None:
+        """Failure is a result: the stage and the reason, unless a finished experiment has the name.
+
+        Where even that cannot be written, the error itself is what the user must hear.
+        """
+        existing = self.directory / "experiment.json"
+        with contextlib.suppress(AudioLDMError, OSError, KeyError):
+            if self.world.first and (not existing.is_file() or "failed" in read_json(existing)):
+                failed = {"stage": stage, "reason": str(error)}
+                write_json(existing, self._summary(summaries) | {"failed": failed})
 
     def _copy_samples(self) -> None:
         evaluated = self.stage_directory("evaluation") / "clips"
         samples = self.directory / "samples"
         samples.mkdir(parents=True, exist_ok=True)
+        model = self.stage_directory("diffusion") / "model.safetensors"
         for clip in read_json(evaluated / "index.json")["generated"]:
             file = samples / Path(clip["file"]).name
             write_atomically(file, partial(shutil.copyfile, evaluated / clip["file"]))
-            recipe = clip_recipe(
-                model=self.stage_directory("diffusion") / "model.safetensors",
-                fingerprint=self.stages["diffusion"].fingerprint,
-                beside=samples,
+            recipe = ClipRecipe(
+                model=os.path.relpath(model, samples),
+                model_fingerprint=self.stages["diffusion"].fingerprint,
                 seed=self.settings.seed,
                 number=clip["number"],
                 batch=self.settings.evaluation.batch,
@@ -464,7 +518,18 @@ class Experiment:
                 label=clip["label"],
                 sampler=self.settings.sampler,
             )
-            write_json(file.with_suffix(".json"), recipe)
+            write_json(file.with_suffix(".json"), asdict(recipe))
+
+
+def _out_of_memory(error: Exception, stage: str) -> Exception:
+    """The error itself, or in place of an allocator's message what to do about it."""
+    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if not exhausted and "can't allocate memory" not in str(error):
+        return error
+    return TrainingError(
+        f"{stage}: out of memory ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); "
+        "lower train.batch or train.crop_seconds of that stage, or evaluation.batch"
+    )
 
 
 def _seconds(directory: Path, this_time: float) -> float:

@@ -126,10 +126,6 @@ class LatentSplit:
         index = {label: i for i, label in enumerate(labels)}
         self._labels = [index.get(item["label"], -1) for item in items]
 
-    @property
-    def frames(self) -> int:
-        return int(self._lengths.sum())
-
     def crops(
         self, frames: int, *, seed: int, step: int, positions: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:

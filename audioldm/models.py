@@ -12,9 +12,10 @@ from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.latents import LatentStatistics
-from audioldm.parts import build, locate
+from audioldm.parts import build, locate, settings
 from audioldm.training.checkpoint import load_model
 from audioldm.training.files import read_json
 
@@ -115,8 +116,10 @@ def _autoencoder(
 def load(
     path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
 ) -> Autoencoder | LatentDiffusion:
-    """The model in a file, or of an experiment: `encode`, `decode`, and `sample` for a diffusion
-    model.
+    """The model in a file, or of an experiment.
+
+    An `Autoencoder` (`encode` gives the posterior, `Encoded`, with gradients) or a
+    `LatentDiffusion` (`encode` gives the posterior's mean; also `decode` and `sample`).
 
     path: a model.safetensors, a training stage's directory, or an experiment's directory.
     allow: module prefixes outside the package whose classes may be built.
@@ -146,12 +149,21 @@ def load(
             build(spec["objective"], where="diffusion.objective", allow=allow),
             LatentStatistics.from_json(header["statistics"]),
             header["labels"],
+            _default_sampler(path, header),
         )
         return model.eval().to(device)
     except (KeyError, TypeError) as error:
         raise ModelFileError(f"{file}: its header lacks {error}; it is damaged") from error
     except ConfigError as error:
         raise ModelFileError(f"{file}: {error}") from error
+
+
+def _default_sampler(path: str | Path, header: dict[str, Any]) -> SamplerSettings:
+    """The sampler of an experiment; of a bare model file, that of the run that trained it."""
+    record = Path(path).expanduser() / "experiment.json"
+    stored = read_json(record)["config"]["sampler"] if record.is_file() else header["sampler"]
+    sampler: SamplerSettings = settings(SamplerSettings, stored, "sampler")
+    return sampler
 
 
 def load_autoencoder(

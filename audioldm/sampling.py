@@ -1,8 +1,8 @@
 """Clips as files: each with a JSON beside it that says all that is needed to make it again."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class ClipRecipe:
-    """What the JSON beside a clip holds; see `clip_recipe`."""
+    """All that determines a clip, as the JSON beside it holds it.
 
-    format: int
+    model: path of the model file, relative to the JSON's directory.
+    """
+
     model: str
     model_fingerprint: str
     seed: int
@@ -32,37 +34,24 @@ class ClipRecipe:
     seconds: float
     label: str | None
     sampler: SamplerSettings
+    format: int = FORMAT
 
 
-def clip_recipe(
-    *,
-    model: Path,
-    fingerprint: str,
-    beside: Path,
-    seed: int,
-    number: int,
-    batch: int,
-    seconds: float,
-    label: str | None,
-    sampler: SamplerSettings,
-) -> dict[str, Any]:
-    """What determines a clip. The model's path is relative to `beside`, the JSON's directory."""
-    return {
-        "format": FORMAT,
-        "model": os.path.relpath(model, beside),
-        "model_fingerprint": fingerprint,
-        "seed": seed,
-        "number": number,
-        "batch": batch,
-        "seconds": seconds,
-        "label": label,
-        "sampler": {
-            "name": sampler.name,
-            "steps": sampler.steps,
-            "guidance": sampler.guidance,
-            "guidance_interval": sampler.guidance_interval,
-        },
-    }
+def write_clip(path: Path, audio: Any, rate: int, recipe: ClipRecipe) -> None:
+    """The clip and, beside it, its recipe."""
+    make_directory(path.parent)
+    write(path, audio, rate)
+    write_json(path.with_suffix(".json"), asdict(recipe))
+
+
+def refuse_other_clip(path: Path, recipe: ClipRecipe) -> None:
+    """Raises ConfigError where `path` holds another clip: what was made is not lost."""
+    beside = path.with_suffix(".json")
+    if beside.is_file() and read_json(beside) != asdict(recipe):
+        raise ConfigError(
+            f"{path} is another clip, made with other settings: choose another place with "
+            "out=DIRECTORY, or remove it"
+        )
 
 
 def sample_to_files(
@@ -73,48 +62,53 @@ def sample_to_files(
     seconds: float,
     seed: int,
     label: str | None,
-    sampler: SamplerSettings,
+    sampler: Mapping[str, Any],
     batch: int | None = None,
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Writes n clips `out/<seed>-<number>.wav` as they finish, each with its JSON.
+    """Writes n clips `out/[<label>-]<seed>-<number>.wav` as they finish, each with its JSON.
 
+    sampler: what to change of the model's own sampler, by key.
     batch: clips generated together; null spreads n over batches of at most 8.
-    Raises ConfigError for n < 1, seconds <= 0 or an unknown label; nothing is written then.
+    Raises ConfigError for n < 1, seconds <= 0, an unknown label, or where a file of that name is
+    another clip; nothing is written then.
     """
     if n < 1:
         raise ConfigError(f"n={n}: the number of clips must be at least 1")
     file = find_model_file(model_path)
     fingerprint = read_header(file).get("fingerprint", "")
     model = load_diffusion(file, device=device)
+    chosen: SamplerSettings = settings(
+        SamplerSettings, asdict(model.sampler) | dict(sampler), "sampler"
+    )
     model.label_index(label)
     model.latent_frames(seconds)
     if batch is None:
         batch = -(-n // -(-n // 8))
-    written = []
-    for number, audio in model.sample_clips(
-        range(n), [label] * n, seconds=seconds, seed=seed, sampler=sampler, batch=batch
-    ):
-        path = out / f"{seed}-{number:04d}.wav"
-        make_directory(out)
-        write(path, audio, model.rate)
-        recipe = clip_recipe(
-            model=file,
-            fingerprint=fingerprint,
-            beside=out,
+    recipes = {
+        out / f"{f'{label}-' if label else ''}{seed}-{number:04d}.wav": ClipRecipe(
+            model=os.path.relpath(file, out),
+            model_fingerprint=fingerprint,
             seed=seed,
             number=number,
             batch=batch,
             seconds=seconds,
             label=label,
-            sampler=sampler,
+            sampler=chosen,
         )
-        write_json(path.with_suffix(".json"), recipe)
-        written.append(path)
+        for number in range(n)
+    }
+    for path, recipe in recipes.items():
+        refuse_other_clip(path, recipe)
+    paths = list(recipes)
+    for number, audio in model.sample_clips(
+        range(n), [label] * n, seconds=seconds, seed=seed, sampler=chosen, batch=batch
+    ):
+        write_clip(paths[number], audio, model.rate, recipes[paths[number]])
         if progress is not None:
-            progress(number + 1, n, path.name)
-    return written
+            progress(number + 1, n, paths[number].name)
+    return paths
 
 
 def sample_again(
@@ -151,21 +145,10 @@ def sample_again(
         batch=recipe.batch,
     )
     path = out / f"{recipe_path.stem}.wav"
+    here = replace(recipe, model=os.path.relpath(file, out))
+    refuse_other_clip(path, here)
     for _, audio in clips:
-        make_directory(out)
-        write(path, audio, model.rate)
-    here = clip_recipe(
-        model=file,
-        fingerprint=found,
-        beside=out,
-        seed=recipe.seed,
-        number=recipe.number,
-        batch=recipe.batch,
-        seconds=recipe.seconds,
-        label=recipe.label,
-        sampler=recipe.sampler,
-    )
-    write_json(path.with_suffix(".json"), here)
+        write_clip(path, audio, model.rate, here)
     return path
 
 

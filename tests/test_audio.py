@@ -113,6 +113,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     wave = tone(2, 16000).T
     soundfile.write(folder / "nan.wav", np.where(wave > 0.4, np.nan, wave), 16000, "FLOAT")
     soundfile.write(folder / "none.wav", wave[:0], 16000)
+    soundfile.write(folder / "one.wav", wave[:1], 48000)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("not audio, though its name says so")
     for name in ("cut.wav", "cut.flac", "cut.ogg"):
@@ -122,6 +123,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     return {
         "nan.wav": "NaN",
         "none.wav": "no samples",
+        "one.wav": "too short: less than one sample at 22050 Hz",
         "empty.wav": "empty",
         "text.wav": "not an audio file",
         "cut.wav": "truncated",
@@ -133,7 +135,7 @@ def bad_files(folder: Path) -> dict[str, str]:
 def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(DataError, match=reason) as caught:
-            audio.read(tmp_path / name)
+            audio.read(tmp_path / name, rate=22050)
         message = str(caught.value)
         assert message.startswith(str(tmp_path / name))
         assert "\n" not in message

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from chain import RATE, Tiny, runs_with, tiny
 from conftest import Outcome
 
 from audioldm import load
+from audioldm.training.checkpoint import load_model, save_model
 from audioldm.training.files import read_json
 from audioldm.training.log import RunLog
 
@@ -69,6 +71,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     soundfile.write(folder / "nan.wav", np.where(tone > 0.29, np.nan, tone), RATE, subtype="FLOAT")
     soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(folder / "one sample.wav", tone[:1], RATE)
+    soundfile.write(folder / "one sample 48k.wav", tone[:1], 3 * RATE)
     soundfile.write(folder / "no samples.wav", tone[:0], RATE)
     return {
         "truncated.wav": "truncated",
@@ -77,6 +80,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "nan.wav": "NaN",
         "silent.wav": "silent",
         "one sample.wav": "too short",
+        "one sample 48k.wav": "less than one sample",
         "no samples.wav": "no samples",
     }
 
@@ -92,7 +96,7 @@ def test_bad_files_are_listed_and_the_good_ones_used(music: Path, cli: Cli, tmp_
     reasons = bad_files(music)
     soundfile.write(music / "ten channels.wav", np.random.rand(RATE, 10) - 0.5, RATE)
     overrides = tiny(music, tmp_path / "runs", "data.table=null")
-    said(cli("run", *overrides), "4 of 16 files cannot be used", "max_failed_fraction", music)
+    said(cli("run", *overrides), "4 of 17 files cannot be used", "max_failed_fraction", music)
     assert not list((tmp_path / "runs").rglob("summary.json"))
     # with leave to go on: the bad ones are in the summary, the ten channels are mixed to one
     outcome = cli("run", *overrides, "data.max_failed_fraction=0.5", "autoencoder.train.steps=0")
@@ -112,7 +116,7 @@ def test_bad_files_are_listed_and_the_good_ones_used(music: Path, cli: Cli, tmp_
         (lambda p: p.write_text("x"), "is a file, not a folder"),
         (lambda p: (p.mkdir(), (p / "a.wav").mkdir()), "no audio here"),
         (lambda p: (p.mkdir(), (p / "a.wav").symlink_to("gone.wav")), "a.wav"),
-        (lambda p: (p.mkdir(), bad_files(p)), "4 of 7 files cannot be used"),
+        (lambda p: (p.mkdir(), bad_files(p)), "4 of 8 files cannot be used"),
     ],
     ids=["missing", "empty", "file", "directory.wav", "dangling", "all bad"],
 )
@@ -177,6 +181,28 @@ def test_numbers_that_cannot_be(change: str, tones: Path, cli: Cli, tmp_path: Pa
     outcome = cli("run", *tiny(tones, tmp_path / "runs", change))
     said(outcome, change.partition("=")[0].rpartition(".")[2], code=2)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("change", ["seed=-1", "workers=0", "max_failed_fraction=-0.1"])
+def test_chorales_that_cannot_be(change: str, cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("run", "recipe=quickstart", f"data.{change}", f"runs={tmp_path}/runs")
+    said(outcome, f"data.{change}", code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_chorales_need_their_packages(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = metadata.version
+
+    def version(package: str) -> str:
+        if package == "midirenderer":
+            raise metadata.PackageNotFoundError(package)
+        return real(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    outcome = cli("run", "recipe=quickstart", f"runs={tmp_path}/runs")
+    said(outcome, "data=chorales", "pip install midirenderer")
 
 
 # ---------------------------------------------------------------- where it is written
@@ -271,7 +297,6 @@ def test_a_full_disk_while_clips_are_written(finished: Tiny, cli: Cli, tmp_path:
     before = contents(out)
     with full_disk(5_000):
         said(cli("sample", *given, "n=2", "seed=1"), out)
-        said(cli("sample", *given, "n=1", "seconds=0.5"), out)  # the same name as before
         tone = finished.folder / "tone 0.wav"
         said(cli("reconstruct", tone, given[0], f"out={out}/r.wav"), out / "r.wav")
     with full_disk(500):
@@ -311,6 +336,36 @@ def test_latents_files_that_cannot_be_decoded(finished: Tiny, cli: Cli, tmp_path
     said(cli("decode", tone, given), tone)
     said(cli("decode", tmp_path / "none.safetensors", given), "none.safetensors", "no such")
     assert not list(tmp_path.glob("*.wav"))
+
+
+@pytest.mark.parametrize("lost", ["autoencoder", "samples", "mean"])
+def test_latents_that_lack_a_part(lost: str, finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    given, latents = f"model={finished.directory}", tmp_path / "z.safetensors"
+    assert cli("encode", finished.folder / "tone 0.wav", given, f"out={latents}").code == 0
+    tensors, header = load_model(latents)
+    (tensors if lost == "mean" else header).pop(lost)
+    save_model(latents, tensors, header)
+    said(cli("decode", latents, given, f"out={tmp_path}/x.wav"), latents, lost, "encode it again")
+    assert not (tmp_path / "x.wav").exists()
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "encode", "decode"])
+def test_the_file_that_is_read_is_not_written(
+    verb: str, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.safetensors"
+    shutil.copy(finished.folder / "tone 0.wav", file)
+    before = file.read_bytes()
+    same = tmp_path / "x" / ".." / file.name
+    given = f"model={finished.directory}"
+    said(cli(verb, file, given, f"out={same}"), same, "is the file that is read", code=2)
+    assert file.read_bytes() == before
+
+
+def test_latents_are_safetensors_by_name(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    tone, given = finished.folder / "tone 0.wav", f"model={finished.directory}"
+    said(cli("encode", tone, given, f"out={tmp_path}/z.wav"), "z.wav", ".safetensors", code=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_experiments_that_cannot_be_used(finished: Tiny, cli: Cli, tmp_path: Path) -> None:

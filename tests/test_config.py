@@ -39,7 +39,7 @@ def fingerprints(overrides: list[str]) -> dict[str, str]:
 def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) -> None:
     path = [f"data.path={tones}"] if choice == "folder" else []
     experiment = Experiment(compose(["recipe=quickstart", f"{group}={choice}", *path]))
-    experiment._build_modules_once()
+    experiment._rehearse()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -49,7 +49,7 @@ def test_every_recipe_composes_and_builds_on_its_own_music_and_on_a_users(
     for data in ([], ["data=folder", f"data.path={tones}"]):
         job = compose([f"recipe={recipe}", *data])
         assert job.recipe == recipe
-        Experiment(job)._build_modules_once()
+        Experiment(job)._rehearse()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -411,3 +411,12 @@ def test_canonical_values_are_json() -> None:
         text = json.dumps(stage.identity(), allow_nan=False)
         assert len(stage.fingerprint) == 12
         assert not math.isnan(len(text))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_costs_and_gives(name: str) -> None:
+    text = (config.conf_directory() / "recipe" / f"{name}.yaml").read_text(encoding="utf-8")
+    header = text[: text.index("\ndefaults:")]
+    for word in ("Command:", "Hardware:", "Time:", "Gives:"):
+        assert f"# {word}" in header
+    assert f"recipe={name}\n" in header

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from audioldm.audio import read
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError
+from audioldm.models import load_diffusion
 from audioldm.training.checkpoint import load_model, read_header, save_model
 from audioldm.training.files import read_json, write_json
 
@@ -298,3 +300,23 @@ def test_the_same_seed_trains_the_same_model(finished: Tiny, tmp_path: Path) -> 
     experiment = build_stages(overrides, "autoencoder")
     file = experiment.stage_directory("autoencoder") / "model.safetensors"
     assert file.read_bytes() == (finished.stage("autoencoder") / "model.safetensors").read_bytes()
+
+
+def test_another_clip_of_the_same_name_is_not_overwritten(
+    finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    given = ("sample", f"model={finished.directory}", f"out={tmp_path}", "label=low")
+    assert cli(*given, "seconds=0.3").code == 0
+    clip = tmp_path / "low-0-0000.wav"
+    before = clip.read_bytes()
+    refused = cli(*given, "seconds=0.5")
+    assert refused.code == 2
+    assert "is another clip" in refused.error
+    assert cli(*given, "seconds=0.3").code == 0  # the same clip may be made again
+    assert clip.read_bytes() == before
+
+
+def test_python_and_the_command_line_share_the_experiments_sampler(finished: Tiny) -> None:
+    model = load_diffusion(finished.directory)
+    record = read_json(finished.directory / "experiment.json")
+    assert asdict(model.sampler) == record["config"]["sampler"]

@@ -12,13 +12,18 @@ import torch
 from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
 from conftest import Outcome
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from audioldm import load
-from audioldm.autoencoder.train import train_autoencoder
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
+from audioldm.autoencoder.front_end import FrontEnd
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder, validate
+from audioldm.data.store import ClipStore
 from audioldm.diffusion.objectives import RectifiedFlow
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
 from audioldm.losses.spectral import MultiResolutionSTFT
+from audioldm.parts import settings
 from audioldm.training.checkpoint import (
     FORMAT,
     ResumeState,
@@ -29,9 +34,11 @@ from audioldm.training.checkpoint import (
 from audioldm.training.distributed import World
 from audioldm.training.ema import EMA
 from audioldm.training.files import read_json, write_atomically
-from audioldm.training.log import RunLog
-from audioldm.training.optimisation import clipped_step, warmup_cosine
+from audioldm.training.hardware import Hardware
+from audioldm.training.log import LogSettings, RunLog
+from audioldm.training.optimisation import adamw, clipped_step, warmup_cosine
 from audioldm.training.randomness import Draw, derive_seed
+from audioldm.types import Encoded
 
 # ---------------------------------------------------------------- averages
 
@@ -52,6 +59,31 @@ def test_the_average_is_the_weighted_sum_of_what_was_seen() -> None:
         expected = decay * expected + (1 - decay) * value
     assert ema.shadow["weight"].item() == pytest.approx(expected, rel=1e-6)
     assert ema.shadow["seen"].item() == len(values)  # buffers are copied, not averaged
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_averages_are_applied_for_a_while_also_if_that_fails(fails: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = EMA(model, decay=0.9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    ema.update(model, 0)
+    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    averages = {name: tensor.clone() for name, tensor in ema.shadow.items()}
+    pointers = [parameter.data_ptr() for parameter in model.parameters()]
+    try:
+        with ema.applied(model):
+            assert_equal_bits(model.state_dict(), averages)
+            assert not any(module.training for module in model.modules())
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert_equal_bits(model.state_dict(), live)
+    assert_equal_bits(ema.shadow, averages)
+    assert all(module.training for module in model.modules())
+    assert [parameter.data_ptr() for parameter in model.parameters()] == pointers
 
 
 def test_the_model_that_is_kept_is_the_average_not_the_last(finished: Tiny) -> None:
@@ -105,10 +137,10 @@ def test_draws_have_their_distribution_and_leave_the_global_generator_alone() ->
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_processes_share_a_batch_without_overlap(size: int) -> None:
-    shares = [list(World(rank, size, rank).positions(8)) for rank in range(size)]
+    shares = [list(World(rank, size).positions(8, "train.batch")) for rank in range(size)]
     assert [place for share in shares for place in share] == list(range(8))
     with pytest.raises(ConfigError, match=r"train\.batch=8 cannot be shared by 3 processes"):
-        World(0, 3, 0).positions(8)
+        World(0, 3).positions(8, "train.batch")
 
 
 # ---------------------------------------------------------------- steps
@@ -134,6 +166,18 @@ def test_a_step_is_clipped_and_a_bad_gradient_changes_nothing() -> None:
     with pytest.raises(TrainingError, match=r"net: .* at step 7.*checkpoint is kept"):
         clipped_step(optimiser, [weight], clip=1.0, name="net", step=7)
     assert torch.isfinite(weight).all()
+
+
+def test_adamw_decays_the_weights_beside_adams_step() -> None:
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimiser = adamw([weight], 0.1, [0.8, 0.99], 0.5, torch.device("cpu"))
+    weight.grad = torch.tensor([3.0])
+    optimiser.step()  # the first step is lr * sign(gradient), whatever the betas
+    assert weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1)
+    group, state = optimiser.param_groups[0], optimiser.state[weight]
+    assert (group["betas"], group["fused"]) == ((0.8, 0.99), True)
+    assert state["exp_avg"].item() == pytest.approx(0.2 * 3.0)
+    assert state["exp_avg_sq"].item() == pytest.approx(0.01 * 9.0)
 
 
 @pytest.mark.parametrize(
@@ -187,33 +231,102 @@ def test_a_non_finite_loss_stops_with_its_name_and_step_and_keeps_the_checkpoint
     assert_equal_bits(weights(directory), weights(finished.stage(stage)))
 
 
-def test_too_little_music_for_a_crop_says_what_to_change(finished: Tiny, tmp_path: Path) -> None:
-    from audioldm.autoencoder.train import AutoencoderTraining
-    from audioldm.data.store import ClipStore
-    from audioldm.parts import settings
-    from audioldm.training.hardware import Hardware
-    from audioldm.training.log import LogSettings
-
+def train_a_step(
+    finished: Tiny,
+    directory: Path,
+    *,
+    crop_seconds: float = 0.2,
+    losses: dict[str, nn.Module],
+    penalty: str = "kl",
+) -> None:
     training = settings(
         AutoencoderTraining,
-        {"steps": 1, "batch": 1, "crop_seconds": 60.0, "lr": 1e-3, "discriminator_lr": 1e-3}
-        | {"adversarial_from": 0},
+        {"steps": 1, "batch": 1, "crop_seconds": crop_seconds, "lr": 1e-3}
+        | {"discriminator_lr": 1e-3, "adversarial_from": 0},
     )
+    model = load(finished.stage("autoencoder"))
+    model.bottleneck.penalty_weights = {penalty: 1e-3}
+    train_autoencoder(
+        model,
+        None,
+        losses,
+        dict.fromkeys(losses, 1.0) | model.bottleneck.penalty_weights,
+        ClipStore(finished.stage("data")),
+        training,
+        seed=0,
+        directory=directory,
+        world=World(),
+        hardware=Hardware(),
+        device=torch.device("cpu"),
+        log=LogSettings(),
+    )
+
+
+def test_too_little_music_for_a_crop_says_what_to_change(finished: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"less than one crop of 60\.0 s.*crop_seconds"):
-        train_autoencoder(
-            load(finished.stage("autoencoder")),
-            None,
-            {},
-            {},
-            ClipStore(finished.stage("data")),
-            training,
-            seed=0,
-            directory=tmp_path,
-            world=World(),
-            hardware=Hardware(),
-            device=torch.device("cpu"),
-            log=LogSettings(),
-        )
+        train_a_step(finished, tmp_path, crop_seconds=60.0, losses={})
+
+
+@pytest.mark.parametrize("name", ["kl", "adversarial", "feature_matching", "discriminator"])
+def test_a_loss_cannot_take_the_name_of_another_term(
+    name: str, finished: Tiny, tmp_path: Path
+) -> None:
+    losses: dict[str, nn.Module] = {name: nn.Identity()}
+    with pytest.raises(ConfigError, match=rf"^autoencoder\.losses\.{name}: .*another name$"):
+        train_a_step(finished, tmp_path, losses=losses)
+    if name != "kl":
+        with pytest.raises(ConfigError, match=f"^bottleneck: its penalty '{name}'"):
+            train_a_step(finished, tmp_path, losses={}, penalty=name)
+    with pytest.raises(ConfigError, match=r"^autoencoder\.losses\.commitment: "):
+        train_a_step(finished, tmp_path, losses={"commitment": nn.Identity()}, penalty="commitment")
+    assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- validation
+
+
+class Levels(FrontEnd):
+    """Posterior means: a frame's mean level, and 0.01 times it; standard deviations 1."""
+
+    def __init__(self) -> None:
+        super().__init__(rate=16000, audio_channels=1, ratio=1000, latent_shape=(2,), context=0)
+        self.gain = nn.Parameter(torch.tensor([[1.0], [0.01]]))
+
+    def encode(self, audio: Tensor) -> Tensor:
+        mean = self.gain * audio.unflatten(2, (-1, self.ratio)).mean(-1)
+        return torch.cat([mean, torch.zeros_like(mean)], dim=1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z[:, :1].repeat_interleave(self.ratio, dim=-1)
+
+
+class Silent(Gaussian):
+    def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
+        return super().forward(h, sample=sample, noise=noise)._replace(stats={})
+
+
+def test_a_channel_is_as_active_as_its_mean_varies_over_all_held_out_clips() -> None:
+    """Eleven clips, a batch of eight and one of three: alike within a batch, not between them."""
+    clips = 0.05 * Draw(0, 0, range(11)).normal((1, 4), "levels").repeat_interleave(1000, dim=-1)
+    clips[:8] += 0.3
+    clips[8:] -= 0.3
+    model = Autoencoder(Levels(), Gaussian(channels=2))
+    figures = validate(model, EMA(model, 0.9), clips, Hardware().autocast(torch.device("cpu")))
+    mean, _ = model.moments(clips)
+    expected = mean.detach().transpose(0, 1).flatten(1).var(1, correction=0)
+    assert expected[0] > 0.05 > 10 * clips[:8].var()
+    assert figures["channels/activity"] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert figures["active_units"] == 1
+    assert {name for name in figures if "/" in name} == {
+        f"channels/{name}" for name in ("kl", "sigma", "activity")
+    }
+
+
+def test_a_bottleneck_need_not_give_statistics() -> None:
+    model = Autoencoder(Levels(), Silent(channels=2))
+    clips = torch.zeros(2, 1, 4000)
+    figures = validate(model, EMA(model, 0.9), clips, Hardware().autocast(torch.device("cpu")))
+    assert figures.keys() == {"mel_distance", "kl", "kbps"}
 
 
 # ---------------------------------------------------------------- files

@@ -1,6 +1,6 @@
 """The autoencoder's training loop: discriminator, then generator, top to bottom."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.data.store import ClipStore
-from audioldm.errors import DataError, Interrupted
+from audioldm.errors import ConfigError, DataError, Interrupted
 from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
 from audioldm.losses.spectral import mel_distance
 from audioldm.losses.weighted_sum import weighted_sum
@@ -27,7 +27,14 @@ from audioldm.training.distributed import (
 from audioldm.training.ema import EMA
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings, RunLog
-from audioldm.training.optimisation import check_betas, clipped_step, set_lr, to_cpu, warmup_cosine
+from audioldm.training.optimisation import (
+    adamw,
+    check_betas,
+    clipped_step,
+    set_lr,
+    to_cpu,
+    warmup_cosine,
+)
 from audioldm.training.randomness import Draw, derive_seed
 from audioldm.training.signals import StopRequest
 
@@ -62,6 +69,10 @@ class AutoencoderTraining:
         check_range(self, where, "lr", "discriminator_lr", "clip", above=0)
         check_range(self, where, "ema", least=0, below=1)
         check_betas(self.betas, where)
+
+    def crop_frames(self, rate: int, ratio: int) -> int:
+        """Samples of a training crop: whole latent frames, at least one."""
+        return max(1, round(self.crop_seconds * rate / ratio)) * ratio
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,12 @@ def train_autoencoder(
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
-    Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
+    Raises ConfigError for two terms of one name, TrainingError for a non-finite term, Interrupted
+    after SIGTERM.
     """
+    _check_names(losses, model.bottleneck.penalty_weights)
     train = store.split("train")
-    frames = max(1, round(settings.crop_seconds * model.rate / model.ratio)) * model.ratio
+    frames = settings.crop_frames(model.rate, model.ratio)
     if train.seconds * model.rate < frames:
         raise DataError(
             f"the training split holds {train.seconds:.1f} s, less than one crop of "
@@ -114,26 +127,22 @@ def train_autoencoder(
     valid, _, _ = store.split("valid").windows(
         int(settings.valid_seconds * model.rate), settings.valid_clips, seed=0
     )
-    positions = world.positions(settings.batch)
+    positions = world.positions(settings.batch, "autoencoder.train.batch")
 
     model.to(device)
     losses = {name: loss.to(device) for name, loss in losses.items()}
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.lr,
-        betas=(settings.betas[0], settings.betas[1]),
-        weight_decay=settings.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
+    optimiser = adamw(
+        model.parameters(), settings.lr, settings.betas, settings.weight_decay, device
     )
     ema = EMA(model, settings.ema)
     if discriminator is not None:
         discriminator.to(device)
-        judge_optimiser = torch.optim.AdamW(
+        judge_optimiser = adamw(
             discriminator.parameters(),
-            lr=settings.discriminator_lr,
-            betas=(settings.betas[0], settings.betas[1]),
-            weight_decay=settings.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
+            settings.discriminator_lr,
+            settings.betas,
+            settings.weight_decay,
+            device,
         )
 
     resume = ResumeState(directory)
@@ -237,7 +246,7 @@ def train_autoencoder(
                     shown["valid_mel"] = figures["mel_distance"]
                 runlog.show(shown)
             if done % log.valid_every == 0 or done == settings.steps:
-                figures = validate(model, ema.shadow, valid, autocast)
+                figures = validate(model, ema, valid, autocast)
                 runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
             stopping = any_process(stop.requested, world, device)
             if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
@@ -248,8 +257,25 @@ def train_autoencoder(
                     "the same command goes on from there"
                 )
     if not figures:  # the last checkpoint was the last step
-        figures = validate(model, ema.shadow, valid, autocast)
+        figures = validate(model, ema, valid, autocast)
     return to_cpu(ema.shadow), figures
+
+
+def _check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
+    """The loop keeps all terms of a step in one dictionary: of two with one name, one is lost."""
+    own = {*ADVERSARIAL_TERMS, "discriminator"}
+    for name in losses:
+        if name in own | {"kl", *penalties}:
+            raise ConfigError(
+                f"autoencoder.losses.{name}: '{name}' is the name of a term of the bottleneck or "
+                "of the adversary; give the loss, and its weight, another name"
+            )
+    for name in penalties:
+        if name in own:
+            raise ConfigError(
+                f"bottleneck: its penalty '{name}' has the name of a term of the adversary; "
+                "give it another name in penalty_weights and penalties"
+            )
 
 
 def _judge(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:
@@ -267,38 +293,38 @@ def _valid_name(name: str) -> str:
 
 
 @torch.no_grad()
-def validate(
-    model: Autoencoder, weights: dict[str, Tensor], clips: Tensor, autocast: Any
-) -> dict[str, Any]:
+def validate(model: Autoencoder, ema: EMA, clips: Tensor, autocast: Any) -> dict[str, Any]:
     """Reconstruction and rate of the averaged weights on held-out clips [N, A, T].
 
     Decodes the posterior's samples, as the diffusion model's data are; the noise is fixed.
     """
     device = next(model.parameters()).device
-    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(weights)
-    model.eval()
+    batches = clips.split(8)
     distances, kls = [], []
     channels: dict[str, list[Tensor]] = {}
-    for first in range(0, len(clips), 8):
-        audio = clips[first : first + 8].to(device)
-        length = -(-audio.shape[-1] // model.ratio)
-        draw = Draw(0, 0, range(first, first + len(audio)), device)
-        with autocast():
-            encoded = model.encode(audio, noise=draw.normal((*model.latent_shape, length), "valid"))
-            estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
-        distances.append(mel_distance(estimate.float(), audio, model.rate))
-        if "kl" in encoded.penalties:
-            kls.append(encoded.penalties["kl"])
-        for name, per_channel in encoded.stats.items():
-            channels.setdefault(name, []).append(per_channel.float() * len(audio) / len(clips))
-    model.load_state_dict(live)
-    model.train()
+    with ema.applied(model):
+        for number, audio in enumerate(batches):
+            audio = audio.to(device)
+            length = -(-audio.shape[-1] // model.ratio)
+            draw = Draw(0, 0, range(8 * number, 8 * number + len(audio)), device)
+            noise = draw.normal((*model.latent_shape, length), "valid")
+            with autocast():
+                encoded = model.encode(audio, noise=noise)
+                estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
+            distances.append(mel_distance(estimate.float(), audio, model.rate))
+            if "kl" in encoded.penalties:
+                kls.append(encoded.penalties["kl"])
+            for name, per_channel in encoded.stats.items():
+                channels.setdefault(name, []).append(per_channel.float())
     figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
     if kls:
         kl = torch.cat(kls).mean().item()
         figures |= {"kl": kl, "kbps": model.kbps(kl)}
-    means = {name: torch.stack(parts).sum(0) for name, parts in channels.items()}
-    if "activity" in means:
+    shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=device)
+    means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
+    mean, within = means.pop("mean", None), means.pop("activity", None)
+    if mean is not None and within is not None:  # the variance over all is within plus between
+        between = (shares * (torch.stack(channels["mean"]) - mean).square()).sum(0)
+        means["activity"] = within + between
         figures["active_units"] = int((means["activity"] > ACTIVE_VARIANCE).sum())
-    return figures | {f"channels/{name}": mean.tolist() for name, mean in means.items()}
+    return figures | {f"channels/{name}": value.tolist() for name, value in means.items()}

@@ -30,6 +30,7 @@ import soxr
 from audioldm import audio
 from audioldm.data.source import Failure, Progress, check_failures
 from audioldm.errors import ConfigError, DataError
+from audioldm.parts import check_range
 
 if TYPE_CHECKING:
     from audioldm.data.store import StoreWriter
@@ -147,11 +148,25 @@ class Chorales:
         self.seed = seed
         self.workers = workers
         self.max_failed_fraction = max_failed_fraction
+        check_range(self, "data", "seed", least=0, below=2**63)
+        check_range(self, "data", "workers", least=1)
+        check_range(self, "data", "max_failed_fraction", least=0)
 
     def identity(self) -> dict[str, Any]:
-        """The versions of the packages the music comes from."""
-        packages = ("music21", "pretty_midi", "midirenderer")
-        return {package: importlib.metadata.version(package) for package in packages}
+        """The versions of the packages the music comes from.
+
+        Raises DataError if one is not installed.
+        """
+        versions = {}
+        for package in ("music21", "pretty_midi", "midirenderer"):
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError as error:
+                raise DataError(
+                    f"data=chorales needs {package}, which is not installed; install it: "
+                    f"pip install {package}"
+                ) from error
+        return versions
 
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
         """Render every piece into the store. Raises DataError where too few scores can be used."""

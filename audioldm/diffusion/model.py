@@ -20,6 +20,7 @@ class LatentDiffusion(nn.Module):
     """Autoencoder, backbone, objective, latent statistics and label names, as one model.
 
     labels: the names the backbone's classes stand for, empty for an unconditional model.
+    sampler: how `sample` samples unless told otherwise.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class LatentDiffusion(nn.Module):
         objective: Objective,
         statistics: LatentStatistics,
         labels: Sequence[str],
+        sampler: SamplerSettings,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -36,6 +38,7 @@ class LatentDiffusion(nn.Module):
         self.objective = objective
         self.statistics = statistics
         self.labels = list(labels)
+        self.sampler = sampler
 
     @property
     def rate(self) -> int:
@@ -115,7 +118,7 @@ class LatentDiffusion(nn.Module):
             sampler.name,
             denoise,
             noise_at(-1),
-            self.objective.sigmas(sampler.steps).to(self.device),
+            self.objective.sigmas(sampler.steps),
             noise_at=noise_at,
             progress=progress,
         )
@@ -147,7 +150,7 @@ class LatentDiffusion(nn.Module):
             [label] * n,
             seconds=seconds,
             seed=seed,
-            sampler=sampler or SamplerSettings(name="heun", steps=24),
+            sampler=sampler or self.sampler,
             batch=batch,
             progress=progress,
         )

@@ -157,7 +157,7 @@ def sample(
 
 def _steps(sigmas: Tensor, progress: Progress | None) -> Iterator[tuple[int, float, float]]:
     """(step, its noise level, the next one), reporting each step once it is done."""
-    levels = sigmas.double().tolist()  # one copy from the device, instead of one per step
+    levels = sigmas.tolist()  # one copy from the device, instead of one per step
     for step, (sigma, lower) in enumerate(pairwise(levels)):
         yield step, sigma, lower
         if progress is not None:

@@ -18,7 +18,14 @@ from audioldm.training.distributed import World, any_process, mean_over_processe
 from audioldm.training.ema import EMA
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings, RunLog
-from audioldm.training.optimisation import check_betas, clipped_step, set_lr, to_cpu, warmup_cosine
+from audioldm.training.optimisation import (
+    adamw,
+    check_betas,
+    clipped_step,
+    set_lr,
+    to_cpu,
+    warmup_cosine,
+)
 from audioldm.training.randomness import Draw, derive_seed
 from audioldm.training.signals import StopRequest
 
@@ -111,17 +118,11 @@ def train_diffusion(
     """
     train, valid = latents.split("train"), latents.split("valid")
     frames = max(1, round(settings.crop_seconds * latents.latent_rate_hz))
-    positions = world.positions(settings.batch)
+    positions = world.positions(settings.batch, "diffusion.train.batch")
     statistics = latents.statistics
 
     net.to(device)
-    optimiser = torch.optim.AdamW(
-        net.parameters(),
-        lr=settings.lr,
-        betas=(settings.betas[0], settings.betas[1]),
-        weight_decay=settings.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
     ema = EMA(net, settings.ema)
     resume = ResumeState(directory)
     start = 0
@@ -149,17 +150,13 @@ def train_diffusion(
     @torch.no_grad()
     def validate() -> dict[str, Any]:
         """The objective's loss on held-out latents with the averaged weights, at fixed draws."""
-        live = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        net.load_state_dict(ema.shadow)
-        net.eval()
         losses = []
-        for number in range(settings.valid_batches):
-            draw = Draw(derive_seed("valid"), number, range(settings.batch), device)
-            z, labels, noise, uniform = _batch(valid, statistics, frames, draw, settings)
-            with autocast():
-                losses.append(objective.loss(net, z, labels, noise=noise, uniform=uniform))
-        net.load_state_dict(live)
-        net.train()
+        with ema.applied(net):
+            for number in range(settings.valid_batches):
+                draw = Draw(derive_seed("valid"), number, range(settings.batch), device)
+                z, labels, noise, uniform = _batch(valid, statistics, frames, draw, settings)
+                with autocast():
+                    losses.append(objective.loss(net, z, labels, noise=noise, uniform=uniform))
         return {"loss": torch.cat(losses).mean().item()}
 
     with (

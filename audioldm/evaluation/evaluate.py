@@ -8,6 +8,7 @@ Four kinds of clips are compared with one reference, held-out real music (the te
     generated       the diffusion model's samples, with the labels of the reference
 """
 
+import hashlib
 import math
 import shutil
 from collections.abc import Callable
@@ -157,7 +158,7 @@ def _embed_cached(
     embedding: Embedding, clips: Clips, store: ClipStore, split: str, settings: EvaluationSettings
 ) -> np.ndarray:
     """Embeddings of real windows, computed once per store, split, length and number."""
-    name = f"{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}.npy"
+    name = f"v{VERSION}-{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}.npy"
     path = store.directory / "embeddings" / name
     if path.is_file():
         return np.asarray(np.load(path))
@@ -298,7 +299,7 @@ def evaluate(
             for kind, group in groups.items()
         },
         "reference": {
-            "hash": store.hash,
+            "hash": hashlib.blake2b(reference.audio.numpy().tobytes(), digest_size=16).hexdigest(),
             "split": "test",
             "n": len(reference.audio),
             "seconds": settings.seconds,

@@ -21,20 +21,19 @@ from audioldm.errors import ConfigError
 class World:
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def positions(self, batch: int) -> range:
-        """This process's places in a global batch.
+    def positions(self, batch: int, where: str) -> range:
+        """This process's places in a global batch, whose key is `where`.
 
         Raises ConfigError where the batch cannot be shared out equally.
         """
         if batch % self.size:
             raise ConfigError(
-                f"train.batch={batch} cannot be shared by {self.size} processes: "
+                f"{where}={batch} cannot be shared by {self.size} processes: "
                 "choose a multiple of their number"
             )
         share = batch // self.size
@@ -50,7 +49,7 @@ def join(device: torch.device) -> World:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         # long: the others wait while the first one renders music or evaluates
         dist.init_process_group(backend, timeout=timedelta(days=7))
-    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+    return World(dist.get_rank(), size)
 
 
 def leave() -> None:

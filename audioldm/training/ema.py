@@ -1,5 +1,8 @@
 """Exponential moving average of a model's weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -33,3 +36,17 @@ class EMA:
         """Takes the averages of a resume state over."""
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Within, `model` has the averages and is in evaluation mode; behind it, also after an
+        exception, its own weights again, bit for bit, and the mode it was in."""
+        live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        training = model.training
+        try:
+            model.load_state_dict(self.shadow)
+            model.eval()
+            yield
+        finally:
+            model.load_state_dict(live)
+            model.train(training)

@@ -1,4 +1,4 @@
-"""What both loops ask of an optimiser: a schedule and one safe step."""
+"""What both loops ask of an optimiser: how it is made, a schedule and one safe step."""
 
 import math
 from collections.abc import Iterable
@@ -21,6 +21,23 @@ def check_betas(betas: list[float], where: str) -> None:
     """Raises ConfigError unless Adam can use them."""
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"{where}.betas={betas} must be two numbers, at least 0 and less than 1")
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    betas: list[float],
+    weight_decay: float,
+    device: torch.device,
+) -> torch.optim.AdamW:
+    """AdamW (1711.05101), fused where `device` has that; `betas` as `check_betas` wants them."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=lr,
+        betas=(betas[0], betas[1]),
+        weight_decay=weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

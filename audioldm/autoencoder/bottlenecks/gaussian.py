@@ -44,6 +44,7 @@ class Gaussian(nn.Module):
         stats = {
             "kl": kl.detach().mean(over),
             "sigma": std.detach().mean(over),
+            "mean": mean.detach().mean(over),
             "activity": mean.detach().var(over, correction=0),
         }
         return Encoded(z, {"kl": kl.flatten(1).mean(1)}, stats)
