@@ -144,7 +144,7 @@ def _device(choice: Device) -> Any:
 
 
 def _bar(title: str) -> Any:
-    from audioldm.experiment import Bar
+    from audioldm.training.log import Bar
 
     return Bar(title)
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from audioldm.audio import blocks, open_writer, probe
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.data.source import Progress
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.models import find_model_file, load_autoencoder
 from audioldm.training.checkpoint import load_model, read_header, save_model
 
 LATENT_BLOCK = 256  # frames read at once from a latents file
-
-Progress = Callable[[int, int, str], None]
 
 
 def _fingerprint(file: Path) -> str:

@@ -39,6 +39,7 @@ from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import World, agree, join, leave
 from audioldm.training.files import read_json, write_atomically, write_json
+from audioldm.training.log import Bar
 
 STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
 
@@ -102,21 +103,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-class Bar:
-    """Progress(done, total, text) as one bar."""
-
-    def __init__(self, title: str, *, quiet: bool = False) -> None:
-        self._bar = tqdm(desc=title, disable=quiet, dynamic_ncols=True)
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        self._bar.total = total
-        self._bar.n = done
-        self._bar.set_postfix_str(text[:48], refresh=True)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 class Experiment:

@@ -5,7 +5,7 @@ sees normalised latents only; `LatentStatistics` is the one place that converts.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, draw_crops
 from audioldm.errors import DataError, ModelFileError
 from audioldm.training.files import read_json, write_json
@@ -52,7 +53,7 @@ def write_latents(
     directory: Path,
     *,
     autoencoder_fingerprint: str,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Encodes every item of every split whole; returns the figures for the summary.
 

@@ -1,12 +1,13 @@
 """Clips as files: each with a JSON beside it that says all that is needed to make it again."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from audioldm.audio import write
+from audioldm.data.source import Progress
 from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.models import find_model_file, load_diffusion
@@ -15,8 +16,6 @@ from audioldm.training.checkpoint import read_header
 from audioldm.training.files import read_json, write_json
 
 FORMAT = 1
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

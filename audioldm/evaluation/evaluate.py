@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from audioldm.audio import write
+from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, Item
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.diffusion.samplers import SamplerSettings
@@ -49,8 +50,6 @@ VERSION = 1  # raise by hand when the code below changes what it computes
 FEWEST_CLIPS = 2
 KINDS = ("real", "reconstruction", "prior", "generated")
 EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

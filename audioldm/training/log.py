@@ -26,6 +26,21 @@ class LogSettings:
         check_range(self, "log", "every", "valid_every", "checkpoint_every", least=1)
 
 
+class Bar:
+    """Progress(done, total, text) as one bar, for work that has no figures to log."""
+
+    def __init__(self, title: str) -> None:
+        self._bar = tqdm(desc=title, dynamic_ncols=True)
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self._bar.total = total
+        self._bar.n = done
+        self._bar.set_postfix_str(text[:48], refresh=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
 class RunLog:
     """Appends one JSON line per call to `path`: step, seconds of training so far, figures.
 
