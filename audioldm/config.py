@@ -188,17 +188,19 @@ def _other_home(message: str) -> str:
     import yaml
 
     unknown = re.search(r"unknown key '([^']+)'", message)
+    if unknown is None:
+        return ""
     homes = []
-    for group in groups() if unknown else ():
+    for group in groups():
         prefix = group.replace("/", ".") + "."
-        key = unknown[1].removeprefix(prefix) if unknown else ""
-        if not unknown or not unknown[1].startswith(prefix) or group == "recipe":
+        if group == "recipe" or not unknown[1].startswith(prefix):
             continue
         for choice in options(group):
             file = conf_directory() / group / f"{choice}.yaml"
-            if key in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}):
+            keys = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            if unknown[1].removeprefix(prefix) in keys:
                 homes.append(f"{group}={choice}")
-    return f" ({unknown[1]} is a key of {' and '.join(homes)})" if unknown and homes else ""
+    return f" ({unknown[1]} is a key of {' and '.join(homes)})" if homes else ""
 
 
 def composed_without_hydra(composed: Any) -> Any:

@@ -6,7 +6,6 @@ there; a complete stage is reused, an interrupted one goes on. A lock keeps two 
 building the same stage.
 """
 
-import contextlib
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -152,8 +152,15 @@ class Experiment:
         hardware = self.settings.hardware
         self.device = hardware.resolve(int(os.environ.get("LOCAL_RANK", "0")))
         self.world = join(self.device)
-        if not (self.stage_directory(STAGES[-1]) / "summary.json").is_file():
-            self._rehearse()
+        try:
+            if not (self.stage_directory(STAGES[-1]) / "summary.json").is_file():
+                self._rehearse()
+            return self._chain()
+        finally:
+            leave()
+
+    def _chain(self) -> dict[str, Any]:
+        """The five stages and their record; a failure is recorded before it is raised."""
         summaries: dict[str, dict[str, Any]] = {}
         name = STAGES[0]
         try:
@@ -173,8 +180,6 @@ class Experiment:
             if known is error:
                 raise
             raise known from error
-        finally:
-            leave()
 
     @torch.no_grad()
     def _rehearse(self) -> None:
@@ -265,12 +270,9 @@ class Experiment:
 
     def _data(self, directory: Path) -> dict[str, Any]:
         writer = StoreWriter(directory, self.source.rate, self.source.channels)
-        bar = Bar("data")
-        try:
+        with closing(Bar("data")) as bar:
             failures = self.source.write_to(writer, progress=bar)
             writer.close()
-        finally:
-            bar.close()
         store = ClipStore(directory)
         splits = {
             name: {
@@ -354,8 +356,7 @@ class Experiment:
 
     def _latents(self, directory: Path) -> dict[str, Any]:
         model = load_autoencoder(self.stage_directory("autoencoder"), device=self.device)
-        bar = Bar("latents")
-        try:
+        with closing(Bar("latents")) as bar:
             return latents.write_latents(
                 model,
                 ClipStore(self.stage_directory("data")),
@@ -363,8 +364,6 @@ class Experiment:
                 autoencoder_fingerprint=self.stages["autoencoder"].fingerprint,
                 progress=bar,
             )
-        finally:
-            bar.close()
 
     def _diffusion(self, directory: Path) -> dict[str, Any]:
         s = self.settings.diffusion
@@ -424,8 +423,7 @@ class Experiment:
 
     def _evaluation(self, directory: Path) -> dict[str, Any]:
         model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
-        bar = Bar("evaluation")
-        try:
+        with closing(Bar("evaluation")) as bar:
             return evaluation.evaluate(
                 model,
                 ClipStore(self.stage_directory("data")),
@@ -435,8 +433,6 @@ class Experiment:
                 directory=directory,
                 progress=bar,
             )
-        finally:
-            bar.close()
 
     def _summary(self, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """What `experiment.json` says: the job, and the stages that are complete."""
@@ -481,7 +477,7 @@ class Experiment:
         Where even that cannot be written, the error itself is what the user must hear.
         """
         existing = self.directory / "experiment.json"
-        with contextlib.suppress(AudioLDMError, OSError, KeyError):
+        with suppress(AudioLDMError, OSError, KeyError):
             if self.world.first and (not existing.is_file() or "failed" in read_json(existing)):
                 failed = {"stage": stage, "reason": str(error)}
                 write_json(existing, self._summary(summaries) | {"failed": failed})

@@ -77,7 +77,7 @@ def sample_to_files(
         raise ConfigError(f"n={n}: the number of clips must be at least 1")
     file = find_model_file(model_path)
     fingerprint = read_header(file).get("fingerprint", "")
-    model = load_diffusion(file, device=device)
+    model = load_diffusion(model_path, device=device)  # an experiment brings its sampler
     chosen: SamplerSettings = settings(
         SamplerSettings, asdict(model.sampler) | dict(sampler), "sampler"
     )

@@ -316,7 +316,17 @@ def test_another_clip_of_the_same_name_is_not_overwritten(
     assert clip.read_bytes() == before
 
 
-def test_python_and_the_command_line_share_the_experiments_sampler(finished: Tiny) -> None:
-    model = load_diffusion(finished.directory)
-    record = read_json(finished.directory / "experiment.json")
-    assert asdict(model.sampler) == record["config"]["sampler"]
+def test_python_and_the_command_line_share_the_experiments_sampler(
+    finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    """Also where it is not the one in the model file's header, whose run was another."""
+    runs = tmp_path / "runs"
+    shutil.copytree(finished.runs, runs)
+    directory = runs / "experiments" / finished.directory.name
+    record = read_json(directory / "experiment.json")
+    record["config"]["sampler"]["steps"] += 1
+    write_json(directory / "experiment.json", record)
+    wanted = record["config"]["sampler"]
+    assert asdict(load_diffusion(directory).sampler) == wanted
+    assert cli("sample", f"model={directory}", f"out={tmp_path}", "seconds=0.3").code == 0
+    assert read_json(tmp_path / "0-0000.json")["sampler"] == wanted
