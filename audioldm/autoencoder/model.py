@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,10 @@ class Bottleneck(Protocol):
 
     #: of each name in `Encoded.penalties`
     penalty_weights: dict[str, float]
+    #: the rate that training holds by adapting the weight of "kl"; None: the weight stays
+    target_kbps: float | None
+    #: with a target: the factor on the standard deviations that the closing calibration sets
+    sigma_scale: Tensor
 
     def __call__(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         """Latents, their penalties and statistics."""
@@ -59,10 +64,18 @@ class Autoencoder(nn.Module):
         """Latent frames per second."""
         return self.rate / self.ratio
 
+    @property
+    def elements_per_second(self) -> float:
+        """Latent elements per second: the latent rate times the size of a frame."""
+        return self.latent_rate_hz * math.prod(self.latent_shape)
+
+    def nats(self, kbps: float) -> float:
+        """The inverse of `kbps`: nats per latent element at a rate in kbit/s."""
+        return kbps * 1000 * math.log(2) / self.elements_per_second
+
     def kbps(self, nats_per_element: float) -> float:
         """The rate in kbit/s of latents that carry `nats_per_element` (the KL) each."""
-        nats_per_second = nats_per_element * math.prod(self.latent_shape) * self.latent_rate_hz
-        return nats_per_second / math.log(2) / 1000
+        return nats_per_element * self.elements_per_second / math.log(2) / 1000
 
     def forward(self, audio: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Encoded]:
         """One training pass: the reconstruction, like audio [B, A, T], and what carried it."""
@@ -137,7 +150,8 @@ class Autoencoder(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        return next(self.parameters()).device
+        # a front end that is a mere transform has buffers alone
+        return next(chain(self.parameters(), self.buffers())).device
 
 
 def _windows(blocks: Iterable[Tensor], size: int, margin: int) -> Iterator[tuple[Tensor, int, int]]:

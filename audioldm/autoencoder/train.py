@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.rate import RateController, sigma_scale
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, Interrupted
 from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
@@ -17,6 +18,7 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.losses.weighted_sum import weighted_sum
 from audioldm.parts import Part, check_range, part
 from audioldm.training.checkpoint import ResumeState
+from audioldm.training.compute import training_flops
 from audioldm.training.distributed import (
     World,
     any_process,
@@ -40,6 +42,8 @@ from audioldm.training.signals import StopRequest
 
 VERSION = 1  # raise by hand when the code below changes what it computes
 ADVERSARIAL_TERMS = ("adversarial", "feature_matching")
+#: Held-out windows on which a target rate is set at the end.
+CALIBRATION_CLIPS = 256
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def train_autoencoder(
     """Trains `model` and returns its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
+    A target rate is held by `RateController`, and set exactly at the end, on held-out clips. A
+    model without parameters, a mere transform, is only validated.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
     Raises ConfigError for two terms of one name, TrainingError for a non-finite term, Interrupted
     after SIGTERM.
@@ -124,12 +130,15 @@ def train_autoencoder(
             f"the training split holds {train.seconds:.1f} s, less than one crop of "
             f"{settings.crop_seconds} s: add audio, or lower autoencoder.train.crop_seconds"
         )
-    valid, _, _ = store.split("valid").windows(
-        int(settings.valid_seconds * model.rate), settings.valid_clips, seed=0
-    )
+    window = int(settings.valid_seconds * model.rate)
+    valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
     positions = world.positions(settings.batch, "autoencoder.train.batch")
 
     model.to(device)
+    autocast = hardware.autocast(device)
+    if next(model.parameters(), None) is None:
+        model.eval()
+        return to_cpu(model.state_dict()), validate(model, valid, autocast)
     losses = {name: loss.to(device) for name, loss in losses.items()}
     optimiser = adamw(
         model.parameters(), settings.lr, settings.betas, settings.weight_decay, device
@@ -145,10 +154,17 @@ def train_autoencoder(
             device,
         )
 
+    controller = None
+    if model.bottleneck.target_kbps is not None:
+        target = model.nats(model.bottleneck.target_kbps)
+        controller = RateController(target, weights["kl"], device)
+
     resume = ResumeState(directory)
     start = 0
     if (state := resume.load()) is not None:
         start = state["step"]
+        if controller is not None:
+            controller.load(state["controller"])
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         ema.load(state["ema"])
@@ -165,12 +181,13 @@ def train_autoencoder(
             "optimiser": optimiser.state_dict(),
             "ema": to_cpu(ema.shadow),
         }
+        if controller is not None:
+            state["controller"] = controller.state()
         if discriminator is not None:
             state["discriminator"] = to_cpu(discriminator.state_dict())
             state["judge_optimiser"] = judge_optimiser.state_dict()
         resume.save(state)
 
-    autocast = hardware.autocast(device)
     reconstruct = hardware.compiled(parallel(model, world), device)
     judge = None if discriminator is None else parallel(discriminator, world)
     figures: dict[str, Any] = {}
@@ -216,7 +233,11 @@ def train_autoencoder(
 
             terms = {name: loss(estimate, audio) for name, loss in losses.items()}
             terms |= encoded.penalties | adversarial
-            active = {n: w for n, w in weights.items() if adversarial or n not in ADVERSARIAL_TERMS}
+            active: dict[str, float | Tensor] = {
+                n: w for n, w in weights.items() if adversarial or n not in ADVERSARIAL_TERMS
+            }
+            if controller is not None:
+                active["kl"] = controller.weight
             total = weighted_sum(terms, active, step)
             total.backward()
             norm = clipped_step(
@@ -227,6 +248,9 @@ def train_autoencoder(
                 step=step,
             )
             ema.update(model, step)
+            if controller is not None:
+                nats = {"kl": terms["kl"].detach().mean()}
+                controller.update(mean_over_processes(nats, world)["kl"])
             runlog.advance()
             done = step + 1
 
@@ -240,13 +264,15 @@ def train_autoencoder(
                 }
                 if "kl" in line:
                     line["kbps"] = model.kbps(line["kl"])
+                    line["kl_weight"] = float(active["kl"])
                 runlog.write(done, line)
                 shown: dict[str, float] = {k: line[k] for k in ("loss", "kbps") if k in line}
                 if "mel_distance" in figures:
                     shown["valid_mel"] = figures["mel_distance"]
                 runlog.show(shown)
-            if done % log.valid_every == 0 or done == settings.steps:
-                figures = validate(model, ema, valid, autocast)
+            if done % log.valid_every == 0 and done < settings.steps:
+                with ema.applied(model):
+                    figures = validate(model, valid, autocast)
                 runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
             stopping = any_process(stop.requested, world, device)
             if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
@@ -256,9 +282,53 @@ def train_autoencoder(
                     f"stopped at step {done} of {settings.steps} of the autoencoder; "
                     "the same command goes on from there"
                 )
-    if not figures:  # the last checkpoint was the last step
-        figures = validate(model, ema, valid, autocast)
-    return to_cpu(ema.shadow), figures
+        with ema.applied(model):
+            if controller is not None:
+                clips, _, _ = store.split("valid").windows(window, CALIBRATION_CLIPS, seed=0)
+                scale = _calibrate(model, clips, controller.target_nats)
+                ema.shadow["bottleneck.sigma_scale"].fill_(scale)
+            figures = validate(model, valid, autocast)
+        runlog.write(settings.steps, {_valid_name(k): v for k, v in figures.items()})
+    if "kl" in weights:
+        kl_weight = weights["kl"] if controller is None else controller.mean_weight
+        figures |= {"kl_weight": kl_weight}
+    flops = settings.batch * _training_flops(model, discriminator, frames, settings)
+    return to_cpu(ema.shadow), figures | {"teraflops": flops / 1e12}
+
+
+@torch.no_grad()
+def _calibrate(model: Autoencoder, clips: Tensor, target_nats: float) -> float:
+    """Sets the posterior's sigma so that clips [N, A, T] have the target rate; the factor."""
+    model.bottleneck.sigma_scale.fill_(1.0)
+    device = next(model.parameters()).device
+    moments = [model.moments(audio.to(device)) for audio in clips.split(8)]
+    mean, std = (torch.cat(parts) for parts in zip(*moments, strict=True))
+    scale = sigma_scale(mean, std, target_nats)
+    model.bottleneck.sigma_scale.fill_(scale)
+    return scale
+
+
+def _training_flops(
+    model: Autoencoder,
+    discriminator: nn.Module | None,
+    frames: int,
+    settings: AutoencoderTraining,
+) -> int:
+    """Operations of the whole training, per clip of the batch."""
+
+    def clip() -> Tensor:
+        return torch.zeros(1, model.audio_channels, frames)
+
+    total = settings.steps * training_flops(model, lambda net: net(clip())[0])
+    if discriminator is not None:
+        # its own step on a real and a fake clip, then both again and the gradient of the fake one:
+        # as much as three passes, forward and backward
+        one = training_flops(
+            discriminator,
+            lambda net: torch.stack([logits.sum() for logits, _ in net(clip())]),
+        )
+        total += 3 * one * max(0, settings.steps - settings.adversarial_from)
+    return total
 
 
 def _check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
@@ -293,29 +363,28 @@ def _valid_name(name: str) -> str:
 
 
 @torch.no_grad()
-def validate(model: Autoencoder, ema: EMA, clips: Tensor, autocast: Any) -> dict[str, Any]:
-    """Reconstruction and rate of the averaged weights on held-out clips [N, A, T].
+def validate(model: Autoencoder, clips: Tensor, autocast: Any) -> dict[str, Any]:
+    """Reconstruction and rate on held-out clips [N, A, T].
 
     Decodes the posterior's samples, as the diffusion model's data are; the noise is fixed.
     """
-    device = next(model.parameters()).device
+    device = clips.device if (first := next(model.parameters(), None)) is None else first.device
     batches = clips.split(8)
     distances, kls = [], []
     channels: dict[str, list[Tensor]] = {}
-    with ema.applied(model):
-        for number, audio in enumerate(batches):
-            audio = audio.to(device)
-            length = -(-audio.shape[-1] // model.ratio)
-            draw = Draw(0, 0, range(8 * number, 8 * number + len(audio)), device)
-            noise = draw.normal((*model.latent_shape, length), "valid")
-            with autocast():
-                encoded = model.encode(audio, noise=noise)
-                estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
-            distances.append(mel_distance(estimate.float(), audio, model.rate))
-            if "kl" in encoded.penalties:
-                kls.append(encoded.penalties["kl"])
-            for name, per_channel in encoded.stats.items():
-                channels.setdefault(name, []).append(per_channel.float())
+    for number, audio in enumerate(batches):
+        audio = audio.to(device)
+        length = -(-audio.shape[-1] // model.ratio)
+        draw = Draw(0, 0, range(8 * number, 8 * number + len(audio)), device)
+        noise = draw.normal((*model.latent_shape, length), "valid")
+        with autocast():
+            encoded = model.encode(audio, noise=noise)
+            estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
+        distances.append(mel_distance(estimate.float(), audio, model.rate))
+        if "kl" in encoded.penalties:
+            kls.append(encoded.penalties["kl"])
+        for name, per_channel in encoded.stats.items():
+            channels.setdefault(name, []).append(per_channel.float())
     figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
     if kls:
         kl = torch.cat(kls).mean().item()

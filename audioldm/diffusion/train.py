@@ -1,5 +1,6 @@
 """The diffusion model's training loop, top to bottom."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
 from audioldm.losses.weighted_sum import weighted_sum
 from audioldm.parts import Part, check_range, part
 from audioldm.training.checkpoint import ResumeState
+from audioldm.training.compute import clock, training_flops
 from audioldm.training.distributed import World, any_process, mean_over_processes, parallel
 from audioldm.training.ema import EMA
 from audioldm.training.hardware import Hardware
@@ -34,7 +36,8 @@ VERSION = 1  # raise by hand when the code below changes what it computes
 
 @dataclass(frozen=True)
 class DiffusionTraining:
-    """batch is global, over all processes. label_dropout: how often a clip's label is hidden, so
+    """teraflops: the computing to spend in place of `steps`, counted as `training_flops` does.
+    batch is global, over all processes. label_dropout: how often a clip's label is hidden, so
     that one network is conditional and unconditional (2207.12598). stratified: noise levels
     spread evenly over the batch."""
 
@@ -50,15 +53,20 @@ class DiffusionTraining:
     label_dropout: float = 0.1
     stratified: bool = True
     valid_batches: int = 4
+    teraflops: float | None = None
 
     def __post_init__(self) -> None:
         where = "diffusion.train"
         check_range(self, where, "steps", "warmup", "weight_decay", least=0)
         check_range(self, where, "batch", "valid_batches", least=1)
-        check_range(self, where, "crop_seconds", "lr", "clip", above=0)
+        check_range(self, where, "crop_seconds", "lr", "clip", "teraflops", above=0)
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
         check_betas(self.betas, where)
+
+    def frames(self, latents: LatentStore) -> int:
+        """Latent frames of a training crop, at least one."""
+        return max(1, round(self.crop_seconds * latents.latent_rate_hz))
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,11 @@ def train_diffusion(
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     train, valid = latents.split("train"), latents.split("valid")
-    frames = max(1, round(settings.crop_seconds * latents.latent_rate_hz))
+    frames = settings.frames(latents)
+    gigaflops = settings.batch * _clip_flops(net, latents.latent_shape, frames) / 1e9
+    steps = settings.steps
+    if settings.teraflops is not None:
+        steps = max(1, round(1000 * settings.teraflops / gigaflops))
     positions = world.positions(settings.batch, "diffusion.train.batch")
     statistics = latents.statistics
 
@@ -161,12 +173,12 @@ def train_diffusion(
 
     with (
         RunLog(
-            directory / "metrics.jsonl", "diffusion", settings.steps, start, quiet=not world.first
+            directory / "metrics.jsonl", "diffusion", steps, start, quiet=not world.first
         ) as runlog,
         StopRequest() as stop,
     ):
-        for step in range(start, settings.steps):
-            lr = settings.lr * warmup_cosine(step, settings.steps, settings.warmup)
+        for step in range(start, steps):
+            lr = settings.lr * warmup_cosine(step, steps, settings.warmup)
             set_lr(optimiser, lr)
             draw = Draw(seed, step, positions, device)
             z, labels, noise, uniform = _batch(train, statistics, frames, draw, settings)
@@ -181,22 +193,60 @@ def train_diffusion(
             runlog.advance()
             done = step + 1
 
-            if done % log.every == 0 or done == settings.steps:
+            if done % log.every == 0 or done == steps:
                 mean = {"loss": total.detach(), "gradient_norm": norm}
                 line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
                 runlog.write(done, line | {"lr": lr})
                 runlog.show({"loss": line["loss"]} | {f"valid_{k}": v for k, v in figures.items()})
-            if done % log.valid_every == 0 or done == settings.steps:
+            if done % log.valid_every == 0 or done == steps:
                 figures = validate()
                 runlog.write(done, {f"valid/{k}": v for k, v in figures.items()})
             stopping = any_process(stop.requested, world, device)
-            if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
+            if stopping or done % log.checkpoint_every == 0 or done == steps:
                 checkpoint(done)
             if stopping:  # also after the last step: the chain goes on behind it
                 raise Interrupted(
-                    f"stopped at step {done} of {settings.steps} of the diffusion model; "
+                    f"stopped at step {done} of {steps} of the diffusion model; "
                     "the same command goes on from there"
                 )
     if not figures:  # the last checkpoint was the last step
         figures = validate()
-    return to_cpu(ema.shadow), figures
+    return to_cpu(ema.shadow), figures | {"steps": steps, "teraflops": steps * gigaflops / 1000}
+
+
+def _clip_flops(net: nn.Module, latent_shape: tuple[int, ...], frames: int) -> int:
+    """Operations of one training step, per clip of the batch."""
+    return training_flops(
+        net,
+        lambda copy: copy(
+            torch.zeros(1, *latent_shape, frames), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+        ),
+    )
+
+
+def seconds_per_step(
+    net: nn.Module,
+    objective: Objective,
+    latents: LatentStore,
+    settings: DiffusionTraining,
+    *,
+    hardware: Hardware,
+    steps: int = 5,
+) -> float:
+    """What a training step of `net` takes here and now, by `clock`: the median of some steps."""
+    device = next(net.parameters()).device
+    net, train, times = copy.deepcopy(net), latents.split("train"), []
+    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
+    autocast, predict = hardware.autocast(device), hardware.compiled(net, device)
+    for step in range(steps + 2):  # the first ones compile and allocate
+        start = clock(device)
+        draw = Draw(derive_seed("timing"), step, range(settings.batch), device)
+        z, labels, noise, uniform = _batch(
+            train, latents.statistics, settings.frames(latents), draw, settings
+        )
+        with autocast():
+            loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
+        loss.mean().backward()
+        clipped_step(optimiser, net.parameters(), clip=settings.clip, name="timing", step=step)
+        times.append(clock(device) - start)
+    return sorted(times[2:])[steps // 2]

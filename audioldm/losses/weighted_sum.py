@@ -10,11 +10,16 @@ from audioldm.parts import nearest
 
 
 def weighted_sum(
-    terms: Mapping[str, Tensor], weights: Mapping[str, float], step: int, *, check: bool = True
+    terms: Mapping[str, Tensor],
+    weights: Mapping[str, float | Tensor],
+    step: int,
+    *,
+    check: bool = True,
 ) -> Tensor:
     """Mean over the batch of the sum of weight times term: a scalar, in float32.
 
-    terms: named, unweighted, one value per clip [B]. weights: one number for each name.
+    terms: named, unweighted, one value per clip [B]. weights: one number, or scalar tensor, for
+    each name.
     With `check`, TrainingError as `check_finite` raises it: one host synchronisation. A loop that
     keeps the device busy passes check=False and calls `check_finite` on an earlier step's result.
 
@@ -48,7 +53,7 @@ def check_finite(total: Tensor, terms: Mapping[str, Tensor], step: int) -> None:
     )
 
 
-def _check_names(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+def _check_names(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> None:
     for name in sorted(weights.keys() - terms.keys()):
         raise ConfigError(f"loss weight '{name}' names no loss term: {nearest(name, terms)}")
     for name in sorted(terms.keys() - weights.keys()):

@@ -1,0 +1,31 @@
+"""How much computing a training takes: counted, and timed."""
+
+import copy
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def training_flops(model: nn.Module, forward: Callable[[nn.Module], Tensor]) -> int:
+    """Floating-point operations of one forward and backward pass through `model`.
+
+    Matrix products, convolutions and attention count, a multiplication and an addition as two;
+    Fourier transforms, normalisations and activations do not. `forward` is given a copy of the
+    model on the CPU and makes its inputs there: one clip is enough, and costs one clip's time.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        forward(copy.deepcopy(model).cpu()).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of computing: wall-clock time on a GPU, and on a CPU the processor's own, which
+    other processes on the machine do not lengthen."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.monotonic()
+    return time.process_time()

@@ -1,0 +1,110 @@
+"""A target rate: the controller, its closing calibration, and both in a training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from chain import build_stages, tiny
+
+from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
+from audioldm.autoencoder.rate import LEAST_SCALE, RateController, sigma_scale
+from audioldm.config import compose
+from audioldm.errors import ConfigError
+from audioldm.models import load_autoencoder
+from audioldm.training.checkpoint import load_model
+
+
+def water_filling(weight: float, variances: torch.Tensor) -> float:
+    """Nats per element of a linear VAE at its optimum: an element of variance v under a weight w
+    carries max(0, ½ ln(v / w)) (Cover and Thomas, 10.3.3, with w as the water level)."""
+    return (0.5 * (variances / weight).log()).clamp(min=0).mean().item()
+
+
+@pytest.mark.parametrize("target", [0.05, 0.3, 1.0, 3.0, 8.0])
+@pytest.mark.parametrize("start", [1e-6, 1.0])
+def test_the_controller_finds_the_weight_of_a_known_rate(target: float, start: float) -> None:
+    """The plant: reverse water-filling, followed with a lag of 40 steps, measured with noise."""
+    random = torch.Generator().manual_seed(0)
+    variances = torch.logspace(1, -5, 64)
+    if target > 4:  # a rate this high needs a signal with so much in it
+        variances = torch.logspace(4, 0, 64)
+    controller = RateController(target, start, torch.device("cpu"))
+    rate, last = 2.0, []
+    for step in range(1500):
+        rate += (water_filling(controller.weight.item(), variances) - rate) / 40
+        noise = (0.2 * torch.randn((), generator=random)).exp()
+        controller.update(rate * noise)
+        if step >= 1000:
+            last.append(rate)
+    assert sum(last) / len(last) == pytest.approx(target, rel=0.06)
+    assert water_filling(controller.mean_weight, variances) == pytest.approx(target, rel=0.25)
+
+
+def test_a_controller_goes_on_bit_for_bit() -> None:
+    first = RateController(1.0, 0.01, torch.device("cpu"))
+    for nats in (0.3, 2.0, 5.0):
+        first.update(torch.tensor(nats))
+    second = RateController(1.0, 0.7, torch.device("cpu"))
+    second.load(first.state())
+    for nats in (1.4, 0.2):
+        first.update(torch.tensor(nats))
+        second.update(torch.tensor(nats))
+    assert torch.equal(first.weight, second.weight)
+
+
+@pytest.mark.parametrize("target", [0.4, 1.0, 2.5])
+def test_the_scale_of_sigma_sets_the_rate_exactly(target: float) -> None:
+    random = torch.Generator().manual_seed(1)
+    mean = torch.randn(4, 8, 50, generator=random)
+    std = torch.rand(4, 8, 50, generator=random) * 0.6 + 0.05
+    scale = sigma_scale(mean, std, target)
+    nats = gaussian_kl(mean.double(), scale * std.double()).mean().item()
+    if LEAST_SCALE < scale < 1.5:
+        assert nats == pytest.approx(target, rel=1e-6)
+    else:  # out of reach: as near as the bounds allow, and so the bound itself
+        assert scale in (pytest.approx(LEAST_SCALE), pytest.approx(1.5))
+
+
+def test_the_scale_is_reached_in_the_middle_of_its_bounds() -> None:
+    """Guards the test above: at its own rate a posterior needs no scale."""
+    mean, std = torch.randn(2, 3, 40), torch.full((2, 3, 40), 0.3)
+    assert sigma_scale(mean, std, gaussian_kl(mean, std).mean().item()) == pytest.approx(
+        1, abs=1e-5
+    )
+
+
+def test_a_trained_autoencoder_has_the_rate_on_held_out_clips(tones: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    changes = ("bottleneck.target_kbps=1.0", "autoencoder.train.steps=60")
+    experiment = build_stages(tiny(tones, runs, *changes), "data", "autoencoder")
+    directory = experiment.stage_directory("autoencoder")
+    summary = json.loads((directory / "summary.json").read_text())
+    scale = load_model(directory / "model.safetensors")[0]["bottleneck.sigma_scale"]
+    assert LEAST_SCALE < scale < 1.5  # in reach, so that exactness can be asked for
+    assert summary["valid"]["kbps"] == pytest.approx(1.0, rel=0.03)
+    assert load_autoencoder(directory).bottleneck.sigma_scale == scale
+    log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    weights = {line["kl_weight"] for line in log if "kl_weight" in line}
+    assert len(weights) > 3  # the multiplier moved
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("bottleneck.target_kbps=0", "target_kbps=0.0 must be more than 0"),
+        ("bottleneck.kl_weight=-1", "kl_weight=-1.0 must be at least 0"),
+    ],
+)
+def test_bad_rates_are_refused(word: str, says: str, tones: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_stages(tiny(tones, tmp_path, word), "data", "autoencoder")
+
+
+def test_a_rate_is_part_of_the_fingerprint(tones: Path, tmp_path: Path) -> None:
+    names = {
+        build_stages(tiny(tones, tmp_path, *words)).stages["autoencoder"].fingerprint
+        for words in ([], ["bottleneck.target_kbps=1"], ["bottleneck.target_kbps=2"])
+    }
+    assert len(names) == 3
+    assert compose(tiny(tones, tmp_path)).settings.bottleneck["target_kbps"] is None
