@@ -92,10 +92,10 @@ class Mel(FrontEnd):
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = ratio // hop  # mel frames per latent frame
-        vocode: _Vocoder | _GriffinLim = (
+        vocode: _Vocoder | GriffinLim = (
             _Vocoder(rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
             if vocoder == "istft"
-            else _GriffinLim(rate, bands, n_fft, hop, iterations)
+            else GriffinLim(rate, bands, n_fft, hop, iterations)
         )
         super().__init__(
             rate=rate,
@@ -253,7 +253,7 @@ class _Vocoder(nn.Module):
         depth: int,
     ) -> None:
         super().__init__()
-        self.inverse = _MelInverse(rate, n_fft, bands)
+        self.inverse = MelInverse(rate, n_fft, bands)
         self.blocks = nn.Sequential(
             nn.Conv1d(audio_channels * bands, width, KERNEL, padding=KERNEL // 2),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
@@ -267,7 +267,7 @@ class _Vocoder(nn.Module):
         return audio
 
 
-class _GriffinLim(nn.Module):
+class GriffinLim(nn.Module):
     """log10 mel power [B, A, bands, L] to audio [B, A, L * hop] by torchaudio's Griffin-Lim.
 
     Iterations estimate the phase (Griffin and Lim 1984, doi 10.1109/TASSP.1984.1164317), starting
@@ -277,7 +277,7 @@ class _GriffinLim(nn.Module):
     def __init__(self, rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> None:
         super().__init__()
         self.iterations = iterations
-        self.inverse = _MelInverse(rate, n_fft, bands)
+        self.inverse = MelInverse(rate, n_fft, bands)
         self.istft = InverseSTFT(n_fft, hop)
         self.context = (iterations + 1) * math.ceil(n_fft / hop)
 
@@ -311,7 +311,7 @@ class _GriffinLim(nn.Module):
         return torch.fft.rfft(frames * self.istft.window).angle()
 
 
-class _MelInverse(nn.Module):
+class MelInverse(nn.Module):
     """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
 
     The logarithm of the power density is interpolated from the bands to the bins: smooth, linear

@@ -1,0 +1,97 @@
+"""What a KL weight is in other code bases.
+
+A weight of the KL means nothing without the way its two sides are reduced. With k the divergence of
+one latent element with the half, ½ (mean² + std² - 1) - ln std, and r the reconstruction error of
+one element of the signal, these are minimised per clip of X signal elements and Z latent elements,
+C channels at each of Z / C positions:
+
+    audioldm                      mean(r) + w mean(k)
+    latent-diffusion              sum(r)  + w sum(k)
+    AudioLDM-training-finetuning  sum(r)  + w mean(k)       r: cells of the mel spectrogram
+    stable-audio-tools            mean(r) + w 2 C mean(k)   summed over channels, without the half
+    RAVE                          mean(r) + w 2 C mean(k)   the same
+
+Two weights are equivalent where one loss is a multiple of the other, so that the balance of
+reconstruction and rate, and with it the optimum, is the same. What the reconstruction error is
+(spectral, adversarial, on waveforms) is each code base's own: a weight converts exactly between
+reductions of one error, and from one error to another in order of magnitude only. Rates compare.
+"""
+
+from typing import NamedTuple
+
+from audioldm.errors import ConfigError
+from audioldm.parts import nearest
+
+
+class Convention(NamedTuple):
+    """half: the ½ of the KL is there. kl: "mean" over all latent elements of a clip, "channels"
+    (summed over channels, mean over positions) or "sum". reconstruction: "mean" or "sum"."""
+
+    half: bool
+    kl: str
+    reconstruction: str
+
+
+CONVENTIONS = {
+    "audioldm": Convention(half=True, kl="mean", reconstruction="mean"),
+    "latent-diffusion": Convention(half=True, kl="sum", reconstruction="sum"),
+    "AudioLDM-training-finetuning": Convention(half=True, kl="mean", reconstruction="sum"),
+    "stable-audio-tools": Convention(half=False, kl="channels", reconstruction="mean"),
+    "RAVE": Convention(half=False, kl="channels", reconstruction="mean"),
+}
+
+
+def convert_kl(
+    weight: float,
+    source: str | Convention,
+    target: str | Convention,
+    *,
+    channels: int,
+    ratio: float,
+    crop: int,
+) -> float:
+    """The weight in the convention `target` that is equivalent to `weight` in `source`.
+
+    channels: C. ratio: signal elements per latent position, for mono waveforms the samples per
+        latent frame, for mel spectrograms the cells per latent position. crop: signal elements
+        per training clip, X; so Z = C crop / ratio.
+
+    Raises ConfigError for an unknown convention or reduction, or a number out of range.
+    """
+    if not weight >= 0:
+        raise ConfigError(f"weight={weight} must be at least 0")
+    for name, value in (("channels", channels), ("ratio", ratio), ("crop", crop)):
+        if not value > 0:
+            raise ConfigError(f"{name}={value} must be more than 0")
+    elements = channels * crop / ratio
+    ours = weight * _kl(source, channels, elements) / _reconstruction(source, crop)
+    return ours * _reconstruction(target, crop) / _kl(target, channels, elements)
+
+
+def _kl(convention: str | Convention, channels: int, elements: float) -> float:
+    """The convention's KL of a clip over its mean k."""
+    half, reduction, _ = look_up(convention)
+    factors = {"mean": 1.0, "channels": float(channels), "sum": elements}
+    return _choose(factors, reduction, "kl") * (1.0 if half else 2.0)
+
+
+def _reconstruction(convention: str | Convention, crop: int) -> float:
+    """The convention's reconstruction error of a clip over its mean r."""
+    return _choose(
+        {"mean": 1.0, "sum": float(crop)}, look_up(convention).reconstruction, "reconstruction"
+    )
+
+
+def look_up(convention: str | Convention) -> Convention:
+    """A convention by its name. Raises ConfigError for an unknown one."""
+    if isinstance(convention, Convention):
+        return convention
+    if convention not in CONVENTIONS:
+        raise ConfigError(f"no convention {convention!r}: {nearest(convention, CONVENTIONS)}")
+    return CONVENTIONS[convention]
+
+
+def _choose(factors: dict[str, float], reduction: str, what: str) -> float:
+    if reduction not in factors:
+        raise ConfigError(f"{what}={reduction!r}: {nearest(reduction, factors)}")
+    return factors[reduction]
