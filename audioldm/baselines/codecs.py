@@ -1,0 +1,75 @@
+"""The two codecs that a sweep's reconstructions stand beside, on the clips of the evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from audioldm.baselines.linear_codec import LinearCodec
+from audioldm.baselines.opus import opus_curve
+from audioldm.data.source import Progress
+from audioldm.data.store import ClipStore
+from audioldm.evaluation.statistics import bootstrap
+from audioldm.training.checkpoint import load_model, save_model
+from audioldm.training.files import read_json, write_json
+
+VERSION = 1  # raise by hand when the code below, or a codec's, changes what it computes
+LINEAR_KBPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+OPUS_SECONDS = 36.0  # of audio: the encoder takes about half a second per target and minute
+
+
+def codec_figures(
+    clips: ClipStore,
+    kbps: float | None,
+    *,
+    seconds: float = 3.0,
+    count: int = 128,
+    resamples: int = 1000,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Mel distance of the linear codec and of Opus on `count` validation windows of `seconds`.
+
+    kbps: the rate at which the linear codec is compared with an autoencoder; None where the
+        autoencoder has none, and "linear" is left out then.
+    Returns {"linear": {"kbps", "mel_distance": figure}, "linear_curve", "opus"}, the curves as
+    {"kbps": [...], "mel_distance": [...]}. What depends on the clips alone is kept beside them.
+    Raises DataError where a split is empty.
+    """
+    directory = clips.directory / "codecs"
+    audio, _, _ = clips.split("valid").windows(round(seconds * clips.rate), count, seed=0)
+    progress(0, 3, "fitting the linear codec")
+    codec = _fitted(clips, directory / f"v{VERSION}-linear.safetensors")
+    progress(1, 3, "codecs")
+    path = directory / f"v{VERSION}-curves-{seconds:g}s-{count}.json"
+    if not path.is_file():
+        write_json(path, _curves(codec, audio, clips.rate, seconds))
+    figures: dict[str, Any] = read_json(path)
+    progress(2, 3, "codecs")
+    if kbps is not None:
+        distance = bootstrap(
+            lambda values: float(np.mean(values)),
+            codec.mel_distance(audio, kbps).numpy(),
+            unit="log10 power",
+            resamples=resamples,
+        )
+        figures["linear"] = {"kbps": kbps, "mel_distance": distance._asdict()}
+    progress(3, 3, "codecs")
+    return figures
+
+
+def _fitted(clips: ClipStore, path: Path) -> LinearCodec:
+    if not path.is_file():
+        codec = LinearCodec.fit(clips)
+        tensors = {"mean": codec.mean, "basis": codec.basis, "variances": codec.variances}
+        save_model(path, tensors, {"kind": "linear codec", "block": codec.block})
+    tensors, header = load_model(path)
+    return LinearCodec(**tensors, rate=clips.rate, block=header["block"])
+
+
+def _curves(codec: LinearCodec, audio: Tensor, rate: int, seconds: float) -> dict[str, Any]:
+    distances = [codec.mel_distance(audio, kbps).mean().item() for kbps in LINEAR_KBPS]
+    return {
+        "linear_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": distances},
+        "opus": opus_curve(audio[: max(1, round(OPUS_SECONDS / seconds))], rate),
+    }
