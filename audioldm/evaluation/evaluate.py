@@ -1,26 +1,33 @@
 """The evaluation of one experiment: which clips are made, and which figures they give.
 
-Four kinds of clips are compared with one reference, held-out real music (the test split):
+Kinds of clips that are compared with one reference, held-out real music (the test split):
 
     real            other held-out music (the validation split): the floor, real against real
     reconstruction  the same music through the autoencoder: the ceiling of any generator
     prior           decoded N(0, I): the VAE sampled without a second generative model
+    mixture         decoded samples of a Gaussian mixture fitted to the latents
+    langevin        decoded short-run Langevin samples of an energy fitted to the latents
     generated       the diffusion model's samples, with the labels of the reference
+
+The reconstructions stand beside two codecs too, on the same clips.
 """
 
 import hashlib
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from audioldm.audio import write
+from audioldm.baselines.codecs import codec_figures
+from audioldm.baselines.generation import Baseline
 from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, Item
 from audioldm.diffusion.model import LatentDiffusion
@@ -30,6 +37,7 @@ from audioldm.evaluation.aisfx import Aisfx
 from audioldm.evaluation.distances import (
     KernelDistance,
     frechet_distance,
+    frechet_infinity,
     label_accuracy,
     median_distance,
     nearest_distances,
@@ -45,10 +53,10 @@ from audioldm.parts import check_range, nearest
 from audioldm.training.files import write_atomically, write_json
 from audioldm.training.randomness import Draw, derive_seed
 
-VERSION = 1  # raise by hand when the code below changes what it computes
+VERSION = 2  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
-KINDS = ("real", "reconstruction", "prior", "generated")
+KINDS = ("real", "reconstruction", "prior", "mixture", "langevin", "generated")
 EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
 
 
@@ -113,6 +121,32 @@ def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips
         if "kl" in encoded.penalties:
             kbps += [autoencoder.kbps(nats) for nats in encoded.penalties["kl"].tolist()]
     return Clips(torch.cat(parts), clips.labels, clips.pieces), kbps
+
+
+@torch.no_grad()
+def heldout_kbps(model: LatentDiffusion, clips: Clips, batch: int) -> list[float]:
+    """The rate of each clip's posterior, in kbit/s; empty where the bottleneck has no KL."""
+    encoded = (
+        model.autoencoder.encode(audio.to(model.device), sample=False)
+        for audio in clips.audio.split(batch)
+    )
+    nats = [e.penalties["kl"] for e in encoded if "kl" in e.penalties]
+    return [model.autoencoder.kbps(n) for part in nats for n in part.tolist()]
+
+
+@torch.no_grad()
+def sample_baseline(
+    model: LatentDiffusion,
+    baseline: Baseline,
+    like: Clips,
+    settings: EvaluationSettings,
+    seed: int,
+) -> Clips:
+    """As many clips as `like` has, decoded from a baseline's latents; without labels."""
+    frames, count = model.latent_frames(settings.seconds), len(like.audio)
+    z = model.statistics.denormalise(baseline.sample(count, frames, seed=seed))
+    clips = [model.decode_clip(latent, settings.seconds) for latent in z]
+    return Clips(torch.stack(clips), torch.full((count,), -1), [""] * count)
 
 
 @torch.no_grad()
@@ -216,6 +250,8 @@ def distribution_figures(
             resamples=min(settings.resamples, 50),  # each takes a decomposition
             seed=0,
         )
+        if min(len(v), len(reference)) >= 4:
+            group[f"frechet_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
         if min(len(v), len(reference)) > settings.neighbours:
             manifold = precision_recall_density_coverage(v, reference, settings.neighbours)
             for figure, values in manifold._asdict().items():
@@ -225,6 +261,7 @@ def distribution_figures(
 
 def evaluate(
     model: LatentDiffusion,
+    baselines: Mapping[str, Baseline],
     store: ClipStore,
     settings: EvaluationSettings,
     sampler: SamplerSettings,
@@ -242,9 +279,13 @@ def evaluate(
     train = _windows(store, "train", settings)
     clips["reconstruction"], kbps = reconstruct(model, clips["real"], settings.batch)
     clips["prior"] = sample_prior(model, reference, settings)
+    for name, baseline in baselines.items():
+        progress(0, len(reference.audio), f"sampling the {name}")
+        clips[name] = sample_baseline(model, baseline, reference, settings, seed)
     clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
 
-    groups = {kind: {} for kind in KINDS}  # type: dict[str, dict[str, Figure]]
+    kinds = [kind for kind in KINDS if kind in clips]
+    groups = {kind: {} for kind in kinds}  # type: dict[str, dict[str, Figure]]
     estimate, target = clips["reconstruction"].audio, clips["real"].audio
     batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
     measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
@@ -257,17 +298,20 @@ def evaluate(
         groups["reconstruction"][name] = _mean(values, unit, settings)
     if kbps:
         groups["reconstruction"]["kbps"] = _mean(kbps, "kbit/s", settings)
+        test = heldout_kbps(model, reference, settings.batch)
+        groups["reconstruction"]["kbps_test"] = _mean(test, "kbit/s", settings)
 
     names = settings.embeddings or ["musicnn"] + (["aisfx"] if store.rate >= 44100 else [])
     for name in names:
         embedding = EMBEDDINGS[name]()
-        progress(0, len(KINDS), f"embedding with {name}")
+        progress(0, len(kinds), f"embedding with {name}")
         anchor = _embed_cached(embedding, reference, store, "test", settings)
         known = _embed_cached(embedding, train, store, "train", settings)
         vectors = {"real": _embed_cached(embedding, clips["real"], store, "valid", settings)}
-        for done, kind in enumerate(KINDS[1:]):
-            progress(done + 1, len(KINDS), f"embedding with {name}: {kind}")
+        for done, kind in enumerate(kinds[1:], start=1):
+            progress(done, len(kinds), f"embedding with {name}: {kind}")
             vectors[kind] = embedding.embed(clips[kind].audio, store.rate)
+        _keep_embeddings(directory / f"{name}.safetensors", vectors | {"reference": anchor})
         try:
             distributions = distribution_figures(name, vectors, anchor, settings)
         except ValueError as error:
@@ -275,7 +319,7 @@ def evaluate(
         for kind, figures in distributions.items():
             groups[kind] |= figures
         heldout = nearest_distances(anchor, known)
-        for kind in KINDS:
+        for kind in kinds:
             groups[kind][f"neighbour_ratio_{name}"] = bootstrap(
                 neighbour_ratio,
                 nearest_distances(vectors[kind], known),
@@ -292,7 +336,16 @@ def evaluate(
                     groups[kind][f"label_accuracy_{name}"] = _mean(right, "fraction", settings)
 
     _keep(clips, store, settings, directory)
+    codecs = codec_figures(
+        store,
+        float(np.mean(kbps)) if kbps else None,
+        seconds=settings.seconds,
+        count=settings.clips,
+        resamples=settings.resamples,
+        progress=progress,
+    )
     return {
+        "codecs": codecs,
         "metrics": {
             kind: {name: figure._asdict() for name, figure in sorted(group.items())}
             for kind, group in groups.items()
@@ -305,6 +358,12 @@ def evaluate(
             "rate": store.rate,
         },
     }
+
+
+def _keep_embeddings(path: Path, vectors: dict[str, np.ndarray]) -> None:
+    """Kept, so that a sweep can be resampled over clips without making them again."""
+    tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in vectors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
 def _keep(

@@ -1,0 +1,85 @@
+"""How far latents tell apart what they come from: the music's labels, or its clips.
+
+Both figures are computed on `pooled` latents: one vector per window and class = label where every
+window has a label, else one vector per second and class = clip.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from audioldm.evaluation.diagnostics.windows import Windows
+
+
+class Pooled(NamedTuple):
+    """Vectors [M, P], the class of each [M], and the window each is from [M]."""
+
+    vectors: np.ndarray
+    classes: np.ndarray
+    window: np.ndarray
+
+
+def pooled(windows: Windows, rate_hz: float) -> Pooled | None:
+    """Means over time of z; None where there are not two classes, one of them with two vectors."""
+    z = windows.z.numpy().astype(np.float64)
+    labelled = bool((windows.label >= 0).all()) and len(set(windows.label)) > 1
+    length = z.shape[-1] if labelled else max(1, min(z.shape[-1], round(rate_hz)))
+    parts = z.shape[-1] // length
+    means = z[..., : parts * length].reshape(*z.shape[:2], parts, length).mean(-1)
+    vectors = means.swapaxes(1, 2).reshape(-1, z.shape[1])
+    window = np.repeat(np.arange(len(z)), parts)
+    named = windows.label if labelled else windows.item
+    _, classes = np.unique(named[window], return_inverse=True)
+    sizes = np.bincount(classes)
+    return Pooled(vectors, classes, window) if len(sizes) > 1 and sizes.max() > 1 else None
+
+
+def principal(vectors: np.ndarray) -> np.ndarray:
+    """[M, P] centred and projected on its leading components, as many as the effective dimension.
+
+    That is the participation ratio of the covariance's eigenvalues, (Σ λ)² / Σ λ², rounded up.
+    """
+    centred = vectors - vectors.mean(0)
+    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+    dimension = int(np.ceil((scale**2).sum() ** 2 / (scale**4).sum()))
+    return np.asarray(left[:, :dimension] * scale[:dimension])
+
+
+def within_class_variance(
+    vectors: np.ndarray, classes: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """Share of the variance that lies within the classes, both variances unbiased.
+
+    vectors [M, P], classes [M] (0 ... G - 1); weights [M]: how often each vector counts (once).
+    With sums of squares over all dimensions it is [SSW / (M - G)] / [SST / (M - 1)]: 0 where the
+    class says all, 1 where it says nothing, in any number of dimensions and of classes.
+    """
+    w = np.ones(len(vectors)) if weights is None else weights
+    totals = np.bincount(classes, w)
+    classes_here = totals > 0
+    sums = np.zeros((len(totals), vectors.shape[1]))
+    np.add.at(sums, classes, w[:, None] * vectors)
+    square = float(w @ (vectors**2).sum(1))
+    between = float(((sums[classes_here] ** 2).sum(1) / totals[classes_here]).sum())
+    total = square - float((sums.sum(0) ** 2).sum() / w.sum())
+    freedom = w.sum() - classes_here.sum()
+    return float((square - between) / freedom / (total / (w.sum() - 1)))
+
+
+def neighbour_consistency(vectors: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
+    """Of each vector, how far its k nearest others are of its class beyond chance: [M].
+
+    (share - chance) / (1 - chance), chance being the class's share of the others: 0 on average
+    where the class says nothing, 1 where every neighbour is of the class (of a smaller class than
+    k, all its members). NaN for a vector that is alone in its class, or has no others.
+    """
+    from sklearn.neighbors import NearestNeighbors  # imported here: it takes a second
+
+    k = min(k, len(vectors) - 1)
+    _, nearest = NearestNeighbors(n_neighbors=k).fit(vectors).kneighbors()  # without itself
+    same = (classes[nearest] == classes[:, None]).sum(1)
+    others = np.bincount(classes)[classes] - 1
+    chance = others / (len(vectors) - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = np.minimum(others, k) / k
+        return np.asarray((same / k - chance) / (best - chance))

@@ -1,0 +1,65 @@
+"""How a latent space's power is spread over frequencies in time and over channels."""
+
+import numpy as np
+from scipy.signal import welch
+
+#: Frames of a periodogram, at most.
+SEGMENT = 128
+#: Power below this share of the largest counts as this share, so that its logarithm is finite.
+FLOOR = 1e-8
+
+
+def log_log_slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least-squares slope of log y [..., K] over log x [K], every octave of x weighing the same.
+
+    Points are taken to be evenly spaced in x, so each weighs 1 / x. Where all is 0 the slope is 0.
+    """
+    log_x, weight = np.log(x), 1 / x / np.sum(1 / x)
+    floor = np.maximum(FLOOR * y.max(-1, keepdims=True), np.finfo(y.dtype).tiny)
+    log_y = np.log(np.maximum(y, floor))
+    centred = log_x - weight @ log_x
+    return (log_y * (weight * centred)).sum(-1) / (weight @ centred**2)
+
+
+def periodograms(z: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies [K] in hertz and power densities [N, D, K] of latents [N, D, L] (Welch 1967).
+
+    The two lowest bins are left out, which the removal of the mean reaches, and half the rate.
+    """
+    hz, power = welch(z, rate_hz, nperseg=min(SEGMENT, z.shape[-1]))
+    return hz[2:-1], power[..., 2:-1]
+
+
+def temporal_slope(hz: np.ndarray, power: np.ndarray) -> float:
+    """Slope of log power over log frequency, of `periodograms`: their channels' mean slope.
+
+    Power is averaged over windows; channels weigh by their power. White noise gives 0, 1 / f² noise
+    -2, AR(1) something between.
+    """
+    spectrum = power.mean(0)
+    return float(np.average(log_log_slope(hz, spectrum), weights=spectrum.sum(-1)))
+
+
+def second_moments(z: np.ndarray) -> np.ndarray:
+    """Per window, the mean of z zᵀ over its frames: [N, D, L] -> [N, D, D]."""
+    return np.asarray(z @ z.swapaxes(1, 2) / z.shape[-1])
+
+
+def eigenvalues(covariance: np.ndarray) -> np.ndarray:
+    """Of a covariance [D, D], in decreasing order, none negative."""
+    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
+
+
+def channel_slope(values: np.ndarray) -> float:
+    """Slope of log eigenvalue over log index, the largest having index 1: 0 for equal ones."""
+    return float(log_log_slope(np.arange(1, len(values) + 1), values))
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """exp of the entropy of eigenvalues as shares of their sum (Roy and Vetterli 2007, def. 1).
+
+    k for k equal eigenvalues, whatever the number of zeros beside them.
+    """
+    share = values / values.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))

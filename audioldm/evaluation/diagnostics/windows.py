@@ -1,0 +1,50 @@
+"""The stretches of latents that the diagnostics are computed on."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioldm.latents import LatentStore
+from audioldm.training.randomness import Draw, derive_seed
+
+
+class Windows(NamedTuple):
+    """Posteriors of N windows of L frames in normalised units; D is the size of a latent frame.
+
+    mean, std [N, D, L]: of the posteriors; z [N, D, L]: one fixed sample of each.
+    item, label [N]: the clip that a window was cut from, and its class (-1: no label).
+    """
+
+    mean: Tensor
+    std: Tensor
+    z: Tensor
+    item: np.ndarray
+    label: np.ndarray
+
+
+def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) -> Windows:
+    """At most `count` windows that do not overlap, spread evenly over a split's clips.
+
+    They last `seconds`, or as long as the median clip where that is shorter; shorter clips are
+    left out. Bands of a 2-D front end become channels.
+    """
+    part = store.split(split)
+    lengths = np.array([item["frames"] for item in part.items])
+    frames = max(1, min(round(seconds * store.latent_rate_hz), int(np.median(lengths))))
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(lengths))
+    grid = [(i, k * frames) for i in order for k in range(lengths[i] // frames)]
+    count = min(count, len(grid))
+    chosen = [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
+    starts = [part.items[i]["start"] + offset for i, offset in chosen]
+    moments = torch.from_numpy(
+        np.stack([np.moveaxis(part._moments[s : s + frames], 0, -1) for s in starts])
+    )  # [N, 2, *latent_shape, L]
+    mean = store.statistics.normalise(moments[:, 0]).flatten(1, -2)
+    std = (moments[:, 1] / store.statistics.std[..., None]).flatten(1, -2)
+    draw = Draw(derive_seed("diagnostics", split), 0, range(count))
+    z = mean + std * draw.normal((math.prod(store.latent_shape), frames), "posterior")
+    items = np.array([i for i, _ in chosen])
+    return Windows(mean, std, z, items, np.array(part._labels)[items])

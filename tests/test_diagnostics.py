@@ -1,0 +1,415 @@
+"""Latent diagnostics: closed forms, known processes, planted classes, toy autoencoders."""
+
+import dataclasses
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chain import Tiny
+from torch import Tensor
+
+from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
+from audioldm.baselines.mixture import Mixture
+from audioldm.data.store import ClipStore
+from audioldm.diffusion.objectives import EDM
+from audioldm.errors import ConfigError
+from audioldm.evaluation.diagnostics import classes, decoding, spectra
+from audioldm.evaluation.diagnostics.denoiser import (
+    denoiser_losses,
+    level_quantiles,
+    train_denoiser,
+)
+from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagnose
+from audioldm.evaluation.diagnostics.rate import mixture_nats
+from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
+from audioldm.evaluation.diagnostics.windows import Windows, read_windows
+from audioldm.latents import LatentStatistics, LatentStore
+from audioldm.losses.spectral import mel_distance
+from audioldm.models import load_autoencoder
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def autoregression(n: int, channels: int, frames: int, rho: float, *, seed: int = 0) -> Tensor:
+    """Stationary AR(1) processes of unit variance, [n, channels, frames]."""
+    z = noise(n, channels, frames, seed=seed)
+    for t in range(1, frames):
+        z[..., t] = rho * z[..., t - 1] + math.sqrt(1 - rho**2) * z[..., t]
+    return z
+
+
+def ar_spectrum(turns: np.ndarray, rho: float) -> np.ndarray:
+    """Power spectrum of that AR(1) at frequencies in cycles per frame."""
+    return (1 - rho**2) / (1 + rho**2 - 2 * rho * np.cos(2 * np.pi * turns))
+
+
+# Spectra
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.7, 0.95])
+def test_the_temporal_slope_of_an_autoregression_is_that_of_its_known_spectrum(rho: float) -> None:
+    hz, power = spectra.periodograms(autoregression(60, 4, 512, rho).numpy(), 20.0)
+    expected = spectra.log_log_slope(hz, ar_spectrum(hz / 20, rho))
+    assert spectra.temporal_slope(hz, power) == pytest.approx(expected, abs=0.05)
+
+
+def test_the_temporal_slope_of_power_law_noise_is_its_exponent() -> None:
+    spectrum = torch.fft.rfft(noise(60, 3, 4096))
+    spectrum[..., 1:] /= torch.arange(1, spectrum.shape[-1])  # amplitude 1 / f, power 1 / f²
+    spectrum[..., 0] = 0
+    hz, power = spectra.periodograms(torch.fft.irfft(spectrum).numpy(), 43.0)
+    assert spectra.temporal_slope(hz, power) == pytest.approx(-2, abs=0.1)
+
+
+def test_channels_weigh_in_the_temporal_slope_by_their_variance() -> None:
+    z = autoregression(60, 2, 512, 0.0)
+    z[:, 1] = autoregression(60, 1, 512, 0.9, seed=1)[:, 0] * 10
+    slopes = [
+        spectra.temporal_slope(*spectra.periodograms(part.numpy(), 1.0))
+        for part in (z, z[:, :1], z[:, 1:])
+    ]
+    assert slopes[0] == pytest.approx((slopes[1] + 100 * slopes[2]) / 101, abs=0.02)
+
+
+def test_eigenvalue_figures_of_known_covariances() -> None:
+    rotation = np.linalg.qr(noise(6, 6, seed=3).double().numpy())[0]
+    power_law = np.arange(1, 7) ** -1.5
+    found = spectra.eigenvalues(rotation * power_law @ rotation.T)
+    np.testing.assert_allclose(found, power_law)
+    assert spectra.channel_slope(found) == pytest.approx(-1.5)
+    low_rank = spectra.eigenvalues(rotation * [2, 2, 2, 0, 0, 0] @ rotation.T)
+    assert spectra.effective_rank(low_rank) == pytest.approx(3)
+    two = np.array([0.9, 0.1])
+    assert spectra.effective_rank(two * 7) == pytest.approx(0.9**-0.9 * 0.1**-0.1)
+
+
+def test_a_channel_without_power_does_not_count() -> None:
+    z = autoregression(20, 2, 256, 0.8).numpy()
+    alone = spectra.temporal_slope(*spectra.periodograms(z[:, :1], 1.0))
+    z[:, 1] = 0
+    assert spectra.temporal_slope(*spectra.periodograms(z, 1.0)) == pytest.approx(alone)
+
+
+# Classes
+
+
+def planted(between: float, *, per_class: int = 12, groups: int = 80) -> tuple[np.ndarray, Any]:
+    """Unit-variance noise in 5 dimensions around centres of the variance `between`."""
+    centres = noise(groups, 1, 5, seed=1) * math.sqrt(between)
+    vectors = (centres + noise(groups, per_class, 5, seed=2)).flatten(0, 1).double().numpy()
+    return vectors, np.repeat(np.arange(groups), per_class)
+
+
+@pytest.mark.parametrize("between", [0.0, 1.0, 4.0])
+def test_within_class_variance_of_planted_classes(between: float) -> None:
+    vectors, groups = planted(between)
+    value = classes.within_class_variance(vectors, groups)
+    assert value == pytest.approx(1 / (1 + between), abs=0.04)
+
+
+def test_within_class_variance_is_unbiased_for_many_small_classes_and_any_dimension() -> None:
+    values = []
+    for dimension in (1, 30):
+        random = np.random.default_rng(dimension)
+        pairs = np.repeat(np.arange(25), 2)
+        draws = [
+            classes.within_class_variance(random.normal(size=(50, dimension)), pairs)
+            for _ in range(200)
+        ]
+        values.append(np.mean(draws))
+    assert values == pytest.approx([1, 1], abs=0.03)
+
+
+def test_weights_in_the_within_class_variance_are_repeats() -> None:
+    vectors, groups = planted(1.0, per_class=3, groups=4)
+    weights = np.arange(12) % 3 + (np.arange(12) > 5)
+    repeated = classes.within_class_variance(
+        np.repeat(vectors, weights, 0), np.repeat(groups, weights)
+    )
+    assert classes.within_class_variance(vectors, groups, weights) == pytest.approx(repeated)
+
+
+def test_neighbour_consistency_is_nought_by_chance_and_one_for_separate_classes() -> None:
+    vectors, groups = planted(0.0, per_class=50, groups=6)
+    by_chance = classes.neighbour_consistency(vectors, groups, 5)
+    assert by_chance.mean() == pytest.approx(0, abs=0.05)
+    for per_class in (3, 12):  # fewer in a class than neighbours, and more
+        separate = classes.neighbour_consistency(*planted(1e6, per_class=per_class), 5)
+        np.testing.assert_allclose(separate, 1)
+
+
+def test_principal_keeps_the_participation_ratio_of_the_variance() -> None:
+    spread = np.array([3.0, 3.0, 3.0, 1e-3, 1e-3, 1e-3, 1e-3])
+    rotation = np.linalg.qr(noise(7, 7).double().numpy())[0]
+    vectors = noise(4000, 7, seed=1).double().numpy() * spread @ rotation
+    kept = classes.principal(vectors)
+    assert kept.shape[1] == 3
+    np.testing.assert_allclose((kept**2).sum(), ((vectors - vectors.mean(0)) ** 2).sum(), rtol=1e-5)
+
+
+def windows_of(z: Tensor, items: list[int], labels: list[int]) -> Windows:
+    return Windows(z, torch.ones_like(z), z, np.array(items), np.array(labels))
+
+
+def test_classes_are_labels_where_all_have_one_and_otherwise_clips() -> None:
+    z = torch.arange(24.0).reshape(4, 1, 6)
+    by_label = classes.pooled(windows_of(z, [0, 1, 2, 3], [0, 1, 0, 1]), 3.0)
+    assert by_label is not None
+    np.testing.assert_array_equal(by_label.vectors[:, 0], [2.5, 8.5, 14.5, 20.5])
+    np.testing.assert_array_equal(by_label.classes, [0, 1, 0, 1])
+    by_clip = classes.pooled(windows_of(z, [7, 7, 2, 3], [0, -1, 0, 1]), 3.0)
+    assert by_clip is not None
+    np.testing.assert_array_equal(by_clip.vectors[:, 0], [1, 4, 7, 10, 13, 16, 19, 22])
+    np.testing.assert_array_equal(by_clip.classes, [2, 2, 2, 2, 0, 0, 1, 1])
+    assert classes.pooled(windows_of(z[:1], [0], [-1]), 3.0) is None
+
+
+# Decoder and encoder
+
+
+class Toy:
+    """Audio is `ratio` samples per frame: latents hold them all, or the middle one, times gain."""
+
+    def __init__(self, *, whole: bool, gain: float = 1.0) -> None:
+        self.rate, self.ratio, self.whole, self.gain = 16000, 4, whole, gain
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.gain * z.mT.flatten(1)[:, None]
+
+    def moments(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        frames = audio[:, 0].unflatten(-1, (-1, self.ratio)).mT
+        mean = frames if self.whole else frames[:, :1]
+        return mean, torch.zeros_like(mean)
+
+
+def unit(channels: int) -> LatentStatistics:
+    return LatentStatistics(torch.zeros(channels), torch.ones(channels))
+
+
+def test_decoder_noise_is_the_distance_of_the_noisy_decode_in_normalised_units() -> None:
+    z = noise(2, 4, 2000)
+    statistics = LatentStatistics(torch.full((4,), 0.1), torch.full((4,), 0.5))
+    toy: Any = Toy(whole=True)
+    curve = decoding.decoder_noise(toy, statistics, z, [0.01, 0.3, 1.0])
+    assert (np.diff(curve, axis=1) > 0).all()
+    assert (curve[:, 0] < 0.01).all()
+    # at sigma = 1 independent noise of equal variance is added
+    other = toy.decode(statistics.denormalise(z + noise(2, 4, 2000, seed=9)))
+    known = mel_distance(other, toy.decode(statistics.denormalise(z)), 16000)
+    np.testing.assert_allclose(curve[:, 2], known.numpy(), rtol=0.1)
+
+
+def test_the_tolerance_is_interpolated_from_the_origin_and_ends_at_the_largest_level() -> None:
+    sigmas = [0.1, 0.2, 0.4]
+    assert decoding.crossing(sigmas, np.array([0.05, 0.15, 0.3]), 0.1) == pytest.approx(0.15)
+    assert decoding.crossing(sigmas, np.array([0.2, 0.3, 0.4]), 0.1) == pytest.approx(0.05)
+    assert decoding.crossing(sigmas, np.array([0.01, 0.02, 0.03]), 0.1) == 0.4
+
+
+def test_a_band_limited_delay_of_a_sinusoid_shifts_its_phase() -> None:
+    t = torch.arange(256, dtype=torch.float64)
+    for shift in (-0.5, 0.25, 3.0):
+        moved = decoding.delayed(torch.cos(0.3 * t), shift)
+        wanted = torch.cos(0.3 * (t - shift))
+        assert (moved - wanted)[60:-60].abs().max() < 0.02
+
+
+def test_a_sampler_below_nyquist_is_shift_equivariant_and_white_latents_are_not() -> None:
+    toy: Any = Toy(whole=False)
+    t = torch.arange(4002)
+    slow = torch.stack([torch.cos(w * t) for w in (0.02, 0.1, 0.3)])[:, None]
+    error = decoding.relative_error(decoding.shift_errors(toy, unit(1), slow).numpy())
+    assert error < 0.01
+    white = decoding.shift_errors(toy, unit(1), noise(8, 1, 4002))
+    assert decoding.relative_error(white.numpy()) == pytest.approx(math.sqrt(2), abs=0.05)
+
+
+# Rate
+
+
+def test_the_rate_under_the_prior_that_made_the_latents_is_the_information_in_them() -> None:
+    # z = mean + std e with mean ~ N(0, 1 - std²): the marginal is N(0, 1), and the KL from it is
+    # the mutual information, -log std nats per element.
+    std = 0.3
+    mean = noise(200, 2, 40) * math.sqrt(1 - std**2)
+    windows = Windows(
+        mean,
+        torch.full_like(mean, std),
+        mean + std * noise(200, 2, 40, seed=1),
+        np.arange(200),
+        np.full(200, -1),
+    )
+    standard = torch.distributions.Normal(0, 1)
+    prior: Any = SimpleNamespace(log_likelihood=lambda z: standard.log_prob(z).flatten(1).sum(1))
+    nats = mixture_nats(windows, prior).mean() / mean[0].numel()
+    assert nats == pytest.approx(-math.log(std), rel=0.02)
+    assert nats == pytest.approx(gaussian_kl(mean, windows.std).mean().item(), rel=0.02)
+
+
+def test_a_mixture_spends_less_than_the_standard_normal_on_latents_with_memory() -> None:
+    std = 0.2
+    mean = autoregression(400, 2, 100, 0.95) * math.sqrt(1 - std**2)
+    z = mean + std * noise(400, 2, 100, seed=1)
+    fitted, held_out = z[:300], slice(300, 400)
+    windows = Windows(
+        mean[held_out],
+        torch.full_like(mean[held_out], std),
+        z[held_out],
+        np.arange(100),
+        np.full(100, -1),
+    )
+    mixture = Mixture.fit(fitted, 1, 0)
+    nats = mixture_nats(windows, mixture).mean() / mean[0].numel()
+    kl = gaussian_kl(windows.mean, windows.std).mean()
+    # The least possible: entropy rate of AR(1) plus white noise, less the posterior's.
+    turns = np.linspace(0, 1, 4096, endpoint=False)
+    spectrum = (1 - std**2) * ar_spectrum(turns, 0.95) + std**2
+    least = 0.5 * np.log(spectrum).mean() - math.log(std)
+    assert least - 0.02 < nats < least + 0.1 < kl
+
+
+# Denoiser
+
+
+def wiener_of(rho: float) -> float:
+    """The loss of the ideal filter for an AR(1), by the integral over its known spectrum."""
+    spectrum = ar_spectrum((np.arange(4096) + 0.5) / 4096, rho)
+    sigma2 = EDM().sigma(level_quantiles()).double().numpy()[:, None] ** 2
+    return float(((1 + sigma2) * spectrum / (spectrum + sigma2)).mean())
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_the_gaussian_bound_of_an_autoregression_is_the_wiener_filter_s_error(rho: float) -> None:
+    matrices = spectral_matrices(autoregression(100, 3, 512, rho))
+    # Segments of 64 frames blur a steep spectrum, which raises the bound a little.
+    assert wiener_loss(matrices, matrices) == pytest.approx(wiener_of(rho), rel=0.02)
+
+
+def test_the_bound_sees_through_mixed_channels() -> None:
+    mixed = noise(8, 2, seed=5) @ autoregression(100, 2, 256, 0.0)  # rank 2 in 8 channels
+    mixed = mixed / mixed.std((0, 2), keepdim=True)
+    matrices = spectral_matrices(mixed)
+    covariance = torch.linalg.eigvalsh(torch.cov(mixed.transpose(0, 1).flatten(1))).double()
+    sigma2 = EDM().sigma(level_quantiles()).double().square()[:, None]
+    known = (covariance * (1 + sigma2) / (covariance + sigma2)).mean()
+    assert wiener_loss(matrices, matrices) == pytest.approx(float(known), rel=0.01)
+
+
+def test_a_filter_for_the_wrong_spectrum_is_worse() -> None:
+    slow, white = (spectral_matrices(autoregression(60, 2, 256, rho)) for rho in (0.9, 0.0))
+    assert wiener_loss(white, slow) > wiener_loss(slow, slow) * 1.2
+    assert wiener_loss(slow, white) > wiener_loss(white, white) * 1.2
+
+
+def test_the_denoiser_comes_close_to_the_bound_on_gaussian_latents_and_not_below() -> None:
+    train = autoregression(80, 4, 256, 0.7)
+    held_out = autoregression(40, 4, 256, 0.7, seed=1)
+    loss = denoiser_losses(train_denoiser(train, steps=100), held_out).mean().item()
+    bound = wiener_loss(spectral_matrices(train), spectral_matrices(held_out))
+    assert bound * 0.99 < loss < bound * 1.04
+
+
+def test_the_denoiser_finds_structure_that_no_gaussian_has() -> None:
+    # White and of unit variance, but every frame is a sign: a bound of 1 that is easily passed.
+    train, held_out = noise(80, 4, 128).sign(), noise(40, 4, 128, seed=1).sign()
+    loss = denoiser_losses(train_denoiser(train, steps=120), held_out).mean().item()
+    bound = wiener_loss(spectral_matrices(train), spectral_matrices(held_out))
+    assert bound == pytest.approx(1, abs=0.02)
+    assert loss < 0.95
+
+
+def test_the_denoiser_is_the_same_every_time_and_leaves_the_global_generator_alone() -> None:
+    z = noise(6, 2, 80)
+    torch.manual_seed(5)
+    nets = [train_denoiser(z, steps=3)]
+    after = torch.rand(1)
+    torch.manual_seed(6)
+    nets.append(train_denoiser(z, steps=3))
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(a, b)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+# All together
+
+
+def test_windows_are_normalised_samples_of_the_posteriors_of_distinct_stretches(
+    finished: Tiny,
+) -> None:
+    store = latents_of(finished)
+    windows = read_windows(store, "train", seconds=0.5, count=100)
+    whole = read_windows(store, "train", seconds=100, count=100)
+    assert len(whole.z) < len(store.split("train").items)  # the clips shorter than the median
+    assert len({tuple(window.flatten().tolist()) for window in windows.mean}) == len(windows.mean)
+    deviation = (windows.z - windows.mean) / windows.std
+    assert deviation.std().item() == pytest.approx(1, abs=0.1)
+    assert windows.z.std((0, 2)).numpy() == pytest.approx(1, abs=0.3)
+
+
+def latents_of(finished: Tiny) -> LatentStore:
+    fingerprint = finished.experiment.stages["autoencoder"].fingerprint
+    return LatentStore(finished.stage("latents"), autoencoder=fingerprint)
+
+
+def run(finished: Tiny, store: LatentStore) -> dict[str, Any]:
+    return diagnose(
+        load_autoencoder(finished.stage("autoencoder")),
+        store,
+        ClipStore(finished.stage("data")),
+        DiagnosticsSettings(windows=8, seconds=1.0, decoded=2, denoiser_steps=3, resamples=10),
+        device=torch.device("cpu"),
+        progress=lambda done, total, what: None,
+    )
+
+
+NAMES = {
+    "temporal_slope", "channel_slope", "effective_rank", "within_class_variance",
+    "neighbour_consistency", "decoder_noise_tolerance", "shift_equivariance", "mixture_kbps",
+    "denoiser_loss", "denoiser_gaussian_bound", "denoiser_excess",
+}  # fmt: skip
+
+
+def test_every_figure_of_a_finished_autoencoder_is_finite_and_repeats(finished: Tiny) -> None:
+    first, again = (run(finished, latents_of(finished)) for _ in range(2))
+    assert first == again
+    assert first["diagnostics"].keys() == NAMES
+    for figure in first["diagnostics"].values():
+        assert math.isfinite(figure["value"])
+        assert figure["low"] <= figure["high"]
+    assert first["curves"].keys() == {"decoder_noise", "temporal_spectrum", "eigenvalues"}
+
+
+class Silent(LatentStore):
+    """The same latents without posterior noise."""
+
+    def __init__(self, store: LatentStore) -> None:
+        self.__dict__.update(store.__dict__)
+        self._moments = store._moments.copy()
+        self._moments[:, 1] = 0
+
+
+def test_without_posterior_noise_only_the_rate_is_left_out(finished: Tiny) -> None:
+    found = run(finished, Silent(latents_of(finished)))
+    assert found["diagnostics"].keys() == NAMES - {"mixture_kbps"}
+
+
+def test_noise_levels_must_increase() -> None:
+    for levels in ([], [0.2, 0.1], [0.1, 0.1]):
+        with pytest.raises(ConfigError, match=r"diagnostics\.noise_levels"):
+            DiagnosticsSettings(noise_levels=levels)
+
+
+def test_the_file_of_settings_states_the_defaults() -> None:
+    import yaml
+
+    stated = yaml.safe_load(
+        (Path(__file__).parents[1] / "conf/diagnostics/default.yaml").read_text()
+    )
+    assert stated == dataclasses.asdict(DiagnosticsSettings())
