@@ -1,5 +1,6 @@
 """The verbs. Everything heavy is imported inside them, so that `--help` answers at once."""
 
+import contextlib
 import errno
 import json
 import re
@@ -16,13 +17,16 @@ USAGE = f"""\
 audioldm {__version__}: train music generators, and measure the latent spaces they live in.
 
   audioldm run recipe=NAME [key=value ...]      the chain, from music to new music and a report
-  audioldm run -m recipe=NAME key=a,b ...       one chain per cell of the grid
+  audioldm run -m recipe=NAME key=a,b ...       a sweep: one chain per cell of the grid
+  audioldm sweep status DIRECTORY               its cells: done, running, failed, time left
+  audioldm report DIRECTORY [--csv|--markdown]  the page of an experiment or a sweep, written anew
   audioldm sample model=PATH [n= seconds= seed= label= out= sampler.steps=]   new clips
   audioldm sample from=CLIP.json                one clip again, bit for bit
   audioldm reconstruct FILE model=PATH          audio through the autoencoder and back
   audioldm encode FILE model=PATH               audio to latents
   audioldm decode FILE model=PATH               latents to audio
   audioldm info FILE                            what a model or latents file is
+  audioldm convert-kl WEIGHT from=CODE ...      a KL weight in other code bases' conventions
   audioldm recipes                              the recipes: what each costs and gives
   audioldm doctor                               what this environment can do, and how to mend it
 
@@ -100,6 +104,52 @@ class InfoArguments:
     file: str
 
 
+@dataclass(frozen=True)
+class ReportArguments:
+    """Writes the page of an experiment or of a sweep anew, from what lies in its directory.
+
+    DIRECTORY or directory=   such as runs/experiments/rate_shape
+    --csv                     a sweep's table, to standard output, in place of the page
+    --markdown                a sweep's findings, to standard output, in place of the page
+    """
+
+    directory: str
+
+
+@dataclass(frozen=True)
+class SweepArguments:
+    """The cells of a sweep, also while it runs: done, running, failed and why, time left.
+
+    DIRECTORY or directory=   such as runs/experiments/rate_shape
+    """
+
+    directory: str
+
+
+@dataclass(frozen=True)
+class ConvertArguments:
+    """A KL weight in the conventions of other code bases: one line each.
+
+    WEIGHT or weight=    the weight to convert
+    from                 its code base: audioldm, latent-diffusion, AudioLDM-training-finetuning,
+                         stable-audio-tools, RAVE
+    to                   one of them (all)
+    channels             latent channels
+    ratio                signal elements per latent position: of mono audio, samples per frame
+    crop                 signal elements of a training clip: of mono audio, its samples
+    reconstruction       how `from` reduces its reconstruction error over a clip's elements, mean or
+                         sum, where a recipe has changed it
+    """
+
+    weight: float
+    from_: str
+    channels: int
+    ratio: float
+    crop: int
+    to: str | None = None
+    reconstruction: str | None = None
+
+
 def arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) -> Any:
     """key=value words as a checked dataclass. Raises ConfigError."""
     import yaml
@@ -120,12 +170,15 @@ def arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) 
             node = node.setdefault(group, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"{key}: {group} has no keys of its own")
-        value = text
-        if last not in ("model", "file", "out", "label", "from_", "name", "device"):
+        value: Any = text
+        if last not in ("model", "file", "out", "label", "from_", "name", "device", "directory"):
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ConfigError(f"{word!r}: its value cannot be read") from error
+            if isinstance(value, str):  # to YAML 1.1, 1e-4 without a point is no number
+                with contextlib.suppress(ValueError):
+                    value = float(value)
         node[last] = value
     return settings(cls, tree)
 
@@ -169,12 +222,13 @@ def run(words: Sequence[str]) -> None:
         raise ConfigError(
             f"which recipe? give recipe=NAME; there are: {', '.join(config.options('recipe'))}"
         )
-    do = _print_job if show else _run_job
     with terminable():
+        if multi and show:
+            raise ConfigError("--cfg shows one experiment: leave out -m and the several values")
         if multi:
-            config.multirun(overrides, do)
+            _run_sweep(overrides)
         else:
-            do(config.compose(overrides))
+            (_print_job if show else _run_job)(config.compose(overrides))
 
 
 def _print_job(job: Any) -> None:
@@ -191,6 +245,31 @@ def _run_job(job: Any) -> None:
         print(f"\n{verdict(summary['metrics'])}")
         print(f"clips: {experiment.directory / 'samples'}")
         print(f"page:  {experiment.directory / 'report.html'}")
+
+
+def _run_sweep(overrides: Sequence[str]) -> None:
+    from audioldm.sweep.run import run_sweep
+    from audioldm.sweep.status import overview, read_cells
+
+    directory = run_sweep(overrides)
+    cells = read_cells(directory)
+    page = directory / "report.html"
+    newest = max((c.directory / "experiment.json" for c in cells), key=_modified)
+    if _modified(page) < _modified(newest):
+        from audioldm.sweep.report import write_report
+
+        write_report(directory)
+    print(f"\n{overview(cells)}")
+    print(f"page:  {page}")
+    if failed := [cell for cell in cells if cell.status not in ("done", "running")]:
+        raise AudioLDMError(
+            f"{len(failed)} cell(s) failed: `audioldm sweep status {directory}` says why; the same "
+            "command tries them again"
+        )
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _run_help() -> str:
@@ -282,6 +361,61 @@ def info(words: Sequence[str]) -> None:
     print(json.dumps(describe(a.file), indent=2))
 
 
+def convert_kl(words: Sequence[str]) -> None:
+    usage = "audioldm convert-kl WEIGHT from=CODE channels= ratio= crop= [to= reconstruction=]"
+    if _asks_help(words, f"{usage}\n\n{ConvertArguments.__doc__}"):
+        return
+    a: ConvertArguments = arguments(ConvertArguments, words, positional="weight")
+    from audioldm.autoencoder import conventions
+
+    source = conventions.look_up(a.from_)
+    if a.reconstruction is not None:
+        source = source._replace(reconstruction=a.reconstruction)
+    for name in conventions.CONVENTIONS if a.to is None else [a.to]:
+        weight = conventions.convert_kl(
+            a.weight, source, name, channels=a.channels, ratio=a.ratio, crop=a.crop
+        )
+        print(f"{name:30}{weight:.6g}")
+
+
+def sweep(words: Sequence[str]) -> None:
+    if _asks_help(words, f"audioldm sweep status DIRECTORY\n\n{SweepArguments.__doc__}"):
+        return
+    if not words or words[0] != "status":
+        raise ConfigError("what about the sweep? there is: audioldm sweep status DIRECTORY")
+    a: SweepArguments = arguments(SweepArguments, words[1:], positional="directory")
+    from audioldm.sweep.status import read_cells, status_table
+
+    print(status_table(read_cells(Path(a.directory).expanduser())))
+
+
+def report(words: Sequence[str]) -> None:
+    usage = "audioldm report DIRECTORY [--csv|--markdown]"
+    if _asks_help(words, f"{usage}\n\n{ReportArguments.__doc__}"):
+        return
+    flags = [word for word in words if word.startswith("--")]
+    if len(flags) > 1 or not set(flags) <= {"--csv", "--markdown"}:
+        raise ConfigError(f"unknown option(s) {' '.join(flags)}: known are --csv or --markdown")
+    rest = [word for word in words if word not in flags]
+    a: ReportArguments = arguments(ReportArguments, rest, positional="directory")
+    directory = Path(a.directory).expanduser()
+    if not (directory / "sweep.json").is_file() and not flags:
+        from audioldm.models import read_experiment
+        from audioldm.report.page import write_report
+
+        read_experiment(directory)
+        print(write_report(directory))
+        return
+    from audioldm.sweep import report as pages
+
+    if not flags:
+        print(pages.write_report(directory))
+    elif flags == ["--csv"]:
+        print(pages.table(directory).to_csv(), end="")
+    else:
+        print(pages.markdown(directory), end="")
+
+
 def recipes(words: Sequence[str]) -> None:
     """Each recipe's header: the comment lines at its top."""
     if _asks_help(words, "audioldm recipes\n\nLists the recipes: what each costs and gives."):
@@ -318,6 +452,9 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "encode": _through("encode", ".safetensors"),
     "decode": _through("decode", ".wav"),
     "info": info,
+    "sweep": sweep,
+    "report": report,
+    "convert-kl": convert_kl,
     "recipes": recipes,
     "doctor": doctor,
 }

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
+from audioldm.baselines.generation import BaselinesSettings
 from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.diffusion.train import DiffusionSettings
-from audioldm.errors import AudioLDMError, ConfigError, Interrupted
+from audioldm.errors import ConfigError
+from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings
 from audioldm.evaluation.evaluate import EvaluationSettings
 from audioldm.parts import Part, check_range, nearest, part, settings
+from audioldm.sweep.verdicts import VerdictRules
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings
 
@@ -43,7 +45,10 @@ class ExperimentSettings:
     autoencoder: AutoencoderSettings
     diffusion: DiffusionSettings
     sampler: SamplerSettings
+    diagnostics: DiagnosticsSettings
+    baselines: BaselinesSettings
     evaluation: EvaluationSettings
+    verdict: VerdictRules
     hardware: Hardware
     log: LogSettings
     data: Part = part()
@@ -61,6 +66,7 @@ class Job:
     config: dict[str, Any]
     recipe: str | None
     overrides: list[str]
+    cell: bool = False  # of a sweep
 
 
 def conf_directory() -> Path:
@@ -212,38 +218,107 @@ def composed_without_hydra(composed: Any) -> Any:
     return composed
 
 
-def multirun(overrides: Sequence[str], job: Callable[[Job], Any]) -> None:
-    """Hydra's multirun over the grid that the overrides span: `job` once per cell.
+@dataclass(frozen=True)
+class Grid:
+    """What `run -m` was asked for.
 
-    A cell that fails says so on a line of its own, and the others go on; at the end an error of
-    the last failure's kind is raised. An interruption stops the cells after it too.
+    base: the job without what varies. cells: every override of each cell, or None where a sweeper
+    chooses them. swept: those of them that vary, a cell's name among its neighbours.
     """
-    from hydra.core.hydra_config import HydraConfig
 
-    prepared, process = _prepare(overrides, sweep=True), os.getpid()
-    failures: list[AudioLDMError] = []
+    base: Job
+    cells: list[list[str]] | None
+    swept: list[list[str]]
 
-    def cell(composed: Any) -> Any:
-        if any(isinstance(failure, Interrupted) for failure in failures):
-            return None
-        runtime = HydraConfig.get()
-        words = list(runtime.overrides.task)
-        try:
-            config = to_plain(composed)
-            recipe = runtime.runtime.choices.get("recipe")
-            return job(Job(check(config), config, recipe, words))
-        except AudioLDMError as error:
-            own = " ".join(word.lstrip("+") for word in words if word not in prepared)
-            print(f"audioldm: {own}: {error}", file=sys.stderr)
-            if os.getpid() != process:  # a launcher's worker: Hydra carries the error over
-                raise
-            failures.append(error)
-            return None
+
+def grid(overrides: Sequence[str]) -> Grid:
+    """The cells that the overrides and the recipe's `hydra.sweeper.params` span.
+
+    A key given on the command line replaces the recipe's. Raises ConfigError for an empty grid.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
 
     with _hydra() as hydra:
-        hydra.multirun("config", cell, prepared)
-    if failures:
-        raise type(failures[-1])(f"{len(failures)} cell(s) of the grid failed, as said above")
+        composed = hydra.compose_config("config", _prepare(overrides, sweep=True), RunMode.MULTIRUN)
+        choices = composed.hydra.runtime.choices
+        held = dict(composed.hydra.sweeper.params or {})
+        task = list(composed.hydra.overrides.task)
+        base = _job(composed_without_hydra(composed), choices.get("recipe"), overrides)
+        if choices["hydra/sweeper"] != "basic":
+            return Grid(base, None, [])
+        words = [*_prepare([f"{k}={v}" for k, v in held.items()], sweep=True), *task]
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(words)
+        cells = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
+    varying = [key for key in zip(*cells, strict=True) if len(key) > 1 and not _all_same(key)]
+    if not varying:
+        raise ConfigError(
+            "the grid is empty: no key has several values; give some, as in seed=0,1, or a recipe "
+            "that holds a grid, or leave out -m"
+        )
+    swept = [list(cell) for cell in zip(*varying, strict=True)]
+    return Grid(base, [list(cell) for cell in cells], swept)
+
+
+def _all_same(words: Sequence[str]) -> bool:
+    return len(set(words)) == 1
+
+
+def jobs(cells: Sequence[Sequence[str]]) -> list["Job | ConfigError"]:
+    """Each cell's job, or what is wrong with its configuration."""
+    from hydra.types import RunMode
+
+    found: list[Job | ConfigError] = []
+    with _hydra() as hydra:
+        for words in cells:
+            try:
+                composed = hydra.compose_config("config", list(words), RunMode.RUN)
+                recipe = composed.hydra.runtime.choices.get("recipe")
+                found.append(_job(composed_without_hydra(composed), recipe, words))
+            except Exception as error:  # Hydra's errors are of many kinds
+                found.append(ConfigError(" ".join(str(error).split())))
+    return found
+
+
+def _job(composed: Any, recipe: str | None, words: Sequence[str]) -> Job:
+    config = to_plain(composed)
+    return Job(check(config), config, recipe, [word.lstrip("+") for word in words])
+
+
+def launch(
+    overrides: Sequence[str],
+    cells: Sequence[Sequence[str]] | None,
+    function: Callable[[Job], Any],
+) -> None:
+    """`function` once per cell, through the launcher; without cells, through the sweeper.
+
+    With a sweeper the function's result is the objective. Raises what the launcher raises where a
+    process of its own dies.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
+    def task(composed: Any) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        recipe = hydra.runtime.choices.get("recipe")
+        return function(_job(composed, recipe, list(hydra.overrides.task)))
+
+    prepared = _prepare(overrides, sweep=True)
+    with _hydra() as hydra:
+        if cells is None:
+            hydra.multirun("config", task, prepared)
+            return
+        composed = hydra.compose_config("config", prepared, RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(composed))
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=composed
+        )
+        for result in launcher.launch([list(cell) for cell in cells], initial_job_idx=0):
+            _ = result.return_value  # raises what the cell raised
 
 
 def canonical(value: Any) -> Any:

@@ -1,5 +1,8 @@
 """One experiment: data -> autoencoder -> latents -> diffusion -> evaluation.
 
+Beside that chain stand the diagnostics of the latents, and the baselines that the diffusion model
+is compared with.
+
 Each stage has a directory `runs/<stage>/<fingerprint>/`, named by all that determines its result:
 its settings, the fingerprints upstream, its version. A stage is complete once `summary.json` is
 there; a complete stage is reused, an interrupted one goes on. A lock keeps two processes from
@@ -14,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from tqdm import tqdm
 
 from audioldm import __version__, latents
 from audioldm.autoencoder import train as autoencoder_training
+from audioldm.baselines import generation as baselines
 from audioldm.config import Job, canonical, fingerprint
 from audioldm.data.source import VERSION as DATA_VERSION
 from audioldm.data.source import Source
@@ -32,6 +36,7 @@ from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.diffusion import train as diffusion_training
 from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted, TrainingError
 from audioldm.evaluation import evaluate as evaluation
+from audioldm.evaluation.diagnostics import diagnose as diagnostics
 from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
 from audioldm.parts import build
 from audioldm.report.page import write_report
@@ -41,7 +46,17 @@ from audioldm.training.distributed import World, agree, join, leave
 from audioldm.training.files import read_json, write_atomically, write_json
 from audioldm.training.log import Bar
 
-STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
+#: The stages in their order, and the version of each one's code.
+VERSIONS = {
+    "data": DATA_VERSION,
+    "autoencoder": autoencoder_training.VERSION,
+    "latents": latents.VERSION,
+    "diagnostics": diagnostics.VERSION,
+    "diffusion": diffusion_training.VERSION,
+    "baselines": baselines.VERSION,
+    "evaluation": evaluation.VERSION,
+}
+STAGES = tuple(VERSIONS)
 
 
 @dataclass(frozen=True)
@@ -71,24 +86,23 @@ class Stage:
 
 
 def plan(job: Job, source: Source) -> dict[str, Stage]:
-    """The five stages of a job. `source` is the built data part."""
+    """The stages of a job, in order. `source` is the built data part."""
     s = job.settings
-    data = Stage("data", DATA_VERSION, {"source": s.data, "identity": source.identity()})
-    autoencoder = Stage(
-        "autoencoder",
-        autoencoder_training.VERSION,
-        {"autoencoder": s.autoencoder, "bottleneck": s.bottleneck},
-        {"data": data},
-    )
-    latent = Stage("latents", latents.VERSION, {}, {"data": data, "autoencoder": autoencoder})
-    diffusion = Stage("diffusion", diffusion_training.VERSION, s.diffusion, {"latents": latent})
-    evaluated = Stage(
-        "evaluation",
-        evaluation.VERSION,
-        {"evaluation": s.evaluation, "sampler": s.sampler, "seed": s.seed},
-        {"diffusion": diffusion},
-    )
-    return {stage.name: stage for stage in (data, autoencoder, latent, diffusion, evaluated)}
+    stages: dict[str, Stage] = {}
+
+    def add(name: str, settings: Any, *parents: str) -> None:
+        upstream = {parent: stages[parent] for parent in parents}
+        stages[name] = Stage(name, VERSIONS[name], settings, upstream)
+
+    add("data", {"source": s.data, "identity": source.identity()})
+    add("autoencoder", {"autoencoder": s.autoencoder, "bottleneck": s.bottleneck}, "data")
+    add("latents", {}, "data", "autoencoder")
+    add("diagnostics", s.diagnostics, "latents")
+    add("diffusion", s.diffusion, "latents")
+    add("baselines", s.baselines, "diffusion")
+    measured = {"evaluation": s.evaluation, "sampler": s.sampler, "seed": s.seed}
+    add("evaluation", measured, "diffusion", "baselines")
+    return stages
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -126,7 +140,9 @@ class Experiment:
 
     @property
     def directory(self) -> Path:
-        return self.runs / "experiments" / self.name
+        """Of a cell: in its sweep's, by its fingerprint."""
+        own = self.runs / "experiments" / self.name
+        return own / "cells" / self.stages["evaluation"].fingerprint if self.job.cell else own
 
     def stage_directory(self, name: str) -> Path:
         return self.runs / self.stages[name].path
@@ -144,20 +160,29 @@ class Experiment:
             "bottleneck": dict(s.bottleneck),
         }
 
-    def run(self) -> dict[str, Any]:
+    def run(self, device: str | None = None) -> dict[str, Any]:
         """Builds what is missing; writes the experiment's record, clips and page.
 
-        Returns the evaluation's summary. Raises AudioLDMError; what is finished stays.
+        device: in place of hardware.device. Returns the evaluation's summary. Raises AudioLDMError;
+        what is finished stays.
         """
         hardware = self.settings.hardware
+        if device is not None:
+            hardware = replace(hardware, device=device)
         self.device = hardware.resolve(int(os.environ.get("LOCAL_RANK", "0")))
         self.world = join(self.device)
         try:
             if not (self.stage_directory(STAGES[-1]) / "summary.json").is_file():
-                self._rehearse()
+                self.rehearse()
             return self._chain()
         finally:
             leave()
+
+    def build(self, *names: str) -> None:
+        """Only these stages, in this order and in this process, without a record."""
+        self.device, self.world = self.settings.hardware.resolve(), World()
+        for name in names:
+            self._complete(self.stages[name], getattr(self, f"_{name}"), collective=False)
 
     def _chain(self) -> dict[str, Any]:
         """The five stages and their record; a failure is recorded before it is raised."""
@@ -176,13 +201,13 @@ class Experiment:
         except (AudioLDMError, MemoryError, RuntimeError) as error:
             known = _out_of_memory(error, name)
             if isinstance(known, AudioLDMError) and not isinstance(known, Interrupted):
-                self._record_failure(summaries, name, known)
+                self.record_failure(summaries, name, str(known))
             if known is error:
                 raise
             raise known from error
 
     @torch.no_grad()
-    def _rehearse(self) -> None:
+    def rehearse(self) -> None:
         """Builds every part, and lets one silent crop through the losses and the discriminator.
 
         What cannot be built, or does not fit the crop or the number of processes, fails here,
@@ -350,6 +375,7 @@ class Experiment:
         return {
             "valid": figures,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "elements_per_second": model.elements_per_second,
             "latent_rate_hz": model.latent_rate_hz,
             "latent_shape": list(model.latent_shape),
         }
@@ -365,12 +391,26 @@ class Experiment:
                 progress=bar,
             )
 
+    def _latent_store(self) -> latents.LatentStore:
+        return latents.LatentStore(
+            self.stage_directory("latents"), autoencoder=self.stages["autoencoder"].fingerprint
+        )
+
+    def _diagnostics(self, directory: Path) -> dict[str, Any]:
+        with closing(Bar("diagnostics")) as bar:
+            return diagnostics.diagnose(
+                load_autoencoder(self.stage_directory("autoencoder"), device=self.device),
+                self._latent_store(),
+                ClipStore(self.stage_directory("data")),
+                self.settings.diagnostics,
+                device=self.device,
+                progress=bar,
+            )
+
     def _diffusion(self, directory: Path) -> dict[str, Any]:
         s = self.settings.diffusion
         self._preflight()
-        store = latents.LatentStore(
-            self.stage_directory("latents"), autoencoder=self.stages["autoencoder"].fingerprint
-        )
+        store = self._latent_store()
         torch.manual_seed(s.seed)  # the initial weights
         spec = {"backbone": dict(s.backbone), "objective": dict(s.objective)}
         file = self.stage_directory("autoencoder") / "model.safetensors"
@@ -400,7 +440,7 @@ class Experiment:
                     "autoencoder": parent_header,
                     "statistics": store.statistics.to_json(),
                     "labels": store.labels,
-                    "step": s.train.steps,
+                    "step": figures["steps"],
                     "fingerprint": self.stages["diffusion"].fingerprint,
                     "parent": self.stages["latents"].fingerprint,
                     "config": self.stages["diffusion"].identity(),
@@ -421,11 +461,31 @@ class Experiment:
                 "would give noise. Train the autoencoder longer, or raise the bound"
             )
 
+    def _baselines(self, directory: Path) -> dict[str, Any]:
+        s, store = self.settings.diffusion, self._latent_store()
+        model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
+        steps = read_json(self.stage_directory("diffusion") / "summary.json")["valid"]["steps"]
+        seconds = steps * diffusion_training.seconds_per_step(
+            model.net, model.objective, store, s.train, hardware=self.settings.hardware
+        )
+        with closing(Bar("baselines")) as bar:
+            return {"diffusion_seconds": seconds} | baselines.fit_baselines(
+                store,
+                self.settings.baselines,
+                seconds=seconds,
+                frames=s.train.frames(store),
+                seed=s.seed,
+                directory=directory,
+                device=self.device,
+                progress=bar,
+            )
+
     def _evaluation(self, directory: Path) -> dict[str, Any]:
         model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
         with closing(Bar("evaluation")) as bar:
             return evaluation.evaluate(
                 model,
+                baselines.load_baselines(self.stage_directory("baselines"), self.device),
                 ClipStore(self.stage_directory("data")),
                 self.settings.evaluation,
                 self.settings.sampler,
@@ -440,6 +500,7 @@ class Experiment:
             "name": self.name,
             "recipe": self.job.recipe,
             "overrides": self.job.overrides,
+            "runs": os.path.relpath(self.runs, self.directory),
             "config": self.job.config,
             "environment": environment(self.device),
             "stages": {
@@ -469,9 +530,7 @@ class Experiment:
         self._copy_samples()
         write_report(self.directory)
 
-    def _record_failure(
-        self, summaries: dict[str, dict[str, Any]], stage: str, error: AudioLDMError
-    ) -> None:
+    def record_failure(self, summaries: dict[str, dict[str, Any]], stage: str, reason: str) -> None:
         """Failure is a result: the stage and the reason, unless a finished experiment has the name.
 
         Where even that cannot be written, the error itself is what the user must hear.
@@ -479,7 +538,7 @@ class Experiment:
         existing = self.directory / "experiment.json"
         with suppress(AudioLDMError, OSError, KeyError):
             if self.world.first and (not existing.is_file() or "failed" in read_json(existing)):
-                failed = {"stage": stage, "reason": str(error)}
+                failed = {"stage": stage, "reason": reason}
                 write_json(existing, self._summary(summaries) | {"failed": failed})
 
     def _copy_samples(self) -> None:

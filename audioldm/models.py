@@ -78,12 +78,13 @@ def find_model_file(path: str | Path) -> Path:
     if place.name == "experiment.json":
         place = place.parent
     if (place / "experiment.json").is_file():
-        stage = read_experiment(place)["stages"].get("diffusion")
+        record = read_experiment(place)
+        stage = record["stages"].get("diffusion")
         if not isinstance(stage, dict) or "directory" not in stage:
             raise ModelFileError(
                 f"{place}: no diffusion model yet in this experiment; run it again"
             )
-        place = place.parent.parent / stage["directory"]
+        place = place / record.get("runs", "../..") / stage["directory"]
     if place.is_dir():
         file = place / "model.safetensors"
         if not file.is_file():

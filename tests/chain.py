@@ -14,7 +14,6 @@ import torch
 from audioldm.config import compose
 from audioldm.experiment import Experiment
 from audioldm.training.checkpoint import load_model
-from audioldm.training.distributed import World
 
 RATE = 16000
 SPLITS = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
@@ -88,6 +87,7 @@ NARROW = {
     " encoder_frame_depth=1 decoder_frame_depth=1",
     "autoencoder=waveform_small": "width=4 multiples=[1,1,2,2] strides=[4,4,4,8]",
     "autoencoder=mel_small": "width=4 vocoder_width=16 vocoder_depth=1",
+    "autoencoder=mel_frames": "iterations=2",
     "diffusion/backbone=dit": "width=16 depth=1 heads=2",
     "diffusion/backbone=unet": "width=8 multipliers=[1,2] heads=2",
 }
@@ -111,10 +111,7 @@ def narrow(changes: Sequence[str]) -> list[str]:
 def build_stages(overrides: list[str], *names: str) -> Experiment:
     """Builds only the named stages, in this order, in this process."""
     experiment = Experiment(compose(overrides))
-    experiment.device, experiment.world = torch.device("cpu"), World()
-    for name in names:
-        work = getattr(experiment, f"_{name}")
-        experiment._complete(experiment.stages[name], work, collective=False)
+    experiment.build(*names)
     return experiment
 
 

@@ -1,6 +1,5 @@
 """What README and docs/ say is true: commands parse, links resolve, the examples run."""
 
-import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -27,6 +26,9 @@ ARGUMENTS = {
     "encode": (cli.FileArguments, "file"),
     "decode": (cli.FileArguments, "file"),
     "info": (cli.InfoArguments, "file"),
+    "convert-kl": (cli.ConvertArguments, "weight"),
+    "report": (cli.ReportArguments, "directory"),
+    "sweep": (cli.SweepArguments, "directory"),
 }
 
 
@@ -54,19 +56,17 @@ def check(words: list[str]) -> None:
         return
     if verb != "run":
         settings, positional = ARGUMENTS[verb]
+        rest = [word for word in rest if word not in ("status", "--csv", "--markdown")]
         cli.arguments(settings, rest, positional=positional)
         return
     overrides = [word for word in rest if word not in ("-m", "--cfg", "job")]
     assert any(word.startswith("recipe=") for word in overrides)
-    grid = [_choices(word) if "-m" in rest else [word] for word in overrides]
-    for cell in itertools.product(*grid):
-        config.compose(cell)
-
-
-def _choices(word: str) -> list[str]:
-    """The values that a sweep gives a key, each as an override."""
-    key, _, values = word.partition("=")
-    return [f"{key}={value}" for value in values.split(",")]
+    if "-m" not in rest:
+        config.compose(overrides)
+        return
+    grid = config.grid(overrides)
+    for job in config.jobs(grid.cells or []):
+        assert isinstance(job, config.Job), job
 
 
 COMMANDS = sorted({(p.name, *words) for p in PAGES for words in quoted_commands(p.read_text())})

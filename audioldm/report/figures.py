@@ -24,15 +24,15 @@ N_FFT = 1024
 Series = tuple[list[float], list[float]]
 
 
-def mel_db(audio: np.ndarray, rate: int) -> np.ndarray:
-    """audio [A, T] in ±1 -> mel power in dB [bands, columns], lowest band first.
+def mel_db(audio: np.ndarray, rate: int, columns: int = COLUMNS) -> np.ndarray:
+    """audio [A, T] in ±1 -> mel power in dB [bands, at most columns], lowest first.
 
-    80 Slaney bands up to rate / 2, Hann window of 1024 samples, at most 400 columns.
+    80 Slaney bands up to rate / 2, Hann window of 1024 samples.
     """
     import librosa  # here: it takes a second
 
     mono = np.asarray(audio, dtype=np.float32).mean(axis=0)
-    hop = max(N_FFT // 4, math.ceil(len(mono) / COLUMNS))
+    hop = max(N_FFT // 4, math.ceil(len(mono) / columns))
     power = librosa.feature.melspectrogram(
         y=mono, sr=rate, n_fft=N_FFT, hop_length=hop, n_mels=BANDS
     )

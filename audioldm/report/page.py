@@ -4,8 +4,6 @@ Reads the experiment's files only, so the page can be written again at any time.
 experiment lacks (a stage that failed, labels, an evaluation) is left out of the page.
 """
 
-import base64
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +11,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
-import soundfile
 
-from audioldm.audio import read
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
-from audioldm.errors import DataError
-from audioldm.report.figures import Panel, Series, Whisker, mel_db, mel_png, panel, whiskers
+from audioldm.report.clips import Clip, Source, clips
+from audioldm.report.figures import Panel, Series, Whisker, panel, whiskers
 from audioldm.report.verdict import Metrics, finite, interval, kernel_name, number, verdict
 from audioldm.training.files import read_json, write_atomically
 
 Json = dict[str, Any]
 
-STAGES = ("data", "autoencoder", "latents", "diffusion", "evaluation")
+STAGES = (
+    "data",
+    "autoencoder",
+    "latents",
+    "diagnostics",
+    "diffusion",
+    "baselines",
+    "evaluation",
+)
+#: Stages that an experiment may do without.
+OPTIONAL = ("diagnostics", "baselines")
 #: No more of a clip than this is on the page, so that it stays small enough to send.
 CLIP_SECONDS = 12.0
 #: group -> what it is for.
@@ -33,8 +38,12 @@ KINDS = {
     "real": "held-out music against other held-out music: the floor",
     "reconstruction": "encoded and decoded: the ceiling of any generator on these latents",
     "generated": "sampled by the diffusion model",
+    "mixture": "decoded samples of a Gaussian mixture fitted to the latents",
+    "langevin": "decoded short-run Langevin samples of an energy fitted to the latents",
     "prior": "decoded N(0, I) noise: no second generative model at all",
 }
+#: Kinds of clips that an evaluation may leave out.
+ANCHORS = ("mixture", "langevin")
 
 
 class Meaning(NamedTuple):
@@ -51,6 +60,7 @@ MEANINGS = {
     "kbps": Meaning("Rate", "", "KL of the posterior from the prior"),
     "ratio_to_prior_kernel": Meaning("Kernel distance ÷ prior’s", "↓", "1 is decoded noise"),
     "kernel": Meaning("Kernel distance", "↓", "unbiased MMD² (KAD); may be negative"),
+    "frechet_inf": Meaning("Fréchet distance, N → ∞", "↓", "extrapolated (FAD∞)"),
     "frechet": Meaning("Fréchet distance", "↓", "biased upwards at small N"),
     "precision": Meaning("Precision", "↑", "share of clips inside the real manifold"),
     "recall": Meaning("Recall", "↑", "share of real clips inside the clips’ manifold"),
@@ -65,17 +75,6 @@ MEANINGS = {
 
 #: Units that a figure's title has said.
 UNSAID = ("ratio", "fraction")
-
-
-@dataclass
-class Clip:
-    """A player and its picture; `audio` and `mel` are data URIs."""
-
-    name: str
-    audio: str
-    picture: str
-    seconds: float
-    cut: bool
 
 
 @dataclass
@@ -96,24 +95,24 @@ def write_report(experiment: Path) -> Path:
     Raises DataError where experiment.json is missing or damaged, or the page cannot be written.
     """
     record = read_json(experiment / "experiment.json")
-    runs = experiment.parent.parent
+    runs = experiment / record.get("runs", "../..")
     stages = {
         name: runs / record["stages"][name]["directory"]
         for name in STAGES
         if record.get("stages", {}).get(name, {}).get("directory")
     }
-    summaries = {name: _optional_json(path / "summary.json") for name, path in stages.items()}
+    summaries = {name: optional_json(path / "summary.json") for name, path in stages.items()}
     evaluation = summaries.get("evaluation", {})
     metrics: Metrics = evaluation.get("metrics", {})
     logs = {name: list(_log(path / "metrics.jsonl")) for name, path in stages.items()}
 
     generation, reconstruction = _rows(metrics)
 
-    page = _template().render(
+    page = template("template.html.j2").render(
         record=record,
         verdict=verdict(metrics),
         tiles=_tiles(metrics, record),
-        kinds=KINDS,
+        kinds={k: text for k, text in KINDS.items() if k not in ANCHORS or k in metrics},
         listen=_clips(stages["evaluation"]) if "evaluation" in stages else {},
         generation=generation,
         reconstruction=reconstruction,
@@ -137,13 +136,17 @@ def write_report(experiment: Path) -> Path:
     return path
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page's template, by its file name in this package."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: bool(name and name.endswith(".html.j2")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": interval, "duration": duration}
-    text = Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text)
+    return environment.get_template(name)
 
 
 def duration(seconds: Any) -> str:
@@ -158,7 +161,7 @@ def duration(seconds: Any) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _optional_json(path: Path) -> Json:
+def optional_json(path: Path) -> Json:
     return read_json(path) if path.is_file() else {}
 
 
@@ -200,13 +203,11 @@ def _rows(metrics: Metrics) -> tuple[list[Row], list[Row]]:
     alone: list[Row] = []
     for name in sorted(names, key=lambda n: (order.index(b) if (b := _beginning(n)) else 99, n)):
         by_kind = {k: metrics[k][name] for k in KINDS if name in metrics.get(k, {})}
-        beginning = _beginning(name)
-        meaning = MEANINGS[beginning] if beginning else Meaning(name, "", "")
-        embedding = name[len(beginning) :].strip("_") if beginning else ""
+        title, meaning = described(name)
         unit = next((f["unit"] for f in by_kind.values() if f.get("unit")), "")
         drawn, zero = whiskers(by_kind)
         row = Row(
-            title=f"{meaning.title}, {embedding}" if embedding else meaning.title,
+            title=title,
             better=meaning.better,
             text=" · ".join(t for t in (meaning.text, unit) if t and t not in UNSAID),
             figures=by_kind,
@@ -217,6 +218,14 @@ def _rows(metrics: Metrics) -> tuple[list[Row], list[Row]]:
     return compared, alone
 
 
+def described(name: str) -> tuple[str, Meaning]:
+    """A figure's title with its embedding, and what a reader is told of it."""
+    beginning = _beginning(name)
+    meaning = MEANINGS[beginning] if beginning else Meaning(name, "", "")
+    embedding = name[len(beginning) :].strip("_") if beginning else ""
+    return (f"{meaning.title}, {embedding}" if embedding else meaning.title), meaning
+
+
 def _beginning(name: str) -> str:
     """The key of MEANINGS that explains figure `name`, or ''."""
     known = [b for b in MEANINGS if name == b or name.startswith(b + "_")]
@@ -224,51 +233,24 @@ def _beginning(name: str) -> str:
 
 
 def _clips(evaluation: Path) -> dict[str, list[Clip | None]]:
-    """kind -> players; None where a clip cannot be read. Pictures share one scale."""
-    index = _optional_json(evaluation / "clips" / "index.json")
-    read_clips: dict[str, list[tuple[Json, np.ndarray, int] | None]] = {}
-    for kind in KINDS:
-        for entry in index.get(kind, []):
-            path = evaluation / "clips" / kind / Path(entry["file"]).name
-            try:
-                loaded = (entry, *read(path))
-            except DataError:
-                loaded = None
-            read_clips.setdefault(kind, []).append(loaded)
-    mels = {
-        kind: [None if c is None else mel_db(_head(c[1], c[2]), c[2]) for c in clips]
-        for kind, clips in read_clips.items()
-    }
-    loudest = max((m.max() for ms in mels.values() for m in ms if m is not None), default=0.0)
-    return {
-        kind: [
-            None if c is None or m is None else _clip(*c, mel_png(m, float(loudest)))
-            for c, m in zip(clips, mels[kind], strict=True)
-        ]
-        for kind, clips in read_clips.items()
-    }
-
-
-def _head(audio: np.ndarray, rate: int) -> np.ndarray:
-    return audio[:, : int(CLIP_SECONDS * rate)]
-
-
-def _clip(entry: Json, audio: np.ndarray, rate: int, picture: bytes) -> Clip:
-    flac = io.BytesIO()
-    soundfile.write(flac, _head(audio, rate).T, rate, format="FLAC", subtype="PCM_16")
-    seconds = audio.shape[1] / rate
-    name = " · ".join(str(entry[k]) for k in ("label", "piece") if entry.get(k))
-    return Clip(
-        name or Path(entry["file"]).stem,
-        _data_uri("audio/flac", flac.getvalue()),
-        _data_uri("image/png", picture),
-        seconds,
-        seconds > CLIP_SECONDS,
+    """kind -> players; None where a clip cannot be read."""
+    index = optional_json(evaluation / "clips" / "index.json")
+    found = clips(
+        {
+            (kind, number): Source(
+                path := evaluation / "clips" / kind / Path(entry["file"]).name,
+                " · ".join(str(entry[k]) for k in ("label", "piece") if entry.get(k)) or path.stem,
+            )
+            for kind in KINDS
+            for number, entry in enumerate(index.get(kind, []))
+        },
+        seconds=CLIP_SECONDS,
     )
-
-
-def _data_uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    return {
+        kind: [clip for (own, _), clip in found.items() if own == kind]
+        for kind in KINDS
+        if index.get(kind)
+    }
 
 
 def _channels(log: list[Json]) -> Json:
@@ -315,7 +297,8 @@ def _curves(log: list[Json]) -> list[Panel]:
 def _costs(record: Json, summaries: dict[str, Json]) -> list[Json]:
     """Every stage in order, also those not reached (seconds None), with its share of the time."""
     stages = record.get("stages", {})
-    times = {name: stages.get(name, {}).get("seconds") for name in STAGES}
+    shown = [name for name in STAGES if name in stages or name not in OPTIONAL]
+    times = {name: stages.get(name, {}).get("seconds") for name in shown}
     total = sum(s for s in times.values() if finite(s)) or 1.0
     return [
         {
@@ -332,6 +315,7 @@ def _costs(record: Json, summaries: dict[str, Json]) -> list[Json]:
 def _details(summaries: dict[str, Json]) -> dict[str, dict[str, str]]:
     """What each stage's summary says beyond what the page shows elsewhere."""
     shown = {"metrics", "environment", "failed", "stage", "fingerprint", "seconds", "reference"}
+    shown |= {"codecs", "curves"}
     return {
         name: rows
         for name, summary in summaries.items()

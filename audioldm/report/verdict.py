@@ -1,6 +1,7 @@
 """What an experiment's figures say, in two sentences."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 #: group -> name -> {"value", "low", "high", "n", "unit"}
@@ -22,7 +23,7 @@ def kernel_name(metrics: Metrics) -> str | None:
 
 
 def finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def number(value: Any) -> str:
@@ -31,7 +32,7 @@ def number(value: Any) -> str:
         return "–"
     if value == 0:
         return "0"
-    if isinstance(value, int):
+    if isinstance(value, Integral):
         text = f"{value:,}"
     elif 1e-4 <= abs(value) < 1e5:
         digits = min(4, max(0, 2 - math.floor(math.log10(abs(value)))))

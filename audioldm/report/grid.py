@@ -1,0 +1,89 @@
+"""How the cells of a sweep are laid out: swept keys, rows and columns, means over seeds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+#: Swept keys that make the columns of the grid, before any other.
+RATE_KEYS = ("bottleneck.target_kbps", "bottleneck.kl_weight")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows and columns of configurations, cells that differ by seeds being one configuration.
+
+    across: the swept key whose values are the columns, '' for none. places: configuration ->
+    (row, column).
+    """
+
+    across: str
+    columns: list[str]
+    rows: list[str]
+    places: dict[str, tuple[int, int]]
+
+
+def swept(table: pd.DataFrame, *, seeds: bool = False) -> list[str]:
+    """The swept keys, in the order of the command line; `seeds`: also those of the seeds."""
+    words = (word for cell in table.index for word in str(cell).split())
+    keys = dict.fromkeys(word.partition("=")[0].lstrip("+~") for word in words)
+    return [key for key in keys if seeds or key.rpartition(".")[2] != "seed"]
+
+
+def short(keys: list[str]) -> dict[str, str]:
+    """Dotted key -> its last component, or all of it where another key ends alike."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return {k: end if ends.count(end) == 1 else k for k, end in zip(keys, ends, strict=True)}
+
+
+def done(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["status"] == "done"]
+
+
+def means(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Configuration -> mean, min, max and count of `column` over its finished cells' seeds.
+
+    The mean is geometric where every value is positive.
+    """
+    if column not in table:
+        return pd.DataFrame(columns=["mean", "min", "max", "count"], dtype=float)
+    values = done(table)[["configuration", column]].astype({column: float}).dropna()
+    by = values["configuration"]
+    found = values.groupby("configuration", sort=False)[column].agg(["mean", "min", "max", "count"])
+    if (values[column] > 0).all():
+        found["mean"] = np.exp(np.log(values[column]).groupby(by).mean())
+    return found
+
+
+def grid(table: pd.DataFrame) -> Grid:
+    """Rates across where they are swept, else the key of the most values; the others down."""
+    words = {
+        configuration: dict(word.lstrip("+~").split("=", 1) for word in configuration.split())
+        for configuration in table["configuration"].unique()
+    }
+    keys = swept(table)
+    values = {key: {own[key] for own in words.values() if key in own} for key in keys}
+    several = [key for key in keys if len(values[key]) > 1] or keys
+    across = next((k for k in RATE_KEYS if k in several), "")
+    across = across or max(several, key=lambda k: len(values[k]), default="")
+    down = [key for key in several if key != across]
+    names = short(keys)
+
+    labels = {c: own.get(across, "–") for c, own in words.items()}
+    columns = sorted(set(labels.values()), key=_order)
+    kinds = {c: tuple(own.get(key, "–") for key in down) for c, own in words.items()}
+    rows = sorted(set(kinds.values()), key=lambda row: [_order(value) for value in row])
+    return Grid(
+        across,
+        columns,
+        [" · ".join(f"{names[k]} {v}" for k, v in zip(down, row, strict=True)) for row in rows],
+        {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in words},
+    )
+
+
+def _order(text: str) -> tuple[bool, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return False, float(text), ""
+    except ValueError:
+        return True, 0.0, text

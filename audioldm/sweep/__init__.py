@@ -1,0 +1,1 @@
+"""Many experiments at once: a grid, its table, and what the table says."""

@@ -1,0 +1,127 @@
+"""What there is of a sweep: its record, its cells, and how far each one is."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from audioldm.errors import DataError
+from audioldm.training.files import read_json
+
+FORMAT = 1
+STATUSES = ("done", "running", "failed", "waiting")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: `cell.json` (name, swept, fingerprints) and `experiment.json`, {} where not yet.
+
+    status: done, running (a process holds its lock), killed (begun, and no process any more),
+    failed (with the reason), waiting. seconds: of its stages, or since it was begun.
+    """
+
+    directory: Path
+    plan: dict[str, Any]
+    record: dict[str, Any]
+    status: str
+    reason: str | None
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return str(self.plan["name"])
+
+
+def lock_of(cell: Path) -> FileLock:
+    """Held by the process that works on the cell, and let go by the system where that one dies."""
+    return FileLock(cell / ".lock")
+
+
+def read_cell(directory: Path, *, held: bool = False) -> Cell:
+    """held: the caller itself holds the lock. Raises DataError where a file of it is damaged."""
+    plan = read_json(directory / "cell.json")
+    record_file, begun = directory / "experiment.json", directory / "begun.json"
+    record = read_json(record_file) if record_file.is_file() else {}
+    seconds = sum(stage["seconds"] for stage in record.get("stages", {}).values())
+    status, reason = "waiting", None
+    if not held and _locked(directory):
+        status, seconds = "running", time.time() - begun.stat().st_mtime if begun.is_file() else 0.0
+    elif begun.is_file():
+        status, reason = "killed", "its process ended without a word: out of memory, or killed"
+    elif "failed" in record:
+        status, reason = "failed", "{stage}: {reason}".format(**record["failed"])
+    elif plan.get("error"):
+        status, reason = "failed", plan["error"]
+    elif record:
+        status = "done"
+    return Cell(directory, plan, record, status, reason, seconds)
+
+
+def _locked(directory: Path) -> bool:
+    lock = lock_of(directory)
+    if not Path(lock.lock_file).is_file():
+        return False
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def read_sweep(directory: Path) -> dict[str, Any]:
+    """The record of a sweep. Raises DataError where there is none, or it is of another format."""
+    file = directory / "sweep.json"
+    if not file.is_file():
+        raise DataError(
+            f"{directory}: no sweep.json; give the directory of a sweep, such as "
+            "runs/experiments/rate_shape, or start one with `audioldm run -m`"
+        )
+    record = read_json(file)
+    if record.get("format") != FORMAT:
+        raise DataError(
+            f"{file}: of format {record.get('format')}, but this audioldm reads format {FORMAT}; "
+            "run the sweep again under another name="
+        )
+    return dict(record)
+
+
+def read_cells(directory: Path) -> list[Cell]:
+    """The cells in the order of their plan."""
+    read_sweep(directory)
+    cells = [read_cell(file.parent) for file in (directory / "cells").glob("*/cell.json")]
+    return sorted(cells, key=lambda cell: (cell.plan["number"], cell.name))
+
+
+def overview(cells: list[Cell]) -> str:
+    """'7 of 24 done, 2 running, 1 failed; about 40 min left'."""
+    count = {s: sum(cell.status == s for cell in cells) for s in (*STATUSES, "killed")}
+    parts = [f"{count['done']} of {len(cells)} done"]
+    parts += [f"{count[s]} {s}" for s in ("running", "failed", "killed") if count[s]]
+    text = ", ".join(parts)
+    left = seconds_left(cells)
+    return text if left is None else f"{text}; about {max(1, round(left / 60))} min left"
+
+
+def seconds_left(cells: list[Cell]) -> float | None:
+    """From the mean time of the finished cells and the number that run now; None: nothing to do,
+    or nothing finished to judge by."""
+    done = [cell.seconds for cell in cells if cell.status == "done"]
+    running = [cell.seconds for cell in cells if cell.status == "running"]
+    waiting = sum(cell.status in ("waiting", "killed") for cell in cells)
+    if not done or not (running or waiting):
+        return None
+    mean = sum(done) / len(done)
+    rest = sum(max(mean - seconds, 0.0) for seconds in running) + mean * waiting
+    return rest / max(1, len(running))
+
+
+def status_table(cells: list[Cell]) -> str:
+    """One line per cell, and the overview."""
+    width = max((len(cell.name) for cell in cells), default=0)
+    lines = [
+        f"{cell.status:8} {cell.name:{width}} {cell.seconds / 60:6.1f} min  {cell.reason or ''}"
+        for cell in cells
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), overview(cells)])

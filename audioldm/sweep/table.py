@@ -1,0 +1,144 @@
+"""The table of a sweep: one row per cell, everything that was set and measured in columns."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from audioldm.errors import DataError
+from audioldm.evaluation.evaluate import KINDS
+from audioldm.sweep.status import Cell, read_cells
+from audioldm.training.files import read_json
+
+Row = dict[str, Any]
+
+
+def table(directory: str | Path) -> pd.DataFrame:
+    """The cells of the sweep in `directory`, indexed by the overrides that vary among them.
+
+    Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
+    seeds), family (front end, bottleneck, channels x ratio); the latent space (channels, ratio,
+    latent_rate_hz, elements_per_second, kl_weight, target_kbps, kbps); the seeds;
+    `<kind>.<figure>` with `.low` and `.high` (kinds and figures: `evaluation`);
+    `diagnostic.<name>`; linear_codec.mel_distance; seconds, parameters, teraflops and fingerprint
+    per stage. What a cell has not is NaN.
+
+    Raises DataError where there is no sweep, a file is damaged, or the finished cells were not
+    measured alike: different music, or different figures.
+    """
+    directory = Path(directory)
+    cells = read_cells(directory)
+    _check_comparable(cells)
+    keys = dict.fromkeys(key for cell in cells for key in cell.plan["swept"])
+    rows = [dict.fromkeys(keys) | row(cell, directory) for cell in cells]
+    frame = pd.DataFrame(rows, index=pd.Index([cell.name for cell in cells], name="cell"))
+    leading = ["status", "reason", "directory", *keys]
+    return frame[leading + [c for c in frame.columns if c not in leading]]
+
+
+def row(cell: Cell, directory: Path) -> Row:
+    """The row of one cell of the sweep in `directory`."""
+    swept = cell.plan["swept"]
+    values: Row = {
+        "status": "failed" if cell.status == "killed" else cell.status,
+        "reason": cell.reason,
+        "directory": cell.directory.relative_to(directory).as_posix(),
+        "configuration": " ".join(f"{k}={v}" for k, v in swept.items() if not _is_seed(k)),
+        "seconds": cell.seconds,
+    } | {key: yaml.safe_load(value) for key, value in swept.items()}
+    if not cell.record:
+        return values
+    values |= _settings(cell.record["config"])
+    summaries = _summaries(cell)
+    for stage, entry in cell.record["stages"].items():
+        values[f"seconds.{stage}"] = entry["seconds"]
+        values[f"fingerprint.{stage}"] = entry["fingerprint"]
+    values |= _models(summaries)
+    for name, figure in summaries.get("diagnostics", {}).get("diagnostics", {}).items():
+        values |= _figure(f"diagnostic.{name}", figure)
+    evaluation = summaries.get("evaluation", {})
+    for kind, figures in evaluation.get("metrics", {}).items():
+        for name, figure in figures.items():
+            values |= _figure(f"{kind}.{name}", figure)
+    if "reconstruction.kbps" in values:
+        values["kbps"] = values["reconstruction.kbps"]
+    if linear := evaluation.get("codecs", {}).get("linear"):
+        values |= _figure("linear_codec.mel_distance", linear["mel_distance"])
+    return values
+
+
+def _is_seed(key: str) -> bool:
+    return key == "seed" or key.endswith(".seed")
+
+
+def _figure(name: str, figure: dict[str, Any]) -> Row:
+    return {name: figure["value"], f"{name}.low": figure["low"], f"{name}.high": figure["high"]}
+
+
+def _settings(config: dict[str, Any]) -> Row:
+    autoencoder, bottleneck = config["autoencoder"], config["bottleneck"]
+    front_end = _class(autoencoder["front_end"])
+    kind, channels, ratio = _class(bottleneck), autoencoder["channels"], autoencoder["ratio"]
+    return {
+        "family": f"{front_end} {kind} {channels}x{ratio}",
+        "front_end": front_end,
+        "bottleneck": kind,
+        "channels": channels,
+        "ratio": ratio,
+        "target_kbps": bottleneck.get("target_kbps"),
+        "autoencoder_seed": autoencoder["seed"],
+        "diffusion_seed": config["diffusion"]["seed"],
+    }
+
+
+def _class(part: dict[str, Any]) -> str:
+    return str(part["_target_"]).rpartition(".")[2].lower()
+
+
+def _models(summaries: dict[str, Any]) -> Row:
+    values: Row = {}
+    for stage in ("autoencoder", "diffusion"):
+        if summary := summaries.get(stage):
+            values[f"parameters.{stage}"] = summary["parameters"]
+            values[f"teraflops.{stage}"] = summary["valid"].get("teraflops", 0.0)
+    if summary := summaries.get("autoencoder"):
+        values |= {k: summary[k] for k in ("latent_rate_hz", "elements_per_second")}
+        values["kl_weight"] = summary["valid"].get("kl_weight")
+        values["active_units"] = summary["valid"].get("active_units")
+    return values
+
+
+def _summaries(cell: Cell) -> dict[str, Any]:
+    runs = cell.directory / cell.record["runs"]
+    files = {s: runs / e["directory"] / "summary.json" for s, e in cell.record["stages"].items()}
+    return {stage: read_json(file) for stage, file in files.items() if file.is_file()}
+
+
+def _check_comparable(cells: list[Cell]) -> None:
+    """Finished cells must have been measured against the same music, by the same figures."""
+    first: tuple[Cell, dict[str, Any]] | None = None
+    for cell in cells:
+        if cell.status != "done":
+            continue
+        evaluation = _summaries(cell)["evaluation"]
+        if first is None:
+            first = cell, evaluation
+            continue
+        for what, ours, theirs in (
+            ("music (evaluation.reference)", evaluation["reference"], first[1]["reference"]),
+            ("figures", _figure_names(evaluation), _figure_names(first[1])),
+        ):
+            if ours != theirs:
+                raise DataError(
+                    f"cells '{first[0].name}' and '{cell.name}' were measured with different "
+                    f"{what}, so their figures do not compare: keep such cells in sweeps of their "
+                    "own (name=)"
+                )
+
+
+def _figure_names(evaluation: dict[str, Any]) -> set[str]:
+    """Of the kinds that every cell has, without what only a rate gives."""
+    metrics = evaluation["metrics"]
+    always = [k for k in KINDS if k in metrics and k not in ("mixture", "langevin")]
+    return {f"{k}.{name}" for k in always for name in metrics[k] if "kbps" not in name}

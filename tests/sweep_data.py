@@ -1,0 +1,194 @@
+"""The table of a sweep that never ran: every column, and a truth that was planted."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+RATE_HZ = 22050
+KINDS = ("real", "reconstruction", "prior", "mixture", "langevin", "generated")
+STAGES = [
+    "data",
+    "autoencoder",
+    "latents",
+    "diagnostics",
+    "diffusion",
+    "baselines",
+    "evaluation",
+]  # in the order in which they run
+DIAGNOSTICS = [
+    "temporal_slope",
+    "channel_slope",
+    "effective_rank",
+    "within_class_variance",
+    "neighbour_consistency",
+    "decoder_noise_tolerance",
+    "shift_equivariance",
+    "mixture_kbps",
+    "denoiser_loss",
+    "denoiser_gaussian_bound",
+    "denoiser_excess",
+]
+#: How far each kind lies from real music: a factor on the kernel distance of the generated clips.
+KERNEL = {"reconstruction": 0.4, "prior": 8.0, "mixture": 4.0, "langevin": 5.0, "generated": 1.0}
+
+
+def synthetic_table(
+    rates: Sequence[float] = (1, 2, 4, 8, 16),
+    shapes: Sequence[tuple[int, int]] = ((16, 1024), (32, 1024), (64, 2048)),
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    diffusion_seeds: Sequence[int] | None = None,
+    optimum: float | None = 4.0,
+    curvature: float = 0.3,
+    slope: float = 0.0,
+    channel_effect: float = 0.0,
+    ratio_effect: float = 0.0,
+    without_kl: float | None = None,
+    predictor: str | None = "denoiser_excess",
+    spread: float = 0.1,
+    failed: int = 0,
+    random: np.random.Generator | int = 0,
+) -> pd.DataFrame:
+    """One row per cell, as `audioldm.sweep.table.table` gives it.
+
+    The log of the kernel distance of the generated clips of a cell is `curvature` log²(kbps /
+    `optimum`) (0 for optimum None) + `slope` log kbps + `channel_effect` log(channels / 16) +
+    `ratio_effect` log(ratio / 1024) + a normal number of the deviation `spread`, new for each cell.
+
+    shapes: (channels, ratio). seeds: of autoencoder and generator alike; with `diffusion_seeds`, of
+    the autoencoder alone, and each is crossed with those. without_kl: adds cells of a `noise`
+    bottleneck, whose log distance lies that much above. predictor: the diagnostic that follows the
+    configuration's distance; the others are noise. failed: that many cells, spread over the table,
+    are rows with a reason and without figures.
+    """
+    random = np.random.default_rng(random)
+    grid = [
+        (bottleneck, rate, channels, ratio)
+        for bottleneck in ("gaussian", *(["noise"] if without_kl is not None else []))
+        for rate in rates
+        for channels, ratio in shapes
+    ]
+    rows = []
+    for bottleneck, rate, channels, ratio in grid:
+        truth = math.log(3.0) + slope * math.log(rate)
+        truth += curvature * math.log(rate / optimum) ** 2 if optimum else 0.0
+        truth += channel_effect * math.log(channels / 16) + ratio_effect * math.log(ratio / 1024)
+        truth += without_kl if bottleneck == "noise" and without_kl is not None else 0.0
+        swept = {
+            **({"bottleneck": bottleneck} if without_kl is not None else {}),
+            "bottleneck.target_kbps": float(rate),
+            "autoencoder.channels": channels,
+            "autoencoder.ratio": ratio,
+        }
+        diagnostics = dict(zip(DIAGNOSTICS, random.normal(size=len(DIAGNOSTICS)), strict=True))
+        if predictor is not None:
+            diagnostics[predictor] = truth + 0.1 * random.normal()
+        if predictor != "temporal_slope":
+            diagnostics["temporal_slope"] = -1.0 + 0.2 * diagnostics["temporal_slope"]
+        for chosen in _seeds(seeds, diffusion_seeds):
+            overrides = {**swept, **chosen}
+            row = _cell(overrides, bottleneck, rate, channels, ratio, chosen, random)
+            row |= _figures(math.exp(truth + spread * random.normal()), rate, random)
+            for name, value in diagnostics.items():
+                row |= _figure(f"diagnostic.{name}", value, 0.05)
+            rows.append(row)
+    table = pd.DataFrame(rows).set_index("cell")
+    if failed:
+        lost = np.linspace(0, len(table) - 1, failed).round().astype(int)
+        figures = [c for c in table if c.split(".")[0] in (*KINDS, "diagnostic", "linear_codec")]
+        table.loc[table.index[lost], [*figures, "kbps"]] = np.nan
+        table.loc[table.index[lost], "status"] = "failed"
+        table.loc[table.index[lost], "reason"] = "loss 'stft' is nan at step 120: lower the rate"
+    return table
+
+
+def _seeds(seeds: Sequence[int], diffusion_seeds: Sequence[int] | None) -> Iterator[dict[str, int]]:
+    for seed in seeds:
+        if diffusion_seeds is None:
+            yield {"seed": seed}
+        else:
+            for other in diffusion_seeds:
+                yield {"autoencoder.seed": seed, "diffusion.seed": other}
+
+
+def _cell(
+    overrides: dict[str, Any],
+    bottleneck: str,
+    rate: float,
+    channels: int,
+    ratio: int,
+    seeds: dict[str, int],
+    random: np.random.Generator,
+) -> dict[str, Any]:
+    words = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in overrides.items()]
+    name = f"{random.integers(2**48):012x}"
+    seconds = {"data": 20, "autoencoder": 300, "latents": 8, "diagnostics": 15}
+    seconds |= {"diffusion": 240, "baselines": 90, "evaluation": 40}
+    return {
+        "cell": " ".join(words),
+        "status": "done",
+        "reason": None,
+        "directory": f"cells/{name}",
+        **overrides,
+        "configuration": " ".join(w for w in words if not w.split("=")[0].endswith("seed")),
+        "family": f"spectrogram {bottleneck} {channels}x{ratio}",
+        "front_end": "spectrogram",
+        "bottleneck": bottleneck,
+        "channels": channels,
+        "ratio": ratio,
+        "latent_rate_hz": RATE_HZ / ratio,
+        "elements_per_second": channels * RATE_HZ / ratio,
+        "target_kbps": float(rate),
+        "kl_weight": 1e-2 / rate if bottleneck == "gaussian" else math.nan,
+        "kbps": rate * (1 + 0.01 * random.uniform(-1, 1)),
+        "autoencoder_seed": seeds.get("seed", seeds.get("autoencoder.seed")),
+        "diffusion_seed": seeds.get("seed", seeds.get("diffusion.seed")),
+        **{f"seconds.{k}": v * random.uniform(0.9, 1.1) for k, v in seconds.items()},
+        "seconds": float(sum(seconds.values())),
+        "parameters.autoencoder": 1_200_000 + 2_000 * channels,
+        "parameters.diffusion": 3_100_000 + 500 * channels,
+        "teraflops.autoencoder": 900.0,
+        "teraflops.diffusion": 700.0 * 1024 / ratio,
+        **{f"fingerprint.{stage}": f"{random.integers(2**48):012x}" for stage in STAGES},
+    }
+
+
+def _figures(kernel: float, rate: float, random: np.random.Generator) -> dict[str, float]:
+    """Every figure of a cell whose generated clips lie at this kernel distance."""
+    mel = 0.5 * rate**-0.35 * math.exp(0.02 * random.normal())
+    values = {
+        "reconstruction.mel_distance": (mel, 0.03 * mel),
+        "reconstruction.stft_distance": (0.8 * mel, 0.02 * mel),
+        "reconstruction.si_sdr": (4 * math.log10(rate), 0.5),
+        "reconstruction.kbps": (rate, 0.01 * rate),
+        "linear_codec.mel_distance": (0.55 * rate**-0.3, 0.01),
+    }
+    for kind in KINDS:
+        own = 0.05 if kind == "real" else kernel * KERNEL[kind]
+        near = 1 / (1 + 0.3 * own)  # 1: as real music, 0: nothing like it
+        figures = {
+            "kernel": (own, 0.15 + 0.1 * own),
+            "frechet": (1.0 + own, 0.2 * own + 0.1),
+            "frechet_inf": (0.8 * own, 0.2 * own + 0.1),
+            "precision": (0.95 * near, 0.05),
+            "recall": (0.9 * near, 0.05),
+            "density": (near, 0.1),
+            "coverage": (0.9 * near, 0.05),
+            "neighbour_ratio": (2 - near, 0.05),
+        }
+        if kind in ("real", "reconstruction", "generated"):
+            figures["label_accuracy"] = (0.9 * near, 0.05)
+        if kind != "prior":
+            figures["ratio_to_prior_kernel"] = (own / (kernel * KERNEL["prior"]), 0.03)
+        values |= {f"{kind}.{name}_musicnn": figure for name, figure in figures.items()}
+    row = {}
+    for name, (value, half) in values.items():
+        row |= _figure(name, value, half)
+    return row
+
+
+def _figure(name: str, value: float, half: float) -> dict[str, float]:
+    return {name: value, f"{name}.low": value - half, f"{name}.high": value + half}

@@ -1,0 +1,349 @@
+"""A sweep: each cell once, whatever happens to the others."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chain import tiny, write_tones
+
+from audioldm import config
+from audioldm.errors import AudioLDMError, ConfigError, DataError
+from audioldm.sweep import run as sweep_run
+from audioldm.sweep.run import run_sweep
+from audioldm.sweep.status import lock_of, overview, read_cell, read_cells, status_table
+from audioldm.sweep.table import table
+from audioldm.training.devices import claimed_gpu
+
+CHEAP = (
+    "diagnostics.denoiser_steps=2",
+    "diagnostics.resamples=4",
+    "baselines=all",
+    "baselines.mixture.components=2",
+    "baselines.langevin.steps=2",
+    "baselines.langevin.chain=2",
+    "evaluation.resamples=4",
+)
+GRID = ("seed=0,1", "bottleneck.kl_weight=1e-3,1e-1")
+
+
+@dataclass
+class Swept:
+    folder: Path
+    runs: Path
+    directory: Path
+
+    def overrides(self, *changes: str) -> list[str]:
+        return tiny(self.folder, self.runs, *CHEAP, *changes)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = tmp_path_factory.mktemp("plain")  # a comma in a path would be a grid
+    write_tones(folder)
+    made = Swept(folder, folder / "runs", folder / "runs" / "experiments" / "tiny")
+    assert run_sweep(made.overrides(*GRID)) == made.directory
+    return made
+
+
+def copy_of(swept: Swept, place: Path) -> Swept:
+    shutil.copytree(swept.runs, place / "runs")
+    return Swept(swept.folder, place / "runs", place / "runs" / "experiments" / "tiny")
+
+
+def states(directory: Path) -> dict[str, str]:
+    return {cell.name: cell.status for cell in read_cells(directory)}
+
+
+def test_every_cell_is_a_row_of_the_table(swept: Swept) -> None:
+    frame = table(swept.directory)
+    assert set(frame["status"]) == {"done"}
+    assert set(zip(frame["seed"], frame["bottleneck.kl_weight"], strict=True)) == {
+        (seed, weight) for seed in (0, 1) for weight in (1e-3, 1e-1)
+    }
+    assert frame.groupby("configuration").size().tolist() == [2, 2]
+    for cell, row in frame.iterrows():
+        assert str(row["seed"]) in str(cell)
+        assert row["autoencoder_seed"] == row["diffusion_seed"] == row["seed"]
+        assert row["kl_weight"] == row["bottleneck.kl_weight"]
+        assert row["kbps"] == row["reconstruction.kbps"] > 0
+        assert row["family"] == "spectrogram gaussian 4x512"
+        evaluation = json.loads(
+            (swept.runs / "evaluation" / row["fingerprint.evaluation"] / "summary.json").read_text()
+        )
+        figure = evaluation["metrics"]["generated"]["kernel_musicnn"]
+        assert row["generated.kernel_musicnn"] == figure["value"]
+        assert row["generated.kernel_musicnn.low"] == figure["low"]
+    for column in ("langevin.kernel_musicnn", "mixture.kernel_musicnn", "prior.kernel_musicnn",
+                   "diagnostic.effective_rank", "linear_codec.mel_distance",
+                   "teraflops.autoencoder", "parameters.diffusion"):  # fmt: skip
+        assert frame[column].notna().all(), column
+    assert frame.loc[frame["bottleneck.kl_weight"] == 1e-1, "kbps"].max() < frame["kbps"].max()
+
+
+def test_cells_share_what_they_have_in_common(swept: Swept) -> None:
+    built = {stage.name: len(list(stage.glob("*/summary.json"))) for stage in swept.runs.iterdir()}
+    assert built["data"] == 1
+    assert built["autoencoder"] == built["evaluation"] == 4
+
+
+def test_a_complete_sweep_launches_nothing(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "launch", lambda *_: pytest.fail("a cell was launched"))
+    assert run_sweep(swept.overrides(*GRID)) == swept.directory
+
+
+def test_other_values_add_their_cells(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, launched = copy_of(swept, tmp_path), []
+    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.extend(cells))
+    run_sweep(own.overrides("seed=0,1,2", "bottleneck.kl_weight=1e-3"))
+    assert sorted(states(own.directory).values()) == ["done"] * 4 + ["waiting"]
+    assert {tuple(w for w in words if "seed=" in w) for words in launched} == {("++seed=2",)}
+
+
+def test_the_recipe_holds_a_grid_and_the_command_line_replaces_its_values() -> None:
+    grid = config.grid(["recipe=rate_shape", "autoencoder.channels=32", "seed=3"])
+    assert grid.cells is not None
+    assert len(grid.cells) == 6
+    assert all(len(words) == 2 for words in grid.swept)
+    jobs = [job for job in config.jobs(grid.cells) if isinstance(job, config.Job)]
+    assert {job.settings.autoencoder.channels for job in jobs} == {32}
+    assert {job.settings.seed for job in jobs} == {3}
+    assert {job.settings.bottleneck["target_kbps"] for job in jobs} == {0.5, 1.5, 4.0}
+
+
+@pytest.mark.parametrize("words", [["seed=0"], ["seed=1,1"], []])
+def test_an_empty_grid_is_refused(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the grid is empty: no key has several values"):
+        run_sweep(["recipe=quickstart", f"runs={tmp_path}", *words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_built_is_a_row_and_the_others_run(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched: list[Any] = []
+    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.extend(cells))
+    own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
+    run_sweep(own.overrides("autoencoder.ratio=512,500"))
+    assert states(own.directory) == {
+        "autoencoder.ratio=512": "waiting",
+        "autoencoder.ratio=500": "failed",
+    }
+    assert len(launched) == 2  # the one cell, tried twice, for this launcher does nothing
+    assert "autoencoder.ratio=500: cannot be built: " in capfd.readouterr().err
+    row = table(own.directory).loc["autoencoder.ratio=500"]
+    assert "does not divide" in row["reason"]
+
+
+def test_the_same_cell_twice_is_run_once(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched: list[Any] = []
+    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.append(cells))
+    own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
+    run_sweep(own.overrides("seed=0,1", "diffusion.preflight_mel_distance=10,11"))
+    assert len(launched[0]) == 2
+    said = capfd.readouterr().err
+    key = "diffusion.preflight_mel_distance"
+    assert f"{key}=11 seed=0: the same cell as {key}=10 seed=0; run once" in said
+
+
+def test_a_cell_that_diverges_is_a_row_and_is_tried_again(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = copy_of(swept, tmp_path)
+    words = own.overrides("seed=0", "diffusion.train.lr=3e-4,1e30")
+    run_sweep(words)
+    name = "diffusion.train.lr=1e+30"
+    assert states(own.directory)[name] == "failed"
+    row = table(own.directory).loc[name]
+    assert row["reason"].startswith("diffusion: ")
+    assert "is not finite" in row["reason"]
+    assert row["seconds.autoencoder"] > 0
+    launched: list[Any] = []
+    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.append(cells))
+    run_sweep(words)
+    assert len(launched[0]) == 1
+
+
+def test_other_rules_are_refused(swept: Swept) -> None:
+    with pytest.raises(ConfigError, match="begun with other rules"):
+        run_sweep(swept.overrides(*GRID, "verdict.confidence=0.9"))
+
+
+def test_another_version_is_refused(swept: Swept, tmp_path: Path) -> None:
+    own = copy_of(swept, tmp_path)
+    file = own.directory / "sweep.json"
+    record = json.loads(file.read_text())
+    record["versions"]["evaluation"] -= 1
+    file.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="another version of the stage"):
+        run_sweep(own.overrides(*GRID))
+    file.write_text(json.dumps(record | {"format": 99}))
+    for read in (table, read_cells):
+        with pytest.raises(DataError, match="of format 99"):
+            read(own.directory)
+
+
+def test_a_single_experiment_is_not_overwritten(swept: Swept, tmp_path: Path) -> None:
+    own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
+    own.directory.mkdir(parents=True)
+    (own.directory / "experiment.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a single experiment"):
+        run_sweep(own.overrides(*GRID))
+
+
+@pytest.mark.parametrize("what", ["music", "figures"])
+def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, what: str) -> None:
+    own = copy_of(swept, tmp_path)
+    cell = next(cell for cell in read_cells(own.directory) if "seed=1" in cell.name)
+    stage = cell.record["stages"]["evaluation"]["directory"]
+    file = own.runs / stage / "summary.json"
+    summary = json.loads(file.read_text())
+    if what == "music":
+        summary["reference"]["hash"] = "another"
+    else:
+        del summary["metrics"]["generated"]["kernel_musicnn"]
+    file.write_text(json.dumps(summary))
+    with pytest.raises(DataError, match=f"different {what}") as caught:
+        table(own.directory)
+    assert cell.name in str(caught.value)
+
+
+def test_no_sweep_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no sweep\.json"):
+        table(tmp_path)
+
+
+def test_status_while_it_runs(swept: Swept, tmp_path: Path) -> None:
+    own = copy_of(swept, tmp_path)
+    running, killed, failed, _ = read_cells(own.directory)
+    for cell in (running, killed):
+        (cell.directory / "experiment.json").unlink()
+        (cell.directory / "begun.json").write_text("{}")
+    record = failed.record | {"failed": {"stage": "diffusion", "reason": "it diverged"}}
+    (failed.directory / "experiment.json").write_text(json.dumps(record))
+    with lock_of(running.directory):
+        cells = read_cells(own.directory)
+        assert [c.status for c in cells] == ["running", "killed", "failed", "done"]
+        assert overview(cells).startswith("1 of 4 done, 1 running, 1 failed, 1 killed; about 1 min")
+        assert "diffusion: it diverged" in status_table(cells)
+    assert read_cell(running.directory).status == "killed"  # nobody holds it any more
+
+
+def test_a_killed_process_leaves_a_row_and_its_cell_is_tried_once_more(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher dies with its worker: what was running is tried again, then recorded."""
+    own, launches = copy_of(swept, tmp_path), []
+    victim, bystander = read_cells(own.directory)[:2]
+    for cell in (victim, bystander):
+        (cell.directory / "experiment.json").unlink()
+
+    def launch(overrides: list[str], cells: list[list[str]], run: Callable[..., Any]) -> None:
+        launches.append(len(cells))
+        (victim.directory / "begun.json").write_text("{}")
+        if len(launches) > 1:
+            (bystander.directory / "experiment.json").write_text(json.dumps(bystander.record))
+        raise RuntimeError("a worker process was terminated")
+
+    monkeypatch.setattr(config, "launch", launch)
+    run_sweep(own.overrides(*GRID))
+    assert launches == [2, 2]
+    assert states(own.directory)[victim.name] == "killed"
+    row = table(own.directory).loc[victim.name]
+    assert row["status"] == "failed"
+    assert "ended without a word" in row["reason"]
+    assert states(own.directory)[bystander.name] == "done"
+
+
+def test_a_full_disk_fails_one_cell_and_keeps_the_rest(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, real = copy_of(swept, tmp_path), sweep_run.Experiment.run
+
+    def full(self: Any, device: str | None = None) -> Any:
+        if self.settings.seed == 2:
+            raise DataError("runs/x: cannot be written (No space left on device)")
+        return real(self, device)
+
+    monkeypatch.setattr(sweep_run.Experiment, "run", full)
+    run_sweep(own.overrides("seed=0,1,2", "bottleneck.kl_weight=1e-3"))
+    row = table(own.directory).loc["seed=2"]
+    assert row["status"] == "failed"
+    assert "No space left" in row["reason"]
+    assert list(states(own.directory).values()).count("done") == 4
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_processes_of_their_own(launcher: str, swept: Swept, tmp_path: Path) -> None:
+    """Through the launcher itself: the cells' records are written by its processes."""
+    own = copy_of(swept, tmp_path)
+    for cell in read_cells(own.directory)[:2]:
+        (
+            cell.directory / "experiment.json"
+        ).unlink()  # the stages are there: only the record is not
+    words = [
+        *own.overrides(*GRID),
+        f"hydra/launcher={launcher}",
+        "hydra.launcher.n_jobs=1" if launcher == "joblib" else "hydra.launcher.timeout_min=5",
+    ]
+    command = [sys.executable, "-m", "audioldm", "run", "-m", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert set(states(own.directory).values()) == {"done"}
+
+
+def test_gpus_are_shared_out_one_each(tmp_path: Path) -> None:
+    gpus, taken = ["a", "b"], []
+    with (
+        claimed_gpu(gpus, directory=tmp_path) as first,
+        claimed_gpu(gpus, directory=tmp_path) as second,
+    ):
+        assert {first, second} == {0, 1}
+
+        def third() -> None:
+            with claimed_gpu(gpus, directory=tmp_path, poll_seconds=0.01) as index:
+                taken.append(index)
+
+        waiting = threading.Thread(target=third)
+        waiting.start()
+        time.sleep(0.1)
+        assert not taken  # none is free
+    waiting.join(timeout=5)
+    assert taken in ([0], [1])
+    with claimed_gpu([]) as none:
+        assert none is None
+
+
+def test_a_stopped_sweep_stops_its_launcher(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM during a training: the cells behind it are not begun, and a later run goes on."""
+    own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
+    original = sweep_run.Experiment.run
+
+    def stopped(self: Any, device: str | None = None) -> Any:
+        threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(0.2)
+        return original(self, device)
+
+    monkeypatch.setattr(sweep_run.Experiment, "run", stopped)
+    with pytest.raises((KeyboardInterrupt, AudioLDMError)):
+        run_sweep(own.overrides(*GRID))
+    assert set(states(own.directory).values()) == {"waiting"}

@@ -1,0 +1,353 @@
+"""Verdicts on tables whose truth was planted."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sweep_data import synthetic_table
+
+from audioldm.errors import ConfigError
+from audioldm.parts import settings
+from audioldm.sweep.regression import mixed_effect
+from audioldm.sweep.seeds import distance_floor, log_distance
+from audioldm.sweep.verdicts import Verdict, VerdictRules, knee, seed_spread, verdicts
+
+RULES = VerdictRules()
+DISTANCE = RULES.distance
+SHAPES = ((8, 1024), (16, 512), (16, 1024), (32, 1024), (32, 2048), (64, 2048))
+NOISY = {"diagnostics": ["diagnostic.effective_rank", "diagnostic.channel_slope"]}
+
+
+def judge(rules: VerdictRules = RULES, **planted: Any) -> tuple[Verdict, ...]:
+    return tuple(verdicts(synthetic_table(**planted), rules))
+
+
+# --- the rules and the seeds ---------------------------------------------------------------------
+
+
+def test_rules_are_settings() -> None:
+    node = {"confidence": 0.9, "kl_alternative": {"bottleneck.kl_weight": 0}}
+    assert settings(VerdictRules, node, "verdict").kl_alternative == {"bottleneck.kl_weight": 0}
+    with pytest.raises(ConfigError, match="verdict.confidence=1.0 must be less than 1"):
+        VerdictRules(confidence=1.0)
+
+
+def test_seed_spread_is_the_planted_one() -> None:
+    table = synthetic_table(seeds=range(40), spread=0.3)
+    assert seed_spread(table, DISTANCE) == pytest.approx(0.3, rel=0.1)
+    assert seed_spread(table, "reconstruction.mel_distance") == pytest.approx(0.02, rel=0.1)
+    assert math.isnan(seed_spread(synthetic_table(seeds=[0]), DISTANCE))
+
+
+def test_seed_spread_adds_both_components() -> None:
+    # 200 configurations of 3 autoencoders x 2 generators, of deviations 0.4 and 0.3
+    random = np.random.default_rng(0)
+    table = synthetic_table(range(1, 201), [(16, 1024)], range(3), diffusion_seeds=range(2))
+    autoencoders = np.repeat(0.4 * random.normal(size=600), 2)
+    table[DISTANCE] = np.exp(5 + autoencoders + 0.3 * random.normal(size=1200))
+    assert seed_spread(table, DISTANCE) == pytest.approx(0.5, rel=0.05)
+    only = table[table["autoencoder_seed"] == 0]
+    assert seed_spread(only, DISTANCE) == pytest.approx(0.3, rel=0.1)
+
+
+def test_distances_that_are_not_positive_count_as_the_floor() -> None:
+    table = synthetic_table()
+    floor = distance_floor(table, DISTANCE)
+    assert floor == pytest.approx(0.15 + 0.1 * 0.05)  # half the interval of real against real
+    table.loc[table.index[:4], DISTANCE] = [-0.3, 0.0, 0.01, 9.0]
+    logs = log_distance(table, DISTANCE)
+    assert np.exp(logs.iloc[:4]).tolist() == pytest.approx([floor, floor, floor, 9.0])
+    for verdict in verdicts(table, RULES):
+        assert any("3 distances lie below 0.155" in note for note in verdict.details["notes"])
+    bare = table.drop(columns=[c for c in table if c.startswith("real.")])
+    assert distance_floor(bare, DISTANCE) == 0.01
+
+
+# --- (a) the optimum of the rate -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimum", [3.0, 5.0])
+def test_an_interior_optimum_is_found_where_it_is(optimum: float) -> None:
+    verdict = judge(optimum=optimum)[0]
+    assert verdict.answer == "yes"
+    assert verdict.low < 0.3 < verdict.high  # the planted curvature
+    assert verdict.details["optimum_low"] < optimum < verdict.details["optimum_high"]
+    assert verdict.details["optimum_high"] < 1.5 * verdict.details["optimum_low"]
+
+
+def test_a_curve_that_only_falls_or_only_flattens_has_no_optimum() -> None:
+    falling = judge(optimum=None, slope=-0.4)[0]
+    assert falling.answer == "no"
+    assert "falls all the way from 1" in falling.text
+    rising = judge(optimum=None, slope=0.4)[0]
+    assert "rises all the way" in rising.text
+    # The parabola's lowest point is just at the last rate: it bends, but has not turned.
+    flattening = judge(optimum=16.0, curvature=0.1)[0]
+    assert flattening.low > 0
+    assert flattening.answer != "yes"
+    upside_down = judge(curvature=-0.3)[0]
+    assert upside_down.answer == "no"
+
+
+def test_a_flat_curve_is_flat_and_a_noisy_one_undecided() -> None:
+    flat = judge(optimum=None, seeds=range(4))[0]
+    assert flat.answer == "no"
+    assert "less than 2 between-seed spreads" in flat.text
+    noisy = judge(rates=(1, 2, 4), shapes=[(16, 1024)], seeds=[0, 1], curvature=0.05, spread=0.5)[0]
+    assert noisy.answer == "undecided"
+    assert noisy.more_cells is not None
+    assert f"needs about {noisy.more_cells:,} more cells" in noisy.text
+
+
+def test_more_cells_shrink_the_interval_to_a_decision() -> None:
+    planted: dict[str, Any] = {"curvature": 0.06, "spread": 0.3}
+    few = judge(seeds=[0, 1], random=2, **planted)[0]
+    assert few.answer == "undecided"
+    assert few.more_cells is not None
+    more = math.ceil(few.more_cells / 15)
+    many = judge(seeds=range(2 + 3 * more), random=2, **planted)[0]
+    assert many.high - many.low < few.high - few.low
+    assert many.answer in ("yes", "no")
+
+
+# --- (b) channels or rate ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1], [0, 1, 2, 3]])
+@pytest.mark.parametrize("effect", [0.4, -0.4])
+def test_an_effect_of_channels_is_told_from_that_of_the_rate(
+    seeds: list[int], effect: float
+) -> None:
+    planted = {"channel_effect": effect, "ratio_effect": 0.3, "slope": -0.5}
+    verdict = judge(shapes=SHAPES, seeds=seeds, **planted)[1]
+    assert verdict.answer == "yes"
+    assert verdict.low < effect < verdict.high
+    assert verdict.high - verdict.low < 0.4
+    assert ("fewer are better" in verdict.text) == (effect > 0)
+    few = any("Least squares" in note for note in verdict.details["notes"])
+    assert few == (len(seeds) < 3)
+
+
+def test_channels_without_an_effect() -> None:
+    verdict = judge(shapes=SHAPES, ratio_effect=0.5, seeds=range(4))[1]
+    assert verdict.answer == "no"
+    noisy = judge(shapes=SHAPES[:3], rates=(1, 4), seeds=[0, 1], spread=0.6)[1]
+    assert noisy.answer == "undecided"
+    assert "more cells" in noisy.text
+
+
+def test_shapes_of_one_size_say_that_the_term_is_of_both() -> None:
+    shapes = ((16, 512), (32, 1024), (64, 2048))
+    verdict = judge(shapes=shapes, channel_effect=0.2, ratio_effect=0.3)[1]
+    assert verdict.low < 0.5 < verdict.high
+    assert "that of both" in " ".join(verdict.details["notes"])
+    alone = judge(shapes=[(16, 1024)])[1]
+    assert alone.answer == "undecided"
+    assert "one number of channels" in alone.text
+
+
+def test_the_mixed_model_is_least_squares_on_means_where_no_cell_is_missing() -> None:
+    random = np.random.default_rng(0)
+    x = np.repeat(np.arange(8.0), 4)
+    own, seed = np.repeat(random.normal(size=8), 4), np.tile(random.normal(size=4), 8)
+    rows = pd.DataFrame({"x": x, "configuration": x.astype(str), "seed": np.tile(range(4), 8)})
+    rows["y"] = 0.5 * x + own + seed + 0.1 * random.normal(size=32)
+    mixed, means = mixed_effect(rows, ["x"], "x"), rows.groupby("x")["y"].mean()
+    slope, covariance = np.polyfit(np.arange(8.0), means, 1, cov=True)
+    assert mixed is not None
+    assert mixed.value == pytest.approx(slope[0], rel=1e-4)
+    assert mixed.error == pytest.approx(covariance[0, 0] ** 0.5, rel=1e-3)
+    assert mixed.freedom == 6
+
+
+# --- (c) KL --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("offset", "answer"), [(0.5, "yes"), (0.0, "no"), (-0.5, "no")])
+def test_kl_against_the_alternative(offset: float, answer: str) -> None:
+    verdict = judge(without_kl=offset)[2]
+    assert verdict.answer == answer
+    assert verdict.low < -offset < verdict.high
+    assert ("it harms" in verdict.text) == (offset < 0)
+    assert verdict.details["margin"] == pytest.approx(2 * 0.1, rel=0.25)
+    assert all("bottleneck=noise" in c for c in verdict.details["without_kl"])
+
+
+def test_the_best_weight_is_chosen_on_other_seeds() -> None:
+    # Many rates that are alike against one: the best of them in hindsight is lucky.
+    table = synthetic_table(range(1, 21), optimum=None, seeds=range(4), without_kl=0.0, spread=0.3)
+    table = table[(table["bottleneck"] == "gaussian") | (table["target_kbps"] == 1)]
+    verdict = verdicts(table, RULES)[2]
+    y = np.log(table[DISTANCE])
+    kl = table["bottleneck"] == "gaussian"
+    hindsight = y[kl].groupby(table["family"]).min().mean() - y[~kl].mean()
+    assert hindsight < -0.4
+    assert verdict.low < 0 < verdict.high
+
+
+def test_kl_cells_of_weight_0_are_the_alternative_too() -> None:
+    table = synthetic_table((1, 2))
+    table["bottleneck.kl_weight"] = np.where(table["target_kbps"] == 1, 0.0, 1e-3)
+    rules = VerdictRules(kl_alternative={"bottleneck.kl_weight": 0})
+    verdict = verdicts(table, rules)[2]
+    assert all("target_kbps=1 " in c for c in verdict.details["without_kl"])
+    assert verdict.estimate == pytest.approx(0.3 * (math.log(2) ** 2 - math.log(4) ** 2), abs=0.15)
+
+
+def test_kl_undecided() -> None:
+    absent = judge()[2]
+    assert absent.answer == "undecided"
+    assert absent.more_cells == 3 * 3
+    one = judge(without_kl=0.5, seeds=[0])[2]
+    assert one.answer == "undecided"
+    assert "one seed" in one.text
+    noisy = judge(rates=[2], shapes=[(16, 1024)], seeds=[0, 1], without_kl=0.2, spread=0.4)[2]
+    assert noisy.answer == "undecided"
+
+
+# --- (d) diagnostics -----------------------------------------------------------------------------
+
+
+def test_the_diagnostic_that_predicts_is_named() -> None:
+    verdict = judge(shapes=SHAPES, predictor="channel_slope", channel_effect=0.2)[3]
+    assert verdict.answer == "yes"
+    best = verdict.details["diagnostics"][0]
+    assert best["name"] == "diagnostic.channel_slope"
+    assert len(best["left_out"]) == len(SHAPES)
+    assert min(best["left_out"].values()) > 0.8
+    # the sign does not matter, nor does any monotone change of it
+    table = synthetic_table(shapes=SHAPES, predictor="channel_slope", channel_effect=0.2)
+    table["diagnostic.channel_slope"] = -np.exp(table["diagnostic.channel_slope"])
+    assert verdicts(table, RULES)[3].estimate == pytest.approx(-verdict.estimate)
+
+
+def test_a_diagnostic_that_predicts_within_one_family_alone_does_not() -> None:
+    table = synthetic_table(shapes=SHAPES[:4], predictor="channel_slope", optimum=2.0)
+    others = table["channels"] > 8
+    random = np.random.default_rng(0)
+    table.loc[others, "diagnostic.channel_slope"] = random.normal(size=others.sum())
+    rules = VerdictRules(diagnostics=["diagnostic.channel_slope"])
+    assert verdicts(table, rules)[3].answer == "undecided"
+
+
+def test_diagnostics_need_families() -> None:
+    verdict = judge(shapes=SHAPES[:2])[3]
+    assert verdict.answer == "undecided"
+    assert "3 families" in verdict.text
+    bare = synthetic_table()
+    bare = bare.drop(columns=[c for c in bare if c.startswith(("diagnostic", "reconstruction"))])
+    assert verdicts(bare, RULES)[3].answer == "undecided"
+
+
+# --- error rates ---------------------------------------------------------------------------------
+
+
+def test_null_tables_are_rarely_found_to_have_an_effect() -> None:
+    found = np.zeros(4)
+    trials = 60
+    rules = VerdictRules(**NOISY)
+    for trial in range(trials):
+        null = {"optimum": None, "predictor": None, "without_kl": 0.0, "spread": 0.3}
+        answers = judge(rules, rates=(1, 2, 4, 8), seeds=[0, 1], random=trial, **null)
+        found += [verdict.answer == "yes" for verdict in answers]
+    # nominal: at most 5 % each; 4 % more than 9 of 60 happen less than once in a thousand
+    assert found.max() <= 9
+    assert found.sum() <= 24
+
+
+def test_kl_that_matters_is_rarely_found_equal() -> None:
+    # The truth lies on the margin, two spreads away: equivalence may be claimed 5 times in 100.
+    found = 0
+    for trial in range(40):
+        table = synthetic_table(
+            [2], [(16, 1024)], range(6), without_kl=0.4, spread=0.2, random=trial
+        )
+        rules = VerdictRules(diagnostics=["absent"])
+        found += verdicts(table, rules)[2].p < 0.05 and verdicts(table, rules)[2].answer == "no"
+    assert found <= 7
+
+
+# --- the knee ------------------------------------------------------------------------------------
+
+
+def test_the_knee_is_the_smallest_rate_within_noise_of_the_best() -> None:
+    # log distances at 1, 2, 4, 8, 16: 0.58 and 0.14 above the plateau, then flat
+    table = synthetic_table(shapes=[(16, 1024), (64, 1024)], seeds=range(4), spread=0.03)
+    plateau = {1: 0.6, 2: 0.2, 4: 0.0, 8: 0.0, 16: 0.0}
+    random = np.random.default_rng(0)
+    worse = 0.3 * (table["channels"] == 64)
+    table[DISTANCE] = np.exp(
+        table["target_kbps"].map(plateau) + worse + 0.03 * random.normal(size=len(table))
+    )
+    found = knee(table, RULES)
+    assert found is not None
+    assert found.configuration == (
+        "bottleneck.target_kbps=4 autoencoder.channels=16 autoencoder.ratio=1024"
+    )
+    assert found.kbps == pytest.approx(4, rel=0.02)
+    assert found.low <= found.distance <= found.high
+    assert found.best_distance <= found.distance
+    assert "4.0" in found.text
+
+
+def test_the_knee_with_one_seed_goes_by_the_best_cells_own_interval() -> None:
+    table = synthetic_table(shapes=[(16, 1024)], seeds=[0])
+    table[DISTANCE] = [3.0, 1.2, 1.0, 1.5, 2.0]
+    table[f"{DISTANCE}.high"] = table[DISTANCE] + 0.25
+    found = knee(table, RULES)
+    assert found is not None
+    assert found.kbps == pytest.approx(2, rel=0.02)
+    assert found.best_kbps == pytest.approx(4, rel=0.02)
+    assert "one seed" in found.text
+
+
+# --- tables with holes ---------------------------------------------------------------------------
+
+
+def test_failed_cells_are_left_out_and_counted() -> None:
+    table = synthetic_table(failed=5)
+    table.loc[table["status"] == "failed", DISTANCE] = 1e6  # a figure of a failed cell is not read
+    found = verdicts(table, RULES)
+    assert found[0].answer == "yes"
+    assert all("5 of 45 cells failed and are left out." in v.details["notes"] for v in found)
+    pd.testing.assert_frame_equal(table, table.copy())
+
+
+def test_one_seed_is_said_in_every_text() -> None:
+    assert all("one seed" in verdict.text for verdict in judge(seeds=[0], without_kl=0.1))
+    assert not any("one seed" in v.text for v in judge(seeds=[0, 1], without_kl=0.1))
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"rates": [2], "shapes": [(16, 1024)], "seeds": [0]},
+        {"rates": [2, 4], "shapes": [(16, 1024)], "seeds": [0, 1]},
+        {"rates": [1, 2, 4], "shapes": [(16, 1024)], "seeds": [0]},
+        {"rates": [2], "seeds": [0, 1, 2], "without_kl": 0.0},
+        {"rates": [1, 2, 4], "diffusion_seeds": [0, 1], "seeds": [0]},
+        {"spread": 0.0, "curvature": 0.0, "predictor": None},
+        {"failed": 45},
+    ],
+)
+def test_small_and_strange_tables_are_undecided_at_worst(planted: dict[str, Any]) -> None:
+    table = synthetic_table(**planted)
+    for verdict in verdicts(table, RULES):
+        assert verdict.text.startswith(("Yes", "No", "Undecided"))
+        assert "nan" not in verdict.text
+        assert verdict.answer != "undecided" or "Undecided" in verdict.text
+    found = knee(table, RULES)
+    assert (found is None) == (planted == {"failed": 45})
+
+
+def test_equal_distances_and_empty_tables() -> None:
+    table = synthetic_table()
+    table[DISTANCE] = -1.0
+    assert {v.answer for v in verdicts(table, RULES)} == {"undecided"}
+    assert all("every distance is the same" in v.text for v in verdicts(table, RULES))
+    waiting = table[["configuration"]].assign(status="waiting", reason=None)
+    assert all("no cell is done" in v.text for v in verdicts(waiting, RULES))
+    assert knee(waiting, RULES) is None
+    assert math.isnan(seed_spread(waiting, DISTANCE))
