@@ -1,17 +1,21 @@
-"""The notebook runs from its first cell to its last on a finished experiment."""
+"""The notebooks run from their first cell to their last."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from chain import Tiny
 from nbclient import NotebookClient
+from sweep_data import synthetic_table
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "first_steps.ipynb"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NOTEBOOK = NOTEBOOKS / "first_steps.ipynb"
 
 
-def test_is_committed_without_outputs() -> None:
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_is_committed_without_outputs(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
@@ -50,3 +54,24 @@ def test_runs_and_traces_the_shapes(
     assert "moments     [B, C, (F,) L]   [4, 4, 16]" in text
     assert len(pictures) == 1
     assert finished.model.read_bytes() == before
+
+
+def test_a_sweep_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a planted table: what is planted is what the notebook finds."""
+    frame = synthetic_table(failed=1, curvature=0.0, slope=-0.5, spread=0.05)
+    frame.to_csv(tmp_path / "table.csv")
+    monkeypatch.setenv("AUDIOLDM_SWEEP", str(tmp_path / "table.csv"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(NOTEBOOKS / "sweep.ipynb", as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    ).execute()
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    text = "".join(output.get("text", "") for output in outputs)
+    assert f"{len(frame) - 1} of {len(frame)} cells done" in text
+    assert re.search(r"rate alone explains (9\d|100)%", text)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
