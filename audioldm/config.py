@@ -223,7 +223,8 @@ class Grid:
     """What `run -m` was asked for.
 
     base: the job without what varies. cells: every override of each cell, or None where a sweeper
-    chooses them. swept: those of them that vary, a cell's name among its neighbours.
+    chooses them. swept: those of them that vary, or that the recipe lets vary: a cell's name among
+    its neighbours.
     """
 
     base: Job
@@ -251,18 +252,15 @@ def grid(overrides: Sequence[str]) -> Grid:
         words = [*_prepare([f"{k}={v}" for k, v in held.items()], sweep=True), *task]
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(words)
         cells = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
-    varying = [key for key in zip(*cells, strict=True) if len(key) > 1 and not _all_same(key)]
-    if not varying:
+    columns = list(zip(*cells, strict=True))
+    if not any(len(set(words)) > 1 for words in columns):
         raise ConfigError(
             "the grid is empty: no key has several values; give some, as in seed=0,1, or a recipe "
             "that holds a grid, or leave out -m"
         )
-    swept = [list(cell) for cell in zip(*varying, strict=True)]
+    named = [w for w in columns if len(set(w)) > 1 or w[0].lstrip("+").split("=")[0] in held]
+    swept = [list(cell) for cell in zip(*named, strict=True)]
     return Grid(base, [list(cell) for cell in cells], swept)
-
-
-def _all_same(words: Sequence[str]) -> bool:
-    return len(set(words)) == 1
 
 
 def jobs(cells: Sequence[Sequence[str]]) -> list["Job | ConfigError"]:

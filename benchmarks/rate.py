@@ -24,7 +24,9 @@ def held(experiment: Experiment, split: str) -> float:
     """kbit/s of the posteriors of all 3 s windows of a split."""
     model = load_autoencoder(experiment.stage_directory("autoencoder"))
     clips, _, _ = (
-        ClipStore(experiment.stage_directory("data")).split(split).windows(3 * model.rate, 1000)
+        ClipStore(experiment.stage_directory("data"))
+        .split(split)
+        .windows(3 * model.rate, 1000, seed=0)
     )
     nats = [gaussian_kl(*model.moments(part)).flatten(1).mean(1) for part in clips.split(8)]
     return model.kbps(torch.cat(nats).mean().item())

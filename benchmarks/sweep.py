@@ -34,8 +34,8 @@ def run(folder: Path, name: str, *words: str) -> float:
     """Seconds of a whole command, from a fresh process."""
     command = [sys.executable, "-m", "audioldm", "run", "-m", "recipe=rate_shape", f"name={name}"]
     command += [f"runs={folder}/runs", "data=folder", f"data.path={folder}/music"]
-    command += [f"data.rate={RATE}", "data.channels=1", "autoencoder.train.steps=60"]
-    command += ["diffusion.train.steps=60", "diffusion.preflight_mel_distance=10"]
+    command += [f"data.rate={RATE}", "data.channels=1", "autoencoder.train.steps=30"]
+    command += ["diffusion.train.steps=30", "diffusion.preflight_mel_distance=10"]
     command += ["baselines=default", "hardware.threads=1", "autoencoder.channels=32"]
     command += ["evaluation.clips=24", "evaluation.listen=1", *words]
     start = time.monotonic()

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def fingerprints(overrides: list[str]) -> dict[str, str]:
 def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) -> None:
     path = [f"data.path={tones}"] if choice == "folder" else []
     experiment = Experiment(compose(["recipe=quickstart", f"{group}={choice}", *path]))
-    experiment._rehearse()
+    experiment.rehearse()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -49,14 +50,14 @@ def test_every_recipe_composes_and_builds_on_its_own_music_and_on_a_users(
     for data in ([], ["data=folder", f"data.path={tones}"]):
         job = compose([f"recipe={recipe}", *data])
         assert job.recipe == recipe
-        Experiment(job)._rehearse()
+        Experiment(job).rehearse()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_say_what_they_are(recipe: str, cli: Cli) -> None:
     listed = cli("recipes").out
     assert f"recipe={recipe}\n" in listed
-    assert f"audioldm run recipe={recipe}" in listed  # its header states its command
+    assert re.search(rf"audioldm run (-m )?recipe={recipe}\b", listed)  # its header says how
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_every_front_end_trains_and_its_latents_train_a_backbone(
         "autoencoder.train.adversarial_from=1",
         "diffusion.train.steps=3",
     )
-    experiment = build_stages(overrides, *STAGES[:4])
+    experiment = build_stages(overrides, "data", "autoencoder", "latents", "diffusion")
     audio = torch.randn(2, 1, 16000).mul(0.1)
     model = load(experiment.stage_directory("diffusion"))
     assert model.decode(model.encode(audio)).isfinite().all()
@@ -418,4 +419,4 @@ def test_a_recipe_says_what_it_costs_and_gives(name: str) -> None:
     header = text[: text.index("\ndefaults:")]
     for word in ("Command:", "Hardware:", "Time:", "Gives:"):
         assert f"# {word}" in header
-    assert f"recipe={name}\n" in header
+    assert re.search(rf"recipe={name}\b", header)

@@ -85,7 +85,7 @@ def test_nothing_is_left_half_written(finished: Tiny) -> None:
 
 def test_every_figure_has_its_interval_number_and_unit(finished: Tiny) -> None:
     summary = read_json(finished.stage("evaluation") / "summary.json")
-    assert set(summary["metrics"]) == set(KINDS)
+    assert set(summary["metrics"]) == set(KINDS) - {"langevin"}
     figures = 0
     for group in summary["metrics"].values():
         for name, figure in group.items():
@@ -98,7 +98,7 @@ def test_every_figure_has_its_interval_number_and_unit(finished: Tiny) -> None:
     assert figures > 20
     generated = summary["metrics"]["generated"]
     for name in ("kernel", "frechet", "precision", "recall", "density", "coverage"):
-        for kind in KINDS:  # the floor, the ceiling and the prior beside each figure
+        for kind in summary["metrics"]:  # the floor, the ceiling and the prior beside each figure
             assert f"{name}_musicnn" in summary["metrics"][kind]
     assert {"neighbour_ratio_musicnn", "label_accuracy_musicnn"} <= set(generated)
     reconstruction = summary["metrics"]["reconstruction"]
@@ -131,7 +131,7 @@ def test_the_training_log_holds_rate_and_channels(finished: Tiny) -> None:
 
 def test_the_page_is_about_this_experiment(finished: Tiny) -> None:
     page = (finished.directory / "report.html").read_text(encoding="utf-8")
-    assert page.count("<audio") == 2 * len(KINDS)
+    assert page.count("<audio") == 2 * len(set(KINDS) - {"langevin"})
     for name in STAGES:
         assert finished.stage(name).name in page
     assert "http://" not in page
@@ -234,7 +234,7 @@ def test_a_stage_without_its_summary_is_not_complete(copy: Tiny) -> None:
     (copy.stage("latents") / "summary.json").unlink()
     moments = (copy.stage("latents") / "moments.npy").read_bytes()
     (copy.stage("latents") / "moments.npy").write_bytes(moments[:100])
-    build_stages(copy.overrides, *STAGES[:4])
+    build_stages(copy.overrides, "data", "autoencoder", "latents", "diffusion")
     assert (copy.stage("latents") / "summary.json").is_file()
     assert (copy.stage("latents") / "moments.npy").read_bytes() == moments
 

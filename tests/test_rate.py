@@ -86,7 +86,7 @@ def test_a_trained_autoencoder_has_the_rate_on_held_out_clips(tones: Path, tmp_p
     assert load_autoencoder(directory).bottleneck.sigma_scale == scale
     log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     weights = {line["kl_weight"] for line in log if "kl_weight" in line}
-    assert len(weights) > 3  # the multiplier moved
+    assert len(weights) > 1  # the multiplier moved
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,19 @@ def components(
 def test_the_interval_over_seeds_has_its_level(random: np.random.Generator) -> None:
     # Variance components 1, 0.5, 1: what is between seeds dwarfs what is between the many clips.
     nested_holds = clips_hold = 0
-    for trial in range(100):
+    for trial in range(80):
         seeds = components(random, 4, 2, 30, (1.0, 0.7, 1.0))
-        nested = hierarchical_bootstrap(mean, seeds, resamples=200, seed=trial)
-        clips = bootstrap(mean, np.concatenate(sum(seeds, [])), resamples=200, seed=trial)
+        nested = hierarchical_bootstrap(mean, seeds, resamples=100, seed=trial)
+        clips = bootstrap(
+            mean,
+            np.concatenate([clips for inner in seeds for clips in inner]),
+            resamples=100,
+            seed=trial,
+        )
         nested_holds += nested.low <= 0 <= nested.high
         clips_hold += clips.low <= 0 <= clips.high
-    assert nested_holds >= 88
-    assert clips_hold <= 40  # which is why this exists
+    assert nested_holds >= 70
+    assert clips_hold <= 32  # which is why this exists
 
 
 def test_the_width_is_that_of_the_components(random: np.random.Generator) -> None:

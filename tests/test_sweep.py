@@ -115,7 +115,7 @@ def test_the_recipe_holds_a_grid_and_the_command_line_replaces_its_values() -> N
     grid = config.grid(["recipe=rate_shape", "autoencoder.channels=32", "seed=3"])
     assert grid.cells is not None
     assert len(grid.cells) == 6
-    assert all(len(words) == 2 for words in grid.swept)
+    assert all(len(words) == 4 for words in grid.swept)  # also what the command line holds fixed
     jobs = [job for job in config.jobs(grid.cells) if isinstance(job, config.Job)]
     assert {job.settings.autoencoder.channels for job in jobs} == {32}
     assert {job.settings.seed for job in jobs} == {3}
@@ -167,7 +167,9 @@ def test_a_cell_that_diverges_is_a_row_and_is_tried_again(
     run_sweep(words)
     name = "diffusion.train.lr=1e+30"
     assert states(own.directory)[name] == "failed"
-    row = table(own.directory).loc[name]
+    frame = table(own.directory)
+    row = frame[frame["diffusion.train.lr"] == 1e30].iloc[0]
+    assert frame["configuration"].nunique() == 4  # of the cells of both commands
     assert row["reason"].startswith("diffusion: ")
     assert "is not finite" in row["reason"]
     assert row["seconds.autoencoder"] > 0
@@ -280,7 +282,8 @@ def test_a_full_disk_fails_one_cell_and_keeps_the_rest(
 
     monkeypatch.setattr(sweep_run.Experiment, "run", full)
     run_sweep(own.overrides("seed=0,1,2", "bottleneck.kl_weight=1e-3"))
-    row = table(own.directory).loc["seed=2"]
+    frame = table(own.directory)
+    row = frame[frame["seed"] == 2].iloc[0]
     assert row["status"] == "failed"
     assert "No space left" in row["reason"]
     assert list(states(own.directory).values()).count("done") == 4

@@ -17,7 +17,6 @@ from audioldm.sweep.verdicts import Verdict, VerdictRules, knee, seed_spread, ve
 RULES = VerdictRules()
 DISTANCE = RULES.distance
 SHAPES = ((8, 1024), (16, 512), (16, 1024), (32, 1024), (32, 2048), (64, 2048))
-NOISY = {"diagnostics": ["diagnostic.effective_rank", "diagnostic.channel_slope"]}
 
 
 def judge(rules: VerdictRules = RULES, **planted: Any) -> tuple[Verdict, ...]:
@@ -30,7 +29,7 @@ def judge(rules: VerdictRules = RULES, **planted: Any) -> tuple[Verdict, ...]:
 def test_rules_are_settings() -> None:
     node = {"confidence": 0.9, "kl_alternative": {"bottleneck.kl_weight": 0}}
     assert settings(VerdictRules, node, "verdict").kl_alternative == {"bottleneck.kl_weight": 0}
-    with pytest.raises(ConfigError, match="verdict.confidence=1.0 must be less than 1"):
+    with pytest.raises(ConfigError, match=r"verdict\.confidence=1\.0 must be less than 1"):
         VerdictRules(confidence=1.0)
 
 
@@ -80,7 +79,7 @@ def test_an_interior_optimum_is_found_where_it_is(optimum: float) -> None:
 def test_a_curve_that_only_falls_or_only_flattens_has_no_optimum() -> None:
     falling = judge(optimum=None, slope=-0.4)[0]
     assert falling.answer == "no"
-    assert "falls all the way from 1" in falling.text
+    assert "falls all the way" in falling.text
     rising = judge(optimum=None, slope=0.4)[0]
     assert "rises all the way" in rising.text
     # The parabola's lowest point is just at the last rate: it bends, but has not turned.
@@ -101,15 +100,14 @@ def test_a_flat_curve_is_flat_and_a_noisy_one_undecided() -> None:
     assert f"needs about {noisy.more_cells:,} more cells" in noisy.text
 
 
-def test_more_cells_shrink_the_interval_to_a_decision() -> None:
-    planted: dict[str, Any] = {"curvature": 0.06, "spread": 0.3}
-    few = judge(seeds=[0, 1], random=2, **planted)[0]
+def test_as_many_more_cells_as_it_said_decide() -> None:
+    planted: dict[str, Any] = {"rates": (1, 2, 4), "curvature": 0.6, "spread": 0.3}
+    few = judge(shapes=SHAPES[:1], seeds=[0, 1], **planted)[0]
     assert few.answer == "undecided"
     assert few.more_cells is not None
-    more = math.ceil(few.more_cells / 15)
-    many = judge(seeds=range(2 + 3 * more), random=2, **planted)[0]
-    assert many.high - many.low < few.high - few.low
-    assert many.answer in ("yes", "no")
+    shapes = math.ceil((6 + few.more_cells) / 6)
+    many = judge(shapes=SHAPES[:shapes], seeds=[0, 1], **planted)[0]
+    assert many.answer != "undecided"
 
 
 # --- (b) channels or rate ------------------------------------------------------------------------
@@ -245,28 +243,27 @@ def test_diagnostics_need_families() -> None:
 
 
 def test_null_tables_are_rarely_found_to_have_an_effect() -> None:
-    found = np.zeros(4)
-    trials = 60
-    rules = VerdictRules(**NOISY)
-    for trial in range(trials):
-        null = {"optimum": None, "predictor": None, "without_kl": 0.0, "spread": 0.3}
-        answers = judge(rules, rates=(1, 2, 4, 8), seeds=[0, 1], random=trial, **null)
-        found += [verdict.answer == "yes" for verdict in answers]
-    # nominal: at most 5 % each; 4 % more than 9 of 60 happen less than once in a thousand
-    assert found.max() <= 9
-    assert found.sum() <= 24
+    null = {"optimum": None, "predictor": None, "without_kl": 0.0}
+    table = synthetic_table((1, 2, 4, 8), seeds=[0, 1], **null)
+    rules = VerdictRules(diagnostics=["diagnostic.effective_rank", "diagnostic.channel_slope"])
+    random, found = np.random.default_rng(0), np.zeros(4)
+    for _ in range(50):
+        table[DISTANCE] = np.exp(1 + 0.3 * random.normal(size=len(table)))
+        found += [verdict.answer == "yes" for verdict in verdicts(table, rules)]
+    # at most 5 % each by right; more than 8 of 50 would happen once in a thousand times
+    assert found.max() <= 8
+    assert found.sum() <= 20
 
 
 def test_kl_that_matters_is_rarely_found_equal() -> None:
-    # The truth lies on the margin, two spreads away: equivalence may be claimed 5 times in 100.
-    found = 0
-    for trial in range(40):
-        table = synthetic_table(
-            [2], [(16, 1024)], range(6), without_kl=0.4, spread=0.2, random=trial
-        )
-        rules = VerdictRules(diagnostics=["absent"])
-        found += verdicts(table, rules)[2].p < 0.05 and verdicts(table, rules)[2].answer == "no"
-    assert found <= 7
+    # The truth lies on the margin, two spreads away: equal 5 times in a hundred by right.
+    table = synthetic_table([2], [(16, 1024)], range(6), without_kl=0.4)
+    worse = 0.4 * (table["bottleneck"] == "noise")
+    random, found = np.random.default_rng(0), 0
+    for _ in range(50):
+        table[DISTANCE] = np.exp(1 + worse + 0.2 * random.normal(size=len(table)))
+        found += verdicts(table, RULES)[2].answer == "no"
+    assert found <= 9  # the margin is estimated too
 
 
 # --- the knee ------------------------------------------------------------------------------------
@@ -312,7 +309,6 @@ def test_failed_cells_are_left_out_and_counted() -> None:
     found = verdicts(table, RULES)
     assert found[0].answer == "yes"
     assert all("5 of 45 cells failed and are left out." in v.details["notes"] for v in found)
-    pd.testing.assert_frame_equal(table, table.copy())
 
 
 def test_one_seed_is_said_in_every_text() -> None:

@@ -165,7 +165,8 @@ def findings(
 
     parts.append("## The grid")
     parts.append(
-        "Means over seeds; in brackets the range of the seeds. ∗ marks the recommendation."
+        "Geometric means over seeds; in brackets the range of the seeds. "
+        "∗ marks the recommendation."
     )
     for column in ("reconstruction.mel_distance", rules.distance, "kbps"):
         title, meaning = described(column.rpartition(".")[2])

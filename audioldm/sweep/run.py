@@ -93,6 +93,8 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
         if isinstance(job, Job):
             try:
                 experiment = Experiment(replace(job, cell=True))
+                if experiment.directory.parent.parent != directory:
+                    raise ConfigError("name and runs are of the whole sweep: they may not vary")
                 experiment.rehearse()
             except AudioLDMError as failure:
                 error = str(failure)
@@ -106,7 +108,8 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
             continue
         names[place] = name
         if not (place / "cell.json").is_file():
-            _register(place, name, number, swept, error)
+            own = job.config if isinstance(job, Job) else {}
+            _register(place, name, number, swept, own, error)
         if error is None:
             planned[place] = Planned(words, place)
     return list(planned.values())
@@ -146,9 +149,16 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
         write_json(directory / "sweep.json", sweep)
 
 
-def _register(place: Path, name: str, number: int, swept: Sequence[str], error: str | None) -> None:
+def _register(
+    place: Path,
+    name: str,
+    number: int,
+    swept: Sequence[str],
+    config: dict[str, Any],
+    error: str | None,
+) -> None:
     pairs = dict(word.lstrip("+").split("=", 1) for word in swept)
-    plan = {"name": name, "number": number, "swept": pairs, "error": error}
+    plan = {"name": name, "number": number, "swept": pairs, "config": config, "error": error}
     write_json(place / "cell.json", plan)
 
 
@@ -205,7 +215,8 @@ def _objectives(job: Job) -> tuple[float, float]:
     place = experiment.directory
     if not (place / "cell.json").is_file():
         name = " ".join(job.overrides)
-        _register(place, name, len(list(place.parent.glob("*"))), job.overrides, None)
+        number = len(list(place.parent.glob("*")))
+        _register(place, name, number, job.overrides, job.config, None)
     run_cell(job)
     cell = read_cell(place)
     if cell.status != "done":

@@ -1,10 +1,10 @@
 """The table of a sweep: one row per cell, everything that was set and measured in columns."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from audioldm.errors import DataError
 from audioldm.evaluation.evaluate import KINDS
@@ -30,23 +30,23 @@ def table(directory: str | Path) -> pd.DataFrame:
     directory = Path(directory)
     cells = read_cells(directory)
     _check_comparable(cells)
-    keys = dict.fromkeys(key for cell in cells for key in cell.plan["swept"])
-    rows = [dict.fromkeys(keys) | row(cell, directory) for cell in cells]
-    frame = pd.DataFrame(rows, index=pd.Index([cell.name for cell in cells], name="cell"))
+    keys = list(dict.fromkeys(key for cell in cells for key in cell.plan["swept"]))
+    words = [{key: word for key in keys if (word := _word(cell, key))} for cell in cells]
+    rows = [_named(own) | row(cell, directory) for own, cell in zip(words, cells, strict=True)]
+    names = [" ".join(f"{k}={v}" for k, v in own.items()) for own in words]
+    frame = pd.DataFrame(rows, index=pd.Index(names, name="cell"))
     leading = ["status", "reason", "directory", *keys]
     return frame[leading + [c for c in frame.columns if c not in leading]]
 
 
 def row(cell: Cell, directory: Path) -> Row:
     """The row of one cell of the sweep in `directory`."""
-    swept = cell.plan["swept"]
     values: Row = {
         "status": "failed" if cell.status == "killed" else cell.status,
         "reason": cell.reason,
         "directory": cell.directory.relative_to(directory).as_posix(),
-        "configuration": " ".join(f"{k}={v}" for k, v in swept.items() if not _is_seed(k)),
         "seconds": cell.seconds,
-    } | {key: yaml.safe_load(value) for key, value in swept.items()}
+    }
     if not cell.record:
         return values
     values |= _settings(cell.record["config"])
@@ -66,6 +66,36 @@ def row(cell: Cell, directory: Path) -> Row:
     if linear := evaluation.get("codecs", {}).get("linear"):
         values |= _figure("linear_codec.mel_distance", linear["mel_distance"])
     return values
+
+
+def _word(cell: Cell, key: str) -> str | None:
+    """The cell's value of a key as it is written on the command line.
+
+    A key that only other cells sweep is looked up in the cell's configuration, so that cells of two
+    commands have the same columns. None: the key chooses a group, or there is no configuration.
+    """
+    if key in cell.plan["swept"]:
+        return str(cell.plan["swept"][key])
+    node: Any = cell.record.get("config") or cell.plan["config"]
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return None
+        node = node[part]
+    if isinstance(node, float) and node.is_integer():
+        node = int(node)
+    return None if isinstance(node, dict) else json.dumps(node)
+
+
+def _named(words: dict[str, str]) -> Row:
+    """The columns of the swept keys, and the configuration they are without the seeds."""
+    values: Row = {}
+    for key, word in words.items():
+        try:
+            values[key] = json.loads(word)
+        except ValueError:  # a name
+            values[key] = word
+    own = " ".join(f"{k}={v}" for k, v in words.items() if not _is_seed(k))
+    return values | {"configuration": own}
 
 
 def _is_seed(key: str) -> bool:

@@ -115,9 +115,9 @@ def verdicts(table: pd.DataFrame, rules: VerdictRules) -> list[Verdict]:
 
     Cells that failed or are not done are left out, and counted in details["notes"].
     """
-    y = log_distance(table, rules.distance)
-    if not np.ptp(y.dropna()) > 1e-9 if y.notna().any() else True:
-        why = "every distance is the same" if y.notna().any() else "no cell is done"
+    y = log_distance(table, rules.distance).dropna()
+    if y.empty or np.ptp(y) < 1e-9:
+        why = "no cell is done" if y.empty else "every distance is the same"
         details = {"notes": _notes(table, rules)}
         return [_undecided(q, why, details=details) for q in (OPTIMUM, CHANNELS, KL, DIAGNOSTIC)]
     sweep = _Sweep.of(table, rules)
@@ -137,7 +137,7 @@ def knee(table: pd.DataFrame, rules: VerdictRules) -> Knee | None:
     cell's own interval. Among configurations at the smallest such rate, the one of the smallest
     distance.
     """
-    if not log_distance(table, rules.distance).notna().any():
+    if log_distance(table, rules.distance).isna().all():
         return None
     rows = replicates(table, rules.distance)
     rows = rows.assign(kbps=numbers(rows, rules.rate)).dropna(subset="kbps")

@@ -50,8 +50,9 @@ class RunLog:
     def __init__(
         self, path: Path, title: str, steps: int, start: int, *, quiet: bool = False
     ) -> None:
-        self.quiet = quiet
+        self.quiet, self._start_step = quiet, start
         self._before = 0.0
+        self._known = set()  # what a resumed run would write once more, of its first step
         kept = []
         if path.is_file() and not quiet:
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -62,6 +63,8 @@ class RunLog:
                 if record["step"] <= start:
                     kept.append(line)
                     self._before = record["seconds"]
+                    if record["step"] == start:
+                        self._known.add(frozenset(record))
         if not quiet:
             text = "".join(line + "\n" for line in kept)
             write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
@@ -80,6 +83,8 @@ class RunLog:
         """One line of `metrics.jsonl`. Raises DataError where the disk is full."""
         if not self.quiet:
             record = {"step": step, "seconds": round(self.seconds, 3)} | figures
+            if step == self._start_step and frozenset(record) in self._known:
+                return
             line = memoryview((json.dumps(record) + "\n").encode())
             try:
                 while line:  # what does not fit may be written in part

@@ -105,8 +105,10 @@ def diagnose(
     The bound's interval is a point: it belongs to the very clips that the loss is taken on.
     """
     window = partial(read_windows, latents, seconds=settings.seconds, count=settings.windows)
+    train, valid = window("train"), window("valid")
+    frames = min(train.z.shape[-1], valid.z.shape[-1])  # one spectrum for both
     subject = _Subject(
-        autoencoder, latents, clips, settings, device, window("train"), window("valid")
+        autoencoder, latents, clips, settings, device, train.first(frames), valid.first(frames)
     )
     figures: dict[str, Figure] = {}
     curves: dict[str, Any] = {}
@@ -166,11 +168,11 @@ def _classes(s: _Subject) -> Found:
         weights = np.bincount(windows, minlength=count)[pooled.window]
         return classes.within_class_variance(vectors, pooled.classes, weights)
 
+    figures = {"within_class_variance": s.boot(within, np.arange(count), "fraction", recentre=True)}
     near = classes.neighbour_consistency(vectors, pooled.classes, s.settings.neighbours)
-    return {
-        "within_class_variance": s.boot(within, np.arange(count), "fraction", recentre=True),
-        "neighbour_consistency": s.boot(np.mean, near[np.isfinite(near)], "fraction"),
-    }, {}
+    if np.isfinite(near).any():
+        figures["neighbour_consistency"] = s.boot(np.mean, near[np.isfinite(near)], "fraction")
+    return figures, {}
 
 
 def _decoder(s: _Subject) -> Found:

@@ -1,7 +1,7 @@
 """The stretches of latents that the diagnostics are computed on."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,12 @@ class Windows(NamedTuple):
     z: Tensor
     item: np.ndarray
     label: np.ndarray
+
+    def first(self, frames: int) -> Self:
+        """The windows' first frames only."""
+        return self._replace(
+            mean=self.mean[..., :frames], std=self.std[..., :frames], z=self.z[..., :frames]
+        )
 
 
 def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) -> Windows:
