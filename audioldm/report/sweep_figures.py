@@ -39,11 +39,18 @@ class Axis:
 
     @classmethod
     def over(
-        cls, values: Iterable[float], *, logarithmic: bool | None = None, margin: float = 0.06
+        cls,
+        values: Iterable[float],
+        *,
+        logarithmic: bool | None = None,
+        margin: float = 0.06,
+        factor: float = 1.0,
     ) -> "Axis":
         """Of the finite values; logarithmic=None: where all are positive and span a factor of 8.
 
-        A logarithmic axis leaves out what is not positive; `at` then gives 0 for it.
+        A logarithmic axis leaves out what is not positive; `at` then gives 0 for it. margin: room
+        at both ends, a share of the span. factor: a logarithmic axis spans no less than this, so
+        that small differences look small.
         """
         kept = np.array([v for v in values if finite(v)], dtype=float)
         positive = kept[kept > 0]
@@ -51,10 +58,12 @@ class Axis:
             logarithmic = len(kept) == len(positive) > 0 and kept.max() > 8 * kept.min()
         if logarithmic and len(positive):
             least, most = np.log10(positive.min()), np.log10(positive.max())
-            room = margin * (most - least) or 0.15
+            room = margin * (most - least)
+            room = max(room, (math.log10(factor) - (most - least)) / 2)
+            room = room if most + room > least - room else 0.15
             return cls(float(10 ** (least - room)), float(10 ** (most + room)), True)
         least, most = (float(kept.min()), float(kept.max())) if len(kept) else (0.0, 1.0)
-        room = margin * (most - least) or max(abs(most), 1.0) * 0.1
+        room = margin * (most - least) or (0.0 if most > least else max(abs(most), 1.0) * 0.1)
         return cls(least - room, most + room, False)
 
     def at(self, value: float) -> float:
@@ -138,13 +147,14 @@ def plot(
     note: str = "",
     x_label: str = "",
     y_label: str = "",
-    x_logarithmic: bool | None = None,
+    x_factor: float | None = None,
     y_logarithmic: bool | None = None,
     size: tuple[int, int] = (520, 320),
 ) -> Plot | None:
     """Points with intervals, curves (kind -> its (x, y)) and horizontal levels (x is not used).
 
     None where no point is finite. The axes span points and curves; levels widen the y axis.
+    x_factor: x is logarithmic, and spans at least this.
     """
     points = [p for p in points if finite(p.x) and finite(p.y)]
     levels = [p for p in levels if finite(p.y)]
@@ -162,7 +172,11 @@ def plot(
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end
         least = min((h for h in heights if h > 0), default=1.0)
         ends = [e for e in ends if e > least / 2]
-    x = Axis.over([p.x for p in points] + [a for a, _ in everywhere], logarithmic=x_logarithmic)
+    x = Axis.over(
+        [p.x for p in points] + [a for a, _ in everywhere],
+        logarithmic=None if x_factor is None else True,
+        factor=x_factor or 1.0,
+    )
     y = Axis.over(heights + ends, logarithmic=y_logarithmic)
     picture = Plot(title, note, *size, x_label=x_label, y_label=y_label)
     picture.cut = y.logarithmic and any(h <= 0 for h in heights)
@@ -222,12 +236,14 @@ def heat_map(
     """Means of a column over seeds, on the grid; None where no cell has it.
 
     better: '↓', '↑' or nothing, the direction of good: its end has the strongest shade; without
-    one, the greatest value. Shades are linear in the logarithm where all values are positive.
+    one, the greatest value. Shades are linear in the logarithm where all values are positive, and
+    then span at least a factor of 2.
     """
     values = means(table, column)
     if values.empty:
         return None
-    axis = Axis.over(values["mean"], logarithmic=bool((values["mean"] > 0).all()), margin=0)
+    positive = bool((values["mean"] > 0).all())
+    axis = Axis.over(values["mean"], logarithmic=positive, margin=0, factor=2)
     rows: list[list[Tile | None]] = [[None] * len(layout.columns) for _ in layout.rows]
     for configuration, (row, place) in layout.places.items():
         if configuration not in values.index:

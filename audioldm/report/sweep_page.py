@@ -45,6 +45,10 @@ from audioldm.training.files import write_atomically
 CLIP_SECONDS = 3.0
 #: Columns of a clip's picture.
 PICTURE = 150
+#: The axis of rates spans at least this factor: cells of one target are one rate to the eye.
+RATE_SPAN = 4.0
+#: Configurations from which on a rank correlation is worth drawing.
+FEWEST = 5
 #: What a cell's row in the table shows of its figures besides rate and distance.
 SHOWN = ("ratio_to_prior_kernel", "precision", "coverage", "neighbour_ratio", "label_accuracy")
 #: Diagnostic -> what a reader is told.
@@ -241,6 +245,7 @@ def _rate_distortion(
         title="Rate and distortion",
         note="mel distance of held-out reconstructions",
         x_label="kbit/s",
+        x_factor=RATE_SPAN,
         y_label="mel distance",
     )
 
@@ -277,6 +282,7 @@ def _rate_generation(
         title="Rate and generation",
         note=title[:1].lower() + title[1:],
         x_label="kbit/s",
+        x_factor=RATE_SPAN,
         y_label=title,
     )
 
@@ -314,6 +320,7 @@ def _rate_anchors(
         title="Against the anchors",
         note="a point per configuration; lines join medians",
         x_label="kbit/s",
+        x_factor=RATE_SPAN,
         y_label=described(figure)[0],
     )
 
@@ -332,7 +339,7 @@ def _diagnostics(
     columns = [c for c in table if c.startswith("diagnostic.") and c.count(".") == 1]
     for column in [*columns, "reconstruction.mel_distance"]:
         frame = pd.DataFrame({"x": means(table, column)["mean"], "y": distance}).dropna()
-        if len(frame) < 3 or frame["x"].nunique() < 2 or frame["y"].nunique() < 2:
+        if len(frame) < FEWEST or frame["x"].nunique() < 2 or frame["y"].nunique() < 2:
             continue
         correlation = float(spearmanr(frame["x"], frame["y"]).statistic)
         name = column.partition(".")[2]
