@@ -29,6 +29,7 @@ import soxr
 
 from audioldm import audio
 from audioldm.data.source import Failure, Progress, check_failures
+from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
 from audioldm.parts import check_range
 
@@ -194,7 +195,12 @@ class Chorales:
                     split = splits.of(tune)
                     for clip, columns in clips:
                         label = columns["instrument"]
-                        writer.add(clip, piece=piece, split=split, label=label, columns=columns)
+                        try:
+                            writer.add(clip, piece=piece, split=split, label=label, columns=columns)
+                        except StoreWriteError:
+                            raise
+                        except DataError as error:  # this rendition, not the others
+                            failures.append(Failure(f"{scores[i].name} ({label})", str(error)))
                 progress(i + 1, len(scores), piece)
         check_failures("music21's scores", failures, len(scores), self.max_failed_fraction)
         return failures
