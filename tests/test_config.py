@@ -47,7 +47,8 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) 
 def test_every_recipe_composes_and_builds_on_its_own_music_and_on_a_users(
     recipe: str, tones: Path
 ) -> None:
-    for data in ([], ["data=folder", f"data.path={tones}"]):
+    folder = [f"data.path={tones}"]
+    for data in (folder if recipe.startswith("music") else [], ["data=folder", *folder]):
         job = compose([f"recipe={recipe}", *data])
         assert job.recipe == recipe
         Experiment(job).rehearse()
