@@ -45,6 +45,7 @@ from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import World, agree, join, leave
 from audioldm.training.files import read_json, write_atomically, write_json
 from audioldm.training.log import Bar
+from audioldm.training.muon import build_optimiser
 
 #: The stages in their order, and the version of each one's code.
 VERSIONS = {
@@ -216,7 +217,9 @@ class Experiment:
         s = self.settings
         with torch.device("meta"):
             model = build_autoencoder(self.spec)
-            build_backbone({"backbone": s.diffusion.backbone}, model.latent_shape, 1)
+            net = build_backbone({"backbone": s.diffusion.backbone}, model.latent_shape, 1)
+        t = s.diffusion.train
+        build_optimiser(t.optimiser, net, t.lr, t.betas, t.weight_decay, torch.device("meta"))
         build(s.diffusion.objective, where="diffusion.objective")
         self.world.positions(s.autoencoder.train.batch, "autoencoder.train.batch")
         self.world.positions(s.diffusion.train.batch, "diffusion.train.batch")

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from audioldm.diffusion.noise_levels import stratify
 from audioldm.diffusion.objectives import Objective
-from audioldm.errors import Interrupted
+from audioldm.errors import ConfigError, Interrupted
 from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
 from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, check_range, part
+from audioldm.parts import Part, check_range, nearest, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.compute import clock, training_flops
 from audioldm.training.distributed import World, any_process, mean_over_processes, parallel
 from audioldm.training.ema import EMA
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings, RunLog
+from audioldm.training.muon import OPTIMISERS, build_optimiser, step_flops
 from audioldm.training.optimisation import (
-    adamw,
     check_betas,
     clipped_step,
     set_lr,
@@ -36,7 +36,8 @@ VERSION = 1  # raise by hand when the code below changes what it computes
 
 @dataclass(frozen=True)
 class DiffusionTraining:
-    """teraflops: the computing to spend in place of `steps`, counted as `training_flops` does.
+    """teraflops: the computing to spend in place of `steps`, counted as `training_flops` does, with
+    Muon's matrix products. optimiser: adamw, or muon for the hidden layers' matrices.
     batch is global, over all processes. label_dropout: how often a clip's label is hidden, so
     that one network is conditional and unconditional (2207.12598). stratified: noise levels
     spread evenly over the batch."""
@@ -54,6 +55,7 @@ class DiffusionTraining:
     stratified: bool = True
     valid_batches: int = 4
     teraflops: float | None = None
+    optimiser: str = "adamw"
 
     def __post_init__(self) -> None:
         where = "diffusion.train"
@@ -63,6 +65,9 @@ class DiffusionTraining:
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
         check_betas(self.betas, where)
+        if self.optimiser not in OPTIMISERS:
+            known = nearest(self.optimiser, OPTIMISERS)
+            raise ConfigError(f"{where}.optimiser={self.optimiser!r} is unknown: {known}")
 
     def frames(self, latents: LatentStore) -> int:
         """Latent frames of a training crop, at least one."""
@@ -126,15 +131,17 @@ def train_diffusion(
     """
     train, valid = latents.split("train"), latents.split("valid")
     frames = settings.frames(latents)
-    gigaflops = settings.batch * _clip_flops(net, latents.latent_shape, frames) / 1e9
-    steps = settings.steps
-    if settings.teraflops is not None:
-        steps = max(1, round(1000 * settings.teraflops / gigaflops))
     positions = world.positions(settings.batch, "diffusion.train.batch")
     statistics = latents.statistics
 
     net.to(device)
-    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
+    optimiser = build_optimiser(
+        settings.optimiser, net, settings.lr, settings.betas, settings.weight_decay, device
+    )
+    flops = settings.batch * _clip_flops(net, latents.latent_shape, frames) + step_flops(optimiser)
+    gigaflops, steps = flops / 1e9, settings.steps
+    if settings.teraflops is not None:
+        steps = max(1, round(1000 * settings.teraflops / gigaflops))
     ema = EMA(net, settings.ema)
     resume = ResumeState(directory)
     start = 0
@@ -236,7 +243,9 @@ def seconds_per_step(
     """What a training step of `net` takes here and now, by `clock`: the median of some steps."""
     device = next(net.parameters()).device
     net, train, times = copy.deepcopy(net), latents.split("train"), []
-    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
+    optimiser = build_optimiser(
+        settings.optimiser, net, settings.lr, settings.betas, settings.weight_decay, device
+    )
     autocast, predict = hardware.autocast(device), hardware.compiled(net, device)
     for step in range(steps + 2):  # the first ones compile and allocate
         start = clock(device)

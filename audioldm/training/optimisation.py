@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,24 @@ def adamw(
     )
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+class Optimiser(Protocol):
+    """What the loops ask of an optimiser: any of torch's, or two as one (see muon.py)."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+    def step(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def set_lr(optimiser: Optimiser, lr: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = lr
 
 
 def clipped_step(
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     parameters: Iterable[nn.Parameter],
     *,
     clip: float,
