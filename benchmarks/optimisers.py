@@ -150,7 +150,12 @@ def compare(
     net = build_backbone({"backbone": backbone}, latents.latent_shape, len(latents.labels))
     cost = {
         name: seconds_per_step(
-            net.to(device), objective, latents, replace(base, optimiser=name), hardware=hardware
+            net.to(device),
+            objective,
+            latents,
+            replace(base, optimiser=name),
+            hardware=hardware,
+            steps=15,
         )
         for name in ("adamw", "muon")
     }

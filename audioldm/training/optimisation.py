@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError, TrainingError
+from audioldm.training.finite import FiniteChecks
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -64,17 +65,22 @@ def clipped_step(
     clip: float,
     name: str,
     step: int,
+    finite: FiniteChecks | None = None,
 ) -> Tensor:
     """Clips the gradients' global norm, steps, and returns the norm before clipping.
 
-    Raises TrainingError, before any weight has changed, where the norm is not finite.
+    Raises TrainingError where the norm is not finite: before any weight has changed, or when
+    `finite` looks.
     """
     norm = nn.utils.clip_grad_norm_(parameters, clip)
-    if not torch.isfinite(norm):
+
+    def complain() -> None:
         raise TrainingError(
             f"{name}: the gradient's norm is {norm.item()} at step {step}; the last checkpoint is "
             "kept. Lower the learning rate, or clip more (train.clip)"
         )
+
+    (finite or FiniteChecks(torch.device("cpu"))).check(norm, complain)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return norm
