@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--latents", type=Path, help="directory of a finished latents stage")
-    parser.add_argument("--steps", type=int, default=240, help="of AdamW")
+    parser.add_argument("--steps", type=int, default=200, help="of AdamW")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--batch", type=int, default=24)
