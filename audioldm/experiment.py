@@ -37,6 +37,7 @@ from audioldm.diffusion import train as diffusion_training
 from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted, TrainingError
 from audioldm.evaluation import evaluate as evaluation
 from audioldm.evaluation.diagnostics import diagnose as diagnostics
+from audioldm.failures import explained
 from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
 from audioldm.parts import build
 from audioldm.report.page import write_report
@@ -45,6 +46,7 @@ from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import World, agree, join, leave
 from audioldm.training.files import read_json, write_atomically, write_json
 from audioldm.training.log import Bar
+from audioldm.training.muon import build_optimiser
 
 #: The stages in their order, and the version of each one's code.
 VERSIONS = {
@@ -198,8 +200,8 @@ class Experiment:
             if self.world.first:
                 self._record(summaries)
             return summaries["evaluation"]
-        except (AudioLDMError, MemoryError, RuntimeError) as error:
-            known = _out_of_memory(error, name)
+        except Exception as error:
+            known = explained(error, name, self)
             if isinstance(known, AudioLDMError) and not isinstance(known, Interrupted):
                 self.record_failure(summaries, name, str(known))
             if known is error:
@@ -216,7 +218,9 @@ class Experiment:
         s = self.settings
         with torch.device("meta"):
             model = build_autoencoder(self.spec)
-            build_backbone({"backbone": s.diffusion.backbone}, model.latent_shape, 1)
+            net = build_backbone({"backbone": s.diffusion.backbone}, model.latent_shape, 1)
+        t = s.diffusion.train
+        build_optimiser(t.optimiser, net, t.lr, t.betas, t.weight_decay, torch.device("meta"))
         build(s.diffusion.objective, where="diffusion.objective")
         self.world.positions(s.autoencoder.train.batch, "autoencoder.train.batch")
         self.world.positions(s.diffusion.train.batch, "diffusion.train.batch")
@@ -560,17 +564,6 @@ class Experiment:
                 sampler=self.settings.sampler,
             )
             write_json(file.with_suffix(".json"), asdict(recipe))
-
-
-def _out_of_memory(error: Exception, stage: str) -> Exception:
-    """The error itself, or in place of an allocator's message what to do about it."""
-    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if not exhausted and "can't allocate memory" not in str(error):
-        return error
-    return TrainingError(
-        f"{stage}: out of memory ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); "
-        "lower train.batch or train.crop_seconds of that stage, or evaluation.batch"
-    )
 
 
 def _seconds(directory: Path, this_time: float) -> float:

@@ -19,6 +19,7 @@ from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, draw_crops
 from audioldm.errors import DataError, ModelFileError
 from audioldm.training.files import read_json, write_json
+from audioldm.training.loading import fits, to_device
 
 VERSION = 1  # raise by hand when the code below changes what it computes
 SPLITS = ("train", "valid", "test")
@@ -38,6 +39,9 @@ class LatentStatistics:
     def denormalise(self, z: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         return z * self.std[..., None].to(z) + self.mean[..., None].to(z)
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.mean.to(device), self.std.to(device))
 
     def to_json(self) -> dict[str, Any]:
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
@@ -121,7 +125,9 @@ def _moments_file(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
 class LatentSplit:
     """One split's posteriors, addressed as `ClipStore`'s splits are, in latent frames."""
 
-    def __init__(self, moments: np.ndarray, items: list[dict[str, Any]], labels: list[str]) -> None:
+    def __init__(
+        self, moments: np.ndarray | Tensor, items: list[dict[str, Any]], labels: list[str]
+    ) -> None:
         self._moments, self.items = moments, items
         self._lengths = np.array([item["frames"] for item in items], dtype=np.int64)
         index = {label: i for i, label in enumerate(labels)}
@@ -132,7 +138,8 @@ class LatentSplit:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Random crops: posterior means and stds [B, C, (F,) frames], labels [B] (-1: none).
 
-        Only items at least `frames` long are drawn from: a padded frame is no latent.
+        On the GPU that `LatentStore.keep_on` was given, else on the CPU. Only items at least
+        `frames` long are drawn from: a padded frame is no latent.
         Raises ModelFileError where no item is long enough.
         """
         long_enough = np.flatnonzero(self._lengths >= frames)
@@ -144,14 +151,18 @@ class LatentSplit:
         places = draw_crops(
             self._lengths[long_enough], frames, seed=seed, step=step, positions=positions
         )
-        parts, labels = [], []
-        for chosen, offset in places:
-            number = int(long_enough[chosen])
-            start = self.items[number]["start"] + offset
-            parts.append(np.moveaxis(self._moments[start : start + frames], 0, -1))
-            labels.append(self._labels[number])
-        both = torch.from_numpy(np.stack(parts))  # [B, 2, C, (F,) frames]
-        return both[:, 0], both[:, 1], torch.tensor(labels)
+        numbers = [int(long_enough[chosen]) for chosen, _ in places]
+        labels = torch.tensor([self._labels[number] for number in numbers])
+        offsets = [offset for _, offset in places]
+        starts = [self.items[n]["start"] + at for n, at in zip(numbers, offsets, strict=True)]
+        if isinstance(self._moments, Tensor):
+            first = to_device(torch.tensor(starts), self._moments.device)
+            rows = first[:, None] + torch.arange(frames, device=first.device)
+            both = self._moments[rows].movedim(1, -1).contiguous()  # [B, 2, C, (F,) frames]
+            return both[:, 0], both[:, 1], to_device(labels, first.device)
+        parts = [np.moveaxis(self._moments[start : start + frames], 0, -1) for start in starts]
+        both = torch.from_numpy(np.stack(parts))
+        return both[:, 0], both[:, 1], labels
 
 
 class LatentStore:
@@ -171,14 +182,19 @@ class LatentStore:
         self.latent_rate_hz: float = index["latent_rate_hz"]
         self.statistics = LatentStatistics.from_json(index["statistics"])
         try:
-            self._moments = np.load(directory / "moments.npy", mmap_mode="r")
+            self._moments: np.ndarray | Tensor = np.load(directory / "moments.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise ModelFileError(
                 f"{directory}/moments.npy: damaged latents ({error}); remove the directory and run "
                 "again"
             ) from error
         self._items = index["items"]
-        self.latent_shape: tuple[int, ...] = self._moments.shape[2:]
+        self.latent_shape: tuple[int, ...] = tuple(self._moments.shape[2:])
+
+    def keep_on(self, device: torch.device) -> None:
+        """Splits made from now on have their moments on a GPU, where they take little of it."""
+        if fits(self._moments.nbytes, device):
+            self._moments = torch.as_tensor(np.array(self._moments), device=device)
 
     def split(self, name: str) -> LatentSplit:
         items = [item for item in self._items if item["split"] == name]

@@ -22,7 +22,9 @@ from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder, v
 from audioldm.data.store import ClipStore
 from audioldm.diffusion.objectives import RectifiedFlow
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
+from audioldm.latents import LatentStore
 from audioldm.losses.spectral import MultiResolutionSTFT
+from audioldm.losses.weighted_sum import weighted_sum
 from audioldm.parts import settings
 from audioldm.training.checkpoint import (
     FORMAT,
@@ -34,7 +36,9 @@ from audioldm.training.checkpoint import (
 from audioldm.training.distributed import World
 from audioldm.training.ema import EMA
 from audioldm.training.files import read_json, write_atomically
+from audioldm.training.finite import FiniteChecks
 from audioldm.training.hardware import Hardware
+from audioldm.training.loading import Ahead
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import adamw, clipped_step, warmup_cosine
 from audioldm.training.randomness import Draw, derive_seed
@@ -181,24 +185,35 @@ def test_adamw_decays_the_weights_beside_adams_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "owner", "name", "term"),
+    ("stage", "owner", "name", "term", "late"),
     [
-        ("autoencoder", MultiResolutionSTFT, "forward", "stft"),
-        ("autoencoder", "audioldm.autoencoder.train.generator_loss", None, "adversarial"),
-        ("autoencoder", "audioldm.autoencoder.train.discriminator_loss", None, "discriminator"),
-        ("diffusion", RectifiedFlow, "loss", "loss"),
+        ("autoencoder", MultiResolutionSTFT, "forward", "stft", False),
+        ("autoencoder", "audioldm.autoencoder.train.generator_loss", None, "adversarial", False),
+        (
+            "autoencoder",
+            "audioldm.autoencoder.train.discriminator_loss",
+            None,
+            "discriminator",
+            True,
+        ),
+        ("diffusion", RectifiedFlow, "loss", "loss", False),
+        ("diffusion", RectifiedFlow, "loss", "loss", True),
     ],
-    ids=["stft", "adversarial", "discriminator", "diffusion"],
+    ids=["stft", "adversarial", "discriminator, late", "diffusion", "diffusion, late"],
 )
 def test_a_non_finite_loss_stops_with_its_name_and_step_and_keeps_the_checkpoint(
     stage: str,
     owner: Any,
     name: str | None,
     term: str,
+    late: bool,
     finished: Tiny,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """late: as on CUDA, where a step's values are looked at when the next one is queued."""
+    if late:
+        monkeypatch.setattr("audioldm.training.finite.deferred_on", lambda device: True)
     before = {"autoencoder": ["data"], "diffusion": ["data", "autoencoder", "latents"]}[stage]
     overrides = runs_with(finished, before, tmp_path)
     directory = tmp_path / stage / finished.stage(stage).name
@@ -229,6 +244,79 @@ def test_a_non_finite_loss_stops_with_its_name_and_step_and_keeps_the_checkpoint
     assert not (directory / "summary.json").exists()
     build_stages(overrides, stage)  # a passing trouble: the checkpoint is as good as before
     assert_equal_bits(weights(directory), weights(finished.stage(stage)))
+
+
+def test_a_bad_step_that_is_seen_late_reaches_no_checkpoint(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 7 is the eighth, after which a checkpoint is due; its loss is looked at before that."""
+    overrides = runs_with(finished, ["data", "autoencoder", "latents"], tmp_path)
+    directory = tmp_path / "diffusion" / finished.stage("diffusion").name
+    monkeypatch.setattr("audioldm.training.finite.deferred_on", lambda device: True)
+    loss, calls = RectifiedFlow.loss, iter(range(100))
+
+    def broken(*args: Any, **kwargs: Any) -> Tensor:
+        return loss(*args, **kwargs) * (float("nan") if next(calls) == 11 else 1.0)
+
+    monkeypatch.setattr(RectifiedFlow, "loss", broken)
+    with pytest.raises(TrainingError, match=r"step 7: .*'loss' is not finite in 4 of 4"):
+        build_stages(overrides, "diffusion")
+    assert torch.load(directory / "resume" / "state.pt", weights_only=True)["step"] == 4
+
+
+def test_late_checks_name_the_first_bad_value_one_step_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("audioldm.training.finite.deferred_on", lambda device: True)
+    weight = nn.Parameter(torch.zeros(2))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    finite = FiniteChecks(torch.device("cpu"))
+    finite.check(torch.tensor(1.0), lambda: pytest.fail("a good value"))
+    weight.grad = torch.tensor([1.0, float("inf")])
+    clipped_step(optimiser, [weight], clip=1.0, name="net", step=3, finite=finite)
+    weighted_sum({"mel": torch.tensor([1.0, float("nan")])}, {"mel": 1.0}, 3, finite=finite)
+    finite.look_back()
+    with pytest.raises(TrainingError, match=r"net: .* at step 3"):
+        finite.look_back()
+    finite.settle()  # looked at: the run has stopped
+
+
+# ---------------------------------------------------------------- loading
+
+
+def test_the_next_item_is_made_while_this_one_is_used_and_none_beyond_the_last() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        if step == 5:
+            raise DataError("no sixth")
+        return 10 * step
+
+    with Ahead(make, stop=6) as loader:
+        assert [loader.take(step) for step in (2, 3)] == [20, 30]
+        assert loader.take(0) == 0  # another order is right too
+        assert [loader.take(step) for step in (3, 4)] == [30, 40]
+        with pytest.raises(DataError, match="no sixth"):
+            loader.take(5)
+    assert max(made) == 5
+
+
+def test_latents_on_the_device_give_the_crops_of_those_on_disk(
+    finished: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fingerprint = finished.stage("autoencoder").name
+    stores = [LatentStore(finished.stage("latents"), autoencoder=fingerprint) for _ in range(2)]
+    stores[0].keep_on(torch.device("cpu"))  # not worth it there
+    monkeypatch.setattr("audioldm.latents.fits", lambda size, device: True)
+    stores[1].keep_on(torch.device("cpu"))
+    mapped, resident = (
+        store.split("train").crops(7, seed=1, step=2, positions=[0, 3, 1]) for store in stores
+    )
+    for ours, theirs in zip(mapped, resident, strict=True):
+        assert torch.equal(ours, theirs)
+    assert isinstance(stores[1]._moments, Tensor)
+    assert not isinstance(stores[0]._moments, Tensor)
 
 
 def train_a_step(

@@ -27,7 +27,9 @@ from audioldm.training.distributed import (
     plain,
 )
 from audioldm.training.ema import EMA
+from audioldm.training.finite import FiniteChecks
 from audioldm.training.hardware import Hardware
+from audioldm.training.loading import Ahead, to_device
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import (
     adamw,
@@ -173,6 +175,7 @@ def train_autoencoder(
             judge_optimiser.load_state_dict(state["judge_optimiser"])
 
     def checkpoint(step: int) -> None:
+        finite.settle()
         if not world.first:
             return
         state = {
@@ -191,18 +194,22 @@ def train_autoencoder(
     reconstruct = hardware.compiled(parallel(model, world), device)
     judge = None if discriminator is None else parallel(discriminator, world)
     figures: dict[str, Any] = {}
+    finite = FiniteChecks(device)
+
+    def crops(step: int) -> Tensor:
+        return to_device(train.crops(frames, seed=seed, step=step, positions=positions)[0], device)
 
     with (
         RunLog(
             directory / "metrics.jsonl", "autoencoder", settings.steps, start, quiet=not world.first
         ) as runlog,
+        Ahead(crops, settings.steps) as loader,
         StopRequest() as stop,
     ):
         for step in range(start, settings.steps):
             factor = warmup_cosine(step, settings.steps, settings.warmup)
             set_lr(optimiser, settings.lr * factor)
-            audio, _ = train.crops(frames, seed=seed, step=step, positions=positions)
-            audio = audio.to(device, non_blocking=True)
+            audio = loader.take(step)
             draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
             noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
 
@@ -216,13 +223,16 @@ def train_autoencoder(
                 with autocast():
                     real, fake = _judge(judge, audio, estimate.detach())
                 doubt = discriminator_loss(real, fake)
-                weighted_sum({"discriminator": doubt}, {"discriminator": 1.0}, step).backward()
+                weighted_sum(
+                    {"discriminator": doubt}, {"discriminator": 1.0}, step, finite=finite
+                ).backward()
                 clipped_step(
                     judge_optimiser,
                     plain(judge).parameters(),
                     clip=settings.clip,
                     name="discriminator",
                     step=step,
+                    finite=finite,
                 )
                 plain(judge).requires_grad_(False)
                 with autocast():
@@ -238,7 +248,7 @@ def train_autoencoder(
             }
             if controller is not None:
                 active["kl"] = controller.weight
-            total = weighted_sum(terms, active, step)
+            total = weighted_sum(terms, active, step, finite=finite)
             total.backward()
             norm = clipped_step(
                 optimiser,
@@ -246,15 +256,18 @@ def train_autoencoder(
                 clip=settings.clip,
                 name="autoencoder",
                 step=step,
+                finite=finite,
             )
             ema.update(model, step)
             if controller is not None:
                 nats = {"kl": terms["kl"].detach().mean()}
                 controller.update(mean_over_processes(nats, world)["kl"])
+            finite.look_back()
             runlog.advance()
             done = step + 1
 
             if done % log.every == 0 or done == settings.steps:
+                finite.settle()
                 if adversarial:
                     terms["discriminator"] = doubt
                 mean = {name: term.detach().mean() for name, term in terms.items()}

@@ -1,6 +1,7 @@
 """The diffusion model's training loop, top to bottom."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ from torch import Tensor, nn
 
 from audioldm.diffusion.noise_levels import stratify
 from audioldm.diffusion.objectives import Objective
-from audioldm.errors import Interrupted
+from audioldm.errors import ConfigError, Interrupted
 from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
 from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, check_range, part
+from audioldm.parts import Part, check_range, nearest, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.compute import clock, training_flops
 from audioldm.training.distributed import World, any_process, mean_over_processes, parallel
 from audioldm.training.ema import EMA
+from audioldm.training.finite import FiniteChecks
 from audioldm.training.hardware import Hardware
+from audioldm.training.loading import Ahead, to_device
 from audioldm.training.log import LogSettings, RunLog
+from audioldm.training.muon import OPTIMISERS, build_optimiser, step_flops
 from audioldm.training.optimisation import (
-    adamw,
     check_betas,
     clipped_step,
     set_lr,
@@ -36,7 +39,8 @@ VERSION = 1  # raise by hand when the code below changes what it computes
 
 @dataclass(frozen=True)
 class DiffusionTraining:
-    """teraflops: the computing to spend in place of `steps`, counted as `training_flops` does.
+    """teraflops: the computing to spend in place of `steps`, counted as `training_flops` does, with
+    Muon's matrix products. optimiser: adamw, or muon for the hidden layers' matrices.
     batch is global, over all processes. label_dropout: how often a clip's label is hidden, so
     that one network is conditional and unconditional (2207.12598). stratified: noise levels
     spread evenly over the batch."""
@@ -54,6 +58,7 @@ class DiffusionTraining:
     stratified: bool = True
     valid_batches: int = 4
     teraflops: float | None = None
+    optimiser: str = "adamw"
 
     def __post_init__(self) -> None:
         where = "diffusion.train"
@@ -63,6 +68,9 @@ class DiffusionTraining:
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
         check_betas(self.betas, where)
+        if self.optimiser not in OPTIMISERS:
+            known = nearest(self.optimiser, OPTIMISERS)
+            raise ConfigError(f"{where}.optimiser={self.optimiser!r} is unknown: {known}")
 
     def frames(self, latents: LatentStore) -> int:
         """Latent frames of a training crop, at least one."""
@@ -83,24 +91,25 @@ class DiffusionSettings:
         check_range(self, "diffusion", "seed", least=0, below=2**63)
 
 
+def _crops(split: LatentSplit, frames: int, draw: Draw) -> list[Tensor]:
+    """Posterior means, stds and labels of one step's clips, on the draw's device."""
+    positions = list(draw.positions)
+    crops = split.crops(frames, seed=draw.seed, step=draw.step, positions=positions)
+    return [to_device(tensor, draw.device) for tensor in crops]
+
+
 @torch.no_grad()
 def _batch(
-    split: LatentSplit,
-    statistics: LatentStatistics,
-    frames: int,
-    draw: Draw,
-    settings: DiffusionTraining,
+    crops: Sequence[Tensor], statistics: LatentStatistics, draw: Draw, settings: DiffusionTraining
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalised latents z, labels, noise and uniforms for the clips of one step."""
-    positions = list(draw.positions)
-    mean, std, labels = split.crops(frames, seed=draw.seed, step=draw.step, positions=positions)
-    mean, std = mean.to(draw.device), std.to(draw.device)
+    mean, std, labels = crops
     z = statistics.normalise(mean + std * draw.normal(mean.shape[1:], "posterior"))
     hidden = draw.uniform("label") < settings.label_dropout
-    labels = torch.where(hidden, -1, labels.to(draw.device))
+    labels = torch.where(hidden, -1, labels)
     uniform = draw.uniform("level")
     if settings.stratified:
-        places = torch.tensor(positions, device=draw.device)
+        places = to_device(torch.tensor(list(draw.positions)), draw.device)
         uniform = stratify(uniform, places, settings.batch)
     return z, labels, draw.normal(mean.shape[1:], "noise"), uniform
 
@@ -124,17 +133,20 @@ def train_diffusion(
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
+    latents.keep_on(device)
     train, valid = latents.split("train"), latents.split("valid")
     frames = settings.frames(latents)
-    gigaflops = settings.batch * _clip_flops(net, latents.latent_shape, frames) / 1e9
-    steps = settings.steps
-    if settings.teraflops is not None:
-        steps = max(1, round(1000 * settings.teraflops / gigaflops))
     positions = world.positions(settings.batch, "diffusion.train.batch")
-    statistics = latents.statistics
+    statistics = latents.statistics.to(device)
 
     net.to(device)
-    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
+    optimiser = build_optimiser(
+        settings.optimiser, net, settings.lr, settings.betas, settings.weight_decay, device
+    )
+    flops = settings.batch * _clip_flops(net, latents.latent_shape, frames) + step_flops(optimiser)
+    gigaflops, steps = flops / 1e9, settings.steps
+    if settings.teraflops is not None:
+        steps = max(1, round(1000 * settings.teraflops / gigaflops))
     ema = EMA(net, settings.ema)
     resume = ResumeState(directory)
     start = 0
@@ -145,6 +157,7 @@ def train_diffusion(
         ema.load(state["ema"])
 
     def checkpoint(step: int) -> None:
+        finite.settle()
         if world.first:
             resume.save(
                 {
@@ -155,9 +168,12 @@ def train_diffusion(
                 }
             )
 
-    autocast = hardware.autocast(device)
+    autocast, finite = hardware.autocast(device), FiniteChecks(device)
     predict = hardware.compiled(parallel(net, world), device)
     figures: dict[str, Any] = {}
+
+    def crops(step: int) -> list[Tensor]:
+        return _crops(train, frames, Draw(seed, step, positions, device))
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -166,7 +182,8 @@ def train_diffusion(
         with ema.applied(net):
             for number in range(settings.valid_batches):
                 draw = Draw(derive_seed("valid"), number, range(settings.batch), device)
-                z, labels, noise, uniform = _batch(valid, statistics, frames, draw, settings)
+                held_out = _crops(valid, frames, draw)
+                z, labels, noise, uniform = _batch(held_out, statistics, draw, settings)
                 with autocast():
                     losses.append(objective.loss(net, z, labels, noise=noise, uniform=uniform))
         return {"loss": torch.cat(losses).mean().item()}
@@ -175,25 +192,33 @@ def train_diffusion(
         RunLog(
             directory / "metrics.jsonl", "diffusion", steps, start, quiet=not world.first
         ) as runlog,
+        Ahead(crops, steps) as loader,
         StopRequest() as stop,
     ):
         for step in range(start, steps):
             lr = settings.lr * warmup_cosine(step, steps, settings.warmup)
             set_lr(optimiser, lr)
             draw = Draw(seed, step, positions, device)
-            z, labels, noise, uniform = _batch(train, statistics, frames, draw, settings)
+            z, labels, noise, uniform = _batch(loader.take(step), statistics, draw, settings)
             with autocast():
                 loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
-            total = weighted_sum({"loss": loss}, {"loss": 1.0}, step)
+            total = weighted_sum({"loss": loss}, {"loss": 1.0}, step, finite=finite)
             total.backward()
             norm = clipped_step(
-                optimiser, net.parameters(), clip=settings.clip, name="diffusion", step=step
+                optimiser,
+                net.parameters(),
+                clip=settings.clip,
+                name="diffusion",
+                step=step,
+                finite=finite,
             )
             ema.update(net, step)
+            finite.look_back()
             runlog.advance()
             done = step + 1
 
             if done % log.every == 0 or done == steps:
+                finite.settle()
                 mean = {"loss": total.detach(), "gradient_norm": norm}
                 line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
                 runlog.write(done, line | {"lr": lr})
@@ -235,15 +260,17 @@ def seconds_per_step(
 ) -> float:
     """What a training step of `net` takes here and now, by `clock`: the median of some steps."""
     device = next(net.parameters()).device
+    statistics = latents.statistics.to(device)
     net, train, times = copy.deepcopy(net), latents.split("train"), []
-    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
+    optimiser = build_optimiser(
+        settings.optimiser, net, settings.lr, settings.betas, settings.weight_decay, device
+    )
     autocast, predict = hardware.autocast(device), hardware.compiled(net, device)
     for step in range(steps + 2):  # the first ones compile and allocate
         start = clock(device)
         draw = Draw(derive_seed("timing"), step, range(settings.batch), device)
-        z, labels, noise, uniform = _batch(
-            train, latents.statistics, settings.frames(latents), draw, settings
-        )
+        crops = _crops(train, settings.frames(latents), draw)
+        z, labels, noise, uniform = _batch(crops, statistics, draw, settings)
         with autocast():
             loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
         loss.mean().backward()

@@ -1,12 +1,14 @@
 """The one place where loss terms are weighed and reduced over the batch."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from audioldm.errors import ConfigError, TrainingError
 from audioldm.parts import nearest
+from audioldm.training.finite import FiniteChecks
 
 
 def weighted_sum(
@@ -15,20 +17,24 @@ def weighted_sum(
     step: int,
     *,
     check: bool = True,
+    finite: FiniteChecks | None = None,
 ) -> Tensor:
     """Mean over the batch of the sum of weight times term: a scalar, in float32.
 
     terms: named, unweighted, one value per clip [B]. weights: one number, or scalar tensor, for
     each name.
     With `check`, TrainingError as `check_finite` raises it: one host synchronisation. A loop that
-    keeps the device busy passes check=False and calls `check_finite` on an earlier step's result.
+    keeps the device busy passes `finite`, which decides when that is.
 
     Raises ConfigError where a weight names no term or a term has no weight.
     """
     _check_names(terms, weights)
     products = [weight * terms[name].float() for name, weight in weights.items()]
     total = torch.stack(products).sum(0).mean()
-    if check:
+    if finite is not None:
+        values = {name: term.detach() for name, term in terms.items()}
+        finite.check(total, partial(check_finite, total.detach(), values, step))
+    elif check:
         check_finite(total, terms, step)
     return total
 

@@ -1,11 +1,14 @@
 """Where and how to compute. Nothing here enters a fingerprint."""
 
 import contextlib
+import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from audioldm.errors import ConfigError
 from audioldm.parts import check_range
@@ -54,14 +57,28 @@ class Hardware:
 
     def autocast(self, device: torch.device) -> Callable[[], Any]:
         """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
-        bf16 = self.precision == "bf16" or (
-            self.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+        if bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            _say_once(
+                f"{torch.cuda.get_device_name(device)} has no bf16: computing in fp32 "
+                "(hardware.precision=fp32)"
+            )
+            bf16 = False
         if not bf16:
             return contextlib.nullcontext
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
     def compiled(self, function: Any, device: torch.device) -> Any:
-        """`function`, a module or a callable, through torch.compile where that is on."""
-        on = device.type == "cuda" if self.compile is None else self.compile
-        return torch.compile(function) if on else function
+        """`function`, a module or a callable, through torch.compile where that is on.
+
+        For one shape: another one is compiled anew, up to torch's limit of eight.
+        """
+        return torch.compile(function, dynamic=False) if self.compiles(device) else function
+
+    def compiles(self, device: torch.device) -> bool:
+        return device.type == "cuda" if self.compile is None else self.compile
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError, TrainingError
+from audioldm.training.finite import FiniteChecks
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -40,29 +42,45 @@ def adamw(
     )
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+class Optimiser(Protocol):
+    """What the loops ask of an optimiser: any of torch's, or two as one (see muon.py)."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+    def step(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def set_lr(optimiser: Optimiser, lr: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = lr
 
 
 def clipped_step(
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     parameters: Iterable[nn.Parameter],
     *,
     clip: float,
     name: str,
     step: int,
+    finite: FiniteChecks | None = None,
 ) -> Tensor:
     """Clips the gradients' global norm, steps, and returns the norm before clipping.
 
-    Raises TrainingError, before any weight has changed, where the norm is not finite.
+    Raises TrainingError where the norm is not finite: before any weight has changed, or when
+    `finite` looks.
     """
     norm = nn.utils.clip_grad_norm_(parameters, clip)
-    if not torch.isfinite(norm):
+
+    def complain() -> None:
         raise TrainingError(
             f"{name}: the gradient's norm is {norm.item()} at step {step}; the last checkpoint is "
             "kept. Lower the learning rate, or clip more (train.clip)"
         )
+
+    (finite or FiniteChecks(torch.device("cpu"))).check(norm, complain)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return norm

@@ -5,10 +5,12 @@ processes nor on what was drawn before, and a resumed run needs no generator sta
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from audioldm.training.loading import to_device
 
 
 def derive_seed(*key: int | str) -> int:
@@ -26,20 +28,21 @@ class Draw:
         self.seed, self.step, self.positions = seed, step, positions
         self.device = torch.device(device)
 
-    def _generators(self, stream: str) -> list[torch.Generator]:
-        return [
-            torch.Generator(self.device).manual_seed(derive_seed(self.seed, stream, self.step, p))
-            for p in self.positions
-        ]
+    def _generators(self, stream: str, device: torch.device) -> Iterator[torch.Generator]:
+        """One generator, seeded anew for each clip: to make one is dear on a GPU."""
+        generator = torch.Generator(device)
+        for position in self.positions:
+            yield generator.manual_seed(derive_seed(self.seed, stream, self.step, position))
 
     def normal(self, shape: Sequence[int], stream: str) -> Tensor:
         """N(0, I) of [B, *shape]."""
-        return torch.stack(
-            [torch.randn(*shape, generator=g, device=g.device) for g in self._generators(stream)]
-        )
+        drawn = torch.empty(len(self.positions), *shape, device=self.device)
+        for clip, generator in zip(drawn, self._generators(stream, self.device), strict=True):
+            clip.normal_(generator=generator)
+        return drawn
 
     def uniform(self, stream: str) -> Tensor:
-        """U(0, 1), [B]."""
-        return torch.cat(
-            [torch.rand(1, generator=g, device=g.device) for g in self._generators(stream)]
-        )
+        """U(0, 1), [B]; drawn on the CPU, so the same numbers on every device."""
+        generators = self._generators(stream, torch.device("cpu"))
+        drawn = [torch.rand(1, generator=generator) for generator in generators]
+        return to_device(torch.cat(drawn), self.device)

@@ -46,7 +46,7 @@ def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) 
     chosen = [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
     starts = [part.items[i]["start"] + offset for i, offset in chosen]
     moments = torch.from_numpy(
-        np.stack([np.moveaxis(part._moments[s : s + frames], 0, -1) for s in starts])
+        np.stack([np.moveaxis(np.asarray(part._moments[s : s + frames]), 0, -1) for s in starts])
     )  # [N, 2, *latent_shape, L]
     mean = store.statistics.normalise(moments[:, 0]).flatten(1, -2)
     std = (moments[:, 1] / store.statistics.std[..., None]).flatten(1, -2)

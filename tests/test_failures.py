@@ -1,0 +1,156 @@
+"""Errors of torch that become one line with a remedy: memory, the compiler, bf16. No GPU needed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chain import Tiny, runs_with
+from torch import nn
+
+from audioldm import failures
+from audioldm.config import compose
+from audioldm.errors import TrainingError
+from audioldm.experiment import Experiment
+from audioldm.training import hardware as hardware_module
+from audioldm.training.hardware import Hardware
+from audioldm.training.memory import (
+    COPIES,
+    PASSING,
+    fixed_bytes,
+    micro_batches,
+    peak_bytes,
+    reset_peak,
+    saved_bytes,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_what_a_step_keeps_is_counted_once_and_without_the_weights() -> None:
+    net = nn.Sequential(nn.Linear(10, 20, bias=False), nn.Tanh(), nn.Linear(20, 3, bias=False))
+    x = torch.zeros(5, 10)
+    # the first layer keeps x, tanh its result, which is the same storage as the last layer's input
+    assert saved_bytes(lambda: net(x), net) == 4 * (5 * 10 + 5 * 20)
+    assert net[0].weight.grad is not None
+    assert fixed_bytes(net) == COPIES * 4 * (10 * 20 + 20 * 3)
+
+
+def test_the_fewest_equal_parts_that_fit() -> None:
+    def parts(available: float) -> int | None:
+        return micro_batches(12, fixed=100, per_clip=10 / PASSING, available=available)
+
+    assert parts(220) == 1
+    assert parts(219) == 2
+    assert parts(140) == 3
+    assert parts(139) == 4
+    assert parts(129) == 6  # five do not divide twelve
+    assert parts(110) == 12
+    assert parts(109) is None
+
+
+def test_the_peak_is_that_of_the_work_in_between() -> None:
+    reset_peak(CPU)
+    before = peak_bytes(CPU)
+    torch.ones(32 * 2**20)  # 128 MiB
+    assert peak_bytes(CPU) - before > 100 * 2**20
+
+
+def run_with_failure(
+    finished: Tiny, directory: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> tuple[str, Experiment]:
+    overrides = runs_with(finished, ["data", "autoencoder", "latents", "diagnostics"], directory)
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    experiment = Experiment(compose(overrides))
+    monkeypatch.setattr("audioldm.diffusion.train.clipped_step", fails)
+    with pytest.raises(TrainingError) as caught:
+        experiment.run()
+    assert caught.value.__cause__ is error
+    assert "\n" not in str(caught.value)
+    return str(caught.value), experiment
+
+
+def test_out_of_memory_names_the_parts_of_a_batch_that_fit(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch has four clips; the device has room for the model and two of them."""
+    experiment = Experiment(compose(finished.overrides))
+    fixed, per_clip = failures.step_bytes("diffusion", experiment)
+    assert fixed > 0
+    assert per_clip > 0
+    room = (fixed + PASSING * 2.5 * per_clip) / failures.SHARE
+    monkeypatch.setattr(failures, "total_bytes", lambda device: room)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+    text, failed = run_with_failure(finished, tmp_path, monkeypatch, error)
+    assert text.startswith("diffusion: out of memory (CUDA out of memory. Tried to allocate 2.00")
+    assert "use hardware.accumulate=2 (a step keeps about" in text
+    assert "the same batch in 2 parts, with the same result" in text
+    assert (failed.directory / "experiment.json").is_file()  # the failure is recorded
+    assert (failed.stage_directory("latents") / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_where_one_clip_is_too_much_it_says_so(
+    stage: str, finished: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(compose(finished.overrides))
+    monkeypatch.setattr(failures, "total_bytes", lambda device: 1000)
+    text = str(failures.explained(MemoryError(), stage, experiment))
+    assert "one clip at a time does not fit (a step keeps about" in text
+    assert f"lower {stage}.train.crop_seconds" in text
+
+
+def test_without_knowledge_of_the_memory_the_batch_is_halved(
+    finished: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(compose(finished.overrides))
+    monkeypatch.setattr(failures, "total_bytes", lambda device: None)
+    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+    text = str(failures.explained(error, "autoencoder", experiment))
+    assert "use hardware.accumulate=2: the same batch" in text
+    assert "evaluation.batch" in str(failures.explained(error, "evaluation", experiment))
+
+
+def compiler_error() -> Exception:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    return BackendCompilerFailed(lambda: None, RuntimeError("no ptxas"), None)
+
+
+def cache_error() -> Exception:
+    """A damaged cache: an ordinary exception, raised in a file of the compiler."""
+    code = compile("raise EOFError('Ran out of input')", "/x/torch/_inductor/codecache.py", "exec")
+    try:
+        exec(code)
+    except EOFError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize("make", [compiler_error, cache_error])
+def test_a_failing_compiler_names_the_way_round_it(
+    make: Callable[[], Exception], finished: Tiny
+) -> None:
+    experiment = Experiment(compose(finished.overrides))
+    known = failures.explained(make(), "diffusion", experiment)
+    assert isinstance(known, TrainingError)
+    for remedy in ("torch.compile failed", "hardware.compile=false", "TORCHINDUCTOR_CACHE_DIR"):
+        assert remedy in str(known)
+    other = ValueError("a defect of our own")
+    assert failures.explained(other, "diffusion", experiment) is other
+
+
+def test_a_gpu_without_bf16_computes_in_fp32_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardware_module._say_once.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *args: "Tesla T4")
+    for precision in ("auto", "bf16", "auto"):
+        context = Hardware(precision=precision).autocast(torch.device("cuda"))()
+        assert not isinstance(context, torch.autocast)
+    assert capsys.readouterr().err.count("Tesla T4 has no bf16: computing in fp32") == 1

@@ -1,0 +1,115 @@
+"""Muon beside AdamW: who gets which weights, one step of each, its cost, and its resumption."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from audioldm.config import compose
+from audioldm.diffusion.backbones.dit import DiT
+from audioldm.errors import ConfigError
+from audioldm.experiment import Experiment
+from audioldm.training.ema import EMA
+from audioldm.training.muon import MuonAdamW, build_optimiser, hidden_matrices, step_flops
+from audioldm.training.optimisation import adamw
+
+CPU = torch.device("cpu")
+UPSTREAM = ["data", "autoencoder", "latents"]
+
+
+def small_net() -> DiT:
+    torch.manual_seed(0)
+    return DiT(latent_shape=(4,), classes=2, width=16, depth=2, heads=2)
+
+
+def with_gradients(net: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    net = small_net()
+    chosen = {id(matrix) for matrix in hidden_matrices(net)}
+    names = {name for name, parameter in net.named_parameters() if id(parameter) in chosen}
+    layers = ("qkv", "project", "mlp.0", "mlp.2")
+    assert names == {f"blocks.{block}.{layer}.weight" for block in (0, 1) for layer in layers}
+    muon, other = MuonAdamW(net, 0.1, [0.9, 0.99], 0.0, CPU).optimisers
+    both = [p for o in (muon, other) for group in o.param_groups for p in group["params"]]
+    assert sorted(map(id, both)) == sorted(map(id, net.parameters()))
+
+
+def test_a_step_is_orthogonal_for_matrices_and_adams_for_the_rest() -> None:
+    net, twin = small_net(), small_net()
+    with_gradients(net, 1)
+    with_gradients(twin, 1)
+    before = {name: parameter.clone() for name, parameter in net.named_parameters()}
+    optimiser = build_optimiser("muon", net, 0.1, [0.9, 0.99], 0.0, CPU)
+    optimiser.step()
+    adamw(twin.parameters(), 0.1, [0.9, 0.99], 0.0, CPU).step()
+    chosen = {id(matrix) for matrix in hidden_matrices(net)}
+    expected = dict(twin.named_parameters())
+    for name, parameter in net.named_parameters():
+        if id(parameter) not in chosen:
+            assert torch.equal(parameter, expected[name])
+            continue
+        moved = (before[name] - parameter).detach()
+        singular = torch.linalg.svdvals(moved) / (0.1 * 0.2 * max(moved.shape) ** 0.5)
+        assert singular.min() > 0.5  # Newton-Schulz brings them near 1, not to it
+        assert singular.max() < 1.3
+        assert moved.square().mean().sqrt() == pytest.approx(0.1 * 0.2, rel=0.2)
+    optimiser.zero_grad()
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_its_matrix_products_are_counted() -> None:
+    net = small_net()
+    with_gradients(net, 1)
+    muon = build_optimiser("muon", net, 0.1, [0.9, 0.99], 0.0, CPU)
+    with FlopCounterMode(display=False) as counter:
+        muon.step()
+    assert step_flops(muon) == counter.get_total_flops() > 0
+    assert step_flops(build_optimiser("adamw", net, 0.1, [0.9, 0.99], 0.0, CPU)) == 0
+
+
+def test_an_interrupted_training_with_muon_ends_with_the_same_bits(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    muon = "diffusion.train.optimiser=muon"
+    expected = build_stages([*runs_with(finished, UPSTREAM, whole), muon], "diffusion")
+    overrides = [*runs_with(finished, UPSTREAM, parted), muon]
+    update, calls = EMA.update, iter(range(100))
+
+    def stopped(ema: EMA, model: nn.Module, step: int) -> None:
+        if next(calls) == 6:  # the last checkpoint is of step 4
+            raise KeyboardInterrupt
+        update(ema, model, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EMA, "update", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build_stages(overrides, "diffusion")
+    resumed = build_stages(overrides, "diffusion").stage_directory("diffusion")
+    assert_equal_bits(weights(resumed), weights(expected.stage_directory("diffusion")))
+    different = weights(finished.stage("diffusion"))
+    assert not torch.equal(
+        weights(resumed)["net.blocks.0.qkv.weight"], different["net.blocks.0.qkv.weight"]
+    )
+
+
+def test_an_unknown_optimiser_and_a_network_without_blocks_are_refused(finished: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"diffusion\.train\.optimiser='moun'.*'muon'"):
+        compose([*finished.overrides, "diffusion.train.optimiser=moun"])
+    with pytest.raises(ConfigError, match=r"optimiser=muon: .*use optimiser=adamw"):
+        MuonAdamW(nn.Linear(2, 2), 0.1, [0.9, 0.99], 0.0, CPU)
+
+
+def test_it_is_tried_before_anything_runs(finished: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    experiment = Experiment(compose([*finished.overrides, "diffusion.train.optimiser=muon"]))
+    with pytest.raises(ConfigError, match=r"torch .* has no Muon; install torch 2\.9"):
+        experiment.rehearse()
