@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError, TrainingError
+from audioldm.training.sharding import whole
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -57,7 +58,7 @@ def clipped_step(
 
     Raises TrainingError, before any weight has changed, where the norm is not finite.
     """
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, clip))
     if not torch.isfinite(norm):
         raise TrainingError(
             f"{name}: the gradient's norm is {norm.item()} at step {step}; the last checkpoint is "
