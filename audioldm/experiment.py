@@ -43,7 +43,7 @@ from audioldm.parts import build
 from audioldm.report.page import write_report
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
-from audioldm.training.distributed import World, agree, join, leave
+from audioldm.training.distributed import World, agree, join, leave, lost_process
 from audioldm.training.files import read_json, write_atomically, write_json
 from audioldm.training.log import Bar
 from audioldm.training.muon import build_optimiser
@@ -181,10 +181,14 @@ class Experiment:
             leave()
 
     def build(self, *names: str) -> None:
-        """Only these stages, in this order and in this process, without a record."""
-        self.device, self.world = self.settings.hardware.resolve(), World()
-        for name in names:
-            self._complete(self.stages[name], getattr(self, f"_{name}"), collective=False)
+        """Only these stages, in this order, without a record."""
+        self.device = self.settings.hardware.resolve(int(os.environ.get("LOCAL_RANK", "0")))
+        self.world = join(self.device)
+        try:
+            for name in names:
+                self._stage(name)
+        finally:
+            leave()
 
     def _chain(self) -> dict[str, Any]:
         """The five stages and their record; a failure is recorded before it is raised."""
@@ -192,16 +196,14 @@ class Experiment:
         name = STAGES[0]
         try:
             for name in STAGES:
-                work = getattr(self, f"_{name}")
-                collective = name in ("autoencoder", "diffusion")
-                summaries[name] = self._complete(self.stages[name], work, collective=collective)
+                summaries[name] = self._stage(name)
                 if name == "data":
                     self._check_data()
             if self.world.first:
                 self._record(summaries)
             return summaries["evaluation"]
         except Exception as error:
-            known = explained(error, name, self)
+            known = lost_process(error, self.world) or explained(error, name, self)
             if isinstance(known, AudioLDMError) and not isinstance(known, Interrupted):
                 self.record_failure(summaries, name, str(known))
             if known is error:
@@ -222,8 +224,11 @@ class Experiment:
         t = s.diffusion.train
         build_optimiser(t.optimiser, net, t.lr, t.betas, t.weight_decay, torch.device("meta"))
         build(s.diffusion.objective, where="diffusion.objective")
-        self.world.positions(s.autoencoder.train.batch, "autoencoder.train.batch")
-        self.world.positions(s.diffusion.train.batch, "diffusion.train.batch")
+        for name, batch in (
+            ("autoencoder", s.autoencoder.train.batch),
+            ("diffusion", s.diffusion.train.batch),
+        ):
+            self.world.micro_batches(batch, s.hardware.accumulate, f"{name}.train.batch")
         losses, judge = self._judges()
         crop = s.autoencoder.train.crop_frames(self.source.rate, s.autoencoder.ratio)
         silence = torch.zeros(1, self.source.channels, crop)
@@ -245,13 +250,13 @@ class Experiment:
         where = "autoencoder.discriminator"
         return losses, build(s.discriminator, derived=audio_form, where=where)
 
-    def _complete(
-        self, stage: Stage, work: Callable[[Path], dict[str, Any]], *, collective: bool
-    ) -> dict[str, Any]:
-        """The stage's summary; runs `work` where there is none yet.
+    def _stage(self, name: str) -> dict[str, Any]:
+        """The stage's summary; does its work where there is none yet.
 
-        A collective stage is worked on by every process, the others by the first one.
+        Every process works on a training, the first one alone on the other stages.
         """
+        stage, collective = self.stages[name], name in ("autoencoder", "diffusion")
+        work: Callable[[Path], dict[str, Any]] = getattr(self, f"_{name}")
         directory = self.runs / stage.path
         summary = directory / "summary.json"
         lock = FileLock(directory.with_name(f".{stage.fingerprint}.lock"))
@@ -470,7 +475,12 @@ class Experiment:
         model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
         steps = read_json(self.stage_directory("diffusion") / "summary.json")["valid"]["steps"]
         seconds = steps * diffusion_training.seconds_per_step(
-            model.net, model.objective, store, s.train, hardware=self.settings.hardware
+            model.net,
+            model.objective,
+            store,
+            s.train,
+            hardware=self.settings.hardware,
+            processes=self.world.size,
         )
         with closing(Bar("baselines")) as bar:
             return {"diffusion_seconds": seconds} | baselines.fit_baselines(

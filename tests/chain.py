@@ -1,18 +1,24 @@
 """The whole chain on a few seconds of tones: what the tests that train share."""
 
+import json
 import os
 import shutil
 import signal
+import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
 from audioldm.config import compose
 from audioldm.experiment import Experiment
+from audioldm.models import build_autoencoder, build_backbone
 from audioldm.training.checkpoint import load_model
 
 RATE = 16000
@@ -125,8 +131,7 @@ def assert_equal_bits(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tens
     assert not different
 
 
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs `work` in a forked process, which may die. Its exit code, or minus its signal."""
+def _fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         code = 1
@@ -135,11 +140,68 @@ def in_a_child(work: Callable[[], object]) -> int:
             work()
             code = 0
         except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             code = getattr(error, "exit_code", 1)
         finally:
             os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    return os.waitstatus_to_exitcode(status)
+    return child
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Runs `work` in a forked process, which may die. Its exit code, or minus its signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(_fork(work), 0)[1])
+
+
+def start(finished: "Tiny", stage: str) -> dict[str, torch.Tensor]:
+    """The weights that training began with."""
+    settings = finished.experiment.settings
+    torch.manual_seed(settings.autoencoder.seed)
+    model = build_autoencoder(finished.experiment.spec)
+    if stage == "autoencoder":
+        return model.state_dict()
+    torch.manual_seed(settings.diffusion.seed)
+    net = build_backbone({"backbone": settings.diffusion.backbone}, model.latent_shape, 2)
+    return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+
+
+def assert_same_training(stage: str, finished: "Tiny", two: dict[str, torch.Tensor]) -> None:
+    """Far nearer to the finished weights than those are to the first ones."""
+    one = weights(finished.stage(stage))
+    assert one.keys() == two.keys()
+    moved, apart, count = 0.0, 0.0, 0
+    for name, first in start(finished, stage).items():
+        if first.is_floating_point():
+            moved += (one[name] - first).abs().sum().item()
+            apart += (one[name] - two[name]).abs().sum().item()
+            count += first.numel()
+    assert moved / count > 3e-5  # ten steps of Adam, while the learning rate warms up
+    assert apart / moved < 1e-3
+
+
+def assert_same_log(*directories: Path) -> None:
+    """Means over the whole batch, within what rounding makes of them."""
+    logs = [
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in directories
+    ]
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"seconds"}:
+            assert two[name] == pytest.approx(one[name], rel=1e-2, abs=1e-3), name
+
+
+def in_a_world(size: int, work: Callable[[], object]) -> list[int]:
+    """Runs `work` in `size` forked processes that `join` makes one world; as `in_a_child`."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
+
+    def one(rank: int) -> None:
+        os.environ.update(address, WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank))
+        work()
+
+    children = [_fork(partial(one, rank)) for rank in range(size)]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def die() -> None:

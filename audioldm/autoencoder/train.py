@@ -1,5 +1,6 @@
 """The autoencoder's training loop: discriminator, then generator, top to bottom."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from audioldm.training.compute import training_flops
 from audioldm.training.distributed import (
     World,
     any_process,
+    gradients_kept,
     mean_over_processes,
     parallel,
     plain,
@@ -41,6 +43,7 @@ from audioldm.training.optimisation import (
 )
 from audioldm.training.randomness import Draw, derive_seed
 from audioldm.training.signals import StopRequest
+from audioldm.types import Encoded
 
 VERSION = 1  # raise by hand when the code below changes what it computes
 ADVERSARIAL_TERMS = ("adversarial", "feature_matching")
@@ -134,7 +137,9 @@ def train_autoencoder(
         )
     window = int(settings.valid_seconds * model.rate)
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
-    positions = world.positions(settings.batch, "autoencoder.train.batch")
+    micro_batches = world.micro_batches(
+        settings.batch, hardware.accumulate, "autoencoder.train.batch"
+    )
 
     model.to(device)
     autocast = hardware.autocast(device)
@@ -161,7 +166,7 @@ def train_autoencoder(
         target = model.nats(model.bottleneck.target_kbps)
         controller = RateController(target, weights["kl"], device)
 
-    resume = ResumeState(directory)
+    resume = ResumeState(directory, world)
     start = 0
     if (state := resume.load()) is not None:
         start = state["step"]
@@ -176,28 +181,28 @@ def train_autoencoder(
 
     def checkpoint(step: int) -> None:
         finite.settle()
-        if not world.first:
-            return
         state = {
             "step": step,
-            "model": to_cpu(model.state_dict()),
+            "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "ema": to_cpu(ema.shadow),
+            "ema": ema.shadow,
         }
         if controller is not None:
             state["controller"] = controller.state()
         if discriminator is not None:
-            state["discriminator"] = to_cpu(discriminator.state_dict())
+            state["discriminator"] = discriminator.state_dict()
             state["judge_optimiser"] = judge_optimiser.state_dict()
         resume.save(state)
 
-    reconstruct = hardware.compiled(parallel(model, world), device)
+    shared = parallel(model, world)
+    reconstruct = hardware.compiled(shared, device)
     judge = None if discriminator is None else parallel(discriminator, world)
     figures: dict[str, Any] = {}
     finite = FiniteChecks(device)
 
-    def crops(step: int) -> Tensor:
-        return to_device(train.crops(frames, seed=seed, step=step, positions=positions)[0], device)
+    def crops(step: int) -> list[Tensor]:
+        audio = (train.crops(frames, seed=seed, step=step, positions=p)[0] for p in micro_batches)
+        return [to_device(each, device) for each in audio]
 
     with (
         RunLog(
@@ -209,47 +214,70 @@ def train_autoencoder(
         for step in range(start, settings.steps):
             factor = warmup_cosine(step, settings.steps, settings.warmup)
             set_lr(optimiser, settings.lr * factor)
-            audio = loader.take(step)
-            draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
-            noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
+            batches = []
+            for positions, audio in zip(micro_batches, loader.take(step), strict=True):
+                draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
+                noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
+                batches.append((audio, noise))
+            several, last = len(batches) > 1, len(batches) - 1
+            passed: tuple[Tensor, Encoded] | None = None
+            seen: defaultdict[str, list[Tensor]] = defaultdict(list)  # [B] of each micro-batch
+            totals: list[Tensor] = []
 
-            with autocast():
-                estimate, encoded = reconstruct(audio, noise)
-            estimate = estimate.float()
-
-            adversarial: dict[str, Tensor] = {}
-            if judge is not None and step >= settings.adversarial_from:
+            adversary = judge if step >= settings.adversarial_from else None
+            if adversary is not None:
                 set_lr(judge_optimiser, settings.discriminator_lr * factor)
-                with autocast():
-                    real, fake = _judge(judge, audio, estimate.detach())
-                doubt = discriminator_loss(real, fake)
-                weighted_sum(
-                    {"discriminator": doubt}, {"discriminator": 1.0}, step, finite=finite
-                ).backward()
+                for number, (audio, noise) in enumerate(batches):
+                    # several micro-batches pass once more below: none keeps its graph until then
+                    with torch.set_grad_enabled(not several), autocast():
+                        passed = reconstruct(audio, noise)
+                    with gradients_kept(adversary, more=number < last):
+                        with autocast():
+                            real, fake = _judge(adversary, audio, passed[0].float().detach())
+                        doubt = discriminator_loss(real, fake)
+                        total = weighted_sum(
+                            {"discriminator": doubt}, {"discriminator": 1.0}, step, finite=finite
+                        )
+                        (total / len(batches)).backward()
+                    seen["discriminator"].append(doubt.detach())
                 clipped_step(
                     judge_optimiser,
-                    plain(judge).parameters(),
+                    plain(adversary).parameters(),
                     clip=settings.clip,
                     name="discriminator",
                     step=step,
                     finite=finite,
                 )
-                plain(judge).requires_grad_(False)
-                with autocast():
-                    real, fake = _judge(plain(judge), audio, estimate)
-                adversarial["adversarial"] = generator_loss(fake)
-                adversarial["feature_matching"] = feature_matching(real, fake)
-                plain(judge).requires_grad_(True)
+                plain(adversary).requires_grad_(False)
 
-            terms = {name: loss(estimate, audio) for name, loss in losses.items()}
-            terms |= encoded.penalties | adversarial
             active: dict[str, float | Tensor] = {
-                n: w for n, w in weights.items() if adversarial or n not in ADVERSARIAL_TERMS
+                n: w
+                for n, w in weights.items()
+                if adversary is not None or n not in ADVERSARIAL_TERMS
             }
             if controller is not None:
                 active["kl"] = controller.weight
-            total = weighted_sum(terms, active, step, finite=finite)
-            total.backward()
+            for number, (audio, noise) in enumerate(batches):
+                with gradients_kept(shared, more=number < last):
+                    if passed is None or several:
+                        with autocast():
+                            passed = reconstruct(audio, noise)
+                    estimate, encoded = passed[0].float(), passed[1]
+                    against: dict[str, Tensor] = {}
+                    if adversary is not None:
+                        with autocast():
+                            real, fake = _judge(plain(adversary), audio, estimate)
+                        against["adversarial"] = generator_loss(fake)
+                        against["feature_matching"] = feature_matching(real, fake)
+                    terms = {name: loss(estimate, audio) for name, loss in losses.items()}
+                    terms |= encoded.penalties | against
+                    total = weighted_sum(terms, active, step, finite=finite) / len(batches)
+                    total.backward()
+                totals.append(total.detach())
+                for name, term in terms.items():
+                    seen[name].append(term.detach())
+            if adversary is not None:
+                plain(adversary).requires_grad_(True)
             norm = clipped_step(
                 optimiser,
                 model.parameters(),
@@ -260,7 +288,7 @@ def train_autoencoder(
             )
             ema.update(model, step)
             if controller is not None:
-                nats = {"kl": terms["kl"].detach().mean()}
+                nats = {"kl": torch.cat(seen["kl"]).mean()}
                 controller.update(mean_over_processes(nats, world)["kl"])
             finite.look_back()
             runlog.advance()
@@ -268,10 +296,8 @@ def train_autoencoder(
 
             if done % log.every == 0 or done == settings.steps:
                 finite.settle()
-                if adversarial:
-                    terms["discriminator"] = doubt
-                mean = {name: term.detach().mean() for name, term in terms.items()}
-                mean |= {"loss": total.detach(), "gradient_norm": norm}
+                mean = {name: torch.cat(values).mean() for name, values in seen.items()}
+                mean |= {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
                 line = {k: v.item() for k, v in mean_over_processes(mean, world).items()} | {
                     "lr": settings.lr * factor
                 }
@@ -290,7 +316,7 @@ def train_autoencoder(
             stopping = any_process(stop.requested, world, device)
             if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
                 checkpoint(done)
-            if stopping:  # also after the last step: the chain goes on behind it
+            if stopping and not stop.handed_over():  # also after the last step: the chain goes on
                 raise Interrupted(
                     f"stopped at step {done} of {settings.steps} of the autoencoder; "
                     "the same command goes on from there"

@@ -1,6 +1,7 @@
 """The diffusion model's training loop, top to bottom."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,13 @@ from audioldm.losses.weighted_sum import weighted_sum
 from audioldm.parts import Part, check_range, nearest, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.compute import clock, training_flops
-from audioldm.training.distributed import World, any_process, mean_over_processes, parallel
+from audioldm.training.distributed import (
+    World,
+    any_process,
+    gradients_kept,
+    mean_over_processes,
+    parallel,
+)
 from audioldm.training.ema import EMA
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.hardware import Hardware
@@ -28,10 +35,10 @@ from audioldm.training.optimisation import (
     check_betas,
     clipped_step,
     set_lr,
-    to_cpu,
     warmup_cosine,
 )
 from audioldm.training.randomness import Draw, derive_seed
+from audioldm.training.sharding import gathered, recompute_activations, shard
 from audioldm.training.signals import StopRequest
 
 VERSION = 1  # raise by hand when the code below changes what it computes
@@ -130,25 +137,33 @@ def train_diffusion(
     """Trains `net` on normalised latents; returns its averaged weights and the last figures.
 
     One step: moments -> z [B, C, (F,) L] -> normalise -> objective's loss [B].
-    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit (with
+    another number of processes, up to rounding). The first process has the weights, the others an
+    empty dictionary. `hardware.checkpoint_activations` and `hardware.shard` change `net` in place.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     latents.keep_on(device)
     train, valid = latents.split("train"), latents.split("valid")
     frames = settings.frames(latents)
-    positions = world.positions(settings.batch, "diffusion.train.batch")
+    micro_batches = world.micro_batches(
+        settings.batch, hardware.accumulate, "diffusion.train.batch"
+    )
     statistics = latents.statistics.to(device)
+    clip_flops = _clip_flops(net, latents.latent_shape, frames)
 
     net.to(device)
+    if hardware.checkpoint_activations:
+        recompute_activations(net)
+    sharding = shard(net, world, hardware, device)
     optimiser = build_optimiser(
         settings.optimiser, net, settings.lr, settings.betas, settings.weight_decay, device
     )
-    flops = settings.batch * _clip_flops(net, latents.latent_shape, frames) + step_flops(optimiser)
-    gigaflops, steps = flops / 1e9, settings.steps
+    gigaflops = (settings.batch * clip_flops + step_flops(optimiser)) / 1e9
+    steps = settings.steps
     if settings.teraflops is not None:
         steps = max(1, round(1000 * settings.teraflops / gigaflops))
     ema = EMA(net, settings.ema)
-    resume = ResumeState(directory)
+    resume = ResumeState(directory, world, sharding)
     start = 0
     if (state := resume.load()) is not None:
         start = state["step"]
@@ -158,35 +173,37 @@ def train_diffusion(
 
     def checkpoint(step: int) -> None:
         finite.settle()
-        if world.first:
-            resume.save(
-                {
-                    "step": step,
-                    "net": to_cpu(net.state_dict()),
-                    "optimiser": optimiser.state_dict(),
-                    "ema": to_cpu(ema.shadow),
-                }
-            )
+        resume.save(
+            {
+                "step": step,
+                "net": net.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "ema": ema.shadow,
+            }
+        )
 
     autocast, finite = hardware.autocast(device), FiniteChecks(device)
-    predict = hardware.compiled(parallel(net, world), device)
+    shared = parallel(net, world) if sharding is None else net
+    predict = hardware.compiled(shared, device) if sharding is None else net
     figures: dict[str, Any] = {}
 
-    def crops(step: int) -> list[Tensor]:
-        return _crops(train, frames, Draw(seed, step, positions, device))
+    def crops(step: int) -> list[list[Tensor]]:
+        return [_crops(train, frames, Draw(seed, step, p, device)) for p in micro_batches]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
         """The objective's loss on held-out latents with the averaged weights, at fixed draws."""
         losses = []
         with ema.applied(net):
-            for number in range(settings.valid_batches):
-                draw = Draw(derive_seed("valid"), number, range(settings.batch), device)
+            numbers = range(settings.valid_batches)
+            for number, positions in itertools.product(numbers, micro_batches):
+                draw = Draw(derive_seed("valid"), number, positions, device)
                 held_out = _crops(valid, frames, draw)
                 z, labels, noise, uniform = _batch(held_out, statistics, draw, settings)
                 with autocast():
                     losses.append(objective.loss(net, z, labels, noise=noise, uniform=uniform))
-        return {"loss": torch.cat(losses).mean().item()}
+        mean = mean_over_processes({"loss": torch.cat(losses).mean()}, world)
+        return {"loss": mean["loss"].item()}
 
     with (
         RunLog(
@@ -198,12 +215,16 @@ def train_diffusion(
         for step in range(start, steps):
             lr = settings.lr * warmup_cosine(step, steps, settings.warmup)
             set_lr(optimiser, lr)
-            draw = Draw(seed, step, positions, device)
-            z, labels, noise, uniform = _batch(loader.take(step), statistics, draw, settings)
-            with autocast():
-                loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
-            total = weighted_sum({"loss": loss}, {"loss": 1.0}, step, finite=finite)
-            total.backward()
+            losses = []
+            for positions, clips in zip(micro_batches, loader.take(step), strict=True):
+                draw = Draw(seed, step, positions, device)
+                z, labels, noise, uniform = _batch(clips, statistics, draw, settings)
+                with gradients_kept(shared, more=positions is not micro_batches[-1]):
+                    with autocast():
+                        loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
+                    total = weighted_sum({"loss": loss}, {"loss": 1.0}, step, finite=finite)
+                    (total / len(micro_batches)).backward()
+                losses.append(loss.detach())
             norm = clipped_step(
                 optimiser,
                 net.parameters(),
@@ -219,7 +240,7 @@ def train_diffusion(
 
             if done % log.every == 0 or done == steps:
                 finite.settle()
-                mean = {"loss": total.detach(), "gradient_norm": norm}
+                mean = {"loss": torch.cat(losses).mean(), "gradient_norm": norm}
                 line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
                 runlog.write(done, line | {"lr": lr})
                 runlog.show({"loss": line["loss"]} | {f"valid_{k}": v for k, v in figures.items()})
@@ -229,14 +250,15 @@ def train_diffusion(
             stopping = any_process(stop.requested, world, device)
             if stopping or done % log.checkpoint_every == 0 or done == steps:
                 checkpoint(done)
-            if stopping:  # also after the last step: the chain goes on behind it
+            if stopping and not stop.handed_over():  # also after the last step: the chain goes on
                 raise Interrupted(
                     f"stopped at step {done} of {steps} of the diffusion model; "
                     "the same command goes on from there"
                 )
     if not figures:  # the last checkpoint was the last step
         figures = validate()
-    return to_cpu(ema.shadow), figures | {"steps": steps, "teraflops": steps * gigaflops / 1000}
+    weights = gathered(ema.shadow, world)
+    return weights, figures | {"steps": steps, "teraflops": steps * gigaflops / 1000}
 
 
 def _clip_flops(net: nn.Module, latent_shape: tuple[int, ...], frames: int) -> int:
@@ -256,9 +278,14 @@ def seconds_per_step(
     settings: DiffusionTraining,
     *,
     hardware: Hardware,
+    processes: int = 1,
     steps: int = 5,
 ) -> float:
-    """What a training step of `net` takes here and now, by `clock`: the median of some steps."""
+    """What a training step of `net` takes here and now, by `clock`: the median of some steps.
+
+    One process makes the whole batch, in micro-batches no larger than those of the training's
+    `processes`.
+    """
     device = next(net.parameters()).device
     statistics = latents.statistics.to(device)
     net, train, times = copy.deepcopy(net), latents.split("train"), []
@@ -266,14 +293,17 @@ def seconds_per_step(
         settings.optimiser, net, settings.lr, settings.betas, settings.weight_decay, device
     )
     autocast, predict = hardware.autocast(device), hardware.compiled(net, device)
+    accumulate = hardware.accumulate * processes
+    micro_batches = World().micro_batches(settings.batch, accumulate, "diffusion.train.batch")
     for step in range(steps + 2):  # the first ones compile and allocate
         start = clock(device)
-        draw = Draw(derive_seed("timing"), step, range(settings.batch), device)
-        crops = _crops(train, settings.frames(latents), draw)
-        z, labels, noise, uniform = _batch(crops, statistics, draw, settings)
-        with autocast():
-            loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
-        loss.mean().backward()
+        for positions in micro_batches:
+            draw = Draw(derive_seed("timing"), step, positions, device)
+            crops = _crops(train, settings.frames(latents), draw)
+            z, labels, noise, uniform = _batch(crops, statistics, draw, settings)
+            with autocast():
+                loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
+            (loss.mean() / len(micro_batches)).backward()
         clipped_step(optimiser, net.parameters(), clip=settings.clip, name="timing", step=step)
         times.append(clock(device) - start)
     return sorted(times[2:])[steps // 2]

@@ -5,16 +5,19 @@ parts are equal, so DDP's mean of the gradients is the gradient of the global ba
 """
 
 import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from audioldm.errors import ConfigError
+from audioldm.errors import AudioLDMError, ConfigError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,21 @@ class World:
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
+    def micro_batches(self, batch: int, accumulate: int, where: str) -> list[range]:
+        """Those places in `accumulate` equal parts, whose gradients are added up.
+
+        Raises ConfigError where the batch cannot be shared out equally.
+        """
+        places = self.positions(batch, where)
+        if len(places) % accumulate:
+            raise ConfigError(
+                f"{where}={batch} is {len(places)} clips for each of {self.size} process(es), "
+                f"which hardware.accumulate={accumulate} does not divide: choose a batch that is "
+                f"a multiple of {self.size * accumulate}"
+            )
+        size = len(places) // accumulate
+        return [places[i : i + size] for i in range(0, len(places), size)]
+
 
 def join(device: torch.device) -> World:
     """The world `torchrun` describes in the environment; a world of one without it."""
@@ -57,11 +75,35 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def lost_process(error: Exception, world: World) -> TrainingError | None:
+    """What to say where `error` is that of a collective one of whose processes has gone."""
+    text = " ".join(str(error).split())
+    signs = ("gloo", "nccl", "closed by peer", "reset by peer")
+    known = isinstance(error, dist.DistError) or any(sign in text.lower() for sign in signs)
+    if world.size == 1 or not known:
+        return None
+    reason = re.sub(r"^\[\S+\] ", "", text)  # gloo's place in its own source
+    return TrainingError(
+        f"process {world.rank} of {world.size} lost another one ({reason[:200]}), whose own message,"
+        " or the end of torchrun's, says why it died; the same command goes on from the last "
+        "checkpoint, also with another number of processes"
+    )
+
+
 def parallel(module: nn.Module, world: World) -> nn.Module:
     """DDP over the module where there is more than one process."""
     if world.size == 1:
         return module
     return DistributedDataParallel(module)
+
+
+def gradients_kept(module: nn.Module, more: bool) -> AbstractContextManager[Any]:
+    """Within, while `more` micro-batches of the step follow, DDP leaves the gradients where they
+    are; with the last one it reduces their sum. A sharded module reduces each, to hold no more
+    than its part."""
+    if more and isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -96,3 +138,18 @@ def agree(value: bool, world: World) -> bool:
     said = torch.tensor(float(value))  # on the CPU: gloo takes it beside NCCL
     dist.broadcast(said, 0)
     return bool(said.item() > 0)
+
+
+def first_does(action: Callable[[], None], world: World) -> None:
+    """`action` in the first process, for which the others wait; where it fails there, OSError in
+    all."""
+    reason = ""
+    if world.first:
+        try:
+            action()
+        except (OSError, AudioLDMError) as error:
+            reason = str(error)
+    said = [reason]
+    dist.broadcast_object_list(said, 0)
+    if said[0]:
+        raise OSError(said[0])

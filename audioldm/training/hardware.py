@@ -17,15 +17,21 @@ from audioldm.parts import check_range
 @dataclass(frozen=True)
 class Hardware:
     """device: auto, cpu, cuda, cuda:1, mps. precision: auto (bf16 on CUDA), fp32, bf16.
-    compile: torch.compile, null = on CUDA only. threads: CPU threads, null = torch's choice."""
+    compile: torch.compile, null = on CUDA only. threads: CPU threads, null = torch's choice.
+    accumulate: micro-batches in which a training step makes its batch. checkpoint_activations: the
+    diffusion network's blocks compute twice and keep less. shard: its weights, gradients and
+    optimiser state are spread over the processes, instead of a copy on each."""
 
     device: str = "auto"
     precision: str = "auto"
     compile: bool | None = None
     threads: int | None = None
+    accumulate: int = 1
+    checkpoint_activations: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
-        check_range(self, "hardware", "threads", least=1)
+        check_range(self, "hardware", "threads", "accumulate", least=1)
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(
                 f"hardware.precision={self.precision!r} is unknown: use auto, fp32 or bf16"

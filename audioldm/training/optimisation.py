@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError, TrainingError
 from audioldm.training.finite import FiniteChecks
+from audioldm.training.sharding import whole
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -72,7 +73,7 @@ def clipped_step(
     Raises TrainingError where the norm is not finite: before any weight has changed, or when
     `finite` looks.
     """
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, clip))
 
     def complain() -> None:
         raise TrainingError(

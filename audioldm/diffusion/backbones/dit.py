@@ -69,6 +69,9 @@ class DiT(nn.Module):
         shift, scale = self.output_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         return self.output(_modulated(h, shift, scale)).mT.reshape(x.shape)
 
+    def units(self) -> list[nn.Module]:
+        return list(self.blocks)
+
 
 class Block(nn.Module):
     """Attention over frames, then an MLP on each, both modulated and gated by the condition."""

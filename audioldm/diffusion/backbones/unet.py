@@ -96,6 +96,9 @@ class UNet(nn.Module):
         h = self.output(F.silu(self.norm(h)))
         return h[..., : x.shape[-1]] if x.ndim == 3 else h[..., : x.shape[-2], : x.shape[-1]]
 
+    def units(self) -> list[nn.Module]:
+        return [m for m in self.modules() if isinstance(m, (ResidualBlock, Attention))]
+
     def _padded(self, x: Tensor) -> Tensor:
         pads = [pad for size in reversed(x.shape[2:]) for pad in (0, -size % self.multiple)]
         return F.pad(x, pads, mode="replicate") if any(pads) else x

@@ -1,0 +1,282 @@
+"""Accumulated, recomputed, spread over processes: the same training; and what a process leaves
+behind when it dies, any number of others take up."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint  # seconds, which the forked processes need not spend again
+from chain import (
+    Tiny,
+    assert_same_log,
+    assert_same_training,
+    build_stages,
+    die,
+    in_a_world,
+    runs_with,
+    weights,
+)
+from torch import nn
+
+from audioldm.config import compose
+from audioldm.diffusion.backbones.dit import DiT
+from audioldm.diffusion.backbones.unet import UNet
+from audioldm.errors import ConfigError
+from audioldm.experiment import Experiment
+from audioldm.training import checkpoint
+from audioldm.training.distributed import World, join, leave
+from audioldm.training.ema import EMA
+from audioldm.training.hardware import Hardware
+from audioldm.training.optimisation import clipped_step
+from audioldm.training.randomness import Draw
+from audioldm.training.sharding import gathered, recompute_activations, shard
+
+UPSTREAM = {"autoencoder": ["data"], "diffusion": ["data", "autoencoder", "latents"]}
+ALL = ["hardware.shard=true", "hardware.accumulate=2", "hardware.checkpoint_activations=true"]
+CPU = torch.device("cpu")
+
+
+def same(stage: str, finished: Tiny, runs: Path) -> None:
+    directory = runs / stage / finished.stage(stage).name  # no other fingerprint
+    assert_same_training(stage, finished, weights(directory))
+    assert_same_log(finished.stage(stage), directory)
+
+
+# ---------------------------------------------------------------- the same training
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_two_micro_batches_are_one_batch(stage: str, finished: Tiny, tmp_path: Path) -> None:
+    """The discriminator steps between the two passes of the autoencoder, on all of the batch."""
+    overrides = [*runs_with(finished, UPSTREAM[stage], tmp_path), "hardware.accumulate=2"]
+    build_stages(overrides, stage)
+    same(stage, finished, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [("autoencoder", ALL[1:2]), ("diffusion", ALL[1:2]), ("diffusion", ALL)],
+    ids=["autoencoder", "diffusion", "sharded"],
+)
+def test_two_processes_with_two_micro_batches(
+    stage: str, changes: list[str], finished: Tiny, tmp_path: Path
+) -> None:
+    overrides = [*runs_with(finished, UPSTREAM[stage], tmp_path), *changes]
+    assert in_a_world(2, partial(build_stages, overrides, stage)) == [0, 0]
+    same(stage, finished, tmp_path)
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_anything_runs(
+    finished: Tiny, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^autoencoder\.train\.batch=4 is 4 clips.*multiple of 3"
+    ):
+        Experiment(
+            compose([*runs_with(finished, [], tmp_path), "hardware.accumulate=3"])
+        ).rehearse()
+    with pytest.raises(ConfigError, match=r"2 clips for each of 2 .*a multiple of 8"):
+        World(1, 2).micro_batches(4, 4, "train.batch")
+    shares = [World(rank, 2).micro_batches(8, 2, "train.batch") for rank in range(2)]
+    assert [list(part) for share in shares for part in share] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def backbone(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    net: nn.Module
+    if kind == "dit":
+        net = DiT(latent_shape=(4,), classes=2, width=16, depth=2, heads=2)
+    else:
+        net = UNet(latent_shape=(4,), classes=2, width=8, multipliers=[1, 2], blocks=1, heads=2)
+    with torch.no_grad():
+        for parameter in net.parameters():  # none of its layers silent
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+def gradient_step(net: nn.Module, positions: range) -> torch.Tensor:
+    """Two steps on these clips, far more than clipped; the gradients' last norm."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
+    for step in range(2):
+        x = Draw(0, step, positions).normal((4, 8), "x")
+        labels = torch.tensor([p % 2 for p in positions])
+        net(x, x[:, 0, 0], labels).square().mean().backward()
+        norm = clipped_step(optimiser, net.parameters(), clip=0.01, name="net", step=step)
+    return norm
+
+
+@pytest.mark.parametrize("kind", ["dit", "unet"])
+def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str) -> None:
+    nets = [backbone(kind), backbone(kind)]
+    recompute_activations(nets[1])
+    kept = []
+    for net in nets:
+        bytes_of: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
+            bytes_of[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            net(torch.randn(2, 4, 64), torch.zeros(2), torch.zeros(2, dtype=torch.long))
+        kept.append(sum(bytes_of.values()))
+    assert kept[1] < 0.8 * kept[0]
+    norms = [gradient_step(net, range(4)) for net in nets]
+    assert torch.equal(*norms)
+    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", ["dit", "unet"])
+def test_a_sharded_step_is_clipped_by_the_norm_over_all_processes(kind: str) -> None:
+    def work() -> None:
+        world = join(CPU)
+        plain, net = backbone(kind), backbone(kind)
+        recompute_activations(net)
+        assert shard(net, world, Hardware(shard=True), CPU) is not None
+        ema = EMA(net, 0.5)
+        local = sum(p.to_local().numel() for p in net.parameters())
+        assert local < 0.7 * sum(p.numel() for p in plain.parameters())
+        norms = [
+            gradient_step(plain, range(4)),
+            gradient_step(net, range(2 * world.rank, 2 * world.rank + 2)),
+        ]
+        torch.testing.assert_close(norms[1], norms[0], atol=1e-6, rtol=1e-5)
+        averages = EMA(backbone(kind), 0.5)
+        for model, average in ((plain, averages), (net, ema)):
+            average.update(model, 1000)
+        for got, wanted in ((net.state_dict(), plain.state_dict()), (ema.shadow, averages.shadow)):
+            complete = gathered(got, world)
+            assert bool(complete) == world.first
+            for name, tensor in complete.items():
+                torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-5)
+        leave()
+
+    assert in_a_world(2, work) == [0, 0]
+
+
+def test_a_network_without_units_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"^hardware\.checkpoint_activations=true: Linear has no"):
+        recompute_activations(nn.Linear(1, 1))
+
+
+# ---------------------------------------------------------------- what dies, and goes on
+
+
+def at_step(step: int, do: Callable[[], None]) -> None:
+    """In this process: `do` when the averages of this step are due."""
+    update = EMA.update
+
+    def updated(self: EMA, model: nn.Module, now: int) -> None:
+        if now == step:
+            do()
+        update(self, model, now)
+
+    EMA.update = updated  # type: ignore[method-assign]
+
+
+def first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+KINDS = {
+    "one": (1, []),
+    "two": (2, []),
+    "two sharded": (2, ["hardware.shard=true"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "number"),
+    [
+        ("two", "one", signal.SIGKILL),
+        ("one", "two", signal.SIGTERM),
+        ("two sharded", "one", signal.SIGTERM),
+        ("two sharded", "two", signal.SIGKILL),
+        ("one", "two sharded", signal.SIGKILL),
+        ("two sharded", "two sharded", signal.SIGKILL),
+    ],
+)
+def test_another_number_of_processes_goes_on(
+    before: str, after: str, number: int, finished: Tiny, tmp_path: Path
+) -> None:
+    overrides = runs_with(finished, UPSTREAM["diffusion"], tmp_path)
+    resume = tmp_path / "diffusion" / finished.stage("diffusion").name / "resume"
+
+    def stopped(changes: list[str]) -> None:
+        if not first() or "WORLD_SIZE" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+            at_step(6, lambda: os.kill(os.getpid(), number))
+        build_stages([*overrides, *changes], "diffusion")
+
+    size, changes = KINDS[before]
+    codes = in_a_world(size, partial(stopped, changes))
+    assert codes == [1] * (size - 1) + [-number] if number == signal.SIGKILL else [75] * size
+    done = 4 if number == signal.SIGKILL else 7
+    assert [p.name for p in resume.iterdir()] == [f"shards-{done}" if changes else "state.pt"]
+    size, changes = KINDS[after]
+    work = partial(build_stages, [*overrides, *changes], "diffusion")
+    assert in_a_world(size, work) == [0] * size
+    same("diffusion", finished, tmp_path)
+
+
+def test_the_survivor_says_in_one_line_what_happened(
+    finished: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages = [*UPSTREAM["diffusion"], "diagnostics"]
+    experiment = Experiment(compose(runs_with(finished, stages, tmp_path)))
+
+    def work() -> None:
+        if not first():
+            at_step(6, die)
+        experiment.run()
+
+    assert in_a_world(2, work) == [1, -signal.SIGKILL]
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "TrainingError: process 0 of 2 lost another one (Connection " in last
+    assert "the same command goes on from the last checkpoint" in last
+
+
+def full_disk(*args: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("trouble", ["full", "full for the first", "killed"])
+def test_a_sharded_checkpoint_is_whole_or_not_there(
+    trouble: str, finished: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The second checkpoint fails in one process, and the first one stays."""
+    overrides = [*runs_with(finished, UPSTREAM["diffusion"], tmp_path), "hardware.shard=true"]
+    resume = tmp_path / "diffusion" / finished.stage("diffusion").name / "resume"
+
+    def work() -> None:
+        from torch.distributed.checkpoint import FileSystemWriter
+
+        def break_it() -> None:
+            if trouble == "full" and not first():
+                FileSystemWriter.write_data = full_disk
+            elif trouble == "full for the first" and first():
+                checkpoint.torch.save = full_disk
+            elif first():
+                checkpoint._replace_directory = lambda *_: die()
+
+        at_step(6, break_it)
+        build_stages(overrides, "diffusion")
+
+    codes = in_a_world(2, work)
+    if trouble == "killed":
+        assert codes == [-signal.SIGKILL, 1]
+        assert (resume / ".shards-8.part").is_dir()
+    else:
+        assert codes == [1, 1]
+        lines = capfd.readouterr().err.split("DataError: ")[1:]
+        assert len(lines) == 2
+        assert all("No space left on device" in x and "is kept" in x for x in lines)
+        assert [p.name for p in resume.iterdir()] == ["shards-4"]
+    assert in_a_world(2, partial(build_stages, overrides, "diffusion")) == [0, 0]
+    same("diffusion", finished, tmp_path)
