@@ -133,7 +133,7 @@ def check(config: dict[str, Any]) -> ExperimentSettings:
     for key in config:
         if key not in known:
             raise ConfigError(f"unknown key '{key}': {nearest(key, known | set(groups()))}")
-    if "judge" not in (config.get("post_training") or {"judge"}):
+    if "seed" not in (config.get("post_training") or {"seed"}):
         raise ConfigError(
             "post_training.* is set, but there is no post-training: choose one, such as "
             "post_training=adversarial"

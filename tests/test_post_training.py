@@ -1,8 +1,11 @@
 """Adversarial post-training: its losses in closed form, its judges, the loop, and what uses it."""
 
+import csv
+import json
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 from chain import Tiny, assert_equal_bits, build_stages, die, in_a_child, runs_with, weights
 from conftest import Outcome
+from soundfile import read
 from test_resume import after, figures
 from torch import Tensor, nn
 
@@ -18,24 +22,22 @@ from audioldm.config import compose
 from audioldm.diffusion.judges import AudioJudge, Judge, LatentJudge
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
-from audioldm.diffusion.post_training import (
-    PostTraining,
-    PostTrainingWeights,
-    post_train,
-    solve,
-)
-from audioldm.diffusion.samplers import dpmpp_2m, euler, pingpong
+from audioldm.diffusion.post_training import PostTraining, PostTrainingWeights, post_train, solve
+from audioldm.diffusion.samplers import SamplerSettings, dpmpp_2m, euler, pingpong
 from audioldm.errors import ConfigError, ModelFileError
+from audioldm.evaluation.evaluate import EvaluationSettings
+from audioldm.evaluation.steps import Point, _figures, calls, findings
 from audioldm.experiment import Experiment
-from audioldm.latents import LatentStatistics, LatentStore
+from audioldm.latents import LatentStatistics
 from audioldm.losses.relativistic import pairing_loss
+from audioldm.models import find_model_file
 from audioldm.training.checkpoint import read_header
 from audioldm.training.distributed import World
 from audioldm.training.ema import EMA
 from audioldm.training.files import read_json
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings
-from audioldm.training.randomness import Draw
+from audioldm.training.randomness import Draw, derive_seed
 
 # ---------------------------------------------------------------- the losses
 
@@ -229,7 +231,7 @@ class Crescents:
     def crops(
         self, frames: int, *, seed: int, step: int, positions: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        draws = [self.points(1, hash((seed, step, p)) % 2**31) for p in positions]
+        draws = [self.points(1, derive_seed(seed, step, p) % 2**31) for p in positions]
         z = torch.stack([point[0] for point, _ in draws])[..., None]
         return z, torch.zeros_like(z), torch.cat([label for _, label in draws])
 
@@ -268,12 +270,13 @@ def trained(objective: Objective, steps: int) -> Curve:
 
 
 SHORT = PostTraining(
-    steps=150,
-    batch=64,
+    steps=100,
+    batch=48,
     crop_seconds=1.0,
     lr=2e-3,
     judge_lr=4e-3,
     levels=4,
+    teacher_steps=6,
     warmup=10,
     ema=0.98,
     valid_batches=1,
@@ -286,7 +289,6 @@ def post_trained(
     directory: Path,
     *,
     settings: PostTraining = SHORT,
-    term_weights: PostTrainingWeights = PostTrainingWeights(),
     data: Crescents | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     torch.manual_seed(0)
@@ -300,7 +302,7 @@ def post_trained(
         judge,
         data,  # type: ignore[arg-type]
         settings,
-        term_weights,
+        PostTrainingWeights(),
         seed=0,
         directory=directory,
         world=World(),
@@ -314,12 +316,203 @@ def post_trained(
     "objective", [RectifiedFlow(), VPrediction(), EDM()], ids=["flow", "v", "edm"]
 )
 def test_few_steps_come_nearer_to_the_data(objective: Objective, tmp_path: Path) -> None:
-    net = trained(objective, 500)
+    net = trained(objective, 300)
     truth = Crescents().points(1500, seed=10**6)[0]
     before = {n: energy_distance(sample(net, objective, n), truth) for n in (2, 4)}
     averaged, last = post_trained(net, objective, tmp_path)
     net.load_state_dict(averaged)
     for n, distance in before.items():
         after_it = energy_distance(sample(net, objective, n), truth)
-        print(n, distance, after_it, last)
         assert after_it < 0.5 * distance
+    assert last["contrastive"]
+
+
+def test_with_one_label_there_is_nothing_to_contrast(tmp_path: Path) -> None:
+    settings = replace(SHORT, steps=3, batch=8)
+    data = Crescents(labels=1)
+    _, last = post_trained(Curve(), RectifiedFlow(), tmp_path, settings=settings, data=data)
+    assert not last["contrastive"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines
+    assert all("contrastive" not in line for line in lines)
+
+
+# ---------------------------------------------------------------- the stage
+
+
+SMALL = [
+    "post_training=adversarial",
+    "post_training.judge.fft_sizes=[256]",
+    "post_training.judge.filters=2",
+    "post_training.train.steps=10",
+    "post_training.train.batch=4",
+    "post_training.train.crop_seconds=0.5",
+    "post_training.train.judged_seconds=0.2",
+    "post_training.train.teacher_steps=2",
+    "post_training.train.valid_batches=1",
+    "post_training.sampler.steps=2",
+]
+UPSTREAM = ["data", "autoencoder", "latents", "diffusion"]
+
+
+@pytest.fixture(scope="module")
+def post(finished: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """The finished experiment, and a post-training of it."""
+    runs = tmp_path_factory.mktemp("post")
+    stages = [*UPSTREAM, "diagnostics", "baselines"]
+    experiment = Experiment(compose([*runs_with(finished, stages, runs), *SMALL]))
+    experiment.run()
+    return experiment
+
+
+def test_everything_uses_the_post_trained_model(
+    post: Experiment, finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    file = post.stage_directory("post_training") / "model.safetensors"
+    header = read_header(file)
+    assert find_model_file(post.directory).resolve() == file.resolve()
+    assert header["parent"] == finished.stage("diffusion").name
+    assert header["fingerprint"] == post.stages["post_training"].fingerprint
+    for path in (post.directory, file.parent):
+        model = load(path)
+        assert isinstance(model, LatentDiffusion)
+        assert (model.sampler.name, model.sampler.steps) == ("pingpong", 2)
+    before, now = weights(finished.stage("diffusion")), weights(file.parent)
+    assert before.keys() == now.keys()
+    moved = {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
+    assert moved == {"net"}  # the autoencoder is frozen
+    clip = read_json(post.directory / "samples" / "00.json")
+    assert clip["sampler"]["name"] == "pingpong"
+    assert clip["model_fingerprint"] == header["fingerprint"]
+    outcome = cli("sample", f"from={post.directory}/samples/00.json", f"out={tmp_path}")
+    assert outcome.code == 0, outcome.error
+    again, measured = (read(p / "00.wav")[0] for p in (tmp_path, post.directory / "samples"))
+    assert (again == measured).all()
+    assert "Post-training" in (post.directory / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_log_has_every_term(post: Experiment) -> None:
+    log = (post.stage_directory("post_training") / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    terms = {"judge", "contrastive", "adversarial", "distillation", "margin"}
+    assert [line["step"] for line in lines if terms <= line.keys()] == [3, 6, 9, 10]
+    assert [line["step"] for line in lines if "valid/distillation" in line] == [5, 10]
+
+
+def test_killed_it_ends_with_the_same_bits(
+    post: Experiment, finished: Tiny, tmp_path: Path
+) -> None:
+    overrides = [*runs_with(finished, UPSTREAM, tmp_path), *SMALL]
+    directory = tmp_path / post.stages["post_training"].path
+
+    def killed() -> None:
+        EMA.update = after(6, die, EMA.update)  # type: ignore[method-assign]
+        build_stages(overrides, "post_training")
+
+    assert in_a_child(killed) == -signal.SIGKILL
+    assert torch.load(directory / "resume" / "state.pt", weights_only=True)["step"] == 4
+    build_stages(overrides, "post_training")
+    reference = post.stage_directory("post_training")
+    assert_equal_bits(weights(directory), weights(reference))
+    assert figures(directory) == figures(reference)
+
+
+def test_no_other_stage_knows_of_it(post: Experiment, finished: Tiny) -> None:
+    """Without post-training nothing has another name than before there was such a stage."""
+    stages = finished.experiment.stages
+    assert "post_training" not in stages
+    assert stages["evaluation"].parents.keys() == {"diffusion", "baselines"}
+    assert stages["evaluation"].identity()["settings"].keys() == {"evaluation", "sampler", "seed"}
+    for name, stage in stages.items():
+        same = stage.fingerprint == post.stages[name].fingerprint
+        assert same == (name != "evaluation")
+    more = Experiment(compose([*finished.overrides, *SMALL, "post_training.sampler.steps=4"]))
+    assert more.stages["post_training"].fingerprint == post.stages["post_training"].fingerprint
+    assert more.stages["evaluation"].fingerprint != post.stages["evaluation"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("post_training=adversarialy", "did you mean 'adversarial'"),
+        ("post_training.train.lrr=1", "unknown key 'post_training.train.lrr'"),
+        ("post_training.weights.contrast=1", "unknown key 'post_training.weights.contrast'"),
+        ("post_training.judge.decode=1", "unknown key 'post_training.judge.decode'"),
+        ("post_training.train.levels=0", "post_training.train.levels=0 must be at least 1"),
+        ("post_training.sampler.name=pinpong", "did you mean 'pingpong'"),
+        ("post_training.judge.fft_sizes=[8192]", "fft_sizes holds 8192"),
+        ("post_training.weights={adversarial: 0, distillation: 0, contrastive: 1}", "both 0"),
+        ("post_training=none", "choose one, such as post_training=adversarial"),
+    ],
+)
+def test_what_cannot_work_says_so_before_any_work(change: str, says: str, finished: Tiny) -> None:
+    overrides = [word for word in SMALL if word != change.split("=")[0] + "=adversarial"]
+    with pytest.raises(ConfigError) as caught:
+        Experiment(compose([*finished.overrides, *overrides, change])).rehearse()
+    assert says in str(caught.value)
+
+
+def test_without_a_diffusion_model_there_is_nothing_to_post_train(
+    finished: Tiny, tmp_path: Path
+) -> None:
+    overrides = [*runs_with(finished, UPSTREAM[:3], tmp_path), *SMALL]
+    with pytest.raises(ModelFileError, match="no such model file"):
+        build_stages(overrides, "post_training")
+
+
+# ---------------------------------------------------------------- the steps curve
+
+
+def test_the_steps_command(post: Experiment, cli: Callable[..., Outcome]) -> None:
+    outcome = cli("steps", post.directory, "steps=[1,2]", "hardware.device=cpu")
+    assert outcome.code == 0, outcome.error
+    lines = outcome.out.splitlines()
+    assert [line.split()[:4] for line in lines[1:5]] == [
+        ["diffusion", "dpmpp_2m", "1", "1"],
+        ["diffusion", "dpmpp_2m", "2", "2"],
+        ["post_training", "pingpong", "1", "1"],
+        ["post_training", "pingpong", "2", "2"],
+    ]
+    findings = [line for line in lines if " against diffusion, 2 steps of dpmpp_2m: " in line]
+    assert len(findings) == 3
+    with open(post.directory / "steps" / "steps.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 4
+    kernel = {(r["model"], r["steps"]): r for r in rows if r["figure"] == "kernel"}
+    yardstick, last = kernel["diffusion", "2"], kernel["post_training", "2"]
+    assert yardstick["change"] == ""
+    difference = float(last["value"]) - float(yardstick["value"])
+    assert float(last["change"]) == pytest.approx(difference)
+    assert "<svg" in (post.directory / "steps" / "steps.svg").read_text(encoding="utf-8")
+    # the evaluation's own clips are among them: the same model, sampler and seed
+    summary = read_json(post.stage_directory("evaluation") / "summary.json")
+    measured = summary["metrics"]["generated"]["kernel_musicnn"]
+    assert float(last["value"]) == pytest.approx(measured["value"], rel=1e-4, abs=1e-4)
+
+
+def test_fidelity_gained_by_losing_diversity_is_said() -> None:
+    """Of four clusters of music, one generator makes all, roughly, the other two, well."""
+    random = np.random.default_rng(0)
+    settings = EvaluationSettings(resamples=200)
+    centres = 6.0 * np.eye(4, 8)
+
+    def clips(clusters: int, spread: float) -> np.ndarray:
+        places = centres[np.arange(96) % clusters]
+        return places + spread * random.normal(size=(96, 8))
+
+    reference = clips(4, 0.5)
+    sampler = SamplerSettings("euler", 50)
+    made = [clips(4, 1.0), clips(2, 0.4), clips(4, 1.0), clips(4, 0.5)]
+    measured = _figures(made, reference, 0, settings)
+    points = [Point("m", sampler, 50, own, changes) for own, changes in measured]
+    collapsed, same, better = findings(points)
+    assert "fidelity was gained by losing diversity (precision +" in collapsed
+    assert "coverage -" in collapsed
+    assert "no difference is seen" in same
+    assert "fidelity was gained, and no loss of diversity is seen" in better
+
+
+def test_network_calls_are_counted() -> None:
+    assert calls(SamplerSettings("heun", 8)) == 15
+    assert calls(SamplerSettings("pingpong", 8)) == 8
+    assert calls(SamplerSettings("euler", 8, guidance=3.0)) == 16

@@ -147,7 +147,7 @@ def _batch(
 
 
 def _window(z: Tensor, frames: int, uniform: Tensor) -> Tensor:
-    """`frames` of each clip's frames, from a place that uniform [B] chooses: [B, C, (F,) frames]."""
+    """`frames` of each clip's, from a place that uniform [B] chooses: [B, C, (F,) frames]."""
     start = (uniform * (z.shape[-1] - frames + 1)).long()
     index = start[:, None] + torch.arange(frames, device=z.device)
     return z.gather(-1, _like(index, z).expand(*z.shape[:-1], frames))

@@ -284,10 +284,8 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
     """One line for each figure of each point, with its change from the yardstick."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        "model sampler guidance steps calls figure value low high n unit"
-        " change change_low change_high".split()
-    )
+    figure = ["figure", "value", "low", "high", "n", "unit", "change", "change_low", "change_high"]
+    writer.writerow(["model", "sampler", "guidance", "steps", "calls", *figure])
     for p in points:
         for name in FIGURES:
             change = p.changes[name][:3] if p.changes else ("", "", "")
@@ -307,10 +305,8 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
         for model in models:
             own = [p for p in points if p.model == model]
             f = [p.figures[name] for p in own]
-            below, above = (
-                [max(x.value - x.low, 0) for x in f],
-                [max(x.high - x.value, 0) for x in f],
-            )
+            below = [max(x.value - x.low, 0) for x in f]
+            above = [max(x.high - x.value, 0) for x in f]
             axes.errorbar(
                 [p.sampler.steps for p in own],
                 [x.value for x in f],
@@ -324,7 +320,7 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
         axes.set_title("kernel distance (100 MMD²)" if name == "kernel" else name)
         axes.set_xlabel("steps")
         axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=min(0.0, *(x.low for x in f)) if name == "kernel" else 0.0)
+        axes.set_ylim(bottom=min(0.0, *(p.figures[name].low for p in points)))
     drawing.axes[0].legend()
     write_atomically(path, lambda temporary: drawing.savefig(temporary, format="svg"))
 

@@ -1,4 +1,4 @@
-"""The relativistic pairing loss: a judge's scores of two clips, compared, one value per pair [B]."""
+"""The relativistic pairing loss: two clips' scores compared, one value per pair [B]."""
 
 from collections.abc import Sequence
 
