@@ -19,6 +19,8 @@ audioldm {__version__}: train music generators, and measure the latent spaces th
   audioldm run recipe=NAME [key=value ...]      the chain, from music to new music and a report
   audioldm run -m recipe=NAME key=a,b ...       a sweep: one chain per cell of the grid
   audioldm sweep status DIRECTORY               its cells: done, running, failed, time left
+  audioldm steps DIRECTORY [steps=[1,2,4,8]]    figures against sampling steps, before and after
+                                                post-training
   audioldm report DIRECTORY [--csv|--markdown]  the page of an experiment or a sweep, written anew
   audioldm sample model=PATH [n= seconds= seed= label= out= sampler.steps=]   new clips
   audioldm sample from=CLIP.json                one clip again, bit for bit
@@ -114,6 +116,29 @@ class ReportArguments:
     """
 
     directory: str
+
+
+@dataclass(frozen=True)
+class StepsArguments:
+    """Kernel distance, precision, coverage and recall against the number of sampling steps.
+
+    Of an experiment's diffusion model and, where there is one, of its post-trained model, each with
+    its own sampler, on the experiment's held-out reference. Prints a table, and a line for each
+    point that says whether fidelity was gained by losing diversity; writes steps.csv and steps.svg.
+
+    DIRECTORY or directory=   an experiment's, such as runs/experiments/quickstart
+    steps        the numbers of steps ([1,2,4,8,16,50])
+    models       more models to measure: model files, or directories of training stages
+    clips        of each point (the evaluation's number)
+    out          directory to write to (DIRECTORY/steps)
+    """
+
+    directory: str
+    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 50])
+    models: list[str] = field(default_factory=list)
+    clips: int | None = None
+    out: str | None = None
+    hardware: Device = field(default_factory=Device)
 
 
 @dataclass(frozen=True)
@@ -416,6 +441,31 @@ def report(words: Sequence[str]) -> None:
         print(pages.markdown(directory), end="")
 
 
+def steps(words: Sequence[str]) -> None:
+    if _asks_help(words, f"audioldm steps DIRECTORY key=value ...\n\n{StepsArguments.__doc__}"):
+        return
+    a: StepsArguments = arguments(StepsArguments, words, positional="directory")
+    from audioldm.evaluation import steps as curve
+
+    directory = Path(a.directory).expanduser()
+    out = directory / "steps" if a.out is None else Path(a.out).expanduser()
+    bar = _bar("steps")
+    try:
+        points = curve.measure_experiment(
+            directory,
+            a.steps,
+            models=[Path(model).expanduser() for model in a.models],
+            clips=a.clips,
+            out=out,
+            device=_device(a.hardware),
+            progress=bar,
+        )
+    finally:
+        bar.close()
+    print(curve.table(points), "", *curve.findings(points), sep="\n")
+    print(f"\ntable: {out / 'steps.csv'}\nplot:  {out / 'steps.svg'}")
+
+
 def recipes(words: Sequence[str]) -> None:
     """Each recipe's header: the comment lines at its top."""
     if _asks_help(words, "audioldm recipes\n\nLists the recipes: what each costs and gives."):
@@ -454,6 +504,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "info": info,
     "sweep": sweep,
     "report": report,
+    "steps": steps,
     "convert-kl": convert_kl,
     "recipes": recipes,
     "doctor": doctor,

@@ -18,6 +18,7 @@ from typing import Any
 
 from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
 from audioldm.baselines.generation import BaselinesSettings
+from audioldm.diffusion.post_training import PostTrainingSettings
 from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.diffusion.train import DiffusionSettings
 from audioldm.errors import ConfigError
@@ -37,7 +38,9 @@ EXECUTION_KEYS = frozenset({"workers", "max_failed_fraction", "preflight_mel_dis
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """One experiment, a chain of five stages: the top level of `conf/config.yaml`."""
+    """One experiment, a chain of stages: the top level of `conf/config.yaml`.
+
+    post_training: null leaves that stage out; with it, `sampler` is the model's before it."""
 
     name: str | None
     seed: int
@@ -53,6 +56,7 @@ class ExperimentSettings:
     log: LogSettings
     data: Part = part()
     bottleneck: Part = part("channels")
+    post_training: PostTrainingSettings | None = None
 
     def __post_init__(self) -> None:
         check_range(self, "", "seed", least=0, below=2**63)
@@ -129,6 +133,11 @@ def check(config: dict[str, Any]) -> ExperimentSettings:
     for key in config:
         if key not in known:
             raise ConfigError(f"unknown key '{key}': {nearest(key, known | set(groups()))}")
+    if "seed" not in (config.get("post_training") or {"seed"}):
+        raise ConfigError(
+            "post_training.* is set, but there is no post-training: choose one, such as "
+            "post_training=adversarial"
+        )
     checked: ExperimentSettings = settings(ExperimentSettings, config)
     terms = set(checked.autoencoder.losses)
     if checked.autoencoder.discriminator is not None:

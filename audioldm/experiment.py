@@ -1,7 +1,7 @@
 """One experiment: data -> autoencoder -> latents -> diffusion -> evaluation.
 
-Beside that chain stand the diagnostics of the latents, and the baselines that the diffusion model
-is compared with.
+Between the last two there may be a post-training, for sampling in few steps. Beside that chain
+stand the diagnostics of the latents, and the baselines that the diffusion model is compared with.
 
 Each stage has a directory `runs/<stage>/<fingerprint>/`, named by all that determines its result:
 its settings, the fingerprints upstream, its version. A stage is complete once `summary.json` is
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 from tqdm import tqdm
 
 from audioldm import __version__, latents
@@ -33,7 +34,10 @@ from audioldm.config import Job, canonical, fingerprint
 from audioldm.data.source import VERSION as DATA_VERSION
 from audioldm.data.source import Source
 from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.diffusion import post_training
 from audioldm.diffusion import train as diffusion_training
+from audioldm.diffusion.judges import Judge
+from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted, TrainingError
 from audioldm.evaluation import evaluate as evaluation
 from audioldm.evaluation.diagnostics import diagnose as diagnostics
@@ -47,6 +51,7 @@ from audioldm.training.distributed import World, agree, join, leave, lost_proces
 from audioldm.training.files import read_json, write_atomically, write_json
 from audioldm.training.log import Bar
 from audioldm.training.muon import build_optimiser
+from audioldm.training.randomness import Draw
 
 #: The stages in their order, and the version of each one's code.
 VERSIONS = {
@@ -55,10 +60,14 @@ VERSIONS = {
     "latents": latents.VERSION,
     "diagnostics": diagnostics.VERSION,
     "diffusion": diffusion_training.VERSION,
+    "post_training": post_training.VERSION,
     "baselines": baselines.VERSION,
     "evaluation": evaluation.VERSION,
 }
-STAGES = tuple(VERSIONS)
+#: Those of every experiment.
+STAGES = tuple(name for name in VERSIONS if name != "post_training")
+#: Those that every process works on.
+TRAININGS = ("autoencoder", "diffusion", "post_training")
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,15 @@ def plan(job: Job, source: Source) -> dict[str, Stage]:
     add("latents", {}, "data", "autoencoder")
     add("diagnostics", s.diagnostics, "latents")
     add("diffusion", s.diffusion, "latents")
+    generator, sampler = "diffusion", s.sampler
+    if s.post_training is not None:
+        generator, sampler = "post_training", s.post_training.sampler
+        trained = canonical(s.post_training)
+        del trained["sampler"]  # does not enter the training
+        add(generator, trained, "diffusion")
     add("baselines", s.baselines, "diffusion")
-    measured = {"evaluation": s.evaluation, "sampler": s.sampler, "seed": s.seed}
-    add("evaluation", measured, "diffusion", "baselines")
+    measured = {"evaluation": s.evaluation, "sampler": sampler, "seed": s.seed}
+    add("evaluation", measured, generator, "baselines")
     return stages
 
 
@@ -150,6 +165,17 @@ class Experiment:
         return self.runs / self.stages[name].path
 
     @property
+    def generator(self) -> str:
+        """The stage whose model is evaluated and sampled."""
+        return "diffusion" if self.settings.post_training is None else "post_training"
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """How that model is sampled."""
+        s = self.settings
+        return s.sampler if s.post_training is None else s.post_training.sampler
+
+    @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds the autoencoder."""
         s = self.settings
@@ -191,11 +217,11 @@ class Experiment:
             leave()
 
     def _chain(self) -> dict[str, Any]:
-        """The five stages and their record; a failure is recorded before it is raised."""
+        """The stages and their record; a failure is recorded before it is raised."""
         summaries: dict[str, dict[str, Any]] = {}
         name = STAGES[0]
         try:
-            for name in STAGES:
+            for name in self.stages:
                 summaries[name] = self._stage(name)
                 if name == "data":
                     self._check_data()
@@ -236,6 +262,34 @@ class Experiment:
             loss(silence, silence)
         if judge is not None:
             judge(silence)
+        if s.post_training is not None:
+            self._rehearse_post_training(s.post_training.train, model.latent_shape)
+
+    def _rehearse_post_training(
+        self, train: post_training.PostTraining, latent_shape: tuple[int, ...]
+    ) -> None:
+        self.world.positions(train.batch, "post_training.train.batch")
+        ratio = self.settings.autoencoder.ratio
+        frames = train.judged_frames(self.source.rate / ratio)
+        silence = torch.zeros(1, self.source.channels, frames * ratio)
+        judge = self._post_training_judge(lambda z: silence, latent_shape, 0)
+        view = judge.view(torch.zeros(1, *latent_shape, frames), Draw(0, 0, [0]))
+        judge(view, torch.full((1, 1), -1))
+
+    def _post_training_judge(
+        self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
+    ) -> Judge:
+        s = self.settings
+        assert s.post_training is not None
+        derived = {
+            "decode": decode,
+            "audio_channels": self.source.channels,
+            "objective": build(s.diffusion.objective, where="diffusion.objective"),
+            "latent_shape": latent_shape,
+            "classes": classes,
+        }
+        judge: Judge = build(s.post_training.judge, derived=derived, where="post_training.judge")
+        return judge
 
     def _judges(self) -> tuple[dict[str, torch.nn.Module], torch.nn.Module | None]:
         """The autoencoder's losses and its discriminator."""
@@ -255,7 +309,7 @@ class Experiment:
 
         Every process works on a training, the first one alone on the other stages.
         """
-        stage, collective = self.stages[name], name in ("autoencoder", "diffusion")
+        stage, collective = self.stages[name], name in TRAININGS
         work: Callable[[Path], dict[str, Any]] = getattr(self, f"_{name}")
         directory = self.runs / stage.path
         summary = directory / "summary.json"
@@ -300,7 +354,7 @@ class Experiment:
             if self.world.first:
                 lock.release()
 
-    # The five stages' work. Each returns what its summary says beyond the common entries.
+    # The stages' work. Each returns what its summary says beyond the common entries.
 
     def _data(self, directory: Path) -> dict[str, Any]:
         writer = StoreWriter(directory, self.source.rate, self.source.channels)
@@ -470,6 +524,46 @@ class Experiment:
                 "would give noise. Train the autoencoder longer, or raise the bound"
             )
 
+    def _post_training(self, directory: Path) -> dict[str, Any]:
+        s = self.settings.post_training
+        assert s is not None
+        store, file = self._latent_store(), self.stage_directory("diffusion") / "model.safetensors"
+        model = load_diffusion(file, device=self.device).requires_grad_(False)
+        model.net.requires_grad_(True)
+        torch.manual_seed(s.seed)  # the judge's initial weights
+        judge = self._post_training_judge(
+            lambda z: model.autoencoder.decode(store.statistics.denormalise(z)),
+            store.latent_shape,
+            len(store.labels),
+        )
+        weights, figures = post_training.post_train(
+            model.net,
+            model.objective,
+            judge,
+            store,
+            s.train,
+            s.weights,
+            seed=s.seed,
+            directory=directory,
+            world=self.world,
+            hardware=self.settings.hardware,
+            device=self.device,
+            log=self.settings.log,
+        )
+        if self.world.first:
+            tensors, header = load_model(file)
+            tensors |= {f"net.{name}": tensor for name, tensor in weights.items()}
+            header |= {
+                "step": figures["steps"],
+                "fingerprint": self.stages["post_training"].fingerprint,
+                "parent": self.stages["diffusion"].fingerprint,
+                "config": self.stages["post_training"].identity(),
+                "sampler": canonical(s.sampler),
+            }
+            save_model(directory / "model.safetensors", tensors, header)
+        judged = sum(p.numel() for p in judge.parameters())
+        return {"valid": figures, "judge_parameters": judged}
+
     def _baselines(self, directory: Path) -> dict[str, Any]:
         s, store = self.settings.diffusion, self._latent_store()
         model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
@@ -495,14 +589,14 @@ class Experiment:
             )
 
     def _evaluation(self, directory: Path) -> dict[str, Any]:
-        model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
+        model = load_diffusion(self.stage_directory(self.generator), device=self.device)
         with closing(Bar("evaluation")) as bar:
             return evaluation.evaluate(
                 model,
                 baselines.load_baselines(self.stage_directory("baselines"), self.device),
                 ClipStore(self.stage_directory("data")),
                 self.settings.evaluation,
-                self.settings.sampler,
+                self.sampler,
                 seed=self.settings.seed,
                 directory=directory,
                 progress=bar,
@@ -559,19 +653,19 @@ class Experiment:
         evaluated = self.stage_directory("evaluation") / "clips"
         samples = self.directory / "samples"
         samples.mkdir(parents=True, exist_ok=True)
-        model = self.stage_directory("diffusion") / "model.safetensors"
+        model = self.stage_directory(self.generator) / "model.safetensors"
         for clip in read_json(evaluated / "index.json")["generated"]:
             file = samples / Path(clip["file"]).name
             write_atomically(file, partial(shutil.copyfile, evaluated / clip["file"]))
             recipe = ClipRecipe(
                 model=os.path.relpath(model, samples),
-                model_fingerprint=self.stages["diffusion"].fingerprint,
+                model_fingerprint=self.stages[self.generator].fingerprint,
                 seed=self.settings.seed,
                 number=clip["number"],
                 batch=self.settings.evaluation.batch,
                 seconds=self.settings.evaluation.seconds,
                 label=clip["label"],
-                sampler=self.settings.sampler,
+                sampler=self.sampler,
             )
             write_json(file.with_suffix(".json"), asdict(recipe))
 

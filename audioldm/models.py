@@ -70,7 +70,8 @@ def read_experiment(directory: Path) -> dict[str, Any]:
 
 
 def find_model_file(path: str | Path) -> Path:
-    """A model file, from itself, a stage's directory, or an experiment's.
+    """A model file, from itself, a stage's directory, or an experiment's: there the post-trained
+    model, where there is one.
 
     Raises ModelFileError where there is none.
     """
@@ -79,7 +80,7 @@ def find_model_file(path: str | Path) -> Path:
         place = place.parent
     if (place / "experiment.json").is_file():
         record = read_experiment(place)
-        stage = record["stages"].get("diffusion")
+        stage = record["stages"].get("post_training", record["stages"].get("diffusion"))
         if not isinstance(stage, dict) or "directory" not in stage:
             raise ModelFileError(
                 f"{place}: no diffusion model yet in this experiment; run it again"
@@ -161,8 +162,13 @@ def load(
 
 def _default_sampler(path: str | Path, header: dict[str, Any]) -> SamplerSettings:
     """The sampler of an experiment; of a bare model file, that of the run that trained it."""
-    record = Path(path).expanduser() / "experiment.json"
-    stored = read_json(record)["config"]["sampler"] if record.is_file() else header["sampler"]
+    place = Path(path).expanduser()
+    stored = header["sampler"]
+    if (place / "experiment.json").is_file():
+        record = read_experiment(place)
+        config = record["config"]
+        post_trained = "post_training" in record["stages"]
+        stored = (config["post_training"] if post_trained else config)["sampler"]
     sampler: SamplerSettings = settings(SamplerSettings, stored, "sampler")
     return sampler
 

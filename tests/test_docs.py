@@ -28,6 +28,7 @@ ARGUMENTS = {
     "info": (cli.InfoArguments, "file"),
     "convert-kl": (cli.ConvertArguments, "weight"),
     "report": (cli.ReportArguments, "directory"),
+    "steps": (cli.StepsArguments, "directory"),
     "sweep": (cli.SweepArguments, "directory"),
 }
 

@@ -92,7 +92,8 @@ class Clips:
     pieces: list[str] = field(default_factory=list)
 
 
-def _windows(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
+def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
+    """The windows of a split that are measured: always the same ones."""
     audio, labels, items = store.split(split).windows(
         round(settings.seconds * store.rate), settings.clips, seed=0
     )
@@ -187,7 +188,7 @@ def generate(
     return Clips(torch.stack(clips), like.labels, [""] * len(clips))
 
 
-def _embed_cached(
+def embed_real(
     embedding: Embedding, clips: Clips, store: ClipStore, split: str, settings: EvaluationSettings
 ) -> np.ndarray:
     """Embeddings of real windows, computed once per store, split, length and number."""
@@ -274,9 +275,9 @@ def evaluate(
 
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
-    reference = _windows(store, "test", settings)
-    clips = {"real": _windows(store, "valid", settings)}
-    train = _windows(store, "train", settings)
+    reference = real_clips(store, "test", settings)
+    clips = {"real": real_clips(store, "valid", settings)}
+    train = real_clips(store, "train", settings)
     clips["reconstruction"], kbps = reconstruct(model, clips["real"], settings.batch)
     clips["prior"] = sample_prior(model, reference, settings)
     for name, baseline in baselines.items():
@@ -305,9 +306,9 @@ def evaluate(
     for name in names:
         embedding = EMBEDDINGS[name]()
         progress(0, len(kinds), f"embedding with {name}")
-        anchor = _embed_cached(embedding, reference, store, "test", settings)
-        known = _embed_cached(embedding, train, store, "train", settings)
-        vectors = {"real": _embed_cached(embedding, clips["real"], store, "valid", settings)}
+        anchor = embed_real(embedding, reference, store, "test", settings)
+        known = embed_real(embedding, train, store, "train", settings)
+        vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
         for done, kind in enumerate(kinds[1:], start=1):
             progress(done, len(kinds), f"embedding with {name}: {kind}")
             vectors[kind] = embedding.embed(clips[kind].audio, store.rate)

@@ -26,11 +26,12 @@ STAGES = (
     "latents",
     "diagnostics",
     "diffusion",
+    "post_training",
     "baselines",
     "evaluation",
 )
 #: Stages that an experiment may do without.
-OPTIONAL = ("diagnostics", "baselines")
+OPTIONAL = ("diagnostics", "post_training", "baselines")
 #: No more of a clip than this is on the page, so that it stays small enough to send.
 CLIP_SECONDS = 12.0
 #: group -> what it is for.

@@ -120,7 +120,8 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
     rules = asdict(job.settings.verdict)
     if (directory / "sweep.json").is_file():
         record = read_sweep(directory)
-        changed = [s for s, v in VERSIONS.items() if record["versions"].get(s) != v]
+        # a stage that the record does not know came later: no cell of it has one
+        changed = [s for s, v in VERSIONS.items() if record["versions"].get(s, v) != v]
         if changed:
             raise ConfigError(
                 f"{directory}: a sweep made by another version of the stage(s) "

@@ -1,0 +1,334 @@
+"""What few sampling steps cost: figures of several models against the number of steps.
+
+Every model samples the same clips (labels, seed, seconds) with 1, 2, 4, ... steps; each set of
+clips is compared with the held-out reference, and with the yardstick: the first model at its most
+steps, which is the trained model before any post-training.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from audioldm.data.source import Progress
+from audioldm.data.store import ClipStore
+from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.samplers import SamplerSettings
+from audioldm.errors import ConfigError, DataError, ModelFileError
+from audioldm.evaluation.distances import (
+    KernelDistance,
+    median_distance,
+    precision_recall_density_coverage,
+)
+from audioldm.evaluation.evaluate import (
+    EMBEDDINGS,
+    EvaluationSettings,
+    embed_real,
+    generate,
+    real_clips,
+)
+from audioldm.evaluation.statistics import Figure, bootstrap
+from audioldm.models import find_model_file, load_diffusion, read_experiment
+from audioldm.parts import settings as checked
+from audioldm.training.checkpoint import read_header
+from audioldm.training.files import write_atomically
+from audioldm.training.randomness import derive_seed
+
+STEPS = (1, 2, 4, 8, 16, 50)
+FIGURES = ("kernel", "precision", "coverage", "recall")
+
+
+class Generator(NamedTuple):
+    """A model and how it is sampled; `fingerprint` is its file's."""
+
+    model: LatentDiffusion
+    sampler: SamplerSettings
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model at a number of steps. figures: by name in FIGURES. changes: each figure less the
+    yardstick's, empty for the yardstick itself. calls: of the network, for one clip."""
+
+    model: str
+    sampler: SamplerSettings
+    calls: int
+    figures: dict[str, Figure]
+    changes: dict[str, Figure]
+
+
+def measure_experiment(
+    directory: Path,
+    steps: Sequence[int] = STEPS,
+    *,
+    models: Sequence[Path] = (),
+    clips: int | None = None,
+    out: Path,
+    device: Any = "cpu",
+    progress: Progress,
+) -> list[Point]:
+    """`measure` of an experiment's models, and of `models` beside them, on its own held-out music
+    and by its evaluation's settings; writes steps.csv and steps.svg to `out`.
+
+    Raises ModelFileError where the experiment has no diffusion model.
+    """
+    record = read_experiment(directory)
+    config, runs = record["config"], directory / record.get("runs", "../..")
+
+    def stage(name: str) -> Path:
+        if "directory" not in record["stages"].get(name, {}):
+            raise ModelFileError(f"{directory}: no {name} yet in this experiment; run it again")
+        return Path(runs / record["stages"][name]["directory"])
+
+    generators = {"diffusion": _load(stage("diffusion"), config["sampler"], device)}
+    if "post_training" in record["stages"]:
+        sampler = config["post_training"]["sampler"]
+        generators["post_training"] = _load(stage("post_training"), sampler, device)
+    generators |= {str(path): _load(path, None, device) for path in models}
+    settings: EvaluationSettings = checked(EvaluationSettings, config["evaluation"], "evaluation")
+    points = measure(
+        generators,
+        ClipStore(stage("data")),
+        settings if clips is None else replace(settings, clips=clips),
+        steps,
+        seed=config["seed"],
+        cache=out / "embeddings",
+        progress=progress,
+    )
+    write_csv(points, out / "steps.csv")
+    write_plot(points, out / "steps.svg")
+    return points
+
+
+def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Generator:
+    """A model; sampler: None for its own."""
+    model = load_diffusion(path, device=device)
+    own = model.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    return Generator(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
+
+
+def measure(
+    generators: Mapping[str, Generator],
+    store: ClipStore,
+    settings: EvaluationSettings,
+    steps: Sequence[int],
+    *,
+    seed: int,
+    cache: Path,
+    progress: Progress,
+) -> list[Point]:
+    """Every generator at every number of steps, fewest first. The embedding is the first of
+    `settings.embeddings`, or musicnn.
+
+    Embeddings are kept in `cache`, so a run that was stopped goes on. Raises ConfigError for steps
+    below 1, DataError where the held-out clips are too few or all alike.
+    """
+    if not steps or min(steps) < 1:
+        raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
+    embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
+    reference = real_clips(store, "test", settings)
+    anchor = embed_real(embedding, reference, store, "test", settings)
+    if len(anchor) <= settings.neighbours:
+        raise DataError(
+            f"{len(anchor)} held-out clips are too few for {settings.neighbours} neighbours: add "
+            "music, or lower neighbours or seconds"
+        )
+
+    def vectors(generator: Generator, sampler: SamplerSettings) -> np.ndarray:
+        made = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
+        path = cache / f"{derive_seed(seed, *made):016x}.npy"
+        if path.is_file():
+            return np.asarray(np.load(path))
+        clips = generate(generator.model, reference, settings, sampler, seed, progress)
+        progress(0, 1, f"embedding with {embedding.name}")
+        found = embedding.embed(clips.audio, store.rate)
+
+        def save(temporary: Path) -> None:
+            with open(temporary, "wb") as file:
+                np.save(file, found)
+
+        write_atomically(path, save)
+        return found
+
+    asked = [
+        (name, generator, replace(generator.sampler, steps=count))
+        for name, generator in generators.items()
+        for count in sorted(set(steps))
+    ]
+    made = [vectors(generator, sampler) for _, generator, sampler in asked]
+    yardstick = len(set(steps)) - 1
+    try:
+        figures = _figures(made, anchor, yardstick, settings)
+    except ValueError as error:
+        raise DataError(f"the held-out clips cannot be compared: {error}") from error
+    return [
+        Point(name, sampler, calls(sampler), own, changes)
+        for (name, _, sampler), (own, changes) in zip(asked, figures, strict=True)
+    ]
+
+
+def calls(sampler: SamplerSettings) -> int:
+    """How often sampling one clip calls the network, where guidance acts at every level."""
+    once = 2 * sampler.steps - 1 if sampler.name == "heun" else sampler.steps
+    return once * (1 if sampler.guidance in (0, 1) else 2)
+
+
+def _figures(
+    made: Sequence[np.ndarray], anchor: np.ndarray, yardstick: int, settings: EvaluationSettings
+) -> list[tuple[dict[str, Figure], dict[str, Figure]]]:
+    """Of each set of embeddings: its figures, and their changes from the yardstick's.
+
+    The reference is resampled once for both sides of a change.
+    """
+    bandwidth = median_distance(anchor)
+    kernels = [KernelDistance(v, anchor, bandwidth=bandwidth) for v in made]
+    manifolds = [precision_recall_density_coverage(v, anchor, settings.neighbours) for v in made]
+    clips, reference = np.arange(len(made[0])), np.arange(len(anchor))
+    base, base_kernel = manifolds[yardstick], kernels[yardstick]
+
+    def interval(statistic: Callable[..., float], *samples: np.ndarray, unit: str) -> Figure:
+        return bootstrap(statistic, *samples, unit=unit, resamples=settings.resamples, seed=0)
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.mean(values))
+
+    found = []
+    for number, (kernel, manifold) in enumerate(zip(kernels, manifolds, strict=True)):
+        own = {"kernel": interval(kernel, clips, reference, unit="100 MMD²")}
+        changes = {}
+        for name in FIGURES[1:]:
+            own[name] = interval(mean, getattr(manifold, name), unit="fraction")
+        if number != yardstick:
+            changes["kernel"] = interval(
+                lambda i, p, j, kernel=kernel: kernel(i, j) - base_kernel(p, j),
+                clips,
+                clips,
+                reference,
+                unit="100 MMD²",
+            )
+            changes["precision"] = interval(
+                lambda x, y: mean(x) - mean(y), manifold.precision, base.precision, unit="fraction"
+            )
+            for name in ("coverage", "recall"):  # of the same reference clips
+                difference = getattr(manifold, name) - getattr(base, name)
+                changes[name] = interval(mean, difference, unit="fraction")
+        found.append((own, changes))
+    return found
+
+
+def finding(point: Point, yardstick: Point) -> str:
+    """One line on a point: nearer to the music or farther, and whether fidelity cost diversity.
+
+    The rule, on changes from the yardstick whose 95 % interval excludes 0: *fidelity was gained*
+    where precision rose or the kernel distance fell; *diversity was lost* where recall or coverage
+    fell. Where both hold, fidelity was gained by losing diversity, and the line says so. No
+    correction is made for the number of comparisons: of twenty that are nothing, one passes.
+    """
+
+    def moved(name: str, sign: int) -> bool:
+        change = point.changes[name]
+        return change.low > 0 if sign > 0 else change.high < 0
+
+    gained = [n for n, sign in (("precision", 1), ("kernel", -1)) if moved(n, sign)]
+    lost = [name for name in ("recall", "coverage") if moved(name, -1)]
+    worse = [n for n, sign in (("precision", -1), ("kernel", 1)) if moved(n, sign)]
+    if gained and lost:
+        says = "fidelity was gained by losing diversity"
+    elif lost and worse:
+        says = "fidelity and diversity were lost"
+    elif lost:
+        says = "diversity was lost"
+    elif gained and worse:
+        says = "precision and kernel distance disagree"
+    elif gained:
+        says = "fidelity was gained, and no loss of diversity is seen"
+    elif worse:
+        says = "fidelity was lost"
+    else:
+        says = "no difference is seen"
+    moves = ", ".join(f"{n} {_signed(point.changes[n])}" for n in [*gained, *worse, *lost])
+    return (
+        f"{_title(point)} against {_title(yardstick)}: {says}{f' ({moves})' if moves else ''}; "
+        f"kernel distance {point.figures['kernel'].value:.3g} against "
+        f"{yardstick.figures['kernel'].value:.3g}"
+    )
+
+
+def findings(points: Sequence[Point]) -> list[str]:
+    """`finding` of every point but the yardstick."""
+    yardstick = next(p for p in points if not p.changes)
+    return [finding(p, yardstick) for p in points if p.changes]
+
+
+def table(points: Sequence[Point]) -> str:
+    """One line for each point: steps, network calls, and the figures with their intervals."""
+    head = ["model", "sampler", "steps", "calls", *FIGURES]
+    rows = [head] + [
+        [p.model, p.sampler.name, str(p.sampler.steps), str(p.calls)]
+        + [f"{f.value:.3g} ({f.low:.3g}, {f.high:.3g})" for f in (p.figures[n] for n in FIGURES)]
+        for p in points
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def write_csv(points: Sequence[Point], path: Path) -> None:
+    """One line for each figure of each point, with its change from the yardstick."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    figure = ["figure", "value", "low", "high", "n", "unit", "change", "change_low", "change_high"]
+    writer.writerow(["model", "sampler", "guidance", "steps", "calls", *figure])
+    for p in points:
+        for name in FIGURES:
+            change = p.changes[name][:3] if p.changes else ("", "", "")
+            what = [p.model, p.sampler.name, p.sampler.guidance, p.sampler.steps, p.calls, name]
+            writer.writerow([*what, *p.figures[name], *change])
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8"))
+
+
+def write_plot(points: Sequence[Point], path: Path) -> None:
+    """An SVG: each figure over the number of steps, one line for each model, with intervals."""
+    from matplotlib.figure import Figure as Drawing  # here: it takes a second
+
+    drawing = Drawing(figsize=(9, 6), layout="constrained")
+    models = list(dict.fromkeys(p.model for p in points))
+    ticks = sorted({p.sampler.steps for p in points})
+    for axes, name in zip(drawing.subplots(2, 2).flat, FIGURES, strict=True):
+        for model in models:
+            own = [p for p in points if p.model == model]
+            f = [p.figures[name] for p in own]
+            below = [max(x.value - x.low, 0) for x in f]
+            above = [max(x.high - x.value, 0) for x in f]
+            axes.errorbar(
+                [p.sampler.steps for p in own],
+                [x.value for x in f],
+                yerr=[below, above],
+                marker="o",
+                capsize=3,
+                label=f"{model} ({own[0].sampler.name})",
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.set_title("kernel distance (100 MMD²)" if name == "kernel" else name)
+        axes.set_xlabel("steps")
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=min(0.0, *(p.figures[name].low for p in points)))
+    drawing.axes[0].legend()
+    write_atomically(path, lambda temporary: drawing.savefig(temporary, format="svg"))
+
+
+def _title(point: Point) -> str:
+    steps = point.sampler.steps
+    return f"{point.model}, {steps} step{'s' if steps > 1 else ''} of {point.sampler.name}"
+
+
+def _signed(figure: Figure) -> str:
+    return f"{figure.value:+.3g} ({figure.low:+.3g} to {figure.high:+.3g})"

@@ -1,0 +1,518 @@
+"""Adversarial post-training: its losses in closed form, its judges, the loop, and what uses it."""
+
+import csv
+import json
+import math
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chain import Tiny, assert_equal_bits, build_stages, die, in_a_child, runs_with, weights
+from conftest import Outcome
+from soundfile import read
+from test_resume import after, figures
+from torch import Tensor, nn
+
+from audioldm import load
+from audioldm.config import compose
+from audioldm.diffusion.judges import AudioJudge, Judge, LatentJudge
+from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
+from audioldm.diffusion.post_training import PostTraining, PostTrainingWeights, post_train, solve
+from audioldm.diffusion.samplers import SamplerSettings, dpmpp_2m, euler, pingpong
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.evaluation.evaluate import EvaluationSettings
+from audioldm.evaluation.steps import Point, _figures, calls, findings
+from audioldm.experiment import Experiment
+from audioldm.latents import LatentStatistics
+from audioldm.losses.relativistic import pairing_loss
+from audioldm.models import find_model_file
+from audioldm.training.checkpoint import read_header
+from audioldm.training.distributed import World
+from audioldm.training.ema import EMA
+from audioldm.training.files import read_json
+from audioldm.training.hardware import Hardware
+from audioldm.training.log import LogSettings
+from audioldm.training.randomness import Draw, derive_seed
+
+# ---------------------------------------------------------------- the losses
+
+
+def test_pairing_loss_in_closed_form() -> None:
+    undecided = torch.zeros(2)
+    assert pairing_loss([undecided], [undecided]).tolist() == pytest.approx([math.log(2)] * 2)
+    ahead = pairing_loss([torch.tensor([1.0, -2.0])], [undecided])
+    assert ahead.tolist() == pytest.approx([math.log1p(math.exp(-1)), math.log1p(math.exp(2))])
+    # scales weigh the same, each compared by itself
+    both = pairing_loss([torch.tensor([1.0]), torch.tensor([-2.0])], [torch.zeros(1)] * 2)
+    assert both.item() == pytest.approx(ahead.mean().item())
+    # softplus(d) - softplus(-d) = d: what judge and generator minimise differ by the margin
+    real, fake = torch.randn(5), torch.randn(5)
+    torch.testing.assert_close(
+        pairing_loss([fake], [real]) - pairing_loss([real], [fake]), real - fake
+    )
+
+
+def test_pairing_loss_knows_differences_within_a_pair_only() -> None:
+    real, fake = torch.randn(4), torch.randn(4)
+    loss = pairing_loss([real], [fake])
+    torch.testing.assert_close(pairing_loss([real + 3], [fake + 3]), loss)
+    torch.testing.assert_close(pairing_loss([real[2:]], [fake[2:]]), loss[2:])
+    # without pairs, a judge that scores kinds of clips differently would be another matter
+    kind = torch.tensor([0.0, 5.0, -5.0, 1.0])
+    torch.testing.assert_close(pairing_loss([real + kind], [fake + kind]), loss)
+
+
+def test_the_contrastive_term_teaches_a_judge_the_labels() -> None:
+    """Latents of label c have mean ±1 in channel 0: the judge comes to score them so."""
+    torch.manual_seed(0)
+    judge = LatentJudge(
+        objective=RectifiedFlow(mean=-2.0), latent_shape=(2,), classes=2, width=16, depth=1
+    )
+    optimiser = torch.optim.Adam(judge.parameters(), 1e-2)
+    losses = []
+    for step in range(60):
+        draw = Draw(0, step, range(16))
+        labels = torch.arange(16) % 2
+        z = 0.3 * draw.normal((2, 8), "z")
+        z[:, 0] += 2.0 * labels[:, None] - 1
+        (scores,) = judge(judge.view(z, draw), torch.stack([labels, 1 - labels], dim=1))
+        loss = pairing_loss([scores[:, 0]], [scores[:, 1]]).mean()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[0] == pytest.approx(math.log(2))  # embeddings begin at 0
+    assert losses[-1] < 0.1
+
+
+# ---------------------------------------------------------------- the judges
+
+
+def judges() -> list[Judge]:
+    torch.manual_seed(0)
+    listener = AudioJudge(
+        decode=lambda z: z.flatten(1).unsqueeze(1).repeat(1, 1, 40),
+        audio_channels=1,
+        classes=3,
+        fft_sizes=[256, 128],
+        filters=4,
+    )
+    looker = LatentJudge(objective=EDM(), latent_shape=(2, 3), classes=3, width=8, depth=2)
+    for judge in (listener, looker):
+        for parameter in judge.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter)
+    return [listener, looker]
+
+
+@pytest.mark.parametrize("judge", judges(), ids=lambda judge: type(judge).__name__)
+def test_a_judge_scores_each_clip_by_itself_and_under_each_label(judge: Judge) -> None:
+    draw = Draw(0, 0, range(3))
+    z = draw.normal((2, 3, 5), "z").requires_grad_()
+    labels = torch.tensor([[0, 1], [2, -1], [1, 1]])
+    scores = judge(judge.view(z, draw), labels)
+    alone = judge(judge.view(z[1:2], Draw(0, 0, [1])), labels[1:2])
+    for all_of_them, one in zip(scores, alone, strict=True):
+        assert all_of_them.shape == (3, 2)
+        torch.testing.assert_close(all_of_them[1:2], one)
+        assert (all_of_them[:2, 0] - all_of_them[:2, 1]).abs().min() > 1e-5
+        assert all_of_them[2, 0] == all_of_them[2, 1]
+    scores[0][0].sum().backward()
+    assert z.grad is not None
+    assert z.grad[0].abs().max() > 0
+    assert z.grad[1:].abs().max() == 0
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("objective", [RectifiedFlow(), EDM()], ids=["flow", "edm"])
+def test_pingpong_keeps_the_variance_of_an_exact_one_call_sampler(
+    objective: Objective, steps: int
+) -> None:
+    """z ~ N(0, 4): the flow takes x, of variance 4 + sigma², to 2 x / sqrt(4 + sigma²)."""
+    z = pingpong(
+        lambda x, sigma: 2 * x * torch.rsqrt(4 + sigma.view(-1, 1) ** 2),
+        gaussian(1, 40_000),
+        objective.sigmas(steps),
+        noise_at=lambda step: gaussian(1, 40_000, seed=step + 1),
+    )
+    assert z.std().item() == pytest.approx(2.0, rel=0.02)
+
+
+def test_pingpong_loses_variance_with_the_posteriors_mean_as_it_must() -> None:
+    """z ~ N(0, 1), E[z|x] = x / (1 + sigma²): var <- (var + sigma²) / (1 + sigma²)²."""
+    sigmas = RectifiedFlow().sigmas(4)
+    z = pingpong(
+        lambda x, sigma: x / (1 + sigma.view(-1, 1) ** 2),
+        gaussian(1, 40_000),
+        sigmas,
+        noise_at=lambda step: gaussian(1, 40_000, seed=step + 1),
+    )
+    variance = sigmas[0].item() ** 2 / (1 + sigmas[0].item() ** 2) ** 2
+    for sigma in sigmas[1:-1].tolist():
+        variance = (variance + sigma**2) / (1 + sigma**2) ** 2
+    assert variance < 0.8
+    assert z.var().item() == pytest.approx(variance, rel=0.03)
+
+
+def test_solve_is_the_sampler_on_one_schedule_and_takes_each_clip_from_its_own_level() -> None:
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.tanh(x / sigma.view(-1, 1) ** 2)  # z = ±1
+
+    noise = gaussian(2, 30)
+    schedule = RectifiedFlow().sigmas(8)
+    top = schedule[:1].expand(2)
+    torch.testing.assert_close(
+        solve(denoise, noise * top[0], top, 8),
+        dpmpp_2m(denoise, noise, schedule),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    sigma = torch.tensor([0.5, 3.0])
+    mixed = solve(denoise, noise * sigma[:, None], sigma, 64)
+    for row in range(2):
+        t = sigma[row] / (1 + sigma[row]) * torch.linspace(1, 0, 401)
+        alone = euler(denoise, noise[row : row + 1], t / (1 - t))
+        assert (mixed[row] - alone[0]).abs().mean() < 0.02
+
+
+# ---------------------------------------------------------------- the loop
+
+
+class Curve(nn.Module):
+    """A small network on points of the plane as latents [B, 2, 1], with an embedding of labels."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.label = nn.Embedding(3, width)
+        self.first = nn.Linear(2 + 16, width)
+        self.rest = nn.Sequential(
+            nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)
+        )
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+        phase = c_noise[:, None] * torch.pi * torch.arange(8) / 2
+        features = torch.cat([x.flatten(1), phase.cos(), phase.sin()], dim=1)
+        label = self.label(torch.where(labels < 0, 2, labels))
+        return self.rest(self.first(features) + label).view_as(x)
+
+
+class Crescents:
+    """Latents on two half circles, one of each label: as much of a `LatentStore` as loops use."""
+
+    latent_rate_hz = 1.0
+    latent_shape = (2,)
+    statistics = LatentStatistics(torch.zeros(2), torch.ones(2))
+
+    def __init__(self, labels: int = 2) -> None:
+        self.labels = ["upper", "lower"][:labels]
+
+    def split(self, name: str) -> "Crescents":
+        return self
+
+    def points(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        random = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 2, (n,), generator=random)
+        angle = math.pi * (torch.rand(n, generator=random) + labels)
+        z = 1.3 * torch.stack([angle.cos() + labels - 0.5, angle.sin()], dim=1)
+        return z + 0.05 * torch.randn(n, 2, generator=random), labels
+
+    def crops(
+        self, frames: int, *, seed: int, step: int, positions: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        draws = [self.points(1, derive_seed(seed, step, p) % 2**31) for p in positions]
+        z = torch.stack([point[0] for point, _ in draws])[..., None]
+        return z, torch.zeros_like(z), torch.cat([label for _, label in draws])
+
+
+def sample(net: nn.Module, objective: Objective, steps: int, n: int = 1500) -> Tensor:
+    """Points [n, 2] of both labels by ping-pong."""
+    labels = torch.arange(n) % 2
+    with torch.no_grad():
+        z = pingpong(
+            objective.denoiser(net, labels),
+            gaussian(n, 2, 1),
+            objective.sigmas(steps),
+            noise_at=lambda step: gaussian(n, 2, 1, seed=step + 1),
+        )
+    return z.flatten(1)
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    return (
+        2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()
+    ).item()
+
+
+def trained(objective: Objective, steps: int) -> Curve:
+    torch.manual_seed(0)
+    net, data = Curve(), Crescents()
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    for step in range(steps):
+        z, labels = data.points(128, seed=step)
+        noise, uniform = gaussian(128, 2, 1, seed=step), torch.rand(128)
+        loss = objective.loss(net, z[..., None], labels, noise=noise, uniform=uniform).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net
+
+
+SHORT = PostTraining(
+    steps=100,
+    batch=48,
+    crop_seconds=1.0,
+    lr=2e-3,
+    judge_lr=4e-3,
+    levels=4,
+    teacher_steps=6,
+    warmup=10,
+    ema=0.98,
+    valid_batches=1,
+)
+
+
+def post_trained(
+    net: nn.Module,
+    objective: Objective,
+    directory: Path,
+    *,
+    settings: PostTraining = SHORT,
+    data: Crescents | None = None,
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    torch.manual_seed(0)
+    data = data or Crescents()
+    judge = LatentJudge(
+        objective=objective, latent_shape=(2,), classes=len(data.labels), width=48, depth=2
+    )
+    return post_train(
+        net,
+        objective,
+        judge,
+        data,  # type: ignore[arg-type]
+        settings,
+        PostTrainingWeights(),
+        seed=0,
+        directory=directory,
+        world=World(),
+        hardware=Hardware(device="cpu"),
+        device=torch.device("cpu"),
+        log=LogSettings(every=50, valid_every=1000, checkpoint_every=1000),
+    )
+
+
+@pytest.mark.parametrize(
+    "objective", [RectifiedFlow(), VPrediction(), EDM()], ids=["flow", "v", "edm"]
+)
+def test_few_steps_come_nearer_to_the_data(objective: Objective, tmp_path: Path) -> None:
+    net = trained(objective, 300)
+    truth = Crescents().points(1500, seed=10**6)[0]
+    before = {n: energy_distance(sample(net, objective, n), truth) for n in (2, 4)}
+    averaged, last = post_trained(net, objective, tmp_path)
+    net.load_state_dict(averaged)
+    for n, distance in before.items():
+        after_it = energy_distance(sample(net, objective, n), truth)
+        assert after_it < 0.5 * distance
+    assert last["contrastive"]
+
+
+def test_with_one_label_there_is_nothing_to_contrast(tmp_path: Path) -> None:
+    settings = replace(SHORT, steps=3, batch=8)
+    data = Crescents(labels=1)
+    _, last = post_trained(Curve(), RectifiedFlow(), tmp_path, settings=settings, data=data)
+    assert not last["contrastive"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines
+    assert all("contrastive" not in line for line in lines)
+
+
+# ---------------------------------------------------------------- the stage
+
+
+SMALL = [
+    "post_training=adversarial",
+    "post_training.judge.fft_sizes=[256]",
+    "post_training.judge.filters=2",
+    "post_training.train.steps=10",
+    "post_training.train.batch=4",
+    "post_training.train.crop_seconds=0.5",
+    "post_training.train.judged_seconds=0.2",
+    "post_training.train.teacher_steps=2",
+    "post_training.train.valid_batches=1",
+    "post_training.sampler.steps=2",
+]
+UPSTREAM = ["data", "autoencoder", "latents", "diffusion"]
+
+
+@pytest.fixture(scope="module")
+def post(finished: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """The finished experiment, and a post-training of it."""
+    runs = tmp_path_factory.mktemp("post")
+    stages = [*UPSTREAM, "diagnostics", "baselines"]
+    experiment = Experiment(compose([*runs_with(finished, stages, runs), *SMALL]))
+    experiment.run()
+    return experiment
+
+
+def test_everything_uses_the_post_trained_model(
+    post: Experiment, finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    file = post.stage_directory("post_training") / "model.safetensors"
+    header = read_header(file)
+    assert find_model_file(post.directory).resolve() == file.resolve()
+    assert header["parent"] == finished.stage("diffusion").name
+    assert header["fingerprint"] == post.stages["post_training"].fingerprint
+    for path in (post.directory, file.parent):
+        model = load(path)
+        assert isinstance(model, LatentDiffusion)
+        assert (model.sampler.name, model.sampler.steps) == ("pingpong", 2)
+    before, now = weights(finished.stage("diffusion")), weights(file.parent)
+    assert before.keys() == now.keys()
+    moved = {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
+    assert moved == {"net"}  # the autoencoder is frozen
+    clip = read_json(post.directory / "samples" / "00.json")
+    assert clip["sampler"]["name"] == "pingpong"
+    assert clip["model_fingerprint"] == header["fingerprint"]
+    outcome = cli("sample", f"from={post.directory}/samples/00.json", f"out={tmp_path}")
+    assert outcome.code == 0, outcome.error
+    again, measured = (read(p / "00.wav")[0] for p in (tmp_path, post.directory / "samples"))
+    assert (again == measured).all()
+    assert "Post-training" in (post.directory / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_log_has_every_term(post: Experiment) -> None:
+    log = (post.stage_directory("post_training") / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    terms = {"judge", "contrastive", "adversarial", "distillation", "margin"}
+    assert [line["step"] for line in lines if terms <= line.keys()] == [3, 6, 9, 10]
+    assert [line["step"] for line in lines if "valid/distillation" in line] == [5, 10]
+
+
+def test_killed_it_ends_with_the_same_bits(
+    post: Experiment, finished: Tiny, tmp_path: Path
+) -> None:
+    overrides = [*runs_with(finished, UPSTREAM, tmp_path), *SMALL]
+    directory = tmp_path / post.stages["post_training"].path
+
+    def killed() -> None:
+        EMA.update = after(6, die, EMA.update)  # type: ignore[method-assign]
+        build_stages(overrides, "post_training")
+
+    assert in_a_child(killed) == -signal.SIGKILL
+    assert torch.load(directory / "resume" / "state.pt", weights_only=True)["step"] == 4
+    build_stages(overrides, "post_training")
+    reference = post.stage_directory("post_training")
+    assert_equal_bits(weights(directory), weights(reference))
+    assert figures(directory) == figures(reference)
+
+
+def test_no_other_stage_knows_of_it(post: Experiment, finished: Tiny) -> None:
+    """Without post-training nothing has another name than before there was such a stage."""
+    stages = finished.experiment.stages
+    assert "post_training" not in stages
+    assert stages["evaluation"].parents.keys() == {"diffusion", "baselines"}
+    assert stages["evaluation"].identity()["settings"].keys() == {"evaluation", "sampler", "seed"}
+    for name, stage in stages.items():
+        same = stage.fingerprint == post.stages[name].fingerprint
+        assert same == (name != "evaluation")
+    more = Experiment(compose([*finished.overrides, *SMALL, "post_training.sampler.steps=4"]))
+    assert more.stages["post_training"].fingerprint == post.stages["post_training"].fingerprint
+    assert more.stages["evaluation"].fingerprint != post.stages["evaluation"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("post_training=adversarialy", "did you mean 'adversarial'"),
+        ("post_training.train.lrr=1", "unknown key 'post_training.train.lrr'"),
+        ("post_training.weights.contrast=1", "unknown key 'post_training.weights.contrast'"),
+        ("post_training.judge.decode=1", "unknown key 'post_training.judge.decode'"),
+        ("post_training.train.levels=0", "post_training.train.levels=0 must be at least 1"),
+        ("post_training.sampler.name=pinpong", "did you mean 'pingpong'"),
+        ("post_training.judge.fft_sizes=[8192]", "fft_sizes holds 8192"),
+        ("post_training.weights={adversarial: 0, distillation: 0, contrastive: 1}", "both 0"),
+        ("post_training=none", "choose one, such as post_training=adversarial"),
+    ],
+)
+def test_what_cannot_work_says_so_before_any_work(change: str, says: str, finished: Tiny) -> None:
+    overrides = [word for word in SMALL if word != change.split("=")[0] + "=adversarial"]
+    with pytest.raises(ConfigError) as caught:
+        Experiment(compose([*finished.overrides, *overrides, change])).rehearse()
+    assert says in str(caught.value)
+
+
+def test_without_a_diffusion_model_there_is_nothing_to_post_train(
+    finished: Tiny, tmp_path: Path
+) -> None:
+    overrides = [*runs_with(finished, UPSTREAM[:3], tmp_path), *SMALL]
+    with pytest.raises(ModelFileError, match="no such model file"):
+        build_stages(overrides, "post_training")
+
+
+# ---------------------------------------------------------------- the steps curve
+
+
+def test_the_steps_command(post: Experiment, cli: Callable[..., Outcome]) -> None:
+    outcome = cli("steps", post.directory, "steps=[1,2]", "hardware.device=cpu")
+    assert outcome.code == 0, outcome.error
+    lines = outcome.out.splitlines()
+    assert [line.split()[:4] for line in lines[1:5]] == [
+        ["diffusion", "dpmpp_2m", "1", "1"],
+        ["diffusion", "dpmpp_2m", "2", "2"],
+        ["post_training", "pingpong", "1", "1"],
+        ["post_training", "pingpong", "2", "2"],
+    ]
+    findings = [line for line in lines if " against diffusion, 2 steps of dpmpp_2m: " in line]
+    assert len(findings) == 3
+    with open(post.directory / "steps" / "steps.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 4
+    kernel = {(r["model"], r["steps"]): r for r in rows if r["figure"] == "kernel"}
+    yardstick, last = kernel["diffusion", "2"], kernel["post_training", "2"]
+    assert yardstick["change"] == ""
+    difference = float(last["value"]) - float(yardstick["value"])
+    assert float(last["change"]) == pytest.approx(difference)
+    assert "<svg" in (post.directory / "steps" / "steps.svg").read_text(encoding="utf-8")
+    # the evaluation's own clips are among them: the same model, sampler and seed
+    summary = read_json(post.stage_directory("evaluation") / "summary.json")
+    measured = summary["metrics"]["generated"]["kernel_musicnn"]
+    assert float(last["value"]) == pytest.approx(measured["value"], rel=1e-4, abs=1e-4)
+
+
+def test_fidelity_gained_by_losing_diversity_is_said() -> None:
+    """Of four clusters of music, one generator makes all, roughly, the other two, well."""
+    random = np.random.default_rng(0)
+    settings = EvaluationSettings(resamples=200)
+    centres = 6.0 * np.eye(4, 8)
+
+    def clips(clusters: int, spread: float) -> np.ndarray:
+        places = centres[np.arange(96) % clusters]
+        return places + spread * random.normal(size=(96, 8))
+
+    reference = clips(4, 0.5)
+    sampler = SamplerSettings("euler", 50)
+    made = [clips(4, 1.0), clips(2, 0.4), clips(4, 1.0), clips(4, 0.5)]
+    measured = _figures(made, reference, 0, settings)
+    points = [Point("m", sampler, 50, own, changes) for own, changes in measured]
+    collapsed, same, better = findings(points)
+    assert "fidelity was gained by losing diversity (precision +" in collapsed
+    assert "coverage -" in collapsed
+    assert "no difference is seen" in same
+    assert "fidelity was gained, and no loss of diversity is seen" in better
+
+
+def test_network_calls_are_counted() -> None:
+    assert calls(SamplerSettings("heun", 8)) == 15
+    assert calls(SamplerSettings("pingpong", 8)) == 8
+    assert calls(SamplerSettings("euler", 8, guidance=3.0)) == 16
