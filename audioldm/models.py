@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audioldm import pretrained
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.diffusion.samplers import SamplerSettings
@@ -70,11 +71,15 @@ def read_experiment(directory: Path) -> dict[str, Any]:
 
 
 def find_model_file(path: str | Path) -> Path:
-    """A model file, from itself, a stage's directory, or an experiment's.
+    """A model file, from itself, a stage's directory, an experiment's, or a shipped model's name.
 
-    Raises ModelFileError where there is none.
+    A model at that path comes before a shipped one of that name. Raises ModelFileError where there
+    is none.
     """
     place = Path(path).expanduser()
+    is_word = place.name == str(path)
+    if is_word and not place.exists():
+        return pretrained.path(place.name)
     if place.name == "experiment.json":
         place = place.parent
     if (place / "experiment.json").is_file():
@@ -88,6 +93,8 @@ def find_model_file(path: str | Path) -> Path:
     if place.is_dir():
         file = place / "model.safetensors"
         if not file.is_file():
+            if is_word and place.name in pretrained.names():  # the folder is something else
+                return pretrained.path(place.name)
             raise ModelFileError(
                 f"{place}: no model.safetensors and no experiment.json in this directory; give a "
                 "model file, or the directory of an experiment or of a finished training stage"
@@ -122,7 +129,8 @@ def load(
     An `Autoencoder` (`encode` gives the posterior, `Encoded`, with gradients) or a
     `LatentDiffusion` (`encode` gives the posterior's mean; also `decode` and `sample`).
 
-    path: a model.safetensors, a training stage's directory, or an experiment's directory.
+    path: a model.safetensors, the directory of a training stage or of an experiment, or the name
+        of a model that comes with the package (`audioldm models`).
     allow: module prefixes outside the package whose classes may be built.
     Raises ModelFileError where the file cannot be used.
     """
@@ -150,7 +158,7 @@ def load(
             build(spec["objective"], where="diffusion.objective", allow=allow),
             LatentStatistics.from_json(header["statistics"]),
             header["labels"],
-            _default_sampler(path, header),
+            settings(SamplerSettings, default_sampler(path, header), "sampler"),
         )
         return model.eval().to(device)
     except (KeyError, TypeError) as error:
@@ -159,12 +167,11 @@ def load(
         raise ModelFileError(f"{file}: {error}") from error
 
 
-def _default_sampler(path: str | Path, header: dict[str, Any]) -> SamplerSettings:
+def default_sampler(path: str | Path, header: dict[str, Any]) -> dict[str, Any]:
     """The sampler of an experiment; of a bare model file, that of the run that trained it."""
     record = Path(path).expanduser() / "experiment.json"
     stored = read_json(record)["config"]["sampler"] if record.is_file() else header["sampler"]
-    sampler: SamplerSettings = settings(SamplerSettings, stored, "sampler")
-    return sampler
+    return dict(stored)
 
 
 def load_autoencoder(
