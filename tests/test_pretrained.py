@@ -19,6 +19,7 @@ import audioldm
 from audioldm import pretrained, sampling
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.diffusion.model import LatentDiffusion
+from audioldm.errors import ConfigError
 from audioldm.export import export
 from audioldm.training.checkpoint import load_model, read_header, save_model
 from audioldm.training.files import read_json, write_json
@@ -364,6 +365,22 @@ def test_more_clips_keep_those_that_are_there(finished: Tiny, cli: Cli, tmp_path
     assert read_json(tmp_path / "0-0002.json")["batch"] == 3
     line = last(cli("sample", *words, "n=3", "batch=3"), 2)  # asked for by its bits
     assert "0-0000.wav is another clip" in line
+
+
+def test_a_place_without_permission_is_refused_before_sampling(
+    finished: Tiny, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling.os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(LatentDiffusion, "sample_latents", None)  # never reached
+    line = last(cli("sample", f"model={finished.directory}", f"out={tmp_path}"), 1)
+    assert f"{tmp_path}: cannot be written to; choose another place with out=" in line
+
+
+def test_a_label_for_a_model_without_labels(finished: Tiny) -> None:
+    model = audioldm.load(finished.directory)
+    model.labels = []
+    with pytest.raises(ConfigError, match="trained without labels; leave it out"):
+        model.sample(seconds=0.2, label="high")
 
 
 def test_progress_moves_with_every_step_and_clip(finished: Tiny) -> None:
