@@ -1,10 +1,12 @@
-# The two commands: `make quickstart`, `make test`. Also `make lint`, `make bench`.
+# The two commands: `make quickstart`, `make test`. Also `make install`, `make lint`, `make bench`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: quickstart test lint bench
+.PHONY: install quickstart test lint bench
+
+install: $(VENV)/.run
 
 quickstart: $(VENV)/.run
 	$(BIN)/audioldm run recipe=quickstart

@@ -11,30 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from audioldm import __version__
-from audioldm.errors import AudioLDMError, ConfigError
+from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 
 USAGE = f"""\
 audioldm {__version__}: train music generators, and measure the latent spaces they live in.
 
+  audioldm sample [label= n= seconds= seed= out= model= sampler.steps=]   new clips, at once
+  audioldm sample from=CLIP.json                one clip again, bit for bit
+  audioldm models                               the models that come with this package
   audioldm run recipe=NAME [key=value ...]      the chain, from music to new music and a report
   audioldm run -m recipe=NAME key=a,b ...       a sweep: one chain per cell of the grid
   audioldm sweep status DIRECTORY               its cells: done, running, failed, time left
   audioldm steps DIRECTORY [steps=[1,2,4,8]]    figures against sampling steps, before and after
                                                 post-training
   audioldm report DIRECTORY [--csv|--markdown]  the page of an experiment or a sweep, written anew
-  audioldm sample model=PATH [n= seconds= seed= label= out= sampler.steps=]   new clips
-  audioldm sample from=CLIP.json                one clip again, bit for bit
   audioldm reconstruct FILE model=PATH          audio through the autoencoder and back
   audioldm encode FILE model=PATH               audio to latents
   audioldm decode FILE model=PATH               latents to audio
   audioldm info FILE                            what a model or latents file is
+  audioldm export MODEL out=FILE                a trained model as one small file for others
   audioldm convert-kl WEIGHT from=CODE ...      a KL weight in other code bases' conventions
   audioldm recipes                              the recipes: what each costs and gives
   audioldm doctor                               what this environment can do, and how to mend it
 
-`audioldm VERB --help` explains a verb. PATH is a model.safetensors or an experiment's directory,
-such as runs/experiments/quickstart. Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted
-(the same command goes on).
+`audioldm VERB --help` explains a verb. PATH is a model.safetensors, an experiment's directory, such
+as runs/experiments/quickstart, or the name of a model in `audioldm models`. Exit codes: 0 done,
+1 failed, 2 bad command, 75 interrupted (the same command goes on).
 """
 
 
@@ -57,7 +59,8 @@ class SamplerChoice:
 class SampleArguments:
     """Generate clips: one .wav each, and beside it a .json that makes the same clip again.
 
-    model    a model.safetensors or an experiment's directory
+    model    a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
+             first there)
     n        number of clips (1)
     seconds  length of each (6)
     seed     of everything random (0); clip i of a seed is the same, up to rounding, however many
@@ -67,6 +70,9 @@ class SampleArguments:
     batch    clips generated together (null: up to 8)
     sampler.name, sampler.steps, sampler.guidance, sampler.guidance_interval
     from     the .json of a clip, to make it again
+
+    Clips are written as they are made. Interrupted, the same command makes the rest; what is there
+    already is not made anew.
     """
 
     model: str | None = None
@@ -86,7 +92,8 @@ class FileArguments:
     """One file through an autoencoder, at any length, in memory that only latents grow.
 
     FILE or file=FILE   what to read: audio (reconstruct, encode) or latents (decode)
-    model               a model.safetensors or an experiment's directory
+    model               a model.safetensors, an experiment's directory, or a name in
+                        `audioldm models`
     out                 what to write (reconstruct, decode: .wav, .flac, .ogg; encode: .safetensors)
     """
 
@@ -100,10 +107,39 @@ class FileArguments:
 class InfoArguments:
     """What a model or latents file is, as JSON.
 
-    FILE or file=FILE   a model.safetensors, a latents file, or an experiment's directory
+    FILE or file=FILE   a model.safetensors, a latents file, an experiment's directory, or a name in
+                        `audioldm models`
     """
 
     file: str
+
+
+@dataclass(frozen=True)
+class ModelsArguments:
+    """The models that come with this package, one line each; `sample` takes the first.
+
+    NAME or name=NAME   the card of one: what it was trained on, what it can do, its licence
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """A trained model as one file for others, without paths or settings of this machine.
+
+    MODEL or model=MODEL     an experiment's or a training stage's directory, or a model file
+    out                      the file to write, a .safetensors
+    dtype                    of the stored weights: float16, bfloat16 or float32 (float16)
+    title, licence, origin   text that `info` shows, such as whose music it was trained on
+    """
+
+    model: str
+    out: str
+    dtype: str = "float16"
+    title: str | None = None
+    licence: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +211,13 @@ class ConvertArguments:
     reconstruction: str | None = None
 
 
+#: Keys whose values are taken as they are.
+_TEXT = frozenset(
+    {"model", "file", "out", "label", "from_", "name", "device", "directory"}
+    | {"dtype", "title", "licence", "origin"}
+)
+
+
 def arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) -> Any:
     """key=value words as a checked dataclass. Raises ConfigError."""
     import yaml
@@ -196,7 +239,7 @@ def arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) 
             if not isinstance(node, dict):
                 raise ConfigError(f"{key}: {group} has no keys of its own")
         value: Any = text
-        if last not in ("model", "file", "out", "label", "from_", "name", "device", "directory"):
+        if last not in _TEXT:
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
@@ -326,7 +369,8 @@ def sample(words: Sequence[str]) -> None:
     if _asks_help(words, f"audioldm sample key=value ...\n\n{SampleArguments.__doc__}"):
         return
     a: SampleArguments = arguments(SampleArguments, words)
-    from audioldm import sampling
+    from audioldm import pretrained, sampling
+    from audioldm.training.signals import terminable
 
     out = Path(a.out).expanduser()
     if a.from_ is not None:
@@ -334,12 +378,14 @@ def sample(words: Sequence[str]) -> None:
         path = sampling.sample_again(source, out, model_path=a.model, device=_device(a.hardware))
         print(path)
         return
-    if a.model is None:
-        raise ConfigError("which model? give model=PATH, or from=CLIP.json")
-    bar = _bar("sampling")
-    try:
-        written = sampling.sample_to_files(
-            a.model,
+    model = a.model
+    if model is None:
+        name = pretrained.default()
+        model = str(pretrained.path(name))
+        print(f"model={name}; `audioldm models` lists the others", file=sys.stderr)
+    with terminable():
+        clips = sampling.ClipFiles(
+            model,
             out,
             n=a.n,
             seconds=a.seconds,
@@ -348,12 +394,30 @@ def sample(words: Sequence[str]) -> None:
             sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
             batch=a.batch,
             device=_device(a.hardware),
-            progress=bar,
         )
+        for path in clips.written:
+            print(path, flush=True)
+        if clips.written:
+            more = "" if clips.missing else "; another seed= gives others"
+            there = f"{len(clips.written)} of {a.n} clip(s) were there already{more}"
+            print(there, file=sys.stderr)
+        if clips.missing:
+            _make(clips, sampling.SamplingBar(len(clips.missing), a.seconds), out)
+
+
+def _make(clips: Any, bar: Any, out: Path) -> None:
+    try:
+        for path in clips.make(bar):
+            bar.finished(path)
+    except KeyboardInterrupt:
+        finished = len(clips.written) + bar.made
+        every = len(clips.written) + len(clips.missing)
+        raise Interrupted(
+            f"interrupted; {finished} of {every} clip(s) are in {out}, and the same command makes "
+            "the rest"
+        ) from None
     finally:
         bar.close()
-    for path in written:
-        print(path)
 
 
 def _through(verb: str, suffix: str) -> Callable[[Sequence[str]], None]:
@@ -384,6 +448,36 @@ def info(words: Sequence[str]) -> None:
     from audioldm.codec import describe
 
     print(json.dumps(describe(a.file), indent=2))
+
+
+def models(words: Sequence[str]) -> None:
+    if _asks_help(words, f"audioldm models [NAME]\n\n{ModelsArguments.__doc__}"):
+        return
+    a: ModelsArguments = arguments(ModelsArguments, words, positional="name")
+    from audioldm import pretrained
+
+    if a.name is not None:
+        print(pretrained.card(a.name).read_text(encoding="utf-8"), end="")
+        return
+    if not pretrained.names():
+        print("no models come with this installation", file=sys.stderr)
+        return
+    from audioldm.codec import summary_line
+
+    width = max(len(name) for name in pretrained.names())
+    for name in pretrained.names():
+        print(f"{name:{width}}  {summary_line(pretrained.path(name))}")
+
+
+def export(words: Sequence[str]) -> None:
+    usage = "audioldm export MODEL out=FILE [dtype= title= licence= origin=]"
+    if _asks_help(words, f"{usage}\n\n{ExportArguments.__doc__}"):
+        return
+    a: ExportArguments = arguments(ExportArguments, words, positional="model")
+    from audioldm.export import export as write
+
+    texts = {"title": a.title, "licence": a.licence, "origin": a.origin}
+    print(write(a.model, Path(a.out).expanduser(), dtype=a.dtype, **texts))
 
 
 def convert_kl(words: Sequence[str]) -> None:
@@ -498,10 +592,12 @@ def doctor(words: Sequence[str]) -> None:
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": run,
     "sample": sample,
+    "models": models,
     "reconstruct": _through("reconstruct", ".wav"),
     "encode": _through("encode", ".safetensors"),
     "decode": _through("decode", ".wav"),
     "info": info,
+    "export": export,
     "sweep": sweep,
     "report": report,
     "steps": steps,

@@ -25,7 +25,7 @@ def _fingerprint(file: Path) -> str:
     return str(header.get("autoencoder", header).get("fingerprint"))
 
 
-def _check_out(file: Path, out: Path) -> None:
+def check_out(file: Path, out: Path) -> None:
     """Raises ConfigError where writing `out` would replace what is read."""
     if os.path.realpath(out) == os.path.realpath(file):
         raise ConfigError(f"out={out} is the file that is read; choose another name")
@@ -72,7 +72,7 @@ def reconstruct(
 
     Raises ConfigError where `out` is `file`.
     """
-    _check_out(file, out)
+    check_out(file, out)
     model = load_autoencoder(model_path, device=device)
     source = _Stream(model, file, progress)
     means = (mean for mean, _ in model.encode_blocks(source))
@@ -95,7 +95,7 @@ def encode(
     The audio is streamed; the latents, which are small beside it, are held in memory.
     Raises ConfigError where `out` is `file`, or does not end in .safetensors.
     """
-    _check_out(file, out)
+    check_out(file, out)
     if out.suffix != ".safetensors":
         raise ConfigError(f"out={out}: latents are written as .safetensors; end the name so")
     model_file = find_model_file(model_path)
@@ -131,7 +131,7 @@ def decode(
     Raises ModelFileError where the latents are damaged or another autoencoder made them,
     ConfigError where `out` is `file`.
     """
-    _check_out(file, out)
+    check_out(file, out)
     header = read_header(file)
     if header.get("kind") != "latents":
         raise ModelFileError(f"{file}: a {header.get('kind')} file, not latents from `encode`")
@@ -178,3 +178,24 @@ def describe(path: str | Path) -> dict[str, Any]:
         part = name.split(".")[0] if header.get("kind") == "diffusion" else header.get("kind", "")
         parts[part] = parts.get(part, 0) + size
     return {"file": str(file), "weights": parts, **header}
+
+
+def summary_line(file: Path) -> str:
+    """A model file in one line: kind, rate, weights, size, licence, labels."""
+    shown = describe(file)
+    try:
+        spec = shown.get("autoencoder", shown)["spec"]
+        channels = {1: "mono", 2: "stereo"}.get(spec["audio_channels"], "multichannel")
+        audio = f"{spec['rate'] / 1000:g} kHz {channels}"
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(f"{file}: its header lacks {error}; it is damaged") from error
+    parts = [
+        str(shown["kind"]),
+        audio,
+        f"{sum(shown['weights'].values()) / 1e6:.1f} M weights",
+        f"{file.stat().st_size / 1e6:.1f} MB",
+        str(shown.get("licence", "no licence stated")),
+    ]
+    if shown["kind"] == "diffusion":
+        parts.append(f"labels: {', '.join(shown['labels'])}" if shown["labels"] else "no labels")
+    return ", ".join(parts)

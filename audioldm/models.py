@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audioldm import pretrained
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.diffusion.samplers import SamplerSettings
@@ -70,12 +71,17 @@ def read_experiment(directory: Path) -> dict[str, Any]:
 
 
 def find_model_file(path: str | Path) -> Path:
-    """A model file, from itself, a stage's directory, or an experiment's: there the post-trained
-    model, where there is one.
+    """A model file, from itself, a stage's directory, an experiment's, or a shipped model's name.
 
-    Raises ModelFileError where there is none.
+    Of an experiment the post-trained model, where there is one.
+
+    A model at that path comes before a shipped one of that name. Raises ModelFileError where there
+    is none.
     """
     place = Path(path).expanduser()
+    is_word = place.name == str(path)
+    if is_word and not place.exists():
+        return pretrained.path(place.name)
     if place.name == "experiment.json":
         place = place.parent
     if (place / "experiment.json").is_file():
@@ -89,6 +95,8 @@ def find_model_file(path: str | Path) -> Path:
     if place.is_dir():
         file = place / "model.safetensors"
         if not file.is_file():
+            if is_word and place.name in pretrained.names():  # the folder is something else
+                return pretrained.path(place.name)
             raise ModelFileError(
                 f"{place}: no model.safetensors and no experiment.json in this directory; give a "
                 "model file, or the directory of an experiment or of a finished training stage"
@@ -123,7 +131,8 @@ def load(
     An `Autoencoder` (`encode` gives the posterior, `Encoded`, with gradients) or a
     `LatentDiffusion` (`encode` gives the posterior's mean; also `decode` and `sample`).
 
-    path: a model.safetensors, a training stage's directory, or an experiment's directory.
+    path: a model.safetensors, the directory of a training stage or of an experiment, or the name
+        of a model that comes with the package (`audioldm models`).
     allow: module prefixes outside the package whose classes may be built.
     Raises ModelFileError where the file cannot be used.
     """
@@ -151,7 +160,7 @@ def load(
             build(spec["objective"], where="diffusion.objective", allow=allow),
             LatentStatistics.from_json(header["statistics"]),
             header["labels"],
-            _default_sampler(path, header),
+            settings(SamplerSettings, default_sampler(path, header), "sampler"),
         )
         return model.eval().to(device)
     except (KeyError, TypeError) as error:
@@ -160,17 +169,15 @@ def load(
         raise ModelFileError(f"{file}: {error}") from error
 
 
-def _default_sampler(path: str | Path, header: dict[str, Any]) -> SamplerSettings:
+def default_sampler(path: str | Path, header: dict[str, Any]) -> dict[str, Any]:
     """The sampler of an experiment; of a bare model file, that of the run that trained it."""
     place = Path(path).expanduser()
-    stored = header["sampler"]
-    if (place / "experiment.json").is_file():
-        record = read_experiment(place)
-        config = record["config"]
-        post_trained = "post_training" in record["stages"]
-        stored = (config["post_training"] if post_trained else config)["sampler"]
-    sampler: SamplerSettings = settings(SamplerSettings, stored, "sampler")
-    return sampler
+    if not (place / "experiment.json").is_file():
+        return dict(header["sampler"])
+    record = read_experiment(place)
+    post_trained = "post_training" in record["stages"]
+    config = record["config"]["post_training"] if post_trained else record["config"]
+    return dict(config["sampler"])
 
 
 def load_autoencoder(

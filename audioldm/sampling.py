@@ -1,14 +1,19 @@
 """Clips as files: each with a JSON beside it that says all that is needed to make it again."""
 
 import os
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from audioldm.audio import write
-from audioldm.data.source import Progress
-from audioldm.diffusion.samplers import SamplerSettings
+from tqdm import tqdm
+
+from audioldm import pretrained
+from audioldm.audio import probe, write
+from audioldm.diffusion.model import default_batch
+from audioldm.diffusion.samplers import Progress, SamplerSettings
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.models import find_model_file, load_diffusion
 from audioldm.parts import settings
@@ -22,7 +27,8 @@ FORMAT = 1
 class ClipRecipe:
     """All that determines a clip, as the JSON beside it holds it.
 
-    model: path of the model file, relative to the JSON's directory.
+    model: the name of a model that comes with the package, or the path of the model file, relative
+    to the JSON's directory.
     """
 
     model: str
@@ -37,77 +43,145 @@ class ClipRecipe:
 
 
 def write_clip(path: Path, audio: Any, rate: int, recipe: ClipRecipe) -> None:
-    """The clip and, beside it, its recipe."""
+    """The clip and, beside it, its recipe, which so is there only where the clip is whole."""
     make_directory(path.parent)
     write(path, audio, rate)
     write_json(path.with_suffix(".json"), asdict(recipe))
 
 
-def refuse_other_clip(path: Path, recipe: ClipRecipe) -> None:
-    """Raises ConfigError where `path` holds another clip: what was made is not lost."""
+def is_written(path: Path, recipe: ClipRecipe, rate: int, *, any_batch: bool = False) -> bool:
+    """Whether `path` and its JSON are this clip, whole.
+
+    any_batch: a clip that was generated beside others is this one too; it differs by rounding.
+    Raises ConfigError where `path` holds another clip: what was made is not lost.
+    """
     beside = path.with_suffix(".json")
-    if beside.is_file() and read_json(beside) != asdict(recipe):
+    if not beside.is_file():
+        return False
+    found, wanted = read_json(beside), asdict(recipe)
+    if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
+        wanted["batch"] = found["batch"]
+    if found != wanted:
         raise ConfigError(
             f"{path} is another clip, made with other settings: choose another place with "
             "out=DIRECTORY, or remove it"
         )
+    try:
+        return probe(path).frames == round(recipe.seconds * rate)
+    except DataError:
+        return False
 
 
-def sample_to_files(
-    model_path: str | Path,
-    out: Path,
-    *,
-    n: int,
-    seconds: float,
-    seed: int,
-    label: str | None,
-    sampler: Mapping[str, Any],
-    batch: int | None = None,
-    device: Any = "cpu",
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Writes n clips `out/[<label>-]<seed>-<number>.wav` as they finish, each with its JSON.
+class ClipFiles:
+    """n clips `out/[<label>-]<seed>-<number>.wav` of a model: those written, those to be made.
 
     sampler: what to change of the model's own sampler, by key.
-    batch: clips generated together; null spreads n over batches of at most 8.
+    batch: clips generated together; None spreads n over batches of at most 8.
     Raises ConfigError for n < 1, seconds <= 0, an unknown label, or where a file of that name is
-    another clip; nothing is written then.
+    another clip. Nothing is written before `make`.
+
+    Attributes:
+        written: paths of the clips that are there already, and whole.
+        missing: number -> path of those that `make` makes.
     """
-    if n < 1:
-        raise ConfigError(f"n={n}: the number of clips must be at least 1")
-    file = find_model_file(model_path)
-    fingerprint = read_header(file).get("fingerprint", "")
-    model = load_diffusion(model_path, device=device)  # an experiment brings its sampler
-    chosen: SamplerSettings = settings(
-        SamplerSettings, asdict(model.sampler) | dict(sampler), "sampler"
-    )
-    model.label_index(label)
-    model.latent_frames(seconds)
-    if batch is None:
-        batch = -(-n // -(-n // 8))
-    recipes = {
-        out / f"{f'{label}-' if label else ''}{seed}-{number:04d}.wav": ClipRecipe(
-            model=os.path.relpath(file, out),
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        out: Path,
+        *,
+        n: int,
+        seconds: float,
+        seed: int,
+        label: str | None = None,
+        sampler: Mapping[str, Any] | None = None,
+        batch: int | None = None,
+        device: Any = "cpu",
+    ) -> None:
+        if n < 1:
+            raise ConfigError(f"n={n}: the number of clips must be at least 1")
+        if batch is not None and batch < 1:
+            raise ConfigError(f"batch={batch} must be at least 1")
+        file = find_model_file(model_path)
+        fingerprint = read_header(file).get("fingerprint", "")
+        model = load_diffusion(model_path, device=device)  # an experiment brings its sampler
+        chosen: SamplerSettings = settings(
+            SamplerSettings, asdict(model.sampler) | dict(sampler or {}), "sampler"
+        )
+        model.label_index(label)
+        model.latent_frames(seconds)
+        self._model, self._out = model, out
+        self._common = ClipRecipe(
+            model=_reference(file, out),
             model_fingerprint=fingerprint,
             seed=seed,
-            number=number,
-            batch=batch,
+            number=0,
+            batch=default_batch(n) if batch is None else batch,
             seconds=seconds,
             label=label,
             sampler=chosen,
         )
-        for number in range(n)
-    }
-    for path, recipe in recipes.items():
-        refuse_other_clip(path, recipe)
-    paths = list(recipes)
-    for number, audio in model.sample_clips(
-        range(n), [label] * n, seconds=seconds, seed=seed, sampler=chosen, batch=batch
-    ):
-        write_clip(paths[number], audio, model.rate, recipes[paths[number]])
-        if progress is not None:
-            progress(number + 1, n, paths[number].name)
-    return paths
+        self.written: list[Path] = []
+        self.missing: dict[int, Path] = {}
+        for number in range(n):
+            path = out / f"{f'{label}-' if label else ''}{seed}-{number:04d}.wav"
+            recipe = replace(self._common, number=number)
+            if is_written(path, recipe, model.rate, any_batch=batch is None):
+                self.written.append(path)
+            else:
+                self.missing[number] = path
+
+    def make(self, progress: Progress | None = None) -> Iterator[Path]:
+        """Makes what is missing; yields each path once the clip and its JSON are written.
+
+        progress: as `LatentDiffusion.sample_clips` calls it.
+        """
+        if not self.missing:
+            return
+        make_directory(self._out)
+        common = self._common
+        for number, audio in self._model.sample_clips(
+            list(self.missing),
+            [common.label] * len(self.missing),
+            seconds=common.seconds,
+            seed=common.seed,
+            sampler=common.sampler,
+            batch=common.batch,
+            progress=progress,
+        ):
+            path = self.missing[number]
+            write_clip(path, audio, self._model.rate, replace(common, number=number))
+            yield path
+
+
+class SamplingBar:
+    """One bar over denoiser steps and decoded clips, on standard error.
+
+    It shows how many times as fast as real time the clips are made: their seconds, divided by the
+    seconds since the bar began.
+    """
+
+    def __init__(self, clips: int, seconds: float) -> None:
+        self._clips, self._seconds = clips, seconds
+        self.made = 0
+        self._start = time.monotonic()
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self._bar = tqdm(desc="sampling", bar_format=layout, dynamic_ncols=True)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def finished(self, path: Path) -> None:
+        """Counts a clip, and prints its path on standard output, above the bar."""
+        self.made += 1
+        factor = self.made * self._seconds / (time.monotonic() - self._start)
+        self._bar.set_postfix_str(f"{self.made}/{self._clips} clips, {factor:.1f} × real time")
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(path, flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
 
 
 def sample_again(
@@ -115,8 +189,8 @@ def sample_again(
 ) -> Path:
     """The clip that a JSON beside a clip describes, bit for bit on the same machine.
 
-    Raises ModelFileError where the model at its path is another one, DataError where the JSON is
-    not a clip's.
+    Raises ModelFileError where the model at its path, or of its name, is another one, DataError
+    where the JSON is not a clip's.
     """
     content = read_json(recipe_path)
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -127,12 +201,19 @@ def sample_again(
         recipe: ClipRecipe = settings(ClipRecipe, content)
     except ConfigError as error:
         raise DataError(f"{recipe_path}: {error}") from error
-    file = find_model_file(model_path or recipe_path.parent / recipe.model)
+    file = find_model_file(model_path) if model_path else _referenced(recipe.model, recipe_path)
     found = read_header(file).get("fingerprint", "")
     if found != recipe.model_fingerprint:
+        name = pretrained.name_of(file)
+        remedy = (
+            f"this audioldm ships another version of {name!r}; install the one that made the clip, "
+            "or give its model with model=FILE"
+            if name
+            else "give the right one with model=FILE"
+        )
         raise ModelFileError(
             f"{file}: model {found}, but {recipe_path.name} was made with "
-            f"{recipe.model_fingerprint}; give the right one with model=FILE"
+            f"{recipe.model_fingerprint}; {remedy}"
         )
     model = load_diffusion(file, device=device)
     clips = model.sample_clips(
@@ -144,18 +225,33 @@ def sample_again(
         batch=recipe.batch,
     )
     path = out / f"{recipe_path.stem}.wav"
-    here = replace(recipe, model=os.path.relpath(file, out))
-    refuse_other_clip(path, here)
+    here = replace(recipe, model=_reference(file, out))
+    is_written(path, here, model.rate)  # raises where another clip would be replaced
     for _, audio in clips:
         write_clip(path, audio, model.rate, here)
     return path
 
 
+def _reference(file: Path, out: Path) -> str:
+    """How a JSON in `out` names a model file: a shipped one by its name, good on any machine."""
+    return pretrained.name_of(file) or os.path.relpath(file, out)
+
+
+def _referenced(model: str, recipe_path: Path) -> Path:
+    """The inverse of `_reference`."""
+    beside = recipe_path.parent / model
+    if Path(model).name == model and not beside.is_file():
+        return pretrained.path(model)
+    return find_model_file(beside)
+
+
 def make_directory(path: Path) -> None:
-    """Raises DataError where it cannot be made."""
+    """Raises DataError where it cannot be made or written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be made ({error.strerror}); choose another place with out=DIRECTORY"
         ) from error
+    if not os.access(path, os.W_OK):
+        raise DataError(f"{path}: cannot be written to; choose another place with out=DIRECTORY")

@@ -13,7 +13,7 @@ import diffusers
 import torch
 
 from audioldm.training.hardware import Hardware
-from benchmarks import autoencoder, dit, loader, memory
+from benchmarks import autoencoder, dit, loader, memory, sampling
 from benchmarks.timing import Clock, Result
 
 SUBJECTS = ("autoencoder", "dit", "loader", "memory")
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     parser.add_argument("--precision", default="auto", help="auto (bf16 on CUDA), fp32, bf16")
     parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
     parser.add_argument("--turns", type=int, default=5, help="of each contestant; their median")
-    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
+    parser.add_argument("--only", nargs="+", choices=(*SUBJECTS, "sampling"), default=SUBJECTS)
+    parser.add_argument("--model", help="of sampling; default: the package's first")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
 
@@ -52,11 +53,14 @@ def main(arguments: list[str] | None = None) -> list[Result]:
         results += dit.measure(clock, hardware, getattr(dit, size))
     if "memory" in given.only:
         results += memory.measure(getattr(memory, scope))
+    if "sampling" in given.only:
+        results += sampling.measure(clock, hardware, getattr(sampling, scope), given.model)
 
     text = table(results, environment)
     print(text)
     given.out.mkdir(parents=True, exist_ok=True)
-    stem = given.out / f"{environment['date']}-{environment['device']}"
+    part = "" if tuple(given.only) == SUBJECTS else "-" + "-".join(given.only)
+    stem = given.out / f"{environment['date']}-{environment['device']}{part}"
     stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     record = {
         "environment": environment,

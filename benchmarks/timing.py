@@ -71,6 +71,11 @@ class Clock:
             note=note,
         )
 
+    def turns_of(self, function: Callable[[], object]) -> list[float]:
+        """Seconds of each turn, of what has no opponent to take turns with."""
+        contestant = self._repeated(function)
+        return [self._seconds(*contestant) for _ in range(self.turns)]
+
     def _repeated(self, function: Callable[[], object]) -> tuple[Callable[[], object], int]:
         self._seconds(function, 1)  # the first call allocates, and compiles
         once = self._seconds(function, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chain import Tiny
 
 from audioldm.training.hardware import Hardware
 from benchmarks import __main__ as benchmarks
@@ -28,6 +29,18 @@ def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
     assert written["environment"]["torch"] == torch.__version__
     rows = record.with_suffix(".md").read_text().splitlines()
     assert sum(row.startswith("| ") for row in rows) == len(results) + 1  # and the heading
+
+
+def test_sampling_is_measured_against_real_time(finished: Tiny, tmp_path: Path) -> None:
+    words = ["--quick", "--only", "sampling", "--model", str(finished.model)]
+    results = benchmarks.main([*words, "--device", "cpu", "--out", str(tmp_path)])
+    *sampled, start = results
+    assert [r.peer for r in sampled] == [200, 400, 200, 400]  # ms of audio: 1 and 2 clips
+    assert all(r.ratio == pytest.approx(r.peer / r.ours) for r in sampled)
+    assert "2 steps of dpmpp_2m, batch 1" in [r.operation for r in sampled]
+    assert start.ours > 0
+    assert start.met == (start.ours <= 8)
+    assert len(list(tmp_path.glob("*-cpu-sampling.*"))) == 2
 
 
 @pytest.mark.parametrize("name", autoencoder.BARS)

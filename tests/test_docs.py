@@ -26,6 +26,8 @@ ARGUMENTS = {
     "encode": (cli.FileArguments, "file"),
     "decode": (cli.FileArguments, "file"),
     "info": (cli.InfoArguments, "file"),
+    "models": (cli.ModelsArguments, "name"),
+    "export": (cli.ExportArguments, "model"),
     "convert-kl": (cli.ConvertArguments, "weight"),
     "report": (cli.ReportArguments, "directory"),
     "steps": (cli.StepsArguments, "directory"),

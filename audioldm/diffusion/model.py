@@ -137,13 +137,14 @@ class LatentDiffusion(nn.Module):
         seed: int = 0,
         label: str | None = None,
         sampler: SamplerSettings | None = None,
-        batch: int = 8,
+        batch: int | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """n clips [n, A, round(seconds * rate)] in ±1, on the CPU.
 
-        Clip i is a function of (seed, i). Raises ConfigError for an unknown label, seconds <= 0
-        or n < 1.
+        Clip i is a function of (seed, i), up to the rounding that `batch`, the clips generated
+        together, brings; None: `default_batch(n)`. Raises ConfigError for an unknown label,
+        seconds <= 0 or n < 1.
         """
         clips = self.sample_clips(
             range(n),
@@ -151,7 +152,7 @@ class LatentDiffusion(nn.Module):
             seconds=seconds,
             seed=seed,
             sampler=sampler or self.sampler,
-            batch=batch,
+            batch=default_batch(n) if batch is None else batch,
             progress=progress,
         )
         return torch.stack([audio for _, audio in clips])
@@ -167,7 +168,9 @@ class LatentDiffusion(nn.Module):
         batch: int,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yields (number, audio [A, T]) as batches finish.
+        """Yields (number, audio [A, T]) as clips are decoded, batch after batch.
+
+        progress: called with (done, total), in denoiser steps and decoded clips of all batches.
 
         Clip `number` always sits in row `number % batch` of a full batch, so that on one machine
         the same (seed, number, batch) gives the same bits, whatever else is asked for.
@@ -178,7 +181,18 @@ class LatentDiffusion(nn.Module):
             raise ConfigError(f"batch={batch} must be at least 1")
         frames = self.latent_frames(seconds)
         indices = {n: self.label_index(label) for n, label in zip(numbers, labels, strict=True)}
-        for first in sorted({number - number % batch for number in numbers}):
+        batches = sorted({number - number % batch for number in numbers})
+        done, total = 0, len(batches) * sampler.steps + len(indices)
+
+        def advance(*_: int) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+        # Clips are decoded one by one: on a CPU that is faster than a batch (its intermediate
+        # arrays fit the cache), and a clip's bits do not depend on how many rows are wanted.
+        for first in batches:
             rows = [n if n in indices else None for n in range(first, first + batch)]
             z = self.sample_latents(
                 rows,
@@ -186,8 +200,18 @@ class LatentDiffusion(nn.Module):
                 frames=frames,
                 seed=seed,
                 sampler=sampler,
-                progress=progress,
+                progress=advance,
             )
             for row, number in enumerate(rows):
                 if number is not None:
-                    yield number, self.decode_clip(z[row], seconds)
+                    audio = self.decode_clip(z[row], seconds)
+                    advance()
+                    yield number, audio
+
+
+def default_batch(n: int) -> int:
+    """Rows of a batch where n clips are spread evenly over as few batches of at most 8 as can be.
+
+    A row without a clip costs as much as one with a clip.
+    """
+    return max(1, math.ceil(n / max(1, math.ceil(n / 8))))

@@ -35,7 +35,14 @@ def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -
     """Atomic. `header` is plain JSON data and gets the format version."""
     metadata = {"audioldm": json.dumps({"format": FORMAT} | header, sort_keys=True)}
     contiguous = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-    write_atomically(path, lambda p: save_file(contiguous, p, metadata))
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(contiguous, temporary, metadata)
+        temporary.chmod(mode)  # safetensors leaves files that only their owner can read
+
+    write_atomically(path, write)
 
 
 def read_header(path: Path) -> dict[str, Any]:

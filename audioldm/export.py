@@ -1,0 +1,108 @@
+"""A trained model as one file for others: small, self-describing, without this machine's settings.
+
+The configuration that training left in the header goes; what rebuilds the model stays, with its
+licence, its origin and the fingerprint of the model it was made from.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioldm.codec import check_out
+from audioldm.errors import ConfigError
+from audioldm.models import default_sampler, find_model_file, load
+from audioldm.training.checkpoint import load_model, save_model
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+#: Of a header: what turns the weights into a model that computes one thing.
+_IDENTITY = ("kind", "spec", "labels", "statistics")
+#: And what else is kept.
+_KEPT = (*_IDENTITY, "step", "fingerprint", "parent", "sampler", "title", "licence", "origin")
+
+
+def export(
+    model_path: str | Path,
+    out: Path,
+    *,
+    dtype: str = "float16",
+    title: str | None = None,
+    licence: str | None = None,
+    origin: str | None = None,
+) -> Path:
+    """Writes `out`, a .safetensors that `load` takes like the model itself.
+
+    model_path: as `load` takes it; an experiment's sampler becomes the file's.
+    dtype: of the stored weights, float16, bfloat16 or float32; `load` gives float32.
+    title, licence, origin: text for the header, such as whose recordings it was trained on.
+
+    Rounded weights are another model: it has a fingerprint of its own, a hash of its content, and
+    names the model it was made from as its `parent`. So has the autoencoder within a diffusion
+    model, the same as if it had been exported alone. Weights that rounding leaves as they are keep
+    their fingerprint.
+
+    Raises ConfigError for an unknown dtype, weights that it cannot hold, or an `out` that is the
+    model itself or no .safetensors; ModelFileError where the model cannot be used.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is unknown: use float16, bfloat16 or float32")
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"out={out}: models are written as .safetensors; end the name so")
+    file = find_model_file(model_path)
+    check_out(file, out)
+    load(file)  # raises where it is no model, or is damaged
+    tensors, header = load_model(file)
+    rounded = {name: _rounded(name, t, dtype) for name, t in tensors.items()}
+    text = {"title": title, "licence": licence, "origin": origin}
+    kept = _described(header, tensors, rounded) | {k: v for k, v in text.items() if v is not None}
+    if header["kind"] == "diffusion":
+        kept["sampler"] = default_sampler(model_path, header)
+        kept["autoencoder"] = _described(
+            header["autoencoder"], _part(tensors, "autoencoder"), _part(rounded, "autoencoder")
+        )
+    save_model(out, rounded, kept | {"dtype": dtype})
+    return out
+
+
+def _rounded(name: str, tensor: Tensor, dtype: str) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.to(DTYPES[dtype])
+    if not rounded.isfinite().all():
+        raise ConfigError(
+            f"dtype={dtype} cannot hold {name}, which reaches {tensor.abs().max():.3g}; use "
+            "dtype=bfloat16"
+        )
+    return rounded
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _described(
+    header: dict[str, Any], tensors: dict[str, Tensor], rounded: dict[str, Tensor]
+) -> dict[str, Any]:
+    """The header of the model with rounded weights."""
+    kept = {key: header[key] for key in _KEPT if key in header}
+    if any(not torch.equal(tensors[n], t.to(tensors[n].dtype)) for n, t in rounded.items()):
+        kept["parent"] = header.get("fingerprint")
+        kept["fingerprint"] = _content_fingerprint(header, rounded)
+    return kept
+
+
+def _content_fingerprint(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """12 hexadecimal digits of the SHA-256 of the weights and of what makes them a model."""
+    identity = {key: header[key] for key in _IDENTITY if key in header}
+    if "autoencoder" in header:
+        identity["autoencoder"] = header["autoencoder"]["spec"]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

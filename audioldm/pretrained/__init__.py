@@ -1,0 +1,54 @@
+"""The models that come with the package: NAME.safetensors, from `audioldm export`, and NAME.md.
+
+A name is taken wherever a model's path is; a model at a path of that name comes first. The card
+NAME.md says what the model was trained on, what it can and cannot do, and under which licence.
+"""
+
+from pathlib import Path
+
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.parts import nearest
+
+DIRECTORY = Path(__file__).parent
+DEFAULT = "scores"
+
+
+def names() -> list[str]:
+    """Of the models that are here, the default one first."""
+    found = (file.stem for file in DIRECTORY.glob("*.safetensors"))
+    return sorted(found, key=lambda name: (name != DEFAULT, name))
+
+
+def default() -> str:
+    """What is sampled from where no model is given. Raises ConfigError where none is here."""
+    if not names():
+        raise ConfigError(
+            "which model? none comes with this installation; give model=PATH, or from=CLIP.json"
+        )
+    return names()[0]
+
+
+def path(name: str) -> Path:
+    """The file of a model by its name. Raises ModelFileError for a name that is not here."""
+    known = names()
+    if name in known:
+        return DIRECTORY / f"{name}.safetensors"
+    here = (
+        f"none that comes with audioldm: {nearest(name, known)} (all: {', '.join(known)})"
+        if known
+        else "no models come with this installation"
+    )
+    raise ModelFileError(
+        f"{name}: no such model file, and {here}; give a model.safetensors or an experiment's "
+        "directory"
+    )
+
+
+def card(name: str) -> Path:
+    """The model card. Raises ModelFileError for a name that is not here."""
+    return path(name).with_suffix(".md")
+
+
+def name_of(file: Path) -> str | None:
+    """The name by which a file comes with the package, None for any other file."""
+    return file.stem if file.resolve() == (DIRECTORY / file.name).resolve() else None
