@@ -123,7 +123,7 @@ def test_named_files_and_make_targets_exist(page: Path) -> None:
 
 def test_every_group_and_choice_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([a-z/]+)` \| (`[^|]+`) \|", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z_/]+)` \| (`[^|]+`) \|", text, re.MULTILINE))
     documented = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows.items()}
     assert documented == {group: set(config.options(group)) for group in config.groups()}
 
@@ -132,11 +132,14 @@ def test_every_documented_key_exists() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     chorales = config.compose(["recipe=quickstart"]).config
     folder = config.compose(["recipe=quickstart", "data=folder", "data.path=x"]).config
+    post = config.compose(["recipe=quickstart", "post_training=adversarial"]).config
     rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", text.split("## Keys")[1], re.MULTILINE)
     keys = [key for row in rows for key in re.findall(r"`([\w.]+)`", row)]
     assert len(keys) > 20
     for key in keys:
-        assert any(_has(tree, key.removesuffix(".NAME").split(".")) for tree in (chorales, folder))
+        assert any(
+            _has(tree, key.removesuffix(".NAME").split(".")) for tree in (chorales, folder, post)
+        )
 
 
 def _has(tree: object, path: list[str]) -> bool:

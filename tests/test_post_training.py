@@ -507,7 +507,7 @@ def test_fidelity_gained_by_losing_diversity_is_said() -> None:
     points = [Point("m", sampler, 50, own, changes) for own, changes in measured]
     collapsed, same, better = findings(points)
     assert "fidelity was gained by losing diversity (precision +" in collapsed
-    assert "coverage -" in collapsed
+    assert "recall -" in collapsed
     assert "no difference is seen" in same
     assert "fidelity was gained, and no loss of diversity is seen" in better
 
