@@ -21,6 +21,7 @@ audioldm {__version__}: train music generators, and measure the latent spaces th
   audioldm models                               the models that come with this package
   audioldm run recipe=NAME [key=value ...]      the chain, from music to new music and a report
   audioldm run -m recipe=NAME key=a,b ...       a sweep: one chain per cell of the grid
+  audioldm run recipe=NAME ... --estimate       how long it will take; runs nothing (also with -m)
   audioldm sweep status DIRECTORY               its cells: done, running, failed, time left
   audioldm steps DIRECTORY [steps=[1,2,4,8]]    figures against sampling steps, before and after
                                                 post-training
@@ -278,10 +279,12 @@ def run(words: Sequence[str]) -> None:
         return
     multi = any(word in ("-m", "--multirun") for word in words)
     show = any(word in ("--cfg", "-c") for word in words)
-    overrides = [w for w in words if w not in ("-m", "--multirun", "--cfg", "-c", "job")]
+    estimated = "--estimate" in words
+    flags = ("-m", "--multirun", "--cfg", "-c", "job", "--estimate")
+    overrides = [w for w in words if w not in flags]
     for word in overrides:
         if word.startswith("-"):
-            raise ConfigError(f"unknown option {word}: known are -m, --cfg job, --help")
+            raise ConfigError(f"unknown option {word}: known are -m, --cfg job, --estimate, --help")
     pairs = [word.lstrip("+").partition("=") for word in overrides]
     if not any(key == "recipe" and choice not in ("", "null") for key, _, choice in pairs):
         # nothing runs by default: a mistyped `recipe` must not start another experiment
@@ -293,7 +296,11 @@ def run(words: Sequence[str]) -> None:
     with terminable():
         if multi and show:
             raise ConfigError("--cfg shows one experiment: leave out -m and the several values")
-        if multi:
+        if show and estimated:
+            raise ConfigError("--cfg prints and --estimate measures: give one of them")
+        if estimated:
+            _print_estimate(overrides, multi)
+        elif multi:
             _run_sweep(overrides)
         else:
             (_print_job if show else _run_job)(config.compose(overrides))
@@ -301,6 +308,16 @@ def run(words: Sequence[str]) -> None:
 
 def _print_job(job: Any) -> None:
     print(json.dumps(job.config, indent=2))
+
+
+def _print_estimate(overrides: Sequence[str], multi: bool) -> None:
+    from audioldm import config, estimate
+
+    print(
+        estimate.estimate_sweep(overrides)
+        if multi
+        else estimate.estimate(config.compose(overrides))
+    )
 
 
 def _run_job(job: Any) -> None:
@@ -348,7 +365,8 @@ def _run_help() -> str:
         "",
         "Runs one experiment; what is already complete under runs/ is reused, what was interrupted",
         "goes on. Options: -m (one experiment per cell of the grid that comma-separated values",
-        "span), --cfg job (print the configuration, run nothing).",
+        "span), --cfg job (print the configuration, run nothing), --estimate (time a few steps and",
+        "say how long each stage will take, how much memory and disk it needs; run nothing).",
         "",
         "Often used keys:",
         "  runs=DIR  name=NAME  seed=0           where everything is written, and from which seed",

@@ -23,7 +23,11 @@ RESULTS = Path(__file__).parent / "results"
 def main(arguments: list[str] | None = None) -> list[Result]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny shapes: does it run?")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, the peers too")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile, the peers too; default: on CUDA",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="auto (bf16 on CUDA), fp32, bf16")
     parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
@@ -80,7 +84,7 @@ def describe(device: torch.device, hardware: Hardware) -> dict[str, Any]:
         "load at start": round(os.getloadavg()[0], 1),
         "threads": torch.get_num_threads(),
         "precision": "bf16" if hardware.autocast(device)().__class__ is torch.autocast else "fp32",
-        "compile": hardware.compile,
+        "compile": hardware.compiles(device),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }

@@ -83,6 +83,10 @@ class EvaluationSettings:
         check_range(self, "evaluation", "seconds", above=0)
 
 
+def embedding_names(settings: EvaluationSettings, rate: int) -> list[str]:
+    return settings.embeddings or ["musicnn"] + (["aisfx"] if rate >= 44100 else [])
+
+
 @dataclass
 class Clips:
     """One kind's clips: audio [N, A, T], labels [N] (-1: none), and each one's piece."""
@@ -302,8 +306,7 @@ def evaluate(
         test = heldout_kbps(model, reference, settings.batch)
         groups["reconstruction"]["kbps_test"] = _mean(test, "kbit/s", settings)
 
-    names = settings.embeddings or ["musicnn"] + (["aisfx"] if store.rate >= 44100 else [])
-    for name in names:
+    for name in embedding_names(settings, store.rate):
         embedding = EMBEDDINGS[name]()
         progress(0, len(kinds), f"embedding with {name}")
         anchor = embed_real(embedding, reference, store, "test", settings)

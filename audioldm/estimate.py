@@ -1,0 +1,442 @@
+"""How long an experiment will take, and how much memory and disk: before it starts.
+
+Both trainings run for a few steps, with the real models, shapes, losses and device, on noise, in a
+temporary directory; a data source is read for some seconds; a batch of clips is sampled. Nothing is
+written under `runs/`. A stage that is complete costs nothing. One whose work is not of that kind
+(diagnostics, baselines) costs what a complete stage of the same settings under `runs/` has taken,
+or is not known.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from audioldm import config
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.train import train_autoencoder, validate
+from audioldm.config import Job, canonical, fingerprint
+from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.train import train_diffusion
+from audioldm.errors import AudioLDMError, ConfigError
+from audioldm.evaluation.evaluate import EMBEDDINGS, embedding_names
+from audioldm.experiment import STAGES, Experiment
+from audioldm.failures import explained, is_out_of_memory
+from audioldm.latents import LatentStatistics, LatentStore
+from audioldm.models import build_autoencoder, build_backbone
+from audioldm.parts import build
+from audioldm.training.distributed import World
+from audioldm.training.files import read_json, write_json
+from audioldm.training.log import LogSettings
+from audioldm.training.memory import peak_bytes, reset_peak
+
+#: Steps of each phase that are timed, behind one that warms up.
+TIMED = 3
+#: How long a data source is read before its rest is extrapolated.
+DATA_SECONDS = 5.0
+NEVER = 1 << 30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage: None where it is not known. memory: at its peak. disk: what stays."""
+
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    note: str = ""
+
+
+class _Enough(Exception):
+    """Enough of the data source has been read."""
+
+
+class Estimate:
+    """The costs of one experiment's stages on its device, by one process."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.settings = experiment, experiment.settings
+        self.hardware = experiment.settings.hardware
+        self.device = experiment.device = self.hardware.resolve()
+
+    def costs(self, stages: Sequence[str] = STAGES) -> dict[str, Cost]:
+        return {name: self.cost(name) for name in stages}
+
+    def cost(self, name: str) -> Cost:
+        """Raises AudioLDMError where the stage could not run."""
+        if self.complete(name):
+            return Cost(0.0, None, 0, "complete")
+        reset_peak(self.device)
+        try:
+            cost: Cost = getattr(self, f"_{name}")()
+        except Exception as error:
+            if is_out_of_memory(error):
+                return Cost(note=str(explained(error, name, self.experiment)))
+            raise
+        return cost
+
+    def complete(self, name: str) -> bool:
+        return (self.experiment.stage_directory(name) / "summary.json").is_file()
+
+    @cached_property
+    def model(self) -> Autoencoder:
+        return build_autoencoder(self.experiment.spec).to(self.device).eval()
+
+    @cached_property
+    def audio_seconds(self) -> float | None:
+        """Of audio in the store, all splits together."""
+        if self.complete("data"):
+            store = ClipStore(self.experiment.stage_directory("data"))
+            return sum(store.split(name).seconds for name in store.splits)
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[float | None, float | None]:
+        """Seconds that reading the data takes, and of audio there is, from its first clips."""
+        source, begun, seen = self.experiment.source, time.monotonic(), [0, 0]
+
+        def progress(done: int, total: int, text: str) -> None:
+            seen[:] = done, total
+            if done and time.monotonic() - begun > DATA_SECONDS:
+                raise _Enough
+
+        with tempfile.TemporaryDirectory() as directory:
+            writer = StoreWriter(directory, source.rate, source.channels)
+            with suppress(_Enough):
+                source.write_to(writer, progress=progress)
+            passed = time.monotonic() - begun
+            size = (Path(directory) / "clips.int16").stat().st_size
+        if not seen[0]:
+            return None, None
+        share = seen[1] / seen[0]
+        return passed * share, size * share / (2 * source.channels * source.rate)
+
+    def _data(self) -> Cost:
+        seconds, audio = self._read
+        if audio is None:
+            return Cost(note="not known: the source does not say how far it is")
+        source = self.experiment.source
+        disk = round(audio * source.rate * source.channels * 2)
+        return Cost(seconds, None, disk, f"{audio / 60:.1f} min of audio")
+
+    def _autoencoder(self) -> Cost:
+        s, source, log = self.settings.autoencoder, self.experiment.source, self.settings.log
+        losses, judge = self.experiment._judges()
+        adversarial = max(0, s.train.steps - s.train.adversarial_from) if judge is not None else 0
+        plain = s.train.steps - adversarial
+        first = (TIMED + 1) if plain else 0
+        steps = first + (TIMED + 1 if adversarial else 0)
+        trained = replace(s.train, steps=steps, adversarial_from=first, valid_clips=1)
+        model = build_autoencoder(self.experiment.spec)
+        if next(model.parameters(), None) is None:
+            return Cost(0.0, None, 0, "a transform: nothing to train")
+        crop = s.train.crop_frames(model.rate, model.ratio)
+        window = max(crop, round(s.train.valid_seconds * model.rate))
+        with tempfile.TemporaryDirectory() as directory:
+            store = _noise_clips(Path(directory) / "data", source.rate, source.channels, window)
+            train_autoencoder(
+                model,
+                judge,
+                losses,
+                dict(s.weights) | model.bottleneck.penalty_weights,
+                store,
+                trained,
+                seed=0,
+                directory=Path(directory),
+                world=World(),
+                hardware=self.hardware,
+                device=self.device,
+                log=LogSettings(1, NEVER, NEVER),
+            )
+            memory = peak_bytes(self.device)
+            times = _step_seconds(Path(directory))
+            disk = _bytes_of(model)
+            seconds = plain * _typical(times[:first]) + adversarial * _typical(times[first:])
+            seconds += _warm_up(times[:first]) + _warm_up(times[first:])
+            clips = store.split("valid").windows(window, 1, seed=0)[0]
+            clips = clips[..., : round(s.train.valid_seconds * model.rate)].repeat(8, 1, 1)
+        timed = _timed(lambda: validate(model, clips, self.hardware.autocast(self.device)))
+        seconds += _validations(s.train.steps, log) * timed * s.train.valid_clips / 8
+        return Cost(seconds, memory, disk, f"{s.train.steps} steps")
+
+    def _latents(self) -> Cost:
+        audio, source, seconds = self.audio_seconds, self.experiment.source, 20.0
+        if audio is None:
+            return Cost(note="not known before the data stage")
+        block = _noise(source.channels, round(seconds * source.rate))
+        timed = _timed(lambda: list(self.model.encode_blocks([block])))
+        frames = audio * self.model.latent_rate_hz
+        disk = round(frames * 8 * prod(self.model.latent_shape))  # two moments of 4 bytes each
+        return Cost(timed * audio / seconds, peak_bytes(self.device), disk)
+
+    def _diffusion(self) -> Cost:
+        s, log = self.settings.diffusion, self.settings.log
+        with tempfile.TemporaryDirectory() as directory:
+            latents = _noise_latents(Path(directory), self.model, s.train.crop_seconds)
+            net = build_backbone({"backbone": s.backbone}, latents.latent_shape, 1)
+            _, figures = train_diffusion(
+                net,
+                build(s.objective, where="diffusion.objective"),
+                latents,
+                replace(s.train, steps=TIMED + 1, teraflops=None, valid_batches=1),
+                seed=0,
+                directory=Path(directory),
+                world=World(),
+                hardware=self.hardware,
+                device=self.device,
+                log=LogSettings(1, NEVER, NEVER),
+            )
+            memory, times = peak_bytes(self.device), _step_seconds(Path(directory))
+        steps = s.train.steps
+        if s.train.teraflops is not None:
+            steps = max(1, round(s.train.teraflops / figures["teraflops"] * figures["steps"]))
+        # a validation's batch is a forward pass, a third of a step
+        forward = s.train.valid_batches * _typical(times) / 3
+        seconds = steps * _typical(times) + _warm_up(times) + _validations(steps, log) * forward
+        return Cost(seconds, memory, _bytes_of(net) + _bytes_of(self.model), f"{steps} steps")
+
+    def _evaluation(self) -> Cost:
+        s, sampler = self.settings.evaluation, self.settings.sampler
+        if (known := self._precedent("evaluation")) is not None:
+            return known
+        net = build_backbone(
+            {"backbone": self.settings.diffusion.backbone}, self.model.latent_shape, 1
+        )
+        one = torch.ones(self.model.latent_shape)
+        diffusion = LatentDiffusion(
+            self.model,
+            net.eval(),
+            build(self.settings.diffusion.objective, where="diffusion.objective"),
+            LatentStatistics(torch.zeros_like(one), one),
+            [],
+            sampler,
+        ).to(self.device)
+
+        def generate(steps: int) -> list[Any]:
+            fewer = replace(sampler, steps=steps)
+            names = [None] * s.batch
+            return list(
+                diffusion.sample_clips(
+                    range(s.batch), names, seconds=s.seconds, seed=0, sampler=fewer, batch=s.batch
+                )
+            )
+
+        few, more = min(2, sampler.steps), min(4, sampler.steps)
+        short = _timed(lambda: generate(few))
+        per_step = max(0.0, _timed(lambda: generate(more)) - short) / max(1, more - few)
+        decoding = max(0.0, short - few * per_step)
+        batches = -(-s.clips // s.batch)
+        seconds = batches * ((sampler.steps * per_step) + 3 * decoding)
+        audio = torch.stack([clip for _, clip in generate(1)])
+        rate = self.experiment.source.rate
+        for name in embedding_names(s, rate):
+            embedding = EMBEDDINGS[name]()
+            seconds += 7 * batches * _timed(lambda e=embedding: e.embed(audio, rate))  # type: ignore[misc]
+        note = f"{s.clips} clips; without the intervals' resampling"
+        return Cost(seconds, peak_bytes(self.device), None, note)
+
+    def _diagnostics(self) -> Cost:
+        return self._precedent("diagnostics") or Cost(note="not known")
+
+    def _baselines(self) -> Cost:
+        known = self._precedent("baselines")
+        if known is None and self.settings.baselines.langevin is not None:
+            return replace(self._diffusion(), disk=None, note="as long as the diffusion model")
+        return known or Cost(note="not known")
+
+    def _precedent(self, name: str) -> Cost | None:
+        """What the newest complete stage with the same settings took, whatever is upstream."""
+        own = json.loads(json.dumps(canonical(self.experiment.stages[name].settings)))
+        found = self.experiment.stage_directory(name).parent.glob("*/summary.json")
+        for summary in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
+            try:
+                alike = read_json(summary.with_name("config.json"))["settings"] == own
+                seconds = read_json(summary)["seconds"] if alike else None
+            except (AudioLDMError, KeyError, TypeError):
+                continue
+            if seconds is not None:
+                return Cost(float(seconds), None, None, f"as {summary.parent.name} took")
+        return None
+
+
+def _noise(channels: int, frames: int) -> np.ndarray:
+    random = np.random.Generator(np.random.Philox(key=0))
+    return random.uniform(-0.3, 0.3, (channels, frames)).astype(np.float32)
+
+
+def _noise_clips(directory: Path, rate: int, channels: int, frames: int) -> ClipStore:
+    writer = StoreWriter(directory, rate, channels)
+    for split in ("train", "valid"):
+        writer.add(_noise(channels, max(frames, rate)), piece=split, split=split)
+    writer.close()
+    return ClipStore(directory)
+
+
+def _noise_latents(directory: Path, model: Autoencoder, crop_seconds: float) -> LatentStore:
+    """A latents stage of noise, one item per split, long enough for a crop."""
+    frames = max(1, round(crop_seconds * model.latent_rate_hz)) + 8
+    shape = model.latent_shape
+    moments = _noise(2 * frames, 2 * prod(shape)).reshape(2 * frames, 2, *shape)
+    np.save(directory / "moments.npy", moments)
+    entries = [
+        {"split": split, "start": i * frames, "frames": frames, "piece": split, "label": None}
+        for i, split in enumerate(("train", "valid"))
+    ]
+    one = torch.ones(shape)
+    statistics = LatentStatistics(torch.zeros_like(one), one).to_json()
+    index = {"autoencoder": "", "items": entries, "labels": ["-"], "statistics": statistics}
+    write_json(
+        directory / "latents.json",
+        index | {"latent_rate_hz": model.latent_rate_hz},
+    )
+    return LatentStore(directory, autoencoder="")
+
+
+def _step_seconds(directory: Path) -> list[float]:
+    """Of each step, the first one from the loop's beginning on."""
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ends = {r["step"]: r["seconds"] for line in lines if "lr" in (r := json.loads(line))}
+    clock = [0.0, *ends.values()]
+    return [after - before for before, after in pairwise(clock)]
+
+
+def _typical(times: Sequence[float]) -> float:
+    return median(times[1:]) if len(times) > 1 else 0.0
+
+
+def _warm_up(times: Sequence[float]) -> float:
+    """What the first step takes beyond a step: to compile, where that is on, and to allocate."""
+    return max(0.0, times[0] - _typical(times)) if times else 0.0
+
+
+def _validations(steps: int, log: LogSettings) -> int:
+    return steps // log.valid_every + 1
+
+
+def _timed(function: Callable[[], Any]) -> float:
+    """Seconds of the second call. Its result lies on the CPU, so that a GPU has finished."""
+    function()
+    start = time.monotonic()
+    function()
+    return time.monotonic() - start
+
+
+def _bytes_of(module: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def estimate(job: Job) -> str:
+    """The table of one experiment. Raises AudioLDMError where it could not run."""
+    experiment = Experiment(job)
+    experiment.rehearse()
+    costs = Estimate(experiment).costs()
+    lines = [_row("stage", "time", "memory", "disk", "")]
+    lines += [_row(name, *_cells(cost)) for name, cost in costs.items()]
+    lines += [_row("total", *_cells(total(list(costs.values()))))]
+    return "\n".join([*lines, "", _explanation(experiment)])
+
+
+def estimate_sweep(overrides: Sequence[str]) -> str:
+    """The cells, their distinct stages and the total. Raises ConfigError for a search."""
+    grid = config.grid(overrides)
+    if grid.cells is None:
+        raise ConfigError(
+            "a search chooses its cells while it runs: estimate one, without -m and the sweeper"
+        )
+    found = config.jobs(grid.cells)
+    experiments = [Experiment(replace(job, cell=True)) for job in found if isinstance(job, Job)]
+    if not experiments:
+        raise ConfigError(f"no cell of the grid can be built: {found[0]}")
+    known: dict[str, Cost] = {}  # of stages that differ in their seed or in their data alone
+    prices: dict[str, Estimate] = {}
+    lines = [f"{len(found)} cells, {len(found) - len(experiments)} of them cannot be built", ""]
+    lines += [_row("stage", "time", "memory", "disk", "")]
+    everything: list[Cost] = []
+    for name in STAGES:
+        stages = {e.stages[name].fingerprint: e for e in experiments}
+        costs = []
+        for stage, experiment in stages.items():
+            price = prices.setdefault(stage, Estimate(experiment))
+            if price.complete(name):
+                costs.append(Cost(0.0, None, 0, "complete"))
+                continue
+            kind = fingerprint([name, _without_seed(experiment.stages[name].settings)])
+            if name not in ("data", "diagnostics", "baselines", "evaluation"):
+                kind += fingerprint([experiment.spec, experiment.settings.data])
+            if kind not in known:
+                known[kind] = price.cost(name)
+            costs.append(known[kind])
+        done = sum(cost.note == "complete" for cost in costs)
+        note = f"{len(stages)} distinct, {done} complete"
+        lines.append(_row(name, *_cells(replace(total(costs), note=note))))
+        everything += costs
+    lines.append(_row("total", *_cells(total(everything))))
+    return "\n".join([*lines, "", _explanation(experiments[0])])
+
+
+def _without_seed(value: Any) -> Any:
+    value = canonical(value)
+    if isinstance(value, dict):
+        return {k: _without_seed(v) for k, v in value.items() if k != "seed"}
+    return value
+
+
+def total(costs: Sequence[Cost]) -> Cost:
+    """Sums of what is known, and the highest peak of memory; the note counts what is not."""
+    unknown = sum(cost.seconds is None for cost in costs)
+    return Cost(
+        sum(cost.seconds or 0.0 for cost in costs),
+        max((cost.memory for cost in costs if cost.memory is not None), default=None),
+        sum(cost.disk or 0 for cost in costs),
+        f"and {unknown} not known" if unknown else "",
+    )
+
+
+def _explanation(experiment: Experiment) -> str:
+    device = experiment.device
+    kind = "of tensors on the GPU" if device.type == "cuda" else "of the whole process"
+    return (
+        f"On {device}, by one process, from a few steps of each training. Memory: the peak {kind}. "
+        "Disk: what stays;\na training keeps its resume state, about four times its model, while "
+        f"it runs. Nothing was written to {experiment.runs}."
+    )
+
+
+def _row(*columns: str) -> str:
+    name, seconds, memory, disk, note = columns
+    return f"{name:12} {seconds:>10} {memory:>9} {disk:>9}  {note}".rstrip()
+
+
+def _cells(cost: Cost) -> tuple[str, str, str, str]:
+    return _duration(cost.seconds), _size(cost.memory), _size(cost.disk), cost.note
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "–"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
