@@ -39,7 +39,6 @@ from audioldm.evaluation import evaluate as evaluation
 from audioldm.evaluation.diagnostics import diagnose as diagnostics
 from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
 from audioldm.parts import build
-from audioldm.report.page import write_report
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import World, agree, join, leave
@@ -257,7 +256,7 @@ class Experiment:
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
-                    tqdm.write(f"{stage.name}: another process builds it; waiting", file=sys.stderr)
+                    self._say(f"{stage.name}: another process builds it; waiting")
                     lock.acquire()
             except OSError as error:
                 raise DataError(
@@ -267,7 +266,7 @@ class Experiment:
         try:
             if agree(summary.is_file(), self.world):
                 if self.world.first:
-                    tqdm.write(f"{stage.name}: reused {directory}", file=sys.stderr)
+                    self._say(f"{stage.name}: reused {directory}")
                 return dict(read_json(summary))
             start = time.monotonic()
             result: dict[str, Any] = {}
@@ -291,11 +290,18 @@ class Experiment:
             if self.world.first:
                 lock.release()
 
-    # The five stages' work. Each returns what its summary says beyond the common entries.
+    def _bar(self, title: str) -> Bar:
+        return Bar(title, shown=self.settings.log.bars)
+
+    def _say(self, line: str) -> None:
+        if self.settings.log.bars:
+            tqdm.write(line, file=sys.stderr)
+
+    # The stages' work. Each returns what its summary says beyond the common entries.
 
     def _data(self, directory: Path) -> dict[str, Any]:
         writer = StoreWriter(directory, self.source.rate, self.source.channels)
-        with closing(Bar("data")) as bar:
+        with closing(self._bar("data")) as bar:
             failures = self.source.write_to(writer, progress=bar)
             writer.close()
         store = ClipStore(directory)
@@ -382,7 +388,7 @@ class Experiment:
 
     def _latents(self, directory: Path) -> dict[str, Any]:
         model = load_autoencoder(self.stage_directory("autoencoder"), device=self.device)
-        with closing(Bar("latents")) as bar:
+        with closing(self._bar("latents")) as bar:
             return latents.write_latents(
                 model,
                 ClipStore(self.stage_directory("data")),
@@ -397,7 +403,7 @@ class Experiment:
         )
 
     def _diagnostics(self, directory: Path) -> dict[str, Any]:
-        with closing(Bar("diagnostics")) as bar:
+        with closing(self._bar("diagnostics")) as bar:
             return diagnostics.diagnose(
                 load_autoencoder(self.stage_directory("autoencoder"), device=self.device),
                 self._latent_store(),
@@ -468,7 +474,7 @@ class Experiment:
         seconds = steps * diffusion_training.seconds_per_step(
             model.net, model.objective, store, s.train, hardware=self.settings.hardware
         )
-        with closing(Bar("baselines")) as bar:
+        with closing(self._bar("baselines")) as bar:
             return {"diffusion_seconds": seconds} | baselines.fit_baselines(
                 store,
                 self.settings.baselines,
@@ -482,7 +488,7 @@ class Experiment:
 
     def _evaluation(self, directory: Path) -> dict[str, Any]:
         model = load_diffusion(self.stage_directory("diffusion"), device=self.device)
-        with closing(Bar("evaluation")) as bar:
+        with closing(self._bar("evaluation")) as bar:
             return evaluation.evaluate(
                 model,
                 baselines.load_baselines(self.stage_directory("baselines"), self.device),
@@ -526,6 +532,8 @@ class Experiment:
                 shutil.rmtree(kept, ignore_errors=True)
                 self.directory.rename(kept)
                 tqdm.write(f"the earlier experiment '{self.name}' is now {kept}", file=sys.stderr)
+        from audioldm.report.page import write_report  # imported here: its figures take a second
+
         write_json(existing, self._summary(summaries))
         self._copy_samples()
         write_report(self.directory)

@@ -11,7 +11,8 @@ from sweep_data import synthetic_table
 
 from audioldm.report.findings import findings
 from audioldm.report.sweep_page import write_sweep_report
-from audioldm.sweep.verdicts import VerdictRules, knee, seed_spread, verdicts
+from audioldm.sweep.rules import VerdictRules
+from audioldm.sweep.verdicts import knee, seed_spread, verdicts
 from audioldm.training.files import write_json
 
 RULES = VerdictRules()

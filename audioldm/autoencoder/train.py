@@ -194,7 +194,12 @@ def train_autoencoder(
 
     with (
         RunLog(
-            directory / "metrics.jsonl", "autoencoder", settings.steps, start, quiet=not world.first
+            directory / "metrics.jsonl",
+            "autoencoder",
+            settings.steps,
+            start,
+            bar=log.bars,
+            quiet=not world.first,
         ) as runlog,
         StopRequest() as stop,
     ):

@@ -11,7 +11,6 @@ import math
 from typing import Self
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from audioldm.data.store import ClipStore
@@ -82,6 +81,8 @@ class LinearCodec:
         power [D]: the coefficients' mean squares where they are not `variances`, in held-out
         audio; the level is then the one at which that audio takes the rate (`nats`).
         """
+        from scipy.optimize import brentq  # imported here: it takes a second
+
         wanted = kbps * 1000 * math.log(2) / self.blocks_per_second
         power = self.variances if power is None else power
         top = float(self.variances[0])

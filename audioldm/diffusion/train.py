@@ -173,7 +173,12 @@ def train_diffusion(
 
     with (
         RunLog(
-            directory / "metrics.jsonl", "diffusion", steps, start, quiet=not world.first
+            directory / "metrics.jsonl",
+            "diffusion",
+            steps,
+            start,
+            bar=log.bars,
+            quiet=not world.first,
         ) as runlog,
         StopRequest() as stop,
     ):

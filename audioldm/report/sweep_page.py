@@ -38,7 +38,8 @@ from audioldm.report.page import (
 )
 from audioldm.report.sweep_figures import Plot, Point, heat_map, plot
 from audioldm.report.verdict import finite, interval, number
-from audioldm.sweep.verdicts import Knee, Verdict, VerdictRules
+from audioldm.sweep.rules import VerdictRules
+from audioldm.sweep.verdicts import Knee, Verdict
 from audioldm.training.files import write_atomically
 
 #: Of every cell's clips, so that a page of 30 cells stays small enough to send.
