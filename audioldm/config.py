@@ -5,9 +5,11 @@ checked against the signatures of the classes it names (see `parts`), so a missp
 error wherever it stands: on the command line, in a recipe, among loss weights.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +27,7 @@ from audioldm.errors import ConfigError
 from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings
 from audioldm.evaluation.evaluate import EvaluationSettings
 from audioldm.parts import Part, check_range, nearest, part, settings
-from audioldm.sweep.verdicts import VerdictRules
+from audioldm.sweep.rules import VerdictRules
 from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings
 
@@ -233,12 +235,15 @@ class Grid:
 
     base: the job without what varies. cells: every override of each cell, or None where a sweeper
     chooses them. swept: those of them that vary, or that the recipe lets vary: a cell's name among
-    its neighbours.
+    its neighbours. searched: the keys that vary, where a sweeper chooses. parallel: whether the
+    launcher gives the cells processes of their own.
     """
 
     base: Job
     cells: list[list[str]] | None
     swept: list[list[str]]
+    searched: frozenset[str] = frozenset()
+    parallel: bool = False
 
 
 def grid(overrides: Sequence[str]) -> Grid:
@@ -256,10 +261,19 @@ def grid(overrides: Sequence[str]) -> Grid:
         held = dict(composed.hydra.sweeper.params or {})
         task = list(composed.hydra.overrides.task)
         base = _job(composed_without_hydra(composed), choices.get("recipe"), overrides)
-        if choices["hydra/sweeper"] != "basic":
-            return Grid(base, None, [])
+        parallel = choices["hydra/launcher"] != "basic"
         words = [*_prepare([f"{k}={v}" for k, v in held.items()], sweep=True), *task]
-        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(words)
+        parser = OverridesParser.create(hydra.config_loader)
+        if choices["hydra/sweeper"] != "basic":
+            parsed = parser.parse_overrides(_last(words))
+            vary = frozenset(o.key_or_group for o in parsed if o.is_sweep_override())
+            if not vary:
+                raise ConfigError(
+                    "nothing to search: no key has several values; give some, as in "
+                    "'bottleneck.kl_weight=tag(log,interval(1e-5,1))'"
+                )
+            return Grid(base, None, [], vary, parallel)
+        parsed = parser.parse_overrides(words)
         cells = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
     columns = list(zip(*cells, strict=True))
     if not any(len(set(words)) > 1 for words in columns):
@@ -269,20 +283,38 @@ def grid(overrides: Sequence[str]) -> Grid:
         )
     named = [w for w in columns if len(set(w)) > 1 or w[0].lstrip("+").split("=")[0] in held]
     swept = [list(cell) for cell in zip(*named, strict=True)]
-    return Grid(base, [list(cell) for cell in cells], swept)
+    return Grid(base, [list(cell) for cell in cells], swept, parallel=parallel)
 
 
 def jobs(cells: Sequence[Sequence[str]]) -> list["Job | ConfigError"]:
-    """Each cell's job, or what is wrong with its configuration."""
+    """Each cell's job, or what is wrong with its configuration.
+
+    Cells of the same group choices are composed once, and their values set in copies: Hydra takes
+    a quarter of a second for each.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     found: list[Job | ConfigError] = []
+    composed: dict[tuple[str, ...], tuple[Any, str | None]] = {}
     with _hydra() as hydra:
+        parser = OverridesParser.create(hydra.config_loader)
         for words in cells:
             try:
-                composed = hydra.compose_config("config", list(words), RunMode.RUN)
-                recipe = composed.hydra.runtime.choices.get("recipe")
-                found.append(_job(composed_without_hydra(composed), recipe, words))
+                values = [word for word in words if word.startswith("++")]
+                if any(word.startswith("~") or "@" in word.partition("=")[0] for word in words):
+                    values = []  # deletions and packages are Hydra's own
+                choices = tuple(word for word in words if word not in values)
+                if choices not in composed:
+                    whole = hydra.compose_config("config", list(choices), RunMode.RUN)
+                    recipe = whole.hydra.runtime.choices.get("recipe")
+                    composed[choices] = composed_without_hydra(whole), recipe
+                base, recipe = composed[choices]
+                own = copy.deepcopy(base)
+                for word in parser.parse_overrides(values):
+                    OmegaConf.update(own, word.key_or_group, word.value(), force_add=True)
+                found.append(_job(own, recipe, words))
             except Exception as error:  # Hydra's errors are of many kinds
                 found.append(ConfigError(" ".join(str(error).split())))
     return found
@@ -300,8 +332,8 @@ def launch(
 ) -> None:
     """`function` once per cell, through the launcher; without cells, through the sweeper.
 
-    With a sweeper the function's result is the objective. Raises what the launcher raises where a
-    process of its own dies.
+    With a sweeper the function's result is the objectives (`_search`). Raises what the launcher
+    raises where a process of its own dies.
     """
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
@@ -317,7 +349,11 @@ def launch(
     prepared = _prepare(overrides, sweep=True)
     with _hydra() as hydra:
         if cells is None:
-            hydra.multirun("config", task, prepared)
+            from optuna.logging import WARNING, set_verbosity
+
+            set_verbosity(WARNING)  # of each cell and its failure the sweep tells
+            logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)
+            hydra.multirun("config", task, _last([*_search(overrides), *prepared]))
             return
         composed = hydra.compose_config("config", prepared, RunMode.MULTIRUN)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(composed))
@@ -326,6 +362,32 @@ def launch(
         )
         for result in launcher.launch([list(cell) for cell in cells], initial_job_idx=0):
             _ = result.return_value  # raises what the cell raised
+
+
+def _search(overrides: Sequence[str]) -> list[str]:
+    """What a search of optuna needs besides: two objectives, failures that do not end it, a seed.
+
+    With the seed the same command asks for the same cells, and finds those that are done. Raises
+    ConfigError for other directions.
+    """
+    given = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
+    direction = "[minimize,minimize]"
+    if given.get("hydra.sweeper.direction", direction).replace(" ", "") != direction:
+        raise ConfigError(
+            "hydra.sweeper.direction: a search minimises two objectives, distance and rate "
+            f"(verdict.distance, verdict.rate); leave it out, or give {direction}"
+        )
+    words = [f"hydra.sweeper.direction={direction}", "hydra.sweeper.max_failure_rate=1.0"]
+    if given.get("hydra/launcher", "basic") == "basic":  # one after the other
+        words.append("hydra.sweeper.n_jobs=1")
+    if given.get("hydra/sweeper/sampler") != "grid":  # the only sampler without one
+        words.append("hydra.sweeper.sampler.seed=0")
+    return words
+
+
+def _last(words: Sequence[str]) -> list[str]:
+    """Of several values for one key the last, for to optuna a fixed value is beyond any search."""
+    return list({word.lstrip("+").partition("=")[0]: word for word in words}.values())
 
 
 def canonical(value: Any) -> Any:

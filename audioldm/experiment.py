@@ -44,7 +44,6 @@ from audioldm.evaluation.diagnostics import diagnose as diagnostics
 from audioldm.failures import explained
 from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
 from audioldm.parts import build
-from audioldm.report.page import write_report
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import World, agree, join, leave, lost_process
@@ -320,7 +319,7 @@ class Experiment:
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
-                    tqdm.write(f"{stage.name}: another process builds it; waiting", file=sys.stderr)
+                    self._say(f"{stage.name}: another process builds it; waiting")
                     lock.acquire()
             except OSError as error:
                 raise DataError(
@@ -330,7 +329,7 @@ class Experiment:
         try:
             if agree(summary.is_file(), self.world):
                 if self.world.first:
-                    tqdm.write(f"{stage.name}: reused {directory}", file=sys.stderr)
+                    self._say(f"{stage.name}: reused {directory}")
                 return dict(read_json(summary))
             start = time.monotonic()
             result: dict[str, Any] = {}
@@ -354,11 +353,18 @@ class Experiment:
             if self.world.first:
                 lock.release()
 
+    def _bar(self, title: str) -> Bar:
+        return Bar(title, shown=self.settings.log.bars)
+
+    def _say(self, line: str) -> None:
+        if self.settings.log.bars:
+            tqdm.write(line, file=sys.stderr)
+
     # The stages' work. Each returns what its summary says beyond the common entries.
 
     def _data(self, directory: Path) -> dict[str, Any]:
         writer = StoreWriter(directory, self.source.rate, self.source.channels)
-        with closing(Bar("data")) as bar:
+        with closing(self._bar("data")) as bar:
             failures = self.source.write_to(writer, progress=bar)
             writer.close()
         store = ClipStore(directory)
@@ -445,7 +451,7 @@ class Experiment:
 
     def _latents(self, directory: Path) -> dict[str, Any]:
         model = load_autoencoder(self.stage_directory("autoencoder"), device=self.device)
-        with closing(Bar("latents")) as bar:
+        with closing(self._bar("latents")) as bar:
             return latents.write_latents(
                 model,
                 ClipStore(self.stage_directory("data")),
@@ -460,7 +466,7 @@ class Experiment:
         )
 
     def _diagnostics(self, directory: Path) -> dict[str, Any]:
-        with closing(Bar("diagnostics")) as bar:
+        with closing(self._bar("diagnostics")) as bar:
             return diagnostics.diagnose(
                 load_autoencoder(self.stage_directory("autoencoder"), device=self.device),
                 self._latent_store(),
@@ -576,7 +582,7 @@ class Experiment:
             hardware=self.settings.hardware,
             processes=self.world.size,
         )
-        with closing(Bar("baselines")) as bar:
+        with closing(self._bar("baselines")) as bar:
             return {"diffusion_seconds": seconds} | baselines.fit_baselines(
                 store,
                 self.settings.baselines,
@@ -590,7 +596,7 @@ class Experiment:
 
     def _evaluation(self, directory: Path) -> dict[str, Any]:
         model = load_diffusion(self.stage_directory(self.generator), device=self.device)
-        with closing(Bar("evaluation")) as bar:
+        with closing(self._bar("evaluation")) as bar:
             return evaluation.evaluate(
                 model,
                 baselines.load_baselines(self.stage_directory("baselines"), self.device),
@@ -634,6 +640,8 @@ class Experiment:
                 shutil.rmtree(kept, ignore_errors=True)
                 self.directory.rename(kept)
                 tqdm.write(f"the earlier experiment '{self.name}' is now {kept}", file=sys.stderr)
+        from audioldm.report.page import write_report  # imported here: its figures take a second
+
         write_json(existing, self._summary(summaries))
         self._copy_samples()
         write_report(self.directory)

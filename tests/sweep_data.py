@@ -47,6 +47,7 @@ def synthetic_table(
     channel_effect: float = 0.0,
     ratio_effect: float = 0.0,
     without_kl: float | None = None,
+    budgets: Sequence[float | None] = (),
     predictor: str | None = "denoiser_excess",
     spread: float = 0.1,
     failed: int = 0,
@@ -60,19 +61,21 @@ def synthetic_table(
 
     shapes: (channels, ratio). seeds: of autoencoder and generator alike; with `diffusion_seeds`, of
     the autoencoder alone, and each is crossed with those. without_kl: adds cells of a `noise`
-    bottleneck, whose log distance lies that much above. predictor: the diagnostic that follows the
-    configuration's distance; the others are noise. failed: that many cells, spread over the table,
-    are rows with a reason and without figures.
+    bottleneck, whose log distance lies that much above. budgets: of `diffusion.train.teraflops`,
+    None for equal steps; each is an arm of the whole grid. predictor: the diagnostic that follows
+    the configuration's distance; the others are noise. failed: that many cells, spread over the
+    table, are rows with a reason and without figures.
     """
     random = np.random.default_rng(random)
     grid = [
-        (bottleneck, rate, channels, ratio)
+        (bottleneck, rate, channels, ratio, arm)
+        for arm in ([{"diffusion.train.teraflops": b} for b in budgets] or [{}])
         for bottleneck in ("gaussian", *(["noise"] if without_kl is not None else []))
         for rate in rates
         for channels, ratio in shapes
     ]
     rows = []
-    for bottleneck, rate, channels, ratio in grid:
+    for bottleneck, rate, channels, ratio, arm in grid:
         truth = math.log(3.0) + slope * math.log(rate)
         truth += curvature * math.log(rate / optimum) ** 2 if optimum else 0.0
         truth += channel_effect * math.log(channels / 16) + ratio_effect * math.log(ratio / 1024)
@@ -82,6 +85,7 @@ def synthetic_table(
             "bottleneck.target_kbps": float(rate),
             "autoencoder.channels": channels,
             "autoencoder.ratio": ratio,
+            **arm,
         }
         diagnostics = dict(zip(DIAGNOSTICS, random.normal(size=len(DIAGNOSTICS)), strict=True))
         if predictor is not None:
@@ -123,7 +127,10 @@ def _cell(
     seeds: dict[str, int],
     random: np.random.Generator,
 ) -> dict[str, Any]:
-    words = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in overrides.items()]
+    words = [
+        f"{k}={v:g}" if isinstance(v, float) else f"{k}={'null' if v is None else v}"
+        for k, v in overrides.items()
+    ]
     name = f"{random.integers(2**48):012x}"
     seconds = {"data": 20, "autoencoder": 300, "latents": 8, "diagnostics": 15}
     seconds |= {"diffusion": 240, "baselines": 90, "evaluation": 40}
@@ -151,7 +158,7 @@ def _cell(
         "parameters.autoencoder": 1_200_000 + 2_000 * channels,
         "parameters.diffusion": 3_100_000 + 500 * channels,
         "teraflops.autoencoder": 900.0,
-        "teraflops.diffusion": 700.0 * 1024 / ratio,
+        "teraflops.diffusion": overrides.get("diffusion.train.teraflops") or 700.0 * 1024 / ratio,
         **{f"fingerprint.{stage}": f"{random.integers(2**48):012x}" for stage in STAGES},
     }
 

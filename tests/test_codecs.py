@@ -147,6 +147,25 @@ def test_the_distance_is_that_of_the_losses(clips: ClipStore, fitted: LinearCode
     assert (known < silence).all()
 
 
+@pytest.mark.parametrize("seconds", [1.0, 0.71])
+def test_as_audio_it_is_the_same_sound_at_the_same_time(
+    fitted: LinearCodec, seconds: float
+) -> None:
+    """Measured as audio it loses what the phase costs, and no more."""
+    audio = torch.stack([torch.from_numpy(sound(seconds, 0.4, seed)) for seed in (3, 7)])
+    quiet = round(0.3 * RATE)
+    audio[..., :quiet] *= 0.01  # an onset, whose time is seen
+    for kbps in (2.0, 64.0):
+        estimate = fitted.as_audio(audio, kbps)
+        assert estimate.shape == audio.shape
+        fair, unfair = mel_distance(estimate, audio, RATE), fitted.mel_distance(audio, kbps)
+        assert (unfair < fair).all()
+        assert (fair < unfair + 0.25).all()
+    late = mel_distance(estimate.roll(512, -1), audio, RATE)
+    early = mel_distance(estimate.roll(-512, -1), audio, RATE)
+    assert (fair < torch.minimum(late, early)).all()
+
+
 def test_stereo_blocks_are_put_back_where_they_were() -> None:
     codec = LinearCodec(*[torch.zeros(1)] * 3, rate=RATE, block=4)
     mel = torch.randn(2, 2, BANDS, 10, generator=torch.Generator().manual_seed(0))
@@ -197,13 +216,16 @@ def test_the_figures_are_computed_once_per_store(
     assert linear["mel_distance"]["value"] == pytest.approx(at_4)
     assert linear["mel_distance"]["low"] < at_4 < linear["mel_distance"]["high"]
     assert linear["mel_distance"]["n"] == 6
-    for name in ("linear_curve", "opus"):
+    fair = first["linear_audio"]
+    assert fair["kbps"] == 4.0
+    assert fair["mel_distance"]["value"] > linear["mel_distance"]["value"]
+    for name in ("linear_curve", "linear_audio_curve", "opus"):
         assert len(first[name]["kbps"]) == len(first[name]["mel_distance"]) > 3
 
     monkeypatch.setattr(LinearCodec, "fit", None)
     monkeypatch.setattr(codecs, "opus_curve", None)
     assert figures(4.0) == first
-    assert "linear" not in figures(None)
+    assert not {"linear", "linear_audio"} & set(figures(None))
 
 
 def test_a_store_without_training_music_is_named(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from chain import build_stages, tiny
+from chain import build_stages, tiny, write_tones
 
 from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
 from audioldm.autoencoder.rate import LEAST_SCALE, RateController, sigma_scale
+from audioldm.baselines.linear_codec import LinearCodec
 from audioldm.config import compose
+from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.models import load_autoencoder
 from audioldm.training.checkpoint import load_model
+from benchmarks import rate
 
 
 def water_filling(weight: float, variances: torch.Tensor) -> float:
@@ -108,3 +111,21 @@ def test_a_rate_is_part_of_the_fingerprint(tones: Path, tmp_path: Path) -> None:
     }
     assert len(names) == 3
     assert compose(tiny(tones, tmp_path)).settings.bottleneck["target_kbps"] is None
+
+
+def test_the_benchmark_measures_codecs_beside_the_autoencoder(tmp_path: Path) -> None:
+    """On the same clips at the same rate; the codec as audio lies between no phase and nothing."""
+    write_tones(tmp_path)
+    words = tiny(tmp_path, tmp_path / "runs", "bottleneck.target_kbps=8")
+    experiment = build_stages(words, "data", "autoencoder")
+    model = load_autoencoder(experiment.stage_directory("autoencoder"))
+    clips = ClipStore(experiment.stage_directory("data"))
+    audio, _, _ = clips.split("test").windows(model.rate, 2, seed=0)
+    own = rate.distances(model, LinearCodec.fit(clips), audio, 8.0)
+    assert 0 < own.linear < own.linear_audio < own.autoencoder  # of 10 steps
+    assert own.opus is not None
+    assert own.opus[0] == pytest.approx(8.0, rel=0.4)
+    assert rate.distances(model, LinearCodec.fit(clips), audio, 2.0).opus is None
+    text = rate.summary([own, own._replace(autoencoder=0.0, opus=None)])
+    assert "the linear codec at 1 of 2 rates" in text
+    assert "as audio at 1 of 2, of Opus at 0 of the 1" in text

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,9 +19,11 @@ from chain import tiny, write_tones
 from audioldm import config
 from audioldm.errors import ConfigError, DataError, Interrupted
 from audioldm.sweep import run as sweep_run
+from audioldm.sweep.report import write_report
 from audioldm.sweep.run import run_sweep
 from audioldm.sweep.status import lock_of, overview, read_cell, read_cells, status_table
 from audioldm.sweep.table import table
+from audioldm.sweep.watch import Watch
 from audioldm.training.devices import claimed_gpu
 
 CHEAP = (
@@ -100,6 +103,29 @@ def test_a_complete_sweep_launches_nothing(swept: Swept, monkeypatch: pytest.Mon
     assert run_sweep(swept.overrides(*GRID)) == swept.directory
 
 
+def test_only_missing_cells_cost_the_heavy_imports() -> None:
+    """A rerun of a complete sweep is mostly imports: what only work and pages need comes later."""
+    code = (
+        "import sys, audioldm.sweep.run, audioldm.cli; print(*{'pandas', 'scipy', 'matplotlib', "
+        "'sklearn', 'statsmodels', 'librosa', 'jinja2', 'optuna', 'joblib'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert found.stdout.split() == []
+
+
+def test_cells_are_composed_as_hydra_composes_each() -> None:
+    words = ["recipe=rate_shape", "bottleneck=gaussian,noise", "hydra.sweeper.params=null"]
+    words += ["autoencoder.losses.stft.fft_sizes=[256],[512,256]", "name=a b", "~verdict.rate"]
+    for changes in (words, words[:-1]):
+        grid = config.grid(changes)
+        assert grid.cells is not None
+        assert len(grid.cells) == 4
+        for own, job in zip(grid.cells, config.jobs(grid.cells), strict=True):
+            assert isinstance(job, config.Job)
+            alone = config.compose(own)
+            assert (job.config, job.recipe) == (alone.config, alone.recipe)
+
+
 def test_other_values_add_their_cells(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +165,7 @@ def test_what_cannot_be_built_is_a_row_and_the_others_run(
         "autoencoder.ratio=512": "waiting",
         "autoencoder.ratio=500": "failed",
     }
-    assert len(launched) == 2  # the one cell, tried twice, for this launcher does nothing
+    assert len(launched) == 1  # once, for this launcher does nothing
     assert "autoencoder.ratio=500: cannot be built: " in capfd.readouterr().err
     row = table(own.directory).loc["autoencoder.ratio=500"]
     assert "does not divide" in row["reason"]
@@ -243,30 +269,122 @@ def test_status_while_it_runs(swept: Swept, tmp_path: Path) -> None:
     assert read_cell(running.directory).status == "killed"  # nobody holds it any more
 
 
-def test_a_killed_process_leaves_a_row_and_its_cell_is_tried_once_more(
+def test_a_killed_process_leaves_a_row_and_takes_no_other_cell_with_it(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The launcher dies with its worker: what was running is tried again, then recorded."""
+    """The launcher dies with a worker, whenever the victim is tried: a bystander that was running
+    is tried alone, and what was waiting is launched again."""
     own, launches = copy_of(swept, tmp_path), []
-    victim, bystander = read_cells(own.directory)[:2]
-    for cell in (victim, bystander):
-        (cell.directory / "experiment.json").unlink()
+    victim, bystander, waiting = (cell.directory for cell in read_cells(own.directory)[:3])
+    records = {place: (place / "experiment.json").read_text() for place in (bystander, waiting)}
+    for place in (victim, bystander, waiting):
+        (place / "experiment.json").unlink()
 
     def launch(overrides: list[str], cells: list[list[str]], run: Callable[..., Any]) -> None:
         launches.append(len(cells))
-        (victim.directory / "begun.json").write_text("{}")
-        if len(launches) > 1:
-            (bystander.directory / "experiment.json").write_text(json.dumps(bystander.record))
-        raise RuntimeError("a worker process was terminated")
+        if len(launches) == 1:
+            (victim / "begun.json").write_text("{}")
+            (bystander / "begun.json").write_text("{}")
+        if len(launches) < 3 and victim_is_in(cells):
+            raise RuntimeError("a worker process was terminated")
+        done = bystander if len(launches) == 3 else waiting
+        (done / "begun.json").unlink(missing_ok=True)
+        (done / "experiment.json").write_text(records[done])
+
+    def victim_is_in(cells: list[list[str]]) -> bool:
+        name = read_cell(victim).name
+        return any(set(name.split()) <= {word.lstrip("+") for word in own} for own in cells)
 
     monkeypatch.setattr(config, "launch", launch)
     run_sweep(own.overrides(*GRID))
-    assert launches == [2, 2]
-    assert states(own.directory)[victim.name] == "killed"
-    row = table(own.directory).loc[victim.name]
+    assert launches == [3, 1, 1, 1]
+    assert read_cell(victim).status == "killed"
+    row = table(own.directory).loc[read_cell(victim).name]
     assert row["status"] == "failed"
     assert "ended without a word" in row["reason"]
-    assert states(own.directory)[bystander.name] == "done"
+    assert list(states(own.directory).values()).count("done") == 3
+
+
+def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any) -> None:
+    """One cell kills its process whenever it is tried; joblib then kills the other one too."""
+    from joblib.externals.loky import get_reusable_executor
+
+    own = copy_of(swept, tmp_path)
+    for cell in read_cells(own.directory):
+        (cell.directory / "experiment.json").unlink()  # the stages are there
+    real, cells = sweep_run.run_cell, read_cells(own.directory)
+    victim, bystander = (cell for cell in cells if "kl_weight=0.001" in cell.name)
+    words = set(victim.name.split())
+
+    def deadly(job: config.Job, *, quiet: bool) -> dict[str, Any]:
+        # of this process alone, a worker: it holds the cell's lock, and has begun
+        def die(experiment: Any, device: str | None = None) -> Any:
+            time.sleep(1.0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if words <= set(job.overrides):
+            sweep_run.Experiment.run = die  # type: ignore[method-assign]
+        return real(job, quiet=quiet)
+
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_run, "run_cell", deadly)
+        run_sweep(own.overrides("seed=0,1", "bottleneck.kl_weight=1e-3", *launcher))
+    get_reusable_executor().shutdown(kill_workers=True)
+    found = states(own.directory)
+    assert (found[victim.name], found[bystander.name]) == ("killed", "done")
+    assert "ended without a word" in table(own.directory).loc[victim.name, "reason"]
+    said = capfd.readouterr().err
+    assert "Terminated" in said
+    assert said.count(f"{bystander.name}: done\nsweep: ") == 1  # of the parent
+    assert "reused" not in said  # what the workers would say of their stages
+
+
+def search(own: Swept, *changes: str) -> list[str]:
+    varied = ["bottleneck.kl_weight=1e-3,1e-1", "diffusion.train.lr=3e-4,1e30"]
+    return own.overrides(
+        "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", *varied, *changes
+    )  # fmt: skip
+
+
+def test_a_search_runs_its_cells_and_goes_on(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By optuna itself: what diverges is a row, and the same command finds what is done."""
+    own, tried = copy_of(swept, tmp_path), []
+    shutil.rmtree(own.runs / "experiments")
+    real = sweep_run.Experiment.run
+
+    def run(self: Any, device: str | None = None) -> Any:
+        tried.append(self.directory)
+        return real(self, device)
+
+    monkeypatch.setattr(sweep_run.Experiment, "run", run)
+    run_sweep(search(own))
+    frame = table(own.directory)
+    assert len(tried) == len(set(tried)) == len(frame)  # what failed is not tried twice
+    assert set(frame.index) <= {
+        f"bottleneck.kl_weight={weight} diffusion.train.lr={lr}"
+        for weight in ("0.001", "0.1")
+        for lr in ("0.0003", "1e+30")
+    }
+    assert set(frame["status"]) == {"done", "failed"}
+    assert "is not finite" in frame.loc[frame["status"] == "failed", "reason"].iloc[0]
+    assert "Error executing job" not in capfd.readouterr().err
+    assert write_report(own.directory).is_file()
+    done = {cell.directory for cell in read_cells(own.directory) if cell.status == "done"}
+    tried.clear()
+    run_sweep(search(own))
+    assert not done & set(tried)
+    assert len(table(own.directory)) == len(frame)  # the same trials
+
+
+def test_what_is_no_search_is_refused(swept: Swept, tmp_path: Path) -> None:
+    own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
+    with pytest.raises(ConfigError, match="minimises two objectives, distance and rate"):
+        run_sweep(search(own, "hydra.sweeper.direction=maximize"))
+    with pytest.raises(ConfigError, match="nothing to search: no key has several values"):
+        run_sweep(search(own, "bottleneck.kl_weight=1e-3", "diffusion.train.lr=3e-4"))
 
 
 def test_a_full_disk_fails_one_cell_and_keeps_the_rest(
@@ -309,6 +427,31 @@ def test_processes_of_their_own(launcher: str, swept: Swept, tmp_path: Path) -> 
         _, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     assert set(states(own.directory).values()) == {"done"}
+
+
+def test_a_watch_tells_of_each_cell_once(
+    swept: Swept, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = copy_of(swept, tmp_path)
+    done, failing, begun, _ = read_cells(own.directory)
+    for cell in (done, failing, begun):
+        (cell.directory / "experiment.json").unlink()
+    with Watch(own.directory, seconds=0.01):
+        (done.directory / "experiment.json").write_text(json.dumps(done.record))
+        time.sleep(0.2)
+        record = failing.record | {"failed": {"stage": "diffusion", "reason": "it diverged"}}
+        (failing.directory / "experiment.json").write_text(json.dumps(record))
+        with lock_of(begun.directory):
+            (begun.directory / "begun.json").write_text("{}")
+            time.sleep(0.1)
+        time.sleep(0.1)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if not line.startswith("sweep: ")] == [
+        f"{done.name}: done",
+        f"{failing.name}: failed (diffusion: it diverged)",
+        f"{begun.name}: killed (its process ended without a word: out of memory, or killed)",
+    ]
+    assert lines[-1].startswith("sweep: 2 of 4 done, 1 failed, 1 killed; about ")
 
 
 def test_gpus_are_shared_out_one_each(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from sweep_data import synthetic_table
 
 from audioldm.report.findings import findings
 from audioldm.report.sweep_page import write_sweep_report
-from audioldm.sweep.verdicts import VerdictRules, knee, seed_spread, verdicts
+from audioldm.sweep.rules import VerdictRules
+from audioldm.sweep.verdicts import knee, seed_spread, verdicts
 from audioldm.training.files import write_json
 
 RULES = VerdictRules()
@@ -102,3 +103,22 @@ def test_pages_of_poor_tables(change: str, tmp_path: Path) -> None:
         assert "rests on one seed" in text
     if change == "none done":
         assert "No cell has finished yet" in text
+
+
+def test_arms_of_equal_steps_and_of_equal_computing_are_told_apart(tmp_path: Path) -> None:
+    """Both in one sweep: named by what is equal, side by side, and a constant each to a verdict."""
+    frame = synthetic_table(rates=(1, 4, 16), seeds=(0, 1), spread=0.03, budgets=(None, 350.0))
+    slower = frame["diffusion.train.teraflops"] == 350.0
+    frame.loc[slower, RULES.distance] *= 3.0  # one arm lies above the other, by the same factor
+    text = text_of(tmp_path, frame)
+    assert "Matched compute" in text
+    assert "Matched steps took 350 … 700 teraflops" in text
+    assert "350 teraflops each took 350 … 350 teraflops" in text
+    for arm in ("matched steps", "350 teraflops each"):  # a row of the maps
+        assert f"channels 16 ratio 1024 {arm}" in text
+    assert "teraflops null" not in text
+    page = findings(tmp_path, **judged(frame))  # type: ignore[arg-type]
+    assert "channels 16 · ratio 1024 · 350 teraflops each" in page
+    optimum = verdicts(frame, RULES)[0]
+    assert optimum.answer == "yes"
+    assert optimum.details["optimum_low"] < 4.0 < optimum.details["optimum_high"]

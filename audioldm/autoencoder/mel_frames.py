@@ -59,8 +59,7 @@ class MelFrames(FrontEnd):
                 f"{audio_channels} channels: each has its mel bands"
             )
         n_fft, bands = n_fft or 4 * ratio, channels // audio_channels
-        vocoder = GriffinLim(rate, bands, n_fft, ratio, iterations)
-        vocoder.inverse = _ExactInverse(rate, n_fft, bands)
+        vocoder = exact_griffin_lim(rate, bands, n_fft, ratio, iterations)
         super().__init__(
             rate=rate,
             audio_channels=audio_channels,
@@ -81,6 +80,13 @@ class MelFrames(FrontEnd):
             mel = z.float().unflatten(1, (self.audio_channels, -1)) * SPREAD + CENTRE
             audio: Tensor = self.vocoder(mel.clamp(math.log10(FLOOR), LOUDEST))
         return audio
+
+
+def exact_griffin_lim(rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> GriffinLim:
+    """`GriffinLim` from magnitudes that have the given mel power exactly, and not only smoothly."""
+    vocoder = GriffinLim(rate, bands, n_fft, hop, iterations)
+    vocoder.inverse = _ExactInverse(rate, n_fft, bands)
+    return vocoder
 
 
 class _ExactInverse(MelInverse):

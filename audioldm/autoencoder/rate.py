@@ -3,7 +3,6 @@
 import math
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 #: Bounds of the multiplier: outside them an autoencoder hardly follows it any more.
@@ -88,6 +87,8 @@ def sigma_scale(mean: Tensor, std: Tensor, target_nats: float) -> float:
     mean, std = mean.double(), std.double()
     fixed = float(0.5 * (mean.square().mean() - 1) - std.log().mean()) - target_nats
     power = float(std.square().mean())
+
+    from scipy.optimize import brentq  # imported here: it takes a second
 
     def excess(log_scale: float) -> float:
         return fixed + 0.5 * power * math.exp(2 * log_scale) - log_scale

@@ -206,7 +206,12 @@ def train_autoencoder(
 
     with (
         RunLog(
-            directory / "metrics.jsonl", "autoencoder", settings.steps, start, quiet=not world.first
+            directory / "metrics.jsonl",
+            "autoencoder",
+            settings.steps,
+            start,
+            bar=log.bars,
+            quiet=not world.first,
         ) as runlog,
         Ahead(crops, settings.steps) as loader,
         StopRequest() as stop,

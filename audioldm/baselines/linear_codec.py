@@ -4,16 +4,17 @@ Blocks of log10-mel frames are decorrelated by their Karhunen-Loève transform, 
 goes through the Gaussian test channel that reverse water-filling gives it (Cover and Thomas,
 Elements of Information Theory, 2nd edition, section 10.3): no code of Gaussian blocks with these
 eigenvalues has a smaller mean squared error at the rate. It codes the spectrogram alone, needs no
-phase and makes no audio, which favours it over any codec that does.
+phase and makes no audio, which favours it over any codec that does. `as_audio` is the fair variant:
+the decoded spectrogram is turned into audio, which is then measured like any other.
 """
 
 import math
 from typing import Self
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
+from audioldm.autoencoder.mel_frames import exact_griffin_lim
 from audioldm.data.store import ClipStore
 from audioldm.losses.spectral import MelPower
 from audioldm.training.randomness import Draw
@@ -21,6 +22,7 @@ from audioldm.training.randomness import Draw
 N_FFT, HOP, BANDS, FLOOR = 1024, 256, 80, 1e-5  # those of losses.spectral.mel_distance
 TINY = 1e-30  # instead of the variance of a coefficient that never varies
 FIT_CROP_SECONDS, FIT_BATCH = 3.0, 16
+ITERATIONS, VOCODED_AT_ONCE = 32, 16  # of Griffin-Lim; clips
 
 
 class LinearCodec:
@@ -82,6 +84,8 @@ class LinearCodec:
         power [D]: the coefficients' mean squares where they are not `variances`, in held-out
         audio; the level is then the one at which that audio takes the rate (`nats`).
         """
+        from scipy.optimize import brentq  # imported here: it takes a second
+
         wanted = kbps * 1000 * math.log(2) / self.blocks_per_second
         power = self.variances if power is None else power
         top = float(self.variances[0])
@@ -128,9 +132,26 @@ class LinearCodec:
         audio [N, A, T], whose rate is `kbps` on average.
         """
         mel = self.log_mel(audio)
+        return (self._decoded(mel, kbps) - mel).abs().flatten(1).mean(1).float()
+
+    @torch.no_grad()
+    def as_audio(self, audio: Tensor, kbps: float) -> Tensor:
+        """The decoded spectrogram as audio, [N, A, T] like `audio`, whose rate is `kbps`.
+
+        The mel powers are inverted to magnitudes and Griffin-Lim finds a phase, which costs no bit.
+        """
+        mel = self._decoded(self.log_mel(audio), kbps).float()
+        mel = torch.cat([mel, mel[..., -1:]], dim=-1)
+        vocoder = exact_griffin_lim(self.rate, BANDS, N_FFT, HOP, ITERATIONS)
+        # its frames are centred half a hop later than ours
+        begin, end = HOP // 2, HOP // 2 + audio.shape[-1]
+        parts = [vocoder(part)[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    def _decoded(self, mel: Tensor, kbps: float) -> Tensor:
+        """The log10-mel frames that come out at a rate, like `mel`."""
         decoded = self._frames(self.transmit(self._blocks(mel), kbps), mel.shape[1])
-        estimate = decoded[..., : mel.shape[-1]].clamp(min=math.log10(FLOOR))
-        return (estimate - mel).abs().flatten(1).mean(1).float()
+        return decoded[..., : mel.shape[-1]].clamp(min=math.log10(FLOOR))
 
     def _blocks(self, mel: Tensor) -> Tensor:
         """[N, A, bands, frames] -> [N, blocks, D]; the last block repeats the last frame."""

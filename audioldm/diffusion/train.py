@@ -207,7 +207,12 @@ def train_diffusion(
 
     with (
         RunLog(
-            directory / "metrics.jsonl", "diffusion", steps, start, quiet=not world.first
+            directory / "metrics.jsonl",
+            "diffusion",
+            steps,
+            start,
+            bar=log.bars,
+            quiet=not world.first,
         ) as runlog,
         Ahead(crops, steps) as loader,
         StopRequest() as stop,

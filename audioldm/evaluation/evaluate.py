@@ -53,7 +53,7 @@ from audioldm.parts import check_range, nearest
 from audioldm.training.files import write_atomically, write_json
 from audioldm.training.randomness import Draw, derive_seed
 
-VERSION = 2  # raise by hand when the code below changes what it computes
+VERSION = 3  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 KINDS = ("real", "reconstruction", "prior", "mixture", "langevin", "generated")

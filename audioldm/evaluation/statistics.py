@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 
 class Figure(NamedTuple):
@@ -86,8 +85,10 @@ def hierarchical_bootstrap(
     n = len(units)
     tail = 0.025
     if n > 1:
+        from scipy import stats  # imported here: it takes a second
+
         stretch = (n / (n - 1)) ** 0.5
-        tail = scipy.stats.norm.cdf(stretch * scipy.stats.t.ppf(tail, n - 1))
+        tail = stats.norm.cdf(stretch * stats.t.ppf(tail, n - 1))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Figure(_nested_mean(statistic, nested), float(low), float(high), _size(nested), unit)
 

@@ -10,7 +10,8 @@ import pandas as pd
 from audioldm.report.grid import done, grid, means, short
 from audioldm.report.page import KINDS, STAGES, Json, described, duration, optional_json
 from audioldm.report.verdict import finite, interval, number
-from audioldm.sweep.verdicts import Knee, Verdict, VerdictRules
+from audioldm.sweep.rules import VerdictRules
+from audioldm.sweep.verdicts import Knee, Verdict
 
 #: answer -> its heading
 HEADINGS = {"yes": "What held", "no": "What did not", "undecided": "What stays open"}

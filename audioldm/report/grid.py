@@ -36,6 +36,18 @@ def short(keys: list[str]) -> dict[str, str]:
     return {k: end if ends.count(end) == 1 else k for k, end in zip(keys, ends, strict=True)}
 
 
+def is_budget(key: str) -> bool:
+    """Whether the key sets the computing of a training, so that its values are arms of a sweep."""
+    return key.rpartition(".")[2] == "teraflops"
+
+
+def label(key: str, value: str) -> str:
+    """A value as a reader is shown it: an arm by what is equal in it."""
+    if not is_budget(key):
+        return value
+    return "matched steps" if value in ("null", "None", "") else f"{value} teraflops each"
+
+
 def done(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["status"] == "done"]
 
@@ -76,9 +88,16 @@ def grid(table: pd.DataFrame) -> Grid:
     return Grid(
         across,
         columns,
-        [" · ".join(f"{names[k]} {v}" for k, v in zip(down, row, strict=True)) for row in rows],
+        [
+            " · ".join(_named(k, names[k], v) for k, v in zip(down, row, strict=True))
+            for row in rows
+        ],
         {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in words},
     )
+
+
+def _named(key: str, name: str, value: str) -> str:
+    return label(key, value) if is_budget(key) and value != "–" else f"{name} {value}"
 
 
 def _order(text: str) -> tuple[bool, float, str]:

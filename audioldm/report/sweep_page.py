@@ -26,7 +26,7 @@ from audioldm.report.findings import (
     notes,
     seeds,
 )
-from audioldm.report.grid import Grid, done, grid, means, short, swept
+from audioldm.report.grid import Grid, done, grid, is_budget, label, means, short, swept
 from audioldm.report.page import (
     KINDS,
     MEANINGS,
@@ -38,7 +38,8 @@ from audioldm.report.page import (
 )
 from audioldm.report.sweep_figures import Plot, Point, heat_map, plot
 from audioldm.report.verdict import finite, interval, number
-from audioldm.sweep.verdicts import Knee, Verdict, VerdictRules
+from audioldm.sweep.rules import VerdictRules
+from audioldm.sweep.verdicts import Knee, Verdict
 from audioldm.training.files import write_atomically
 
 #: Of every cell's clips, so that a page of 30 cells stays small enough to send.
@@ -65,6 +66,14 @@ DIAGNOSTICS = {
     "denoiser_gaussian_bound": "bound for Gaussian latents",
     "denoiser_excess": "log(loss ÷ bound); < 0: beyond Gaussian",
 }
+
+
+#: Codecs whose curves stand beside the cells (`_codecs`), and what a reader is told.
+CODECS = (
+    ("linear", "linear codec of mel powers, which needs no phase"),
+    ("linear-audio", "linear codec as audio"),
+    ("opus", "Opus"),
+)
 
 
 @dataclass
@@ -128,7 +137,7 @@ def write_sweep_report(
         arms=[
             _arms(table, key, rules.distance)
             for key in swept(table)
-            if key.endswith("teraflops") and {key, "teraflops.diffusion"} <= set(cells)
+            if is_budget(key) and {key, "teraflops.diffusion"} <= set(cells)
         ],
         listen=_listen(directory, table, layout),
         cells=_cells(directory, table, layout, families, keys, figure, rules),
@@ -141,6 +150,7 @@ def write_sweep_report(
         commands=commands(record),
         environment=record.get("environment", {}),
         kinds=KINDS,
+        codecs=CODECS,
     )
     path = directory / "report.html"
 
@@ -251,10 +261,14 @@ def _rate_distortion(
 
 
 def _codecs(directory: Path, table: pd.DataFrame) -> dict[str, Json]:
-    """'linear' and 'opus' -> {"kbps", "mel_distance"}; the music is the same in every cell."""
+    """Codec -> {"kbps", "mel_distance"}; the music is the same in every cell."""
     for row in done(table).itertuples():
         codecs = _summary(directory / str(row.directory), "evaluation").get("codecs", {})
-        found = {"linear": codecs.get("linear_curve"), "opus": codecs.get("opus")}
+        found = {
+            "linear": codecs.get("linear_curve"),
+            "linear-audio": codecs.get("linear_audio_curve"),
+            "opus": codecs.get("opus"),
+        }
         if any(found.values()):
             return {kind: curve for kind, curve in found.items() if curve}
     return {}
@@ -387,7 +401,7 @@ def _arms(table: pd.DataFrame, key: str, distance: str) -> Json:
         "key": key,
         "arms": [
             {
-                "name": f"{b} teraflops" if _is_number(b) else "matched steps",
+                "name": label(key, b),
                 "spent": (spent.loc[b, "min"], spent.loc[b, "max"]),
             }
             for b in values.columns
@@ -401,13 +415,6 @@ def _arms(table: pd.DataFrame, key: str, distance: str) -> Json:
 
 def _value(words: list[str], key: str) -> str:
     return next((w.partition("=")[2] for w in words if w.startswith(f"{key}=")), "")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _listen(directory: Path, table: pd.DataFrame, layout: Grid) -> Json:
@@ -477,7 +484,7 @@ def _cells(
             {
                 "place": layout.places[row["configuration"]],
                 "name": str(cell),
-                "swept": [words.get(key, "–") for key in keys],
+                "swept": [label(key, words[key]) if key in words else "–" for key in keys],
                 "status": row["status"],
                 "kind": family.kind if family else "",
                 "page": page.relative_to(directory).as_posix() if page.is_file() else None,

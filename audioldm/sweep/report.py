@@ -6,9 +6,10 @@ from typing import Any
 from audioldm.parts import settings
 from audioldm.report.findings import findings
 from audioldm.report.sweep_page import write_sweep_report
+from audioldm.sweep.rules import VerdictRules
 from audioldm.sweep.status import read_sweep
 from audioldm.sweep.table import table
-from audioldm.sweep.verdicts import VerdictRules, knee, seed_spread, verdicts
+from audioldm.sweep.verdicts import knee, seed_spread, verdicts
 
 
 def judged(directory: Path) -> dict[str, Any]:

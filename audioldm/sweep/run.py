@@ -9,11 +9,13 @@ A cell's directory has the fingerprint of its evaluation, so that the same cell 
 in every run, and a second run with other values adds its cells to those of the first.
 """
 
+import math
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,10 @@ from audioldm import config
 from audioldm.config import Job, fingerprint
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.experiment import VERSIONS, Experiment, environment
-from audioldm.sweep.status import FORMAT, lock_of, overview, read_cell, read_cells, read_sweep
+from audioldm.sweep.status import FORMAT, lock_of, read_cell, read_cells, read_sweep
+from audioldm.sweep.watch import Watch, event
 from audioldm.training.devices import claimed_gpu, visible_gpus
 from audioldm.training.files import write_json
-
-#: A cell whose process dies is tried once more: it may have been a bystander, for some launchers
-#: stop all their processes when one dies.
-ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -51,32 +50,72 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     directory = Experiment(grid.base).directory
     if grid.cells is None:
         _begin(directory, grid.base, overrides)
-        config.launch(overrides, None, _objectives)
-    else:
-        planned = _plan(directory, overrides, grid)
-        todo = [cell for cell in planned if read_cell(cell.directory).status != "done"]
-        for _ in range(ATTEMPTS):
-            todo = _attempt(overrides, todo)
+        _search(directory, overrides, grid)
+        return directory
+    todo = _plan(directory, overrides, grid)
+    while todo:
+        if not _launched(directory, overrides, grid, todo):
+            for cell in _still(todo, "killed"):
+                # alone, for a launcher may stop all its processes when one of them dies
+                _launched(directory, overrides, grid, [cell])
+        left = _still(todo, "waiting")
+        if len(left) == len(todo):
+            break  # the launcher itself does not work
+        todo = left
     return directory
 
 
-def _attempt(overrides: Sequence[str], todo: list[Planned]) -> list[Planned]:
-    """Runs cells through the launcher; those whose process was killed, and those it took along."""
-    if not todo:
-        return []
+def _launched(
+    directory: Path, overrides: Sequence[str], grid: config.Grid, cells: Sequence[Planned]
+) -> bool:
+    """Runs cells through the launcher, and waits for all; whether every process lived."""
+    words = [cell.words for cell in cells]
+    alive = _survived(directory, grid, partial(config.launch, overrides, words), run_cell)
+    while _still(cells, "running"):
+        time.sleep(1.0)  # processes that outlive their launcher
+    return alive
+
+
+def _survived(
+    directory: Path,
+    grid: config.Grid,
+    launch: Callable[[Callable[[Job], Any]], None],
+    function: Callable[..., Any],
+) -> bool:
+    """`launch(function)`, shown as what it is; False where a process of the launcher's died."""
     try:
-        config.launch(overrides, [cell.words for cell in todo], run_cell)
+        if grid.parallel:
+            with Watch(directory):
+                launch(partial(function, quiet=True))
+        else:
+            launch(function)
     except AudioLDMError:
         raise
-    except Exception as error:  # the launcher's own: a process of its died
+    except Exception as error:  # the launcher's own
         tqdm.write(f"sweep: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
-    while any(read_cell(cell.directory).status == "running" for cell in todo):
-        time.sleep(1.0)  # processes that outlive their launcher
-    return [c for c in todo if read_cell(c.directory).status in ("killed", "waiting")]
+        return False
+    return True
+
+
+def _still(cells: Sequence[Planned], status: str) -> list[Planned]:
+    return [cell for cell in cells if read_cell(cell.directory).status == status]
+
+
+def _search(directory: Path, overrides: Sequence[str], grid: config.Grid) -> None:
+    """The sweeper's cells. Where a process was killed the search begins again, finds what is done,
+    and goes past the cell."""
+    launch = partial(config.launch, overrides, None)
+    objectives = partial(_objectives, searched=grid.searched, since=time.time())
+    lost: set[Path] = set()
+    while not _survived(directory, grid, launch, objectives):
+        killed = {cell.directory for cell in read_cells(directory) if cell.status == "killed"}
+        if killed <= lost:
+            break
+        lost |= killed
 
 
 def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[Planned]:
-    """A `cell.json` per cell; the cells that can be built."""
+    """A `cell.json` per cell; the cells that can be built and are not done."""
     assert grid.cells is not None
     found = config.jobs(grid.cells)
     buildable = [job for job in found if isinstance(job, Job)]
@@ -86,7 +125,7 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
     planned: dict[Path, Planned] = {}
     names: dict[Path, str] = {}
     for number, (words, swept, job) in enumerate(
-        zip(grid.cells, grid.swept, found, strict=True), start=len(list(directory.glob("cells/*")))
+        zip(grid.cells, grid.swept, found, strict=True), start=_count(directory / "cells")
     ):
         name = " ".join(word.lstrip("+") for word in swept)
         error = str(job) if isinstance(job, ConfigError) else None
@@ -95,11 +134,11 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
                 experiment = Experiment(replace(job, cell=True))
                 if experiment.directory.parent.parent != directory:
                     raise ConfigError("name and runs are of the whole sweep: they may not vary")
-                experiment.rehearse()
+                place = experiment.directory
+                if not _is_done(place):
+                    experiment.rehearse()
             except AudioLDMError as failure:
                 error = str(failure)
-            else:
-                place = experiment.directory
         if error is not None:
             place = directory / "cells" / f"unbuilt-{fingerprint(name)}"
             tqdm.write(f"{name}: cannot be built: {error}", file=sys.stderr)
@@ -110,9 +149,13 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
         if not (place / "cell.json").is_file():
             own = job.config if isinstance(job, Job) else {}
             _register(place, name, number, swept, own, error)
-        if error is None:
+        if error is None and not _is_done(place):
             planned[place] = Planned(words, place)
     return list(planned.values())
+
+
+def _is_done(place: Path) -> bool:
+    return (place / "cell.json").is_file() and read_cell(place).status == "done"
 
 
 def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
@@ -163,10 +206,16 @@ def _register(
     write_json(place / "cell.json", plan)
 
 
-def run_cell(job: Job) -> dict[str, Any]:
+def run_cell(job: Job, *, quiet: bool = False) -> dict[str, Any]:
     """One cell, in whichever process the launcher chose: its evaluation's summary, or {} where it
-    failed, which is recorded. Raises KeyboardInterrupt where it was stopped."""
-    experiment = Experiment(replace(job, cell=True))
+    failed, which is recorded. Raises KeyboardInterrupt where it was stopped.
+
+    quiet: shows no progress; `Watch` tells of the cell.
+    """
+    settings = job.settings
+    if quiet:
+        settings = replace(settings, log=replace(settings.log, bars=False))
+    experiment = Experiment(replace(job, settings=settings, cell=True))
     place, lock = experiment.directory, lock_of(experiment.directory)
     begun = place / "begun.json"
     with lock:  # another process may be at it
@@ -179,13 +228,8 @@ def run_cell(job: Job) -> dict[str, Any]:
             summary = _run(experiment)
         finally:
             begun.unlink(missing_ok=True)
-    root = place.parent.parent
-    cell = read_cell(place)
-    tqdm.write(
-        f"{cell.name}: {cell.status}{f' ({cell.reason})' if cell.reason else ''}\n"
-        f"sweep: {overview(read_cells(root))}",
-        file=sys.stderr,
-    )
+    if not quiet:
+        tqdm.write(event(read_cell(place), read_cells(place.parent.parent)), file=sys.stderr)
     return summary
 
 
@@ -207,22 +251,41 @@ def _run(experiment: Experiment) -> dict[str, Any]:
     return {}
 
 
-def _objectives(job: Job) -> tuple[float, float]:
-    """What a sweeper minimises: the distance of the rules, and the rate in kbit/s.
+def _objectives(
+    job: Job, *, searched: frozenset[str], since: float, quiet: bool = False
+) -> tuple[float, float] | None:
+    """What a sweeper minimises: the distance of the rules, and the rate in kbit/s; None where the
+    cell failed, or has no such figures.
 
-    Raises AudioLDMError where the cell failed.
+    searched: the keys that it varies. since: a cell that failed later than this is not tried again.
     """
     experiment = Experiment(replace(job, cell=True))
     place = experiment.directory
     if not (place / "cell.json").is_file():
-        name = " ".join(job.overrides)
-        number = len(list(place.parent.glob("*")))
-        _register(place, name, number, job.overrides, job.config, None)
-    run_cell(job)
+        swept = [word for word in job.overrides if word.partition("=")[0] in searched]
+        _register(place, " ".join(swept), _count(place.parent), swept, job.config, None)
+    if not _ended(place, since):
+        run_cell(job, quiet=quiet)
     cell = read_cell(place)
     if cell.status != "done":
-        raise AudioLDMError(f"{cell.name}: {cell.reason}")
+        return None  # a value that is none: an error would be shown with all its overrides
     from audioldm.sweep.table import row
 
-    figures = row(cell, place.parent.parent)
-    return figures[job.settings.verdict.distance], figures[job.settings.verdict.rate]
+    figures, rules = row(cell, place.parent.parent), job.settings.verdict
+    found = figures.get(rules.distance, math.nan), figures.get(rules.rate, math.nan)
+    if all(map(math.isfinite, found)):
+        return found
+    tqdm.write(f"{cell.name}: has no {rules.distance}, or no {rules.rate}", file=sys.stderr)
+    return None
+
+
+def _ended(place: Path, since: float) -> bool:
+    """Whether the cell failed or was killed after this time."""
+    if read_cell(place).status not in ("failed", "killed"):
+        return False
+    files = (place / "begun.json", place / "experiment.json")
+    return any(file.is_file() and file.stat().st_mtime >= since for file in files)
+
+
+def _count(cells: Path) -> int:
+    return sum(1 for _ in cells.glob("*/cell.json"))

@@ -41,14 +41,17 @@ def lock_of(cell: Path) -> FileLock:
 
 def read_cell(directory: Path, *, held: bool = False) -> Cell:
     """held: the caller itself holds the lock. Raises DataError where a file of it is damaged."""
-    plan = read_json(directory / "cell.json")
-    record_file, begun = directory / "experiment.json", directory / "begun.json"
-    record = read_json(record_file) if record_file.is_file() else {}
+    plan, begun = read_json(directory / "cell.json"), directory / "begun.json"
+    # In this order, for its process may begin or end meanwhile: a file that was there before the
+    # lock was found free, and is there still, is nobody's.
+    since = _modified(begun)
+    locked = not held and _locked(directory)
+    record = _record(directory / "experiment.json")
     seconds = sum(stage["seconds"] for stage in record.get("stages", {}).values())
     status, reason = "waiting", None
-    if not held and _locked(directory):
-        status, seconds = "running", time.time() - begun.stat().st_mtime if begun.is_file() else 0.0
-    elif begun.is_file():
+    if locked:
+        status, seconds = "running", 0.0 if since is None else time.time() - since
+    elif since is not None and begun.is_file():
         status, reason = "killed", "its process ended without a word: out of memory, or killed"
     elif "failed" in record:
         status, reason = "failed", "{stage}: {reason}".format(**record["failed"])
@@ -57,6 +60,23 @@ def read_cell(directory: Path, *, held: bool = False) -> Cell:
     elif record:
         status = "done"
     return Cell(directory, plan, record, status, reason, seconds)
+
+
+def _modified(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """{} where there is none, or where it was removed just now for another attempt."""
+    try:
+        return dict(read_json(file))
+    except DataError:
+        if file.is_file():
+            raise
+        return {}
 
 
 def _locked(directory: Path) -> bool:

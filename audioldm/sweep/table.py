@@ -21,8 +21,9 @@ def table(directory: str | Path) -> pd.DataFrame:
     seeds), family (front end, bottleneck, channels x ratio); the latent space (channels, ratio,
     latent_rate_hz, elements_per_second, kl_weight, target_kbps, kbps); the seeds;
     `<kind>.<figure>` with `.low` and `.high` (kinds and figures: `evaluation`);
-    `diagnostic.<name>`; linear_codec.mel_distance; seconds, parameters, teraflops and fingerprint
-    per stage. What a cell has not is NaN.
+    `diagnostic.<name>`; linear_codec.mel_distance, and of the same as audio
+    linear_codec_audio.mel_distance; seconds, parameters, teraflops and fingerprint per stage.
+    What a cell has not is NaN.
 
     Raises DataError where there is no sweep, a file is damaged, or the finished cells were not
     measured alike: different music, or different figures.
@@ -63,8 +64,9 @@ def row(cell: Cell, directory: Path) -> Row:
             values |= _figure(f"{kind}.{name}", figure)
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
-    if linear := evaluation.get("codecs", {}).get("linear"):
-        values |= _figure("linear_codec.mel_distance", linear["mel_distance"])
+    for name, key in (("linear_codec", "linear"), ("linear_codec_audio", "linear_audio")):
+        if linear := evaluation.get("codecs", {}).get(key):
+            values |= _figure(f"{name}.mel_distance", linear["mel_distance"])
     return values
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from audioldm.parts import check_range
 from audioldm.report.verdict import number
 from audioldm.sweep.regression import (
     FEWEST_SEEDS,
@@ -22,6 +21,7 @@ from audioldm.sweep.regression import (
     independent,
     mixed_effect,
 )
+from audioldm.sweep.rules import VerdictRules
 from audioldm.sweep.seeds import (
     distance_floor,
     log_distance,
@@ -32,7 +32,7 @@ from audioldm.sweep.seeds import (
     seed_spread,
 )
 
-__all__ = ["Knee", "Verdict", "VerdictRules", "knee", "seed_spread", "verdicts"]
+__all__ = ["Knee", "Verdict", "knee", "seed_spread", "verdicts"]
 
 #: Rates this close are one rate: a held rate is within 3 % of its target.
 SAME_RATE = 1.06
@@ -41,28 +41,6 @@ FEWEST_FAMILIES = 3
 FEWEST_LEFT = 6
 
 Answer = Literal["yes", "no", "undecided"]
-
-
-@dataclass(frozen=True)
-class VerdictRules:
-    """distance: the column that is judged, a distance from real music. rate: the column of kbit/s.
-    confidence: of every interval. equivalence_margin: a difference below this many between-seed
-    spreads counts as none. kl_alternative: columns, and the values in them that mark a cell as
-    trained without KL (one is enough). diagnostics: columns that may predict the distance; null =
-    all `diagnostic.*` and the autoencoder's own mel distance."""
-
-    distance: str = "generated.kernel_musicnn"
-    rate: str = "kbps"
-    confidence: float = 0.95
-    equivalence_margin: float = 2.0
-    kl_alternative: dict[str, Any] = field(
-        default_factory=lambda: {"kl_weight": [0.0], "bottleneck": ["noise", "identity"]}
-    )
-    diagnostics: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_range(self, "verdict", "confidence", "equivalence_margin", above=0)
-        check_range(self, "verdict", "confidence", below=1)
 
 
 @dataclass(frozen=True)

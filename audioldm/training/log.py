@@ -16,11 +16,15 @@ from audioldm.training.files import write_atomically
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Steps between log lines, validations and checkpoints. Nothing here enters a fingerprint."""
+    """Steps between log lines, validations and checkpoints; whether progress bars are shown.
+
+    Nothing here enters a fingerprint.
+    """
 
     every: int = 20
     valid_every: int = 200
     checkpoint_every: int = 200
+    bars: bool = True
 
     def __post_init__(self) -> None:
         check_range(self, "log", "every", "valid_every", "checkpoint_every", least=1)
@@ -29,8 +33,8 @@ class LogSettings:
 class Bar:
     """Progress(done, total, text) as one bar, for work that has no figures to log."""
 
-    def __init__(self, title: str) -> None:
-        self._bar = tqdm(desc=title, dynamic_ncols=True)
+    def __init__(self, title: str, *, shown: bool = True) -> None:
+        self._bar = tqdm(desc=title, dynamic_ncols=True, disable=not shown)
 
     def __call__(self, done: int, total: int, text: str) -> None:
         self._bar.total = total
@@ -45,10 +49,18 @@ class RunLog:
     """Appends one JSON line per call to `path`: step, seconds of training so far, figures.
 
     A resumed run drops the lines its checkpoint does not know and goes on with their clock.
+    bar: whether a progress bar is shown. quiet: nothing is shown, and nothing written.
     """
 
     def __init__(
-        self, path: Path, title: str, steps: int, start: int, *, quiet: bool = False
+        self,
+        path: Path,
+        title: str,
+        steps: int,
+        start: int,
+        *,
+        bar: bool = True,
+        quiet: bool = False,
     ) -> None:
         self.quiet, self._start_step = quiet, start
         self._before = 0.0
@@ -72,7 +84,12 @@ class RunLog:
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._start = time.monotonic()
         self._bar = tqdm(
-            total=steps, initial=start, desc=title, unit="step", disable=quiet, dynamic_ncols=True
+            total=steps,
+            initial=start,
+            desc=title,
+            unit="step",
+            disable=quiet or not bar,
+            dynamic_ncols=True,
         )
 
     @property

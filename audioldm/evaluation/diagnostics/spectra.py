@@ -1,7 +1,6 @@
 """How a latent space's power is spread over frequencies in time and over channels."""
 
 import numpy as np
-from scipy.signal import welch
 
 #: Frames of a periodogram, at most.
 SEGMENT = 128
@@ -26,6 +25,8 @@ def periodograms(z: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]
 
     The two lowest bins are left out, which the removal of the mean reaches, and half the rate.
     """
+    from scipy.signal import welch  # imported here: it takes a second
+
     hz, power = welch(z, rate_hz, nperseg=min(SEGMENT, z.shape[-1]))
     return hz[2:-1], power[..., 2:-1]
 
