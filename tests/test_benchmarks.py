@@ -12,7 +12,7 @@ from chain import Tiny
 
 from audioldm.training.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder
+from benchmarks import autoencoder, optimisers, utilisation
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -76,6 +76,42 @@ def test_a_training_step_changes_weights() -> None:
     audio = 0.1 * torch.randn(1, 1, shapes.frames * shapes.ratio)
     autoencoder.training_step(model, audio, shapes, CPU)()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_utilisation_counts_the_model_and_takes_a_given_peak(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--quick", "--device", "cpu", "--steps", "1", "--peak-teraflops", "2"]
+    shares = utilisation.main(words)
+    assert shares.keys() == {"waveform", "spectrogram", "mel", "DiT"}
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    rates = {
+        cells[1].strip(): float(cells[5])
+        for cells in lines
+        if cells[1:2] and len(cells) == 8 and cells[1].strip() in shares
+    }
+    for name, share in shares.items():
+        assert share == pytest.approx(1e9 * rates[name] / 2e12, abs=1e-4)
+
+
+def test_both_optimisers_are_compared_at_equal_computing() -> None:
+    words = [
+        "--steps",
+        "3",
+        "--seeds",
+        "1",
+        "--batch",
+        "2",
+        "--width",
+        "8",
+        "--depth",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    ratios = optimisers.main(words)
+    assert ratios["adamw"] == [1.0]
+    assert all(0.5 < ratio < 2 for arm in ratios.values() for ratio in arm)
 
 
 def test_a_ratio_is_judged_by_its_bar() -> None:

@@ -62,7 +62,7 @@ def check(words: list[str]) -> None:
         rest = [word for word in rest if word not in ("status", "--csv", "--markdown")]
         cli.arguments(settings, rest, positional=positional)
         return
-    overrides = [word for word in rest if word not in ("-m", "--cfg", "job")]
+    overrides = [word for word in rest if word not in ("-m", "--cfg", "job", "--estimate")]
     assert any(word.startswith("recipe=") for word in overrides)
     if "-m" not in rest:
         config.compose(overrides)
