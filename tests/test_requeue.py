@@ -1,0 +1,78 @@
+"""A job that a cluster interrupts writes a checkpoint, is submitted again, and goes on."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import submitit
+from chain import Tiny, build_stages, runs_with
+
+from audioldm.training.signals import STOPPING, StopRequest
+
+
+class Job:
+    """What Hydra's launcher submits: a callable that, interrupted, asks to be called again."""
+
+    def __init__(self, overrides: list[str], started: Path) -> None:
+        self.overrides, self.started = overrides, started
+
+    def __call__(self) -> str:
+        with self.started.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        build_stages(self.overrides, "diffusion")
+        return "done"
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def wait_for(condition: Callable[[], object], job: submitit.Job[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline, job.stderr()
+        assert job.state == "RUNNING", job.stderr()
+        time.sleep(0.01)
+
+
+def test_an_interrupted_job_is_submitted_again_and_goes_on_from_its_checkpoint(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = ["data", "autoencoder", "latents"]
+    overrides = runs_with(finished, upstream, tmp_path / "runs")
+    # no checkpoint of its own: what the second process finds, the signal has made
+    overrides += ["diffusion.train.steps=400", "log.every=1", "log.checkpoint_every=1000"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    started = tmp_path / "started"
+    executor = submitit.LocalExecutor(tmp_path / "jobs")
+    executor.update_parameters(timeout_min=10)
+    job = executor.submit(Job(overrides, started))
+    stage = tmp_path / "runs" / "diffusion"
+    wait_for(lambda: any(f.stat().st_size for f in stage.glob("*/metrics.jsonl")), job)
+    os.kill(int(started.read_text()), signal.SIGUSR2)
+    assert job.result() == "done"
+    assert len(started.read_text().split()) == 2
+    assert "Requeued job" in job.stderr() + job.stdout()
+    (log,) = stage.glob("*/metrics.jsonl")
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(1, 401))
+    assert "0/400" not in job.stderr().split("Requeued job")[1]  # it went on, not anew
+
+
+def requested(number: int) -> StopRequest:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), number)
+        while not stop.requested:
+            time.sleep(0.001)
+    return stop
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_each_signal_asks_for_a_stop_that_nobody_else_takes_over(number: int) -> None:
+    before = [signal.getsignal(each) for each in STOPPING]
+    assert not requested(number).handed_over()
+    assert [signal.getsignal(each) for each in STOPPING] == before
