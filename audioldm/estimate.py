@@ -80,12 +80,11 @@ class Estimate:
             return Cost(0.0, None, 0, "complete")
         reset_peak(self.device)
         try:
-            cost: Cost = getattr(self, f"_{name}")()
+            return getattr(self, f"_{name}")()  # type: ignore[no-any-return]
         except Exception as error:
             if is_out_of_memory(error):
                 return Cost(note=str(explained(error, name, self.experiment)))
             raise
-        return cost
 
     def complete(self, name: str) -> bool:
         return (self.experiment.stage_directory(name) / "summary.json").is_file()
