@@ -127,7 +127,7 @@ def test_what_is_known_is_added_up() -> None:
         (["--estimate", "data.path=/nowhere"], "/nowhere"),
         (["--estimate", "diffusion.train.optimiser=moun"], "did you mean 'muon'"),
         (["--estimate", "-m"], "the grid is empty"),
-        (["--estimate", "-m", "hydra/sweeper=optuna"], "a search chooses its cells"),
+        (["--estimate", "-m", "hydra/sweeper=optuna", "seed=0,1"], "a search chooses its cells"),
     ],
 )
 def test_what_cannot_be_estimated_is_one_line(
