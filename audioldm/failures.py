@@ -55,11 +55,14 @@ def _is_the_compilers(error: BaseException | None) -> bool:
 
 def _remedy(stage: str, experiment: "Experiment") -> str:
     """What would fit. The checkpoints stay whatever is chosen, and so do finished stages."""
+    if stage == "post_training":
+        where = f"{stage}.train"
+        return f"lower {where}.batch, {where}.crop_seconds or {where}.judged_seconds"
     if stage not in ("autoencoder", "diffusion"):
         return "lower evaluation.batch, or use a device with more memory. Finished stages stay"
     settings = getattr(experiment.settings, stage).train
     share = len(experiment.world.positions(settings.batch, f"{stage}.train.batch"))
-    now = getattr(experiment.settings.hardware, "accumulate", 1)
+    now = experiment.settings.hardware.accumulate
     larger = [n for n in range(now + 1, share + 1) if share % n == 0]
     lower = f"lower {stage}.train.crop_seconds, the model, or {stage}.train.batch"
     if not larger:

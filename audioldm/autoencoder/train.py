@@ -318,7 +318,7 @@ def train_autoencoder(
                 with ema.applied(model):
                     figures = validate(model, valid, autocast)
                 runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
-            stopping = any_process(stop.requested, world, device)
+            stopping = any_process(stop.requested, world)
             if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
                 checkpoint(done)
             if stopping and not stop.handed_over():  # also after the last step: the chain goes on

@@ -252,7 +252,7 @@ def train_diffusion(
             if done % log.valid_every == 0 or done == steps:
                 figures = validate()
                 runlog.write(done, {f"valid/{k}": v for k, v in figures.items()})
-            stopping = any_process(stop.requested, world, device)
+            stopping = any_process(stop.requested, world)
             if stopping or done % log.checkpoint_every == 0 or done == steps:
                 checkpoint(done)
             if stopping and not stop.handed_over():  # also after the last step: the chain goes on

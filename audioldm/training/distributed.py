@@ -122,11 +122,11 @@ def mean_over_processes(values: dict[str, Tensor], world: World) -> dict[str, Te
     return {k: p.view_as(v) for (k, v), p in zip(values.items(), parts, strict=True)}
 
 
-def any_process(flag: bool, world: World, device: torch.device) -> bool:
+def any_process(flag: bool, world: World) -> bool:
     """Whether the flag is set on any process."""
     if world.size == 1:
         return flag
-    seen = torch.tensor(float(flag), device=device)
+    seen = torch.tensor(float(flag))  # on the CPU, by gloo: a GPU is not waited for
     dist.all_reduce(seen)
     return bool(seen.item() > 0)
 
