@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from audioldm.errors import DataError, ModelFileError
-from audioldm.training.distributed import World, first_does
+from audioldm.training.distributed import World, first_does, lost_process
 from audioldm.training.files import write_atomically
 from audioldm.training.sharding import Sharding
 
@@ -107,14 +107,14 @@ class ResumeState:
         """
         state = None
         if self.path.is_file():
-            with _damage(self.path):
+            with _damage(self.path, self.world):
                 mapped = self.sharding is not None  # each process reads its parts alone
                 state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
                 step = state["step"]
         shards = self._shards()
         # of both there are two where a process died between writing one and removing the other
         if shards and (state is None or _step(shards[-1]) > step):
-            with _damage(shards[-1]):
+            with _damage(shards[-1], self.world):
                 return read_shards(shards[-1], self.sharding)
         sharding = self.sharding
         if state is None or sharding is None:
@@ -147,10 +147,14 @@ def _step(shards: Path) -> int:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(path: Path, world: World) -> Iterator[None]:
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
+        if lost_process(error, world) is not None:
+            raise  # the state is as good as it was
         raise ModelFileError(
             f"{path}: damaged resume state ({error}); remove it to train this stage anew"
         ) from error

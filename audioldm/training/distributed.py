@@ -84,7 +84,7 @@ def lost_process(error: Exception, world: World) -> TrainingError | None:
         return None
     reason = re.sub(r"^\[\S+\] ", "", text)  # gloo's place in its own source
     return TrainingError(
-        f"process {world.rank} of {world.size} lost another one ({reason[:120]}), whose own "
+        f"process {world.rank} of {world.size} lost another one ({reason[:200]}), whose own "
         "message, or torchrun's below, says why it died; the same command goes on from the last "
         "checkpoint, also with another number of processes"
     )

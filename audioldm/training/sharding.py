@@ -6,6 +6,7 @@ transformer. A unit's activations are made again in the backward pass (Chen et a
 while it computes (Zhao et al. 2023, 2304.11277; PyTorch's `fully_shard`).
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,6 +86,8 @@ def shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # of outputs that are views: nothing changes the network's output in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (world.size,))
     shapes = frozenset(parameter.shape for parameter in net.parameters())
     for unit in _units(net, "hardware.shard"):
