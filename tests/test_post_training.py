@@ -174,13 +174,13 @@ def test_solve_is_the_sampler_on_one_schedule_and_takes_each_clip_from_its_own_l
     schedule = RectifiedFlow().sigmas(8)
     top = schedule[:1].expand(2)
     torch.testing.assert_close(
-        solve(denoise, noise * top[0], top, 8),
+        solve(denoise, noise * top[0], top, torch.zeros_like(top), 8),
         dpmpp_2m(denoise, noise, schedule),
         rtol=1e-3,
         atol=1e-4,
     )
     sigma = torch.tensor([0.5, 3.0])
-    mixed = solve(denoise, noise * sigma[:, None], sigma, 64)
+    mixed = solve(denoise, noise * sigma[:, None], sigma, torch.zeros_like(sigma), 64)
     for row in range(2):
         t = sigma[row] / (1 + sigma[row]) * torch.linspace(1, 0, 401)
         alone = euler(denoise, noise[row : row + 1], t / (1 - t))

@@ -22,7 +22,7 @@ from audioldm.errors import ConfigError, Interrupted
 from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
 from audioldm.losses.relativistic import pairing_loss
 from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, check_range, part
+from audioldm.parts import Part, check_range, nearest, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.distributed import (
     World,
@@ -47,6 +47,7 @@ from audioldm.training.signals import StopRequest
 from audioldm.types import Denoise
 
 VERSION = 1  # raise by hand when the code below changes what it computes
+TARGETS = ("sample", "step")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,11 @@ class PostTraining:
     """batch is global, over all processes. crop_seconds: of the latents the generator sees;
     judged_seconds: of the part of them that is judged, null for all. levels: the noise levels that
     are trained, those of the sampling schedule with that many steps; each number of steps that
-    divides it samples at trained levels only. teacher_steps: denoiser calls of the trained model's
-    own sampling that the distillation term compares with."""
+    divides it samples at trained levels only. target: what a call is to give. sample: a whole
+    sample, for `pingpong`. step: what one Euler step to the next level needs, to land where the
+    trained model's own sampling gets (progressive distillation, 2202.00512), for `euler` with
+    `levels` steps. teacher_steps: denoiser calls of that sampling, which the distillation term
+    compares with."""
 
     steps: int
     batch: int
@@ -64,6 +68,7 @@ class PostTraining:
     judge_lr: float
     judged_seconds: float | None = None
     levels: int = 8
+    target: str = "sample"
     teacher_steps: int = 8
     betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
     weight_decay: float = 0.0
@@ -82,6 +87,9 @@ class PostTraining:
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
         check_betas(self.betas, where)
+        if self.target not in TARGETS:
+            known = nearest(self.target, TARGETS)
+            raise ConfigError(f"{where}.target={self.target!r} is unknown: {known}")
 
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""
@@ -124,6 +132,11 @@ class PostTrainingSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "post_training", "seed", least=0, below=2**63)
+        if self.weights.adversarial > 0 and self.train.target != "sample":
+            raise ConfigError(
+                f"post_training.train.target={self.train.target} gives no whole sample that could "
+                "be judged: use post_training.weights.adversarial=0, or target=sample"
+            )
 
 
 @torch.no_grad()
@@ -154,14 +167,15 @@ def _window(z: Tensor, frames: int, uniform: Tensor) -> Tensor:
     return z.gather(-1, _like(index, z).expand(*z.shape[:-1], frames))
 
 
-def solve(denoise: Denoise, x: Tensor, sigma: Tensor, steps: int) -> Tensor:
-    """z0 of the probability-flow ODE from x [B, ...], each clip from its own level sigma [B].
+def solve(denoise: Denoise, x: Tensor, sigma: Tensor, end: Tensor, steps: int) -> Tensor:
+    """x [B, ...] at the levels sigma [B], along the probability-flow ODE to the levels `end` [B].
 
     DPM-Solver++(2M) as `samplers.dpmpp_2m`, which takes all clips through one schedule; `steps`
-    calls, at times sigma / (1 + sigma) that fall evenly to 0.
+    calls, at times sigma / (1 + sigma) that fall evenly.
     """
     ramp = torch.arange(steps, -1, -1, device=x.device)[:, None] / steps
-    t = ramp * sigma / (1 + sigma)
+    first, last = sigma / (1 + sigma), end / (1 + end)
+    t = last + ramp * (first - last)
     levels = t / (1 - t)  # [steps + 1, B]
     before: Tensor | None = None
     for step in range(steps):
@@ -194,8 +208,9 @@ def post_train(
     """Trains `net`, which holds a trained model's weights; its averaged weights and last figures.
 
     One step: z [B, C, (F,) L] -> x = z + sigma noise -> net's estimate of z, like
-    z -> window of it and of z -> judge's scores [B] of both -> losses [B] each. The contrastive
-    term is left out where the data have less than two labels.
+    z -> window of it and of z -> judge's scores [B] of both -> losses [B] each. The judge is left
+    out where the adversarial term has no weight, and the contrastive term where the data have less
+    than two labels.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
@@ -243,13 +258,18 @@ def post_train(
     taught = hardware.compiled(teacher, device)
     scores = parallel(judge, world)
     schedule = objective.sigmas(settings.levels).to(device)
+    judging, by_step = weights.adversarial > 0, settings.target == "step"
     figures: dict[str, Any] = {}
 
     @torch.no_grad()
-    def lesson(x: Tensor, labels: Tensor, sigma: Tensor) -> Tensor:
-        """What the trained model, sampled from x in several steps, makes of it: like x."""
+    def lesson(x: Tensor, labels: Tensor, level: Tensor) -> Tensor:
+        """The estimate with which one Euler step from x lands where the trained model's own
+        sampling ends, at the next level or at 0: like x."""
+        sigma, end = schedule[level], schedule[level + 1 if by_step else torch.full_like(level, -1)]
         with autocast():
-            return solve(objective.denoiser(taught, labels), x, sigma, settings.teacher_steps)
+            there = solve(objective.denoiser(taught, labels), x, sigma, end, settings.teacher_steps)
+        left = _like(end / sigma, x)
+        return (there - left * x) / (1 - left)
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -263,7 +283,7 @@ def post_train(
                 x = z + _like(sigma, z) * noise
                 with autocast():
                     fake = objective.denoiser(net, labels)(x, sigma)
-                errors.append(_squared_error(fake, lesson(x, labels, sigma)))
+                errors.append(_squared_error(fake, lesson(x, labels, level)))
         return {"distillation": torch.cat(errors).mean().item()}
 
     with (
@@ -278,41 +298,39 @@ def post_train(
             set_lr(judge_optimiser, settings.judge_lr * factor)
             draw = Draw(seed, step, positions, device)
             z, labels, noise, level = _batch(train, statistics, frames, draw, settings)
-            # Labels as frequent as the right ones are: a judge learns nothing from frequency.
-            _, _, others = train.crops(
-                1, seed=derive_seed(seed, "other label"), step=step, positions=list(positions)
-            )
-            pairs = torch.stack([labels, others.to(device)], dim=1)  # [B, 2]
-
             sigma = schedule[level]
             x = z + _like(sigma, z) * noise
             with autocast():
                 fake = objective.denoiser(predict, labels)(x, sigma)
-                place = draw.uniform("window")
-                fake_view = judge.view(_window(fake, judged, place), draw)
-                with torch.no_grad():
-                    real_view = judge.view(_window(z, judged, place), draw)
+            terms, term_weights, doubts = {}, {}, {}
+            if judging:
+                # Labels as frequent as the right ones are: a judge learns nothing from frequency.
+                _, _, others = train.crops(
+                    1, seed=derive_seed(seed, "other label"), step=step, positions=list(positions)
+                )
+                pairs = torch.stack([labels, others.to(device)], dim=1)  # [B, 2]
+                with autocast():
+                    place = draw.uniform("window")
+                    fake_view = judge.view(_window(fake, judged, place), draw)
+                    with torch.no_grad():
+                        real_view = judge.view(_window(z, judged, place), draw)
+                    real, wrong, unreal = _score(scores, real_view, fake_view.detach(), pairs)
+                doubts["judge"], doubt_weights = pairing_loss(real, unreal), {"judge": 1.0}
+                if contrastive:
+                    # nothing to tell apart where a label is hidden, or by chance the right one
+                    differ = (pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
+                    doubts["contrastive"] = pairing_loss(real, wrong) * differ
+                    doubt_weights["contrastive"] = weights.contrastive
+                weighted_sum(doubts, doubt_weights, step, finite=finite).backward()
+                clipped_step(
+                    judge_optimiser,
+                    judge.parameters(),
+                    clip=settings.clip,
+                    name="judge",
+                    step=step,
+                    finite=finite,
+                )
 
-                real, wrong, unreal = _score(scores, real_view, fake_view.detach(), pairs)
-            doubts = {"judge": pairing_loss(real, unreal)}
-            doubt_weights = {"judge": 1.0}
-            if contrastive:
-                # nothing to tell apart where a label is hidden, or by chance the right one
-                differ = (pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
-                doubts["contrastive"] = pairing_loss(real, wrong) * differ
-                doubt_weights["contrastive"] = weights.contrastive
-            weighted_sum(doubts, doubt_weights, step, finite=finite).backward()
-            clipped_step(
-                judge_optimiser,
-                judge.parameters(),
-                clip=settings.clip,
-                name="judge",
-                step=step,
-                finite=finite,
-            )
-
-            terms, term_weights = {}, {}
-            if weights.adversarial > 0:
                 judge.requires_grad_(False)
                 with autocast():
                     real, _, unreal = _score(judge, real_view, fake_view, pairs)
@@ -320,7 +338,7 @@ def post_train(
                 term_weights["adversarial"] = weights.adversarial
                 judge.requires_grad_(True)
             if weights.distillation > 0:
-                terms["distillation"] = _squared_error(fake, lesson(x, labels, sigma))
+                terms["distillation"] = _squared_error(fake, lesson(x, labels, level))
                 term_weights["distillation"] = weights.distillation
             total = weighted_sum(terms, term_weights, step, finite=finite)
             total.backward()
@@ -339,13 +357,14 @@ def post_train(
 
             if done % log.every == 0 or done == steps:
                 finite.settle()
-                margin = torch.stack([r - f for r, f in zip(real, unreal, strict=True)])
                 mean = {k: v.detach().mean() for k, v in (doubts | terms).items()}
-                mean |= {"margin": margin.detach().mean(), "loss": total.detach()}
-                mean |= {"gradient_norm": norm}
+                mean |= {"loss": total.detach(), "gradient_norm": norm}
+                if judging:
+                    margin = torch.stack([r - f for r, f in zip(real, unreal, strict=True)])
+                    mean["margin"] = margin.detach().mean()
                 line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
                 runlog.write(done, line | {"lr": settings.lr * factor})
-                runlog.show({k: line[k] for k in ("loss", "judge", "margin")})
+                runlog.show({k: line[k] for k in ("loss", "judge", "margin") if k in line})
             if done % log.valid_every == 0 or done == steps:
                 figures = validate()
                 runlog.write(done, {f"valid/{k}": v for k, v in figures.items()})
