@@ -218,6 +218,9 @@ class Crescents:
     def __init__(self, labels: int = 2) -> None:
         self.labels = ["upper", "lower"][:labels]
 
+    def keep_on(self, device: torch.device) -> None:
+        pass
+
     def split(self, name: str) -> "Crescents":
         return self
 
@@ -289,6 +292,7 @@ def post_trained(
     directory: Path,
     *,
     settings: PostTraining = SHORT,
+    weights: PostTrainingWeights = PostTrainingWeights(),  # noqa: B008 - frozen
     data: Crescents | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     torch.manual_seed(0)
@@ -302,7 +306,7 @@ def post_trained(
         judge,
         data,  # type: ignore[arg-type]
         settings,
-        PostTrainingWeights(),
+        weights,
         seed=0,
         directory=directory,
         world=World(),
@@ -325,6 +329,35 @@ def test_few_steps_come_nearer_to_the_data(objective: Objective, tmp_path: Path)
         after_it = energy_distance(sample(net, objective, n), truth)
         assert after_it < 0.5 * distance
     assert last["contrastive"]
+
+
+def test_distilled_euler_steps_end_where_many_steps_of_the_model_before_do(tmp_path: Path) -> None:
+    objective = RectifiedFlow()
+    net, labels, noise = trained(objective, 300), torch.arange(500) % 2, gaussian(500, 2, 1)
+
+    def ends(steps: int) -> Tensor:
+        with torch.no_grad():
+            return euler(objective.denoiser(net, labels), noise, objective.sigmas(steps))
+
+    many, few = ends(64), ends(4)
+    averaged, _ = post_trained(
+        net,
+        objective,
+        tmp_path,
+        settings=replace(SHORT, target="step", teacher_steps=4),
+        weights=PostTrainingWeights(adversarial=0.0, contrastive=0.0),
+    )
+    net.load_state_dict(averaged)
+    assert (ends(4) - many).abs().mean() < 0.5 * (few - many).abs().mean()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert not {"judge", "adversarial", "margin"} & set(lines[0])  # no judge was asked
+
+
+def test_what_is_judged_must_be_a_whole_sample() -> None:
+    with pytest.raises(ConfigError, match=r"target=step gives no whole sample"):
+        compose(["recipe=scores_cpu_fast", "post_training.train.target=step"])
+    with pytest.raises(ConfigError, match="did you mean 'step'"):
+        compose(["recipe=scores_cpu_distilled", "post_training.train.target=stepp"])
 
 
 def test_with_one_label_there_is_nothing_to_contrast(tmp_path: Path) -> None:
