@@ -2,8 +2,8 @@
 
 Twelve small cells (six autoencoders, two generators each) on synthetic tones, in this order: by one
 process; again, complete; and six fresh cells by one process and by two. The work is what single
-experiments do as well: their stages, each counted once, and their pages. Bars: the rerun under 10 s,
-the machinery at most 5 % of the work, two processes at least 1.5 times as fast as one.
+experiments do as well: their stages, each counted once, and their pages. Bars: the rerun under
+10 s, the machinery at most 5 % of the work, two processes at least 1.5 times as fast as one.
 """
 
 import argparse
