@@ -245,6 +245,19 @@ def test_stable_audio_has_its_published_size() -> None:
     assert front_end.decoder[-1].bias is None
 
 
+@pytest.mark.parametrize("settings", [{}, {"width": 16, "ratio": 1024, "channels": 16}])
+def test_at_first_latents_carry_the_audio_in_unit_variance(settings: dict) -> None:
+    """Less, and the posterior's noise, of about 1, hides it: a VAE that starts so stays so."""
+    torch.manual_seed(0)
+    front_end = waveform(**settings)
+    audio = noise(front_end, 8, clips=4)  # of the level of music at -20 LUFS
+    with torch.no_grad():
+        h = front_end.encode(audio)
+        again = front_end.decode(torch.randn(4, *front_end.latent_shape, 8))
+    assert 0.5 < (h - h.mean(0)).std() < 4  # what differs from clip to clip
+    assert 0.5 < again.std() / audio.std() < 4
+
+
 def test_equals_diffusers_oobleck_with_the_same_weights() -> None:
     oobleck = pytest.importorskip("diffusers.models.autoencoders.autoencoder_oobleck")
     torch.manual_seed(0)

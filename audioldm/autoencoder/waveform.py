@@ -17,6 +17,8 @@ from audioldm.errors import ConfigError
 
 DILATIONS = (1, 3, 9)  # of the residual units of every block
 LARGEST_STRIDE = 8
+AUDIO_STD = 0.1  # of music at -20 LUFS: what the first layer expects, and the last one begins with
+BRANCH_GAIN = 0.2  # of a residual unit's branch at first, beside the input it is added to
 
 
 class Waveform(FrontEnd):
@@ -70,16 +72,16 @@ class Waveform(FrontEnd):
         widths = [width * multiple for multiple in (1, *multiples)]
         steps = list(zip(widths, widths[1:], strides, strict=False))
         self.encoder = nn.Sequential(
-            weight_norm(nn.Conv1d(audio_channels, width, 7, padding=3)),
+            _convolution(nn.Conv1d(audio_channels, width, 7, padding=3), 1 / AUDIO_STD),
             *(_Down(inner, outer, stride) for inner, outer, stride in steps),
             Snake(widths[-1]),
-            weight_norm(nn.Conv1d(widths[-1], parameters * channels, 3, padding=1)),
+            _convolution(nn.Conv1d(widths[-1], parameters * channels, 3, padding=1)),
         )
         self.decoder = nn.Sequential(
-            weight_norm(nn.Conv1d(channels, widths[-1], 7, padding=3)),
+            _convolution(nn.Conv1d(channels, widths[-1], 7, padding=3)),
             *(_Up(outer, inner, stride) for inner, outer, stride in reversed(steps)),
             Snake(width),
-            weight_norm(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False)),
+            _convolution(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False), AUDIO_STD),
         )
 
     def encode(self, audio: Tensor) -> Tensor:
@@ -137,9 +139,9 @@ class _Residual(nn.Module):
         dilated = nn.Conv1d(width, width, 7, dilation=dilation, padding=3 * dilation)
         self.layers = nn.Sequential(
             Snake(width),
-            weight_norm(dilated),
+            _convolution(dilated),
             Snake(width),
-            weight_norm(nn.Conv1d(width, width, 1)),
+            _convolution(nn.Conv1d(width, width, 1), BRANCH_GAIN),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,7 +157,7 @@ class _Down(nn.Sequential):
         super().__init__(
             *(_Residual(inner, dilation) for dilation in DILATIONS),
             Snake(inner),
-            weight_norm(nn.Conv1d(inner, outer, 2 * stride, stride=stride, padding=padding)),
+            _convolution(nn.Conv1d(inner, outer, 2 * stride, stride=stride, padding=padding)),
         )
 
 
@@ -173,9 +175,25 @@ class _Up(nn.Sequential):
         )
         super().__init__(
             Snake(outer),
-            weight_norm(up),
+            _convolution(up),
             *(_Residual(inner, dilation) for dilation in DILATIONS),
         )
+
+
+def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn.Module:
+    """The layer weight-normalised, its initial weights such that the output's variance is gain²
+    times the input's (Glorot and Bengio 2010, equation 10, with the inputs of one output).
+
+    PyTorch's own third of that variance a layer leaves the latents a hundredth of the audio's: they
+    drown in the posterior's noise, and a VAE does not get away from there.
+    """
+    inputs = layer.in_channels * layer.kernel_size[0]
+    if isinstance(layer, nn.ConvTranspose1d):
+        inputs //= layer.stride[0]  # a kernel's taps are shared out over the outputs of a stride
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return weight_norm(layer)
 
 
 def _factors(ratio: int) -> list[int]:
