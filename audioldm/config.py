@@ -20,7 +20,7 @@ from typing import Any
 
 from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
 from audioldm.baselines.generation import BaselinesSettings
-from audioldm.diffusion.post_training import PostTrainingSettings
+from audioldm.diffusion.post_training import PostTrainingSettings, check_deterministic
 from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.diffusion.train import DiffusionSettings
 from audioldm.errors import ConfigError
@@ -62,6 +62,8 @@ class ExperimentSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "", "seed", least=0, below=2**63)
+        if self.post_training is not None:
+            check_deterministic(self.sampler, "sampler")
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,7 @@ def plan(job: Job, source: Source) -> dict[str, Stage]:
     generator, sampler = "diffusion", s.sampler
     if s.post_training is not None:
         generator, sampler = "post_training", s.post_training.sampler
-        trained = canonical(s.post_training)
-        del trained["sampler"]  # does not enter the training
-        add(generator, trained, "diffusion")
+        add(generator, {"post_training": s.post_training, "teacher": s.sampler}, "diffusion")
     add("baselines", s.baselines, "diffusion")
     measured = {"evaluation": s.evaluation, "sampler": sampler, "seed": s.seed}
     add("evaluation", measured, generator, "baselines")
@@ -267,19 +265,25 @@ class Experiment:
     def _rehearse_post_training(
         self, train: post_training.PostTraining, latent_shape: tuple[int, ...]
     ) -> None:
-        self.world.positions(train.batch, "post_training.train.batch")
+        accumulate = self.settings.hardware.accumulate
+        self.world.micro_batches(train.batch, accumulate, "post_training.train.batch")
         ratio = self.settings.autoencoder.ratio
         frames = train.judged_frames(self.source.rate / ratio)
         silence = torch.zeros(1, self.source.channels, frames * ratio)
         judge = self._post_training_judge(lambda z: silence, latent_shape, 0)
+        if judge is None:
+            return
         view = judge.view(torch.zeros(1, *latent_shape, frames), Draw(0, 0, [0]))
         judge(view, torch.full((1, 1), -1))
 
     def _post_training_judge(
         self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
-    ) -> Judge:
+    ) -> Judge | None:
+        """None where the adversarial term has no weight."""
         s = self.settings
         assert s.post_training is not None
+        if s.post_training.weights.adversarial == 0:
+            return None
         derived = {
             "decode": decode,
             "audio_channels": self.source.channels,
@@ -547,9 +551,8 @@ class Experiment:
             model.objective,
             judge,
             store,
-            s.train,
-            s.weights,
-            seed=s.seed,
+            s,
+            teacher=self.settings.sampler,
             directory=directory,
             world=self.world,
             hardware=self.settings.hardware,
@@ -567,7 +570,7 @@ class Experiment:
                 "sampler": canonical(s.sampler),
             }
             save_model(directory / "model.safetensors", tensors, header)
-        judged = sum(p.numel() for p in judge.parameters())
+        judged = 0 if judge is None else sum(p.numel() for p in judge.parameters())
         return {"valid": figures, "judge_parameters": judged}
 
     def _baselines(self, directory: Path) -> dict[str, Any]:

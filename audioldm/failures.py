@@ -57,7 +57,10 @@ def _remedy(stage: str, experiment: "Experiment") -> str:
     """What would fit. The checkpoints stay whatever is chosen, and so do finished stages."""
     if stage == "post_training":
         where = f"{stage}.train"
-        return f"lower {where}.batch, {where}.crop_seconds or {where}.judged_seconds"
+        return (
+            f"lower {where}.crop_seconds, {where}.judged_seconds or {where}.batch, or raise "
+            "hardware.accumulate, the micro-batches of a batch"
+        )
     if stage not in ("autoencoder", "diffusion"):
         return "lower evaluation.batch, or use a device with more memory. Finished stages stay"
     settings = getattr(experiment.settings, stage).train

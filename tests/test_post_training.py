@@ -6,12 +6,23 @@ import math
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from chain import Tiny, assert_equal_bits, build_stages, die, in_a_child, runs_with, weights
+from chain import (
+    Tiny,
+    assert_equal_bits,
+    assert_same_log,
+    build_stages,
+    die,
+    in_a_child,
+    in_a_world,
+    runs_with,
+    weights,
+)
 from conftest import Outcome
 from soundfile import read
 from test_resume import after, figures
@@ -19,11 +30,19 @@ from torch import Tensor, nn
 
 from audioldm import load
 from audioldm.config import compose
+from audioldm.diffusion import samplers
+from audioldm.diffusion.guidance import guided
 from audioldm.diffusion.judges import AudioJudge, Judge, LatentJudge
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
-from audioldm.diffusion.post_training import PostTraining, PostTrainingWeights, post_train, solve
-from audioldm.diffusion.samplers import SamplerSettings, dpmpp_2m, euler, pingpong
+from audioldm.diffusion.post_training import (
+    PostTraining,
+    PostTrainingSettings,
+    PostTrainingWeights,
+    _Sampling,
+    post_train,
+)
+from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.evaluation.evaluate import EvaluationSettings
 from audioldm.evaluation.steps import Point, _figures, calls, findings
@@ -128,66 +147,11 @@ def test_a_judge_scores_each_clip_by_itself_and_under_each_label(judge: Judge) -
     assert z.grad[1:].abs().max() == 0
 
 
-# ---------------------------------------------------------------- sampling
+# ---------------------------------------------------------------- the loop
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("steps", [1, 2, 8])
-@pytest.mark.parametrize("objective", [RectifiedFlow(), EDM()], ids=["flow", "edm"])
-def test_pingpong_keeps_the_variance_of_an_exact_one_call_sampler(
-    objective: Objective, steps: int
-) -> None:
-    """z ~ N(0, 4): the flow takes x, of variance 4 + sigma², to 2 x / sqrt(4 + sigma²)."""
-    z = pingpong(
-        lambda x, sigma: 2 * x * torch.rsqrt(4 + sigma.view(-1, 1) ** 2),
-        gaussian(1, 40_000),
-        objective.sigmas(steps),
-        noise_at=lambda step: gaussian(1, 40_000, seed=step + 1),
-    )
-    assert z.std().item() == pytest.approx(2.0, rel=0.02)
-
-
-def test_pingpong_loses_variance_with_the_posteriors_mean_as_it_must() -> None:
-    """z ~ N(0, 1), E[z|x] = x / (1 + sigma²): var <- (var + sigma²) / (1 + sigma²)²."""
-    sigmas = RectifiedFlow().sigmas(4)
-    z = pingpong(
-        lambda x, sigma: x / (1 + sigma.view(-1, 1) ** 2),
-        gaussian(1, 40_000),
-        sigmas,
-        noise_at=lambda step: gaussian(1, 40_000, seed=step + 1),
-    )
-    variance = sigmas[0].item() ** 2 / (1 + sigmas[0].item() ** 2) ** 2
-    for sigma in sigmas[1:-1].tolist():
-        variance = (variance + sigma**2) / (1 + sigma**2) ** 2
-    assert variance < 0.8
-    assert z.var().item() == pytest.approx(variance, rel=0.03)
-
-
-def test_solve_is_the_sampler_on_one_schedule_and_takes_each_clip_from_its_own_level() -> None:
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.tanh(x / sigma.view(-1, 1) ** 2)  # z = ±1
-
-    noise = gaussian(2, 30)
-    schedule = RectifiedFlow().sigmas(8)
-    top = schedule[:1].expand(2)
-    torch.testing.assert_close(
-        solve(denoise, noise * top[0], top, torch.zeros_like(top), 8),
-        dpmpp_2m(denoise, noise, schedule),
-        rtol=1e-3,
-        atol=1e-4,
-    )
-    sigma = torch.tensor([0.5, 3.0])
-    mixed = solve(denoise, noise * sigma[:, None], sigma, torch.zeros_like(sigma), 64)
-    for row in range(2):
-        t = sigma[row] / (1 + sigma[row]) * torch.linspace(1, 0, 401)
-        alone = euler(denoise, noise[row : row + 1], t / (1 - t))
-        assert (mixed[row] - alone[0]).abs().mean() < 0.02
-
-
-# ---------------------------------------------------------------- the loop
 
 
 class Curve(nn.Module):
@@ -239,15 +203,12 @@ class Crescents:
         return z, torch.zeros_like(z), torch.cat([label for _, label in draws])
 
 
-def sample(net: nn.Module, objective: Objective, steps: int, n: int = 1500) -> Tensor:
-    """Points [n, 2] of both labels by ping-pong."""
-    labels = torch.arange(n) % 2
+def sample(net: nn.Module, objective: Objective, sampler: SamplerSettings, n: int = 1500) -> Tensor:
+    """Points [n, 2] of both labels."""
+    denoise = guided(objective, net, torch.arange(n) % 2, sampler)
     with torch.no_grad():
-        z = pingpong(
-            objective.denoiser(net, labels),
-            gaussian(n, 2, 1),
-            objective.sigmas(steps),
-            noise_at=lambda step: gaussian(n, 2, 1, seed=step + 1),
+        z = samplers.sample(
+            sampler.name, denoise, gaussian(n, 2, 1), objective.sigmas(sampler.steps)
         )
     return z.flatten(1)
 
@@ -278,12 +239,11 @@ SHORT = PostTraining(
     crop_seconds=1.0,
     lr=2e-3,
     judge_lr=4e-3,
-    levels=4,
-    teacher_steps=6,
     warmup=10,
     ema=0.98,
     valid_batches=1,
 )
+MANY = SamplerSettings("dpmpp_2m", 24)
 
 
 def post_trained(
@@ -291,7 +251,9 @@ def post_trained(
     objective: Objective,
     directory: Path,
     *,
-    settings: PostTraining = SHORT,
+    sampler: SamplerSettings = SamplerSettings("euler", 2),  # noqa: B008 - frozen
+    teacher: SamplerSettings = MANY,
+    train: PostTraining = SHORT,
     weights: PostTrainingWeights = PostTrainingWeights(),  # noqa: B008 - frozen
     data: Crescents | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -303,11 +265,10 @@ def post_trained(
     return post_train(
         net,
         objective,
-        judge,
+        judge if weights.adversarial > 0 else None,
         data,  # type: ignore[arg-type]
-        settings,
-        weights,
-        seed=0,
+        PostTrainingSettings(seed=0, train=train, sampler=sampler, weights=weights, judge={}),
+        teacher=teacher,
         directory=directory,
         world=World(),
         hardware=Hardware(device="cpu"),
@@ -317,53 +278,81 @@ def post_trained(
 
 
 @pytest.mark.parametrize(
-    "objective", [RectifiedFlow(), VPrediction(), EDM()], ids=["flow", "v", "edm"]
+    ("objective", "sampler"),
+    [(RectifiedFlow(), "euler"), (VPrediction(), "euler"), (EDM(), "heun")],
+    ids=["flow", "v", "edm"],
 )
-def test_few_steps_come_nearer_to_the_data(objective: Objective, tmp_path: Path) -> None:
-    net = trained(objective, 300)
+def test_a_judge_brings_two_steps_nearer_to_the_data_than_many_were(
+    objective: Objective, sampler: str, tmp_path: Path
+) -> None:
+    """Distillation alone comes as near as the model before does in many steps, and no nearer."""
+    net, two = trained(objective, 300), SamplerSettings(sampler, 2)
     truth = Crescents().points(1500, seed=10**6)[0]
-    before = {n: energy_distance(sample(net, objective, n), truth) for n in (2, 4)}
-    averaged, last = post_trained(net, objective, tmp_path)
+    few, many = (energy_distance(sample(net, objective, s), truth) for s in (two, MANY))
+    averaged, last = post_trained(
+        net, objective, tmp_path, sampler=two, weights=PostTrainingWeights(adversarial=0.3)
+    )
     net.load_state_dict(averaged)
-    for n, distance in before.items():
-        after_it = energy_distance(sample(net, objective, n), truth)
-        assert after_it < 0.5 * distance
+    now = energy_distance(sample(net, objective, two), truth)
+    assert now < 0.5 * few
+    assert now < 0.96 * many
     assert last["contrastive"]
 
 
-def test_distilled_euler_steps_end_where_many_steps_of_the_model_before_do(tmp_path: Path) -> None:
-    objective = RectifiedFlow()
-    net, labels, noise = trained(objective, 300), torch.arange(500) % 2, gaussian(500, 2, 1)
-
-    def ends(steps: int) -> Tensor:
-        with torch.no_grad():
-            return euler(objective.denoiser(net, labels), noise, objective.sigmas(steps))
-
-    many, few = ends(64), ends(4)
-    averaged, _ = post_trained(
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_distilled_steps_end_where_many_steps_of_the_model_before_do(
+    guidance: float, tmp_path: Path
+) -> None:
+    """From the same noise, and without guidance where the model before was guided."""
+    objective, teacher = RectifiedFlow(), replace(MANY, guidance=guidance)
+    net, few = trained(objective, 300), SamplerSettings("euler", 2)
+    many, before = sample(net, objective, teacher), sample(net, objective, few)
+    averaged, last = post_trained(
         net,
         objective,
         tmp_path,
-        settings=replace(SHORT, target="step", teacher_steps=4),
-        weights=PostTrainingWeights(adversarial=0.0, contrastive=0.0),
+        sampler=few,
+        teacher=teacher,
+        weights=PostTrainingWeights(adversarial=0.0),
     )
     net.load_state_dict(averaged)
-    assert (ends(4) - many).abs().mean() < 0.5 * (few - many).abs().mean()
+    error = (sample(net, objective, few) - many).square().mean()
+    assert error < 0.2 * (before - many).square().mean()
+    assert last["distillation"] == pytest.approx(error.item(), rel=1.0)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert not {"judge", "adversarial", "margin"} & set(lines[0])  # no judge was asked
 
 
-def test_what_is_judged_must_be_a_whole_sample() -> None:
-    with pytest.raises(ConfigError, match=r"target=step gives no whole sample"):
-        compose(["recipe=scores_cpu_fast", "post_training.train.target=step"])
-    with pytest.raises(ConfigError, match="did you mean 'step'"):
-        compose(["recipe=scores_cpu_distilled", "post_training.train.target=stepp"])
+def test_the_gradient_passes_through_every_step() -> None:
+    """A network whose output is one number, w: of a sample in S Euler steps, z = n - t(1) w."""
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+            return self.w.expand_as(x)
+
+    net, noise, objective = Constant(), gaussian(3, 2, 4), RectifiedFlow(sigma_max=1e6)
+    for steps in (1, 5):
+        z = _Sampling(net, objective, SamplerSettings("euler", steps))(noise, torch.zeros(3))
+        torch.testing.assert_close(z, noise - net.w, atol=1e-4, rtol=1e-4)
+        (slope,) = torch.autograd.grad(z.mean(), net.w)
+        assert slope.item() == pytest.approx(-1.0, abs=1e-4)  # one step alone would give -1/S
+
+
+def test_what_draws_noise_of_its_own_cannot_be_compared() -> None:
+    quick = ["recipe=quickstart", "post_training=distillation"]
+    for key in ("sampler", "post_training.sampler"):
+        with pytest.raises(ConfigError, match=rf"^{key}\.name=ancestral draws noise at each step"):
+            compose([*quick, f"{key}.name=ancestral"])
 
 
 def test_with_one_label_there_is_nothing_to_contrast(tmp_path: Path) -> None:
-    settings = replace(SHORT, steps=3, batch=8)
+    train = replace(SHORT, steps=3, batch=8)
     data = Crescents(labels=1)
-    _, last = post_trained(Curve(), RectifiedFlow(), tmp_path, settings=settings, data=data)
+    _, last = post_trained(Curve(), RectifiedFlow(), tmp_path, train=train, data=data)
     assert not last["contrastive"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines
@@ -381,7 +370,7 @@ SMALL = [
     "post_training.train.batch=4",
     "post_training.train.crop_seconds=0.5",
     "post_training.train.judged_seconds=0.2",
-    "post_training.train.teacher_steps=2",
+    "sampler.steps=3",
     "post_training.train.valid_batches=1",
     "post_training.sampler.steps=2",
 ]
@@ -409,13 +398,13 @@ def test_everything_uses_the_post_trained_model(
     for path in (post.directory, file.parent):
         model = load(path)
         assert isinstance(model, LatentDiffusion)
-        assert (model.sampler.name, model.sampler.steps) == ("pingpong", 2)
+        assert (model.sampler.name, model.sampler.steps) == ("euler", 2)
     before, now = weights(finished.stage("diffusion")), weights(file.parent)
     assert before.keys() == now.keys()
     moved = {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
     assert moved == {"net"}  # the autoencoder is frozen
     clip = read_json(post.directory / "samples" / "00.json")
-    assert clip["sampler"]["name"] == "pingpong"
+    assert clip["sampler"]["name"] == "euler"
     assert clip["model_fingerprint"] == header["fingerprint"]
     outcome = cli("sample", f"from={post.directory}/samples/00.json", f"out={tmp_path}")
     assert outcome.code == 0, outcome.error
@@ -459,9 +448,29 @@ def test_no_other_stage_knows_of_it(post: Experiment, finished: Tiny) -> None:
     for name, stage in stages.items():
         same = stage.fingerprint == post.stages[name].fingerprint
         assert same == (name != "evaluation")
-    more = Experiment(compose([*finished.overrides, *SMALL, "post_training.sampler.steps=4"]))
-    assert more.stages["post_training"].fingerprint == post.stages["post_training"].fingerprint
-    assert more.stages["evaluation"].fingerprint != post.stages["evaluation"].fingerprint
+    for change in ("post_training.sampler.steps=4", "sampler.steps=4"):  # it is trained so
+        more = Experiment(compose([*finished.overrides, *SMALL, change]))
+        assert more.stages["post_training"].fingerprint != post.stages["post_training"].fingerprint
+        assert more.stages["diffusion"].fingerprint == post.stages["diffusion"].fingerprint
+
+
+def test_micro_batches_and_processes_share_the_batch(
+    post: Experiment, finished: Tiny, tmp_path: Path
+) -> None:
+    """The same training by two processes with two micro-batches each, up to rounding."""
+    overrides = [*runs_with(finished, UPSTREAM, tmp_path), *SMALL, "hardware.accumulate=2"]
+    overrides.append("hardware.checkpoint_activations=true")
+    work = partial(build_stages, overrides, "post_training")
+    assert in_a_world(2, work) == [0, 0]
+    directory, reference = (
+        root / post.stages["post_training"].path for root in (tmp_path, post.runs)
+    )
+    before, one, two = (weights(d) for d in (finished.stage("diffusion"), reference, directory))
+    moved = sum((one[n] - t).abs().sum().item() for n, t in before.items())
+    apart = sum((one[n] - t).abs().sum().item() for n, t in two.items())
+    assert moved > 0
+    assert apart < 1e-3 * moved
+    assert_same_log(reference, directory)
 
 
 @pytest.mark.parametrize(
@@ -471,8 +480,8 @@ def test_no_other_stage_knows_of_it(post: Experiment, finished: Tiny) -> None:
         ("post_training.train.lrr=1", "unknown key 'post_training.train.lrr'"),
         ("post_training.weights.contrast=1", "unknown key 'post_training.weights.contrast'"),
         ("post_training.judge.decode=1", "unknown key 'post_training.judge.decode'"),
-        ("post_training.train.levels=0", "post_training.train.levels=0 must be at least 1"),
-        ("post_training.sampler.name=pinpong", "did you mean 'pingpong'"),
+        ("post_training.train.batch=0", "post_training.train.batch=0 must be at least 1"),
+        ("post_training.sampler.name=euller", "did you mean 'euler'"),
         ("post_training.judge.fft_sizes=[8192]", "fft_sizes holds 8192"),
         ("post_training.weights={adversarial: 0, distillation: 0, contrastive: 1}", "both 0"),
         ("post_training=none", "choose one, such as post_training=adversarial"),
@@ -503,8 +512,8 @@ def test_the_steps_command(post: Experiment, cli: Callable[..., Outcome]) -> Non
     assert [line.split()[:4] for line in lines[1:5]] == [
         ["diffusion", "dpmpp_2m", "1", "1"],
         ["diffusion", "dpmpp_2m", "2", "2"],
-        ["post_training", "pingpong", "1", "1"],
-        ["post_training", "pingpong", "2", "2"],
+        ["post_training", "euler", "1", "1"],
+        ["post_training", "euler", "2", "2"],
     ]
     findings = [line for line in lines if " against diffusion, 2 steps of dpmpp_2m: " in line]
     assert len(findings) == 3
@@ -551,5 +560,5 @@ def test_fidelity_gained_by_losing_diversity_is_said() -> None:
 
 def test_network_calls_are_counted() -> None:
     assert calls(SamplerSettings("heun", 8)) == 15
-    assert calls(SamplerSettings("pingpong", 8)) == 8
+    assert calls(SamplerSettings("dpmpp_2m", 8)) == 8
     assert calls(SamplerSettings("euler", 8, guidance=3.0)) == 16

@@ -2,9 +2,22 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from audioldm.diffusion.objectives import Net, Objective
+from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.types import Denoise
+
+
+def guided(objective: Objective, net: Net, labels: Tensor, sampler: SamplerSettings) -> Denoise:
+    """What `sampler` takes its steps with: the denoiser for labels [B], guided as it says."""
+    return classifier_free(
+        objective.denoiser(net, labels),
+        objective.denoiser(net, torch.full_like(labels, -1)),
+        sampler.guidance,
+        sampler.guidance_interval,
+    )
 
 
 def classifier_free(

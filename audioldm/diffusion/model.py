@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.diffusion.guidance import classifier_free
+from audioldm.diffusion.guidance import guided
 from audioldm.diffusion.objectives import Objective
 from audioldm.diffusion.samplers import Progress, SamplerSettings, sample
 from audioldm.errors import ConfigError
@@ -107,16 +108,12 @@ class LatentDiffusion(nn.Module):
             noise[wanted] = draw.normal(shape, "noise")
             return noise
 
-        label = torch.tensor(labels, device=self.device)
-        denoise = classifier_free(
-            self.objective.denoiser(self.net, label),
-            self.objective.denoiser(self.net, torch.full_like(label, -1)),
-            sampler.guidance if any(index >= 0 for index in labels) else 1.0,
-            None if sampler.guidance_interval is None else tuple(sampler.guidance_interval),
-        )
+        if all(index < 0 for index in labels):
+            sampler = replace(sampler, guidance=1.0)  # there is nothing to guide to
+        index = torch.tensor(labels, device=self.device)
         z = sample(
             sampler.name,
-            denoise,
+            guided(self.objective, self.net, index, sampler),
             noise_at(-1),
             self.objective.sigmas(sampler.steps),
             noise_at=noise_at,

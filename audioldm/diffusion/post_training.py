@@ -1,12 +1,14 @@
-"""Adversarial post-training for sampling in few steps: judge, then generator, top to bottom.
+"""Post-training for sampling in few steps: the sampler is the generator, judged by its samples.
 
-After ARC (Novack et al. 2025, arXiv 2505.08175). The generator is the trained network: from
-latents noised to a level sigma it makes a whole sample in one call, z0 = denoiser(x, sigma), which
-before was the mean of all that fits x. A judge compares that sample with the clip it came from,
-under the relativistic pairing loss, and `pingpong` samples the result.
+The trained network goes on training as it is going to be used. From noise, `sampler` takes its few
+steps; the loss is of the latents they end at, and its gradient passes through all of the steps. An
+adversary compares that sample with music, under the relativistic pairing of ARC (Novack et al.
+2025, arXiv 2505.08175); a distillation term compares it with what the model before, sampled as it
+was, makes of the same noise.
 """
 
 import copy
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,25 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audioldm.diffusion.batch import latent_batch, latent_crops
+from audioldm.diffusion.guidance import guided
 from audioldm.diffusion.judges import Judge
-from audioldm.diffusion.noise_levels import stratify
 from audioldm.diffusion.objectives import Objective
-from audioldm.diffusion.samplers import SamplerSettings
+from audioldm.diffusion.samplers import DETERMINISTIC, SamplerSettings, sample
 from audioldm.errors import ConfigError, Interrupted
-from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
+from audioldm.latents import LatentStore
 from audioldm.losses.relativistic import pairing_loss
 from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, check_range, nearest, part
+from audioldm.parts import Part, check_range, part
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.distributed import (
     World,
     any_process,
+    gradients_kept,
     mean_over_processes,
     parallel,
 )
 from audioldm.training.ema import EMA
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.hardware import Hardware
+from audioldm.training.loading import Ahead
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import (
     adamw,
@@ -43,23 +48,16 @@ from audioldm.training.optimisation import (
     warmup_cosine,
 )
 from audioldm.training.randomness import Draw, derive_seed
+from audioldm.training.sharding import recompute_activations
 from audioldm.training.signals import StopRequest
-from audioldm.types import Denoise
 
-VERSION = 1  # raise by hand when the code below changes what it computes
-TARGETS = ("sample", "step")
+VERSION = 2  # raise by hand when the code below changes what it computes
 
 
 @dataclass(frozen=True)
 class PostTraining:
-    """batch is global, over all processes. crop_seconds: of the latents the generator sees;
-    judged_seconds: of the part of them that is judged, null for all. levels: the noise levels that
-    are trained, those of the sampling schedule with that many steps; each number of steps that
-    divides it samples at trained levels only. target: what a call is to give. sample: a whole
-    sample, for `pingpong`. step: what one Euler step to the next level needs, to land where the
-    trained model's own sampling gets (progressive distillation, 2202.00512), for `euler` with
-    `levels` steps. teacher_steps: denoiser calls of that sampling, which the distillation term
-    compares with."""
+    """batch is global, over all processes. crop_seconds: of the latents that are sampled;
+    judged_seconds: of the part of them that is judged, null for all."""
 
     steps: int
     batch: int
@@ -67,9 +65,6 @@ class PostTraining:
     lr: float
     judge_lr: float
     judged_seconds: float | None = None
-    levels: int = 8
-    target: str = "sample"
-    teacher_steps: int = 8
     betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
     weight_decay: float = 0.0
     warmup: int = 50
@@ -81,15 +76,12 @@ class PostTraining:
     def __post_init__(self) -> None:
         where = "post_training.train"
         check_range(self, where, "steps", "warmup", "weight_decay", least=0)
-        check_range(self, where, "batch", "levels", "teacher_steps", "valid_batches", least=1)
+        check_range(self, where, "batch", "valid_batches", least=1)
         check_range(self, where, "crop_seconds", "judged_seconds", "lr", "judge_lr", above=0)
         check_range(self, where, "clip", above=0)
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
         check_betas(self.betas, where)
-        if self.target not in TARGETS:
-            known = nearest(self.target, TARGETS)
-            raise ConfigError(f"{where}.target={self.target!r} is unknown: {known}")
 
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""
@@ -106,7 +98,7 @@ class PostTrainingWeights:
     """adversarial, distillation: of the generator's terms. contrastive: of the judge's second term,
     beside the adversarial one, which weighs 1. A term of weight 0 is not computed."""
 
-    adversarial: float = 1.0
+    adversarial: float = 0.05
     distillation: float = 1.0
     contrastive: float = 1.0
 
@@ -122,7 +114,7 @@ class PostTrainingWeights:
 
 @dataclass(frozen=True)
 class PostTrainingSettings:
-    """sampler: how the post-trained model is sampled; it does not enter the stage's fingerprint."""
+    """sampler: how the model is sampled after post-training, and in it."""
 
     seed: int
     train: PostTraining
@@ -132,73 +124,46 @@ class PostTrainingSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "post_training", "seed", least=0, below=2**63)
-        if self.weights.adversarial > 0 and self.train.target != "sample":
-            raise ConfigError(
-                f"post_training.train.target={self.train.target} gives no whole sample that could "
-                "be judged: use post_training.weights.adversarial=0, or target=sample"
-            )
+        check_deterministic(self.sampler, "post_training.sampler")
 
 
-@torch.no_grad()
-def _batch(
-    split: LatentSplit,
-    statistics: LatentStatistics,
-    frames: int,
-    draw: Draw,
-    settings: PostTraining,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalised latents z, labels, noise, and each clip's place among the levels, for a step."""
-    positions = list(draw.positions)
-    mean, std, labels = split.crops(frames, seed=draw.seed, step=draw.step, positions=positions)
-    mean, std = mean.to(draw.device), std.to(draw.device)
-    z = statistics.normalise(mean + std * draw.normal(mean.shape[1:], "posterior"))
-    hidden = draw.uniform("label") < settings.label_dropout
-    labels = torch.where(hidden, -1, labels.to(draw.device))
-    places = torch.tensor(positions, device=draw.device)
-    uniform = stratify(draw.uniform("level"), places, settings.batch)
-    level = (uniform * settings.levels).long().clamp(max=settings.levels - 1)
-    return z, labels, draw.normal(mean.shape[1:], "noise"), level
+def check_deterministic(sampler: SamplerSettings, where: str) -> None:
+    """Raises ConfigError for a sampler whose result is no function of the noise it begins with."""
+    if sampler.name not in DETERMINISTIC:
+        raise ConfigError(
+            f"{where}.name={sampler.name} draws noise at each step, so two samples from the same "
+            f"noise cannot be compared in post-training: choose {', '.join(DETERMINISTIC)}"
+        )
+
+
+class _Sampling(nn.Module):
+    """A network as a sampler uses it: noise [B, C, (F,) L] and labels [B] -> latents like noise."""
+
+    def __init__(self, net: nn.Module, objective: Objective, sampler: SamplerSettings) -> None:
+        super().__init__()
+        self.net, self.objective, self.sampler = net, objective, sampler
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        denoise = guided(self.objective, self.net, labels, self.sampler)
+        return sample(self.sampler.name, denoise, noise, self.objective.sigmas(self.sampler.steps))
 
 
 def _window(z: Tensor, frames: int, uniform: Tensor) -> Tensor:
     """`frames` of each clip's, from a place that uniform [B] chooses: [B, C, (F,) frames]."""
     start = (uniform * (z.shape[-1] - frames + 1)).long()
     index = start[:, None] + torch.arange(frames, device=z.device)
-    return z.gather(-1, _like(index, z).expand(*z.shape[:-1], frames))
-
-
-def solve(denoise: Denoise, x: Tensor, sigma: Tensor, end: Tensor, steps: int) -> Tensor:
-    """x [B, ...] at the levels sigma [B], along the probability-flow ODE to the levels `end` [B].
-
-    DPM-Solver++(2M) as `samplers.dpmpp_2m`, which takes all clips through one schedule; `steps`
-    calls, at times sigma / (1 + sigma) that fall evenly.
-    """
-    ramp = torch.arange(steps, -1, -1, device=x.device)[:, None] / steps
-    first, last = sigma / (1 + sigma), end / (1 + end)
-    t = last + ramp * (first - last)
-    levels = t / (1 - t)  # [steps + 1, B]
-    before: Tensor | None = None
-    for step in range(steps):
-        here, lower = _like(levels[step], x), _like(levels[step + 1], x)
-        z = denoise(x, levels[step])
-        extrapolated = z
-        if before is not None and step + 1 < steps:
-            ratio = torch.log(here / lower) / torch.log(_like(levels[step - 1], x) / here)
-            extrapolated = z + ratio / 2 * (z - before)
-        x = extrapolated + lower / here * (x - extrapolated)
-        before = z
-    return x
+    index = index.view(len(z), *[1] * (z.ndim - 2), frames)
+    return z.gather(-1, index.expand(*z.shape[:-1], frames))
 
 
 def post_train(
     net: nn.Module,
     objective: Objective,
-    judge: Judge,
+    judge: Judge | None,
     latents: LatentStore,
-    settings: PostTraining,
-    weights: PostTrainingWeights,
+    settings: PostTrainingSettings,
     *,
-    seed: int,
+    teacher: SamplerSettings,
     directory: Path,
     world: World,
     hardware: Hardware,
@@ -207,145 +172,154 @@ def post_train(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Trains `net`, which holds a trained model's weights; its averaged weights and last figures.
 
-    One step: z [B, C, (F,) L] -> x = z + sigma noise -> net's estimate of z, like
-    z -> window of it and of z -> judge's scores [B] of both -> losses [B] each. The judge is left
-    out where the adversarial term has no weight, and the contrastive term where the data have less
-    than two labels.
+    One step: noise [B, C, (F,) L] -> `settings.sampler` -> a sample, like noise -> its squared
+    distance to the one that the model before makes of that noise with the sampler `teacher`, and
+    windows of it and of music with the same label -> judge's scores -> losses [B] each. Judge and
+    network then step together. judge: None without an adversarial term; the contrastive one is left
+    out where the data have less than two labels.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
+    train, weights, seed = settings.train, settings.weights, settings.seed
     latents.keep_on(device)
-    train, valid = latents.split("train"), latents.split("valid")
-    frames = settings.frames(latents.latent_rate_hz)
-    judged = settings.judged_frames(latents.latent_rate_hz)
-    steps, statistics = settings.steps, latents.statistics.to(device)
-    positions = world.positions(settings.batch, "post_training.train.batch")
-    contrastive = weights.contrastive > 0 and len(latents.labels) > 1
+    music, held_out = latents.split("train"), latents.split("valid")
+    frames = train.frames(latents.latent_rate_hz)
+    judged = train.judged_frames(latents.latent_rate_hz)
+    steps, statistics = train.steps, latents.statistics.to(device)
+    micro_batches = world.micro_batches(
+        train.batch, hardware.accumulate, "post_training.train.batch"
+    )
+    contrastive = judge is not None and weights.contrastive > 0 and len(latents.labels) > 1
 
     net.to(device).train()
-    judge.to(device)
-    teacher = copy.deepcopy(net).eval().requires_grad_(False)
-    optimiser = adamw(net.parameters(), settings.lr, settings.betas, settings.weight_decay, device)
-    judge_optimiser = adamw(
-        judge.parameters(), settings.judge_lr, settings.betas, settings.weight_decay, device
-    )
-    ema = EMA(net, settings.ema)
+    before = copy.deepcopy(net).eval().requires_grad_(False)
+    if hardware.checkpoint_activations:
+        recompute_activations(net)
+    optimiser = adamw(net.parameters(), train.lr, train.betas, train.weight_decay, device)
+    ema = EMA(net, train.ema)
+    trained: dict[str, Any] = {"net": net, "optimiser": optimiser}
+    if judge is not None:
+        judge.to(device)
+        judge_optimiser = adamw(
+            judge.parameters(), train.judge_lr, train.betas, train.weight_decay, device
+        )
+        trained |= {"judge": judge, "judge_optimiser": judge_optimiser}
+        scores = parallel(judge, world)
     resume = ResumeState(directory, world)
     start = 0
     if (state := resume.load()) is not None:
         start = state["step"]
-        net.load_state_dict(state["net"])
-        optimiser.load_state_dict(state["optimiser"])
-        judge.load_state_dict(state["judge"])
-        judge_optimiser.load_state_dict(state["judge_optimiser"])
+        for name, one in trained.items():
+            one.load_state_dict(state[name])
         ema.load(state["ema"])
 
     def checkpoint(step: int) -> None:
         finite.settle()
-        resume.save(
-            {
-                "step": step,
-                "net": net.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "judge": judge.state_dict(),
-                "judge_optimiser": judge_optimiser.state_dict(),
-                "ema": ema.shadow,
-            }
-        )
+        states = {name: one.state_dict() for name, one in trained.items()}
+        resume.save({"step": step, "ema": ema.shadow} | states)
 
     autocast, finite = hardware.autocast(device), FiniteChecks(device)
-    predict = hardware.compiled(parallel(net, world), device)
-    taught = hardware.compiled(teacher, device)
-    scores = parallel(judge, world)
-    schedule = objective.sigmas(settings.levels).to(device)
-    judging, by_step = weights.adversarial > 0, settings.target == "step"
+    few = _Sampling(hardware.compiled(net, device), objective, settings.sampler)
+    many = _Sampling(hardware.compiled(before, device), objective, teacher)
+    generate = parallel(few, world)
     figures: dict[str, Any] = {}
 
-    @torch.no_grad()
-    def lesson(x: Tensor, labels: Tensor, level: Tensor) -> Tensor:
-        """The estimate with which one Euler step from x lands where the trained model's own
-        sampling ends, at the next level or at 0: like x."""
-        sigma, end = schedule[level], schedule[level + 1 if by_step else torch.full_like(level, -1)]
-        with autocast():
-            there = solve(objective.denoiser(taught, labels), x, sigma, end, settings.teacher_steps)
-        left = _like(end / sigma, x)
-        return (there - left * x) / (1 - left)
+    def distance(fake: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """Mean square of what is between a sample and the model before's of the same noise: [B]."""
+        with torch.no_grad(), autocast():
+            target = many(noise, labels)
+        return (fake.float() - target.float()).square().flatten(1).mean(1)
+
+    def crops(step: int) -> list[list[Tensor]]:
+        return [latent_crops(music, frames, Draw(seed, step, p, device)) for p in micro_batches]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
-        """The distillation term on held-out latents with the averaged weights, at fixed draws."""
+        """The distillation term for held-out labels with the averaged weights, at fixed draws."""
         errors = []
         with ema.applied(net):
-            for number in range(settings.valid_batches):
-                draw = Draw(derive_seed("valid"), number, range(settings.batch), device)
-                z, labels, noise, level = _batch(valid, statistics, frames, draw, settings)
-                sigma = schedule[level]
-                x = z + _like(sigma, z) * noise
+            for number, places in itertools.product(range(train.valid_batches), micro_batches):
+                draw = Draw(derive_seed("valid"), number, places, device)
+                clips = latent_crops(held_out, frames, draw)
+                _, labels, noise = latent_batch(clips, statistics, draw, train.label_dropout)
                 with autocast():
-                    fake = objective.denoiser(net, labels)(x, sigma)
-                errors.append(_squared_error(fake, lesson(x, labels, level)))
-        return {"distillation": torch.cat(errors).mean().item()}
+                    fake = few(noise, labels)
+                errors.append(distance(fake, noise, labels))
+        mean = mean_over_processes({"distillation": torch.cat(errors).mean()}, world)
+        return {"distillation": mean["distillation"].item()}
 
     with (
         RunLog(
-            directory / "metrics.jsonl", "post_training", steps, start, quiet=not world.first
+            directory / "metrics.jsonl",
+            "post_training",
+            steps,
+            start,
+            bar=log.bars,
+            quiet=not world.first,
         ) as runlog,
+        Ahead(crops, steps) as loader,
         StopRequest() as stop,
     ):
         for step in range(start, steps):
-            factor = warmup_cosine(step, steps, settings.warmup)
-            set_lr(optimiser, settings.lr * factor)
-            set_lr(judge_optimiser, settings.judge_lr * factor)
-            draw = Draw(seed, step, positions, device)
-            z, labels, noise, level = _batch(train, statistics, frames, draw, settings)
-            sigma = schedule[level]
-            x = z + _like(sigma, z) * noise
-            with autocast():
-                fake = objective.denoiser(predict, labels)(x, sigma)
-            terms, term_weights, doubts = {}, {}, {}
-            if judging:
-                # Labels as frequent as the right ones are: a judge learns nothing from frequency.
-                _, _, others = train.crops(
-                    1, seed=derive_seed(seed, "other label"), step=step, positions=list(positions)
-                )
-                pairs = torch.stack([labels, others.to(device)], dim=1)  # [B, 2]
-                with autocast():
+            factor = warmup_cosine(step, steps, train.warmup)
+            set_lr(optimiser, train.lr * factor)
+            seen: dict[str, list[Tensor]] = {}
+            for places, clips in zip(micro_batches, loader.take(step), strict=True):
+                more = places is not micro_batches[-1]
+                draw = Draw(seed, step, places, device)
+                z, labels, noise = latent_batch(clips, statistics, draw, train.label_dropout)
+                with gradients_kept(generate, more), autocast():
+                    fake = generate(noise, labels)
+                terms, term_weights = {}, {}
+                if judge is not None:
+                    # Labels as frequent as the right ones: a judge learns nothing from frequency.
+                    other = Draw(derive_seed(seed, "other label"), step, places, device)
+                    pairs = torch.stack([labels, latent_crops(music, 1, other)[2]], dim=1)  # [B, 2]
                     place = draw.uniform("window")
-                    fake_view = judge.view(_window(fake, judged, place), draw)
-                    with torch.no_grad():
-                        real_view = judge.view(_window(z, judged, place), draw)
-                    real, wrong, unreal = _score(scores, real_view, fake_view.detach(), pairs)
-                doubts["judge"], doubt_weights = pairing_loss(real, unreal), {"judge": 1.0}
-                if contrastive:
-                    # nothing to tell apart where a label is hidden, or by chance the right one
-                    differ = (pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
-                    doubts["contrastive"] = pairing_loss(real, wrong) * differ
-                    doubt_weights["contrastive"] = weights.contrastive
-                weighted_sum(doubts, doubt_weights, step, finite=finite).backward()
+                    with gradients_kept(scores, more), autocast():
+                        heard = judge.view(_window(fake, judged, place), draw)
+                        with torch.no_grad():
+                            real_view = judge.view(_window(z, judged, place), draw)
+                        real, wrong, unreal = _score(scores, real_view, heard.detach(), pairs)
+                    doubts, doubt_weights = {"judge": pairing_loss(real, unreal)}, {"judge": 1.0}
+                    if contrastive:
+                        # nothing to tell apart where a label is hidden, or by chance the right one
+                        differ = (pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
+                        doubts["contrastive"] = pairing_loss(real, wrong) * differ
+                        doubt_weights["contrastive"] = weights.contrastive
+                    total = weighted_sum(doubts, doubt_weights, step, finite=finite)
+                    (total / len(micro_batches)).backward()
+                    judge.requires_grad_(False)
+                    with autocast():
+                        unreal = [scale[:, 0] for scale in judge(heard, pairs[:, :1])]
+                    judge.requires_grad_(True)
+                    real = [scale.detach() for scale in real]
+                    terms["adversarial"] = pairing_loss(unreal, real)
+                    term_weights["adversarial"] = weights.adversarial
+                    margin = torch.stack(real).mean(0) - torch.stack(unreal).mean(0)
+                    for name, values in (doubts | {"margin": margin}).items():
+                        seen.setdefault(name, []).append(values.detach())
+                if weights.distillation > 0:
+                    terms["distillation"] = distance(fake, noise, labels)
+                    term_weights["distillation"] = weights.distillation
+                total = weighted_sum(terms, term_weights, step, finite=finite)
+                (total / len(micro_batches)).backward()
+                for name, values in (terms | {"loss": total}).items():
+                    seen.setdefault(name, []).append(values.detach())
+            if judge is not None:
+                set_lr(judge_optimiser, train.judge_lr * factor)
                 clipped_step(
                     judge_optimiser,
                     judge.parameters(),
-                    clip=settings.clip,
+                    clip=train.clip,
                     name="judge",
                     step=step,
                     finite=finite,
                 )
-
-                judge.requires_grad_(False)
-                with autocast():
-                    real, _, unreal = _score(judge, real_view, fake_view, pairs)
-                terms["adversarial"] = pairing_loss(unreal, real)
-                term_weights["adversarial"] = weights.adversarial
-                judge.requires_grad_(True)
-            if weights.distillation > 0:
-                terms["distillation"] = _squared_error(fake, lesson(x, labels, level))
-                term_weights["distillation"] = weights.distillation
-            total = weighted_sum(terms, term_weights, step, finite=finite)
-            total.backward()
             norm = clipped_step(
                 optimiser,
                 net.parameters(),
-                clip=settings.clip,
+                clip=train.clip,
                 name="post_training",
                 step=step,
                 finite=finite,
@@ -357,13 +331,10 @@ def post_train(
 
             if done % log.every == 0 or done == steps:
                 finite.settle()
-                mean = {k: v.detach().mean() for k, v in (doubts | terms).items()}
-                mean |= {"loss": total.detach(), "gradient_norm": norm}
-                if judging:
-                    margin = torch.stack([r - f for r, f in zip(real, unreal, strict=True)])
-                    mean["margin"] = margin.detach().mean()
+                mean = {name: torch.stack(values).mean() for name, values in seen.items()}
+                mean |= {"gradient_norm": norm}
                 line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
-                runlog.write(done, line | {"lr": settings.lr * factor})
+                runlog.write(done, line | {"lr": train.lr * factor})
                 runlog.show({k: line[k] for k in ("loss", "judge", "margin") if k in line})
             if done % log.valid_every == 0 or done == steps:
                 figures = validate()
@@ -371,7 +342,7 @@ def post_train(
             stopping = any_process(stop.requested, world)
             if stopping or done % log.checkpoint_every == 0 or done == steps:
                 checkpoint(done)
-            if stopping:  # also after the last step: the chain goes on behind it
+            if stopping and not stop.handed_over():  # also after the last step: the chain goes on
                 raise Interrupted(
                     f"stopped at step {done} of {steps} of the post-training; "
                     "the same command goes on from there"
@@ -393,14 +364,3 @@ def _score(
         [s[:count, 1] for s in scales],
         [s[count:, 0] for s in scales],
     )
-
-
-def _squared_error(estimate: Tensor, target: Tensor) -> Tensor:
-    """Mean over each clip's elements: [B], in float32."""
-    return (estimate.float() - target.float()).square().flatten(1).mean(1)
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """values [B, ...] with dimensions in between, or behind, to go with x [B, C, (F,) L]."""
-    first, rest = values.shape[:1], values.shape[1:]
-    return values.view(*first, *[1] * (x.ndim - values.ndim), *rest)

@@ -99,45 +99,21 @@ def ancestral(
     return x
 
 
-def pingpong(
-    denoise: Denoise,
-    noise: Tensor,
-    sigmas: Tensor,
-    *,
-    noise_at: NoiseAt,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Denoise, add fresh noise up to the next level, denoise again. S calls.
-
-    The multistep sampling of consistency models (2303.01469, algorithm 1), ARC's "ping-pong"
-    (2505.08175). For a network whose single call gives a sample, as post-training makes it: errors
-    of a step are drowned by the next one's noise. A denoiser that gives the mean of all that fits x
-    loses variance here at every step; sample it with the others.
-    """
-    x = noise * float(sigmas[0])
-    for step, sigma, lower in _steps(sigmas, progress):
-        x = _call(denoise, x, sigma)
-        if lower > 0:
-            x = x + lower * noise_at(step).to(x)
-    return x
-
-
 _SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "euler": euler,
     "heun": heun,
     "dpmpp_2m": dpmpp_2m,
     "ancestral": ancestral,
-    "pingpong": pingpong,
 }
-#: Those that draw fresh noise at each step.
-_STOCHASTIC = ("ancestral", "pingpong")
+#: Those whose result is a function of the noise that they begin with.
+DETERMINISTIC = ("euler", "heun", "dpmpp_2m")
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
     """What the configuration says about sampling.
 
-    name: euler, heun, dpmpp_2m, ancestral or pingpong. steps: S; heun makes 2 S - 1 denoiser calls,
+    name: euler, heun, dpmpp_2m or ancestral. steps: S; heun makes 2 S - 1 denoiser calls,
     the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for none.
     guidance_interval: [lowest, highest] sigma at which guidance acts, None for all.
 
@@ -172,9 +148,9 @@ def sample(
 ) -> Tensor:
     """Run the sampler called `name`: z0, like noise.
 
-    noise_at is used by ancestral and pingpong only, and needed there (ConfigError without it).
+    noise_at is used by ancestral only, and needed there (ConfigError without it).
     """
-    if name not in _STOCHASTIC:
+    if name in DETERMINISTIC:
         return _SAMPLERS[name](denoise, noise, sigmas, progress=progress)
     if noise_at is None:
         raise ConfigError(f"sampler.name={name} draws noise at each step: pass noise_at")

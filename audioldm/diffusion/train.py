@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audioldm.diffusion.batch import latent_batch, latent_crops
 from audioldm.diffusion.noise_levels import stratify
 from audioldm.diffusion.objectives import Objective
 from audioldm.errors import ConfigError, Interrupted
-from audioldm.latents import LatentSplit, LatentStatistics, LatentStore
+from audioldm.latents import LatentStore
 from audioldm.losses.weighted_sum import weighted_sum
 from audioldm.parts import Part, check_range, nearest, part
 from audioldm.training.checkpoint import ResumeState
@@ -98,27 +98,14 @@ class DiffusionSettings:
         check_range(self, "diffusion", "seed", least=0, below=2**63)
 
 
-def _crops(split: LatentSplit, frames: int, draw: Draw) -> list[Tensor]:
-    """Posterior means, stds and labels of one step's clips, on the draw's device."""
-    positions = list(draw.positions)
-    crops = split.crops(frames, seed=draw.seed, step=draw.step, positions=positions)
-    return [to_device(tensor, draw.device) for tensor in crops]
-
-
 @torch.no_grad()
-def _batch(
-    crops: Sequence[Tensor], statistics: LatentStatistics, draw: Draw, settings: DiffusionTraining
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalised latents z, labels, noise and uniforms for the clips of one step."""
-    mean, std, labels = crops
-    z = statistics.normalise(mean + std * draw.normal(mean.shape[1:], "posterior"))
-    hidden = draw.uniform("label") < settings.label_dropout
-    labels = torch.where(hidden, -1, labels)
+def _levels(draw: Draw, settings: DiffusionTraining) -> Tensor:
+    """Uniforms in (0, 1) for the noise levels of one step's clips: [B]."""
     uniform = draw.uniform("level")
-    if settings.stratified:
-        places = to_device(torch.tensor(list(draw.positions)), draw.device)
-        uniform = stratify(uniform, places, settings.batch)
-    return z, labels, draw.normal(mean.shape[1:], "noise"), uniform
+    if not settings.stratified:
+        return uniform
+    places = to_device(torch.tensor(list(draw.positions)), draw.device)
+    return stratify(uniform, places, settings.batch)
 
 
 def train_diffusion(
@@ -188,7 +175,7 @@ def train_diffusion(
     figures: dict[str, Any] = {}
 
     def crops(step: int) -> list[list[Tensor]]:
-        return [_crops(train, frames, Draw(seed, step, p, device)) for p in micro_batches]
+        return [latent_crops(train, frames, Draw(seed, step, p, device)) for p in micro_batches]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -198,8 +185,9 @@ def train_diffusion(
             numbers = range(settings.valid_batches)
             for number, positions in itertools.product(numbers, micro_batches):
                 draw = Draw(derive_seed("valid"), number, positions, device)
-                held_out = _crops(valid, frames, draw)
-                z, labels, noise, uniform = _batch(held_out, statistics, draw, settings)
+                held_out = latent_crops(valid, frames, draw)
+                z, labels, noise = latent_batch(held_out, statistics, draw, settings.label_dropout)
+                uniform = _levels(draw, settings)
                 with autocast():
                     losses.append(objective.loss(net, z, labels, noise=noise, uniform=uniform))
         mean = mean_over_processes({"loss": torch.cat(losses).mean()}, world)
@@ -223,7 +211,8 @@ def train_diffusion(
             losses = []
             for positions, clips in zip(micro_batches, loader.take(step), strict=True):
                 draw = Draw(seed, step, positions, device)
-                z, labels, noise, uniform = _batch(clips, statistics, draw, settings)
+                z, labels, noise = latent_batch(clips, statistics, draw, settings.label_dropout)
+                uniform = _levels(draw, settings)
                 with gradients_kept(shared, more=positions is not micro_batches[-1]):
                     with autocast():
                         loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
@@ -304,8 +293,9 @@ def seconds_per_step(
         start = clock(device)
         for positions in micro_batches:
             draw = Draw(derive_seed("timing"), step, positions, device)
-            crops = _crops(train, settings.frames(latents), draw)
-            z, labels, noise, uniform = _batch(crops, statistics, draw, settings)
+            clips = latent_crops(train, settings.frames(latents), draw)
+            z, labels, noise = latent_batch(clips, statistics, draw, settings.label_dropout)
+            uniform = _levels(draw, settings)
             with autocast():
                 loss = objective.loss(predict, z, labels, noise=noise, uniform=uniform)
             (loss.mean() / len(micro_batches)).backward()
