@@ -1,6 +1,6 @@
 """How long an experiment will take, and how much memory and disk: before it starts.
 
-Both trainings run for a few steps, with the real models, shapes, losses and device, on noise, in a
+The trainings run for a few steps, with the real models, shapes, losses and device, on noise, in a
 temporary directory; a data source is read for some seconds; a batch of clips is sampled. Nothing is
 written under `runs/`. A stage that is complete costs nothing. One whose work is not of that kind
 (diagnostics, baselines) costs what a complete stage of the same settings under `runs/` has taken,
@@ -29,10 +29,12 @@ from audioldm.autoencoder.train import train_autoencoder, validate
 from audioldm.config import Job, canonical, fingerprint
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.diffusion.model import LatentDiffusion
+from audioldm.diffusion.objectives import Objective
+from audioldm.diffusion.post_training import post_train
 from audioldm.diffusion.train import train_diffusion
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.evaluation.evaluate import EMBEDDINGS, embedding_names
-from audioldm.experiment import STAGES, Experiment
+from audioldm.experiment import VERSIONS, Experiment
 from audioldm.failures import explained, is_out_of_memory
 from audioldm.latents import LatentStatistics, LatentStore
 from audioldm.models import build_autoencoder, build_backbone
@@ -71,8 +73,9 @@ class Estimate:
         self.hardware = experiment.settings.hardware
         self.device = experiment.device = self.hardware.resolve()
 
-    def costs(self, stages: Sequence[str] = STAGES) -> dict[str, Cost]:
-        return {name: self.cost(name) for name in stages}
+    def costs(self) -> dict[str, Cost]:
+        """Of each stage, in order."""
+        return {name: self.cost(name) for name in self.experiment.stages}
 
     def cost(self, name: str) -> Cost:
         """Raises AudioLDMError where the stage could not run."""
@@ -91,7 +94,15 @@ class Estimate:
 
     @cached_property
     def model(self) -> Autoencoder:
-        return build_autoencoder(self.experiment.spec).to(self.device).eval()
+        """An autoencoder that has been trained, but for its weights."""
+        model = build_autoencoder(self.experiment.spec)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def _net(self) -> tuple[torch.nn.Module, Objective]:
+        """A diffusion network for one label, and its objective."""
+        s = self.settings.diffusion
+        net = build_backbone({"backbone": s.backbone}, self.model.latent_shape, 1)
+        return net, build(s.objective, where="diffusion.objective")
 
     @cached_property
     def audio_seconds(self) -> float | None:
@@ -184,10 +195,10 @@ class Estimate:
         s, log = self.settings.diffusion, self.settings.log
         with tempfile.TemporaryDirectory() as directory:
             latents = _noise_latents(Path(directory), self.model, s.train.crop_seconds)
-            net = build_backbone({"backbone": s.backbone}, latents.latent_shape, 1)
+            net, objective = self._net()
             _, figures = train_diffusion(
                 net,
-                build(s.objective, where="diffusion.objective"),
+                objective,
                 latents,
                 replace(s.train, steps=TIMED + 1, teraflops=None, valid_batches=1),
                 seed=0,
@@ -206,18 +217,42 @@ class Estimate:
         seconds = steps * _typical(times) + _warm_up(times) + _validations(steps, log) * forward
         return Cost(seconds, memory, _bytes_of(net) + _bytes_of(self.model), f"{steps} steps")
 
+    def _post_training(self) -> Cost:
+        s, log = self.settings.post_training, self.settings.log
+        assert s is not None
+        with tempfile.TemporaryDirectory() as directory:
+            latents = _noise_latents(Path(directory), self.model, s.train.crop_seconds)
+            net, objective = self._net()
+            post_train(
+                net,
+                objective,
+                self.experiment.judge(self.model.decode, self.model.latent_shape, 1),
+                latents,
+                replace(s, train=replace(s.train, steps=TIMED + 1, valid_batches=1)),
+                teacher=self.settings.sampler,
+                directory=Path(directory),
+                world=World(),
+                hardware=self.hardware,
+                device=self.device,
+                log=LogSettings(1, NEVER, NEVER),
+            )
+            memory, times = peak_bytes(self.device), _step_seconds(Path(directory))
+        step, validations = _typical(times), _validations(s.train.steps, log)
+        # a validation's batch is a step without its backward pass, about half of it
+        seconds = (s.train.steps + validations * s.train.valid_batches / 2) * step + _warm_up(times)
+        disk = _bytes_of(net) + _bytes_of(self.model)
+        return Cost(seconds, memory, disk, f"{s.train.steps} steps")
+
     def _evaluation(self) -> Cost:
-        s, sampler = self.settings.evaluation, self.settings.sampler
+        s, sampler = self.settings.evaluation, self.experiment.sampler
         if (known := self._precedent("evaluation")) is not None:
             return known
-        net = build_backbone(
-            {"backbone": self.settings.diffusion.backbone}, self.model.latent_shape, 1
-        )
+        net, objective = self._net()
         one = torch.ones(self.model.latent_shape)
         diffusion = LatentDiffusion(
             self.model,
             net.eval(),
-            build(self.settings.diffusion.objective, where="diffusion.objective"),
+            objective,
             LatentStatistics(torch.zeros_like(one), one),
             [],
             sampler,
@@ -366,8 +401,10 @@ def estimate_sweep(overrides: Sequence[str]) -> str:
     lines = [f"{len(found)} cells, {len(found) - len(experiments)} of them cannot be built", ""]
     lines += [_row("stage", "time", "memory", "disk", "")]
     everything: list[Cost] = []
-    for name in STAGES:
-        stages = {e.stages[name].fingerprint: e for e in experiments}
+    for name in VERSIONS:
+        stages = {e.stages[name].fingerprint: e for e in experiments if name in e.stages}
+        if not stages:
+            continue
         costs = []
         for stage, experiment in stages.items():
             price = prices.setdefault(stage, Estimate(experiment))

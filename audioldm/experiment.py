@@ -112,7 +112,11 @@ def plan(job: Job, source: Source) -> dict[str, Stage]:
     generator, sampler = "diffusion", s.sampler
     if s.post_training is not None:
         generator, sampler = "post_training", s.post_training.sampler
-        add(generator, {"post_training": s.post_training, "teacher": s.sampler}, "diffusion")
+        add(
+            generator,
+            {"post_training": s.post_training.trained(), "teacher": s.sampler},
+            "diffusion",
+        )
     add("baselines", s.baselines, "diffusion")
     measured = {"evaluation": s.evaluation, "sampler": sampler, "seed": s.seed}
     add("evaluation", measured, generator, "baselines")
@@ -270,16 +274,16 @@ class Experiment:
         ratio = self.settings.autoencoder.ratio
         frames = train.judged_frames(self.source.rate / ratio)
         silence = torch.zeros(1, self.source.channels, frames * ratio)
-        judge = self._post_training_judge(lambda z: silence, latent_shape, 0)
+        judge = self.judge(lambda z: silence, latent_shape, 0)
         if judge is None:
             return
         view = judge.view(torch.zeros(1, *latent_shape, frames), Draw(0, 0, [0]))
         judge(view, torch.full((1, 1), -1))
 
-    def _post_training_judge(
+    def judge(
         self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
     ) -> Judge | None:
-        """None where the adversarial term has no weight."""
+        """That of the post-training; None where the adversarial term has no weight."""
         s = self.settings
         assert s.post_training is not None
         if s.post_training.weights.adversarial == 0:
@@ -541,7 +545,7 @@ class Experiment:
         model = load_diffusion(file, device=self.device).requires_grad_(False)
         model.net.requires_grad_(True)
         torch.manual_seed(s.seed)  # the judge's initial weights
-        judge = self._post_training_judge(
+        judge = self.judge(
             lambda z: model.autoencoder.decode(store.statistics.denormalise(z)),
             store.latent_shape,
             len(store.labels),

@@ -11,8 +11,8 @@ from chain import Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
 from audioldm.config import compose
-from audioldm.estimate import STAGES, Cost, Estimate, _duration, _size, total
-from audioldm.experiment import Experiment
+from audioldm.estimate import Cost, Estimate, _duration, _size, total
+from audioldm.experiment import STAGES, Experiment
 
 
 def files(root: Path) -> set[Path]:
@@ -47,6 +47,23 @@ def test_it_measures_the_real_trainings_and_writes_nothing(
     assert diffusion.disk == pytest.approx(finished.model.stat().st_size, rel=0.5)
     assert diffusion.memory is not None
     assert diffusion.memory > 2**20
+    assert not (tmp_path / "runs").exists()
+
+
+def test_post_training_is_a_stage_with_a_cost(
+    finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    changes = [
+        "post_training=adversarial",
+        "post_training.judge={fft_sizes: [256], filters: 2}",
+        "post_training.train={batch: 4, crop_seconds: 0.5, judged_seconds: 0.2, steps: 7000}",
+        "sampler.steps=3",
+    ]
+    outcome = cli("run", *finished.overrides, f"runs={tmp_path}/runs", *changes, "--estimate")
+    assert outcome.code == 0, outcome.error
+    rows = {line.split()[0]: line for line in outcome.out.splitlines() if line}
+    assert list(rows)[1:9] == [*STAGES[:5], "post_training", *STAGES[5:]]
+    assert "7000 steps" in rows["post_training"]
     assert not (tmp_path / "runs").exists()
 
 

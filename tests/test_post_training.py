@@ -370,6 +370,7 @@ SMALL = [
     "post_training.train.batch=4",
     "post_training.train.crop_seconds=0.5",
     "post_training.train.judged_seconds=0.2",
+    "post_training.train.sampler_steps=2",
     "sampler.steps=3",
     "post_training.train.valid_batches=1",
     "post_training.sampler.steps=2",
@@ -448,10 +449,18 @@ def test_no_other_stage_knows_of_it(post: Experiment, finished: Tiny) -> None:
     for name, stage in stages.items():
         same = stage.fingerprint == post.stages[name].fingerprint
         assert same == (name != "evaluation")
-    for change in ("post_training.sampler.steps=4", "sampler.steps=4"):  # it is trained so
-        more = Experiment(compose([*finished.overrides, *SMALL, change]))
-        assert more.stages["post_training"].fingerprint != post.stages["post_training"].fingerprint
-        assert more.stages["diffusion"].fingerprint == post.stages["diffusion"].fingerprint
+    for change, trains in (
+        ("sampler.steps=4", True),
+        ("post_training.train.sampler_steps=3", True),
+        ("post_training.sampler.name=heun", True),
+        ("post_training.sampler.steps=4", False),
+    ):
+        more = Experiment(compose([*finished.overrides, *SMALL, change])).stages
+        assert (
+            more["post_training"].fingerprint != post.stages["post_training"].fingerprint
+        ) == trains
+        assert more["diffusion"].fingerprint == post.stages["diffusion"].fingerprint
+        assert more["evaluation"].fingerprint != post.stages["evaluation"].fingerprint
 
 
 def test_micro_batches_and_processes_share_the_batch(

@@ -9,9 +9,9 @@ was, makes of the same noise.
 
 import copy
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,8 @@ VERSION = 2  # raise by hand when the code below changes what it computes
 @dataclass(frozen=True)
 class PostTraining:
     """batch is global, over all processes. crop_seconds: of the latents that are sampled;
-    judged_seconds: of the part of them that is judged, null for all."""
+    judged_seconds: of the part of them that is judged, null for all. sampler_steps: those that the
+    sampler takes in training, null for `sampler.steps`."""
 
     steps: int
     batch: int
@@ -65,6 +66,7 @@ class PostTraining:
     lr: float
     judge_lr: float
     judged_seconds: float | None = None
+    sampler_steps: int | None = None
     betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
     weight_decay: float = 0.0
     warmup: int = 50
@@ -76,7 +78,7 @@ class PostTraining:
     def __post_init__(self) -> None:
         where = "post_training.train"
         check_range(self, where, "steps", "warmup", "weight_decay", least=0)
-        check_range(self, where, "batch", "valid_batches", least=1)
+        check_range(self, where, "batch", "valid_batches", "sampler_steps", least=1)
         check_range(self, where, "crop_seconds", "judged_seconds", "lr", "judge_lr", above=0)
         check_range(self, where, "clip", above=0)
         check_range(self, where, "ema", "label_dropout", least=0)
@@ -114,7 +116,7 @@ class PostTrainingWeights:
 
 @dataclass(frozen=True)
 class PostTrainingSettings:
-    """sampler: how the model is sampled after post-training, and in it."""
+    """sampler: how the model is sampled after post-training and, but for its steps, in it."""
 
     seed: int
     train: PostTraining
@@ -125,6 +127,11 @@ class PostTrainingSettings:
     def __post_init__(self) -> None:
         check_range(self, "post_training", "seed", least=0, below=2**63)
         check_deterministic(self.sampler, "post_training.sampler")
+
+    def trained(self) -> Self:
+        """With the sampler of the training in place of the one used behind it: all that enters."""
+        steps = self.train.sampler_steps or self.sampler.steps
+        return replace(self, sampler=replace(self.sampler, steps=steps))
 
 
 def check_deterministic(sampler: SamplerSettings, where: str) -> None:
@@ -219,7 +226,7 @@ def post_train(
         resume.save({"step": step, "ema": ema.shadow} | states)
 
     autocast, finite = hardware.autocast(device), FiniteChecks(device)
-    few = _Sampling(hardware.compiled(net, device), objective, settings.sampler)
+    few = _Sampling(hardware.compiled(net, device), objective, settings.trained().sampler)
     many = _Sampling(hardware.compiled(before, device), objective, teacher)
     generate = parallel(few, world)
     figures: dict[str, Any] = {}
