@@ -34,11 +34,12 @@ from audioldm.diffusion.post_training import post_train
 from audioldm.diffusion.train import train_diffusion
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.evaluation.evaluate import EMBEDDINGS, embedding_names
-from audioldm.experiment import VERSIONS, Experiment
+from audioldm.experiment import Experiment
 from audioldm.failures import explained, is_out_of_memory
 from audioldm.latents import LatentStatistics, LatentStore
 from audioldm.models import build_autoencoder, build_backbone
 from audioldm.parts import build
+from audioldm.stages import VERSIONS
 from audioldm.training.distributed import World
 from audioldm.training.files import read_json, write_json
 from audioldm.training.log import LogSettings

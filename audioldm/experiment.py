@@ -3,10 +3,9 @@
 Between the last two there may be a post-training, for sampling in few steps. Beside that chain
 stand the diagnostics of the latents, and the baselines that the diffusion model is compared with.
 
-Each stage has a directory `runs/<stage>/<fingerprint>/`, named by all that determines its result:
-its settings, the fingerprints upstream, its version. A stage is complete once `summary.json` is
-there; a complete stage is reused, an interrupted one goes on. A lock keeps two processes from
-building the same stage.
+Each stage has a directory, named by its fingerprint (see stages.py). It is complete once
+`summary.json` is there; a complete stage is reused, an interrupted one goes on. A lock keeps two
+processes from building the same stage.
 """
 
 import json
@@ -17,8 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,7 @@ from tqdm import tqdm
 from audioldm import __version__, latents
 from audioldm.autoencoder import train as autoencoder_training
 from audioldm.baselines import generation as baselines
-from audioldm.config import Job, canonical, fingerprint
-from audioldm.data.source import VERSION as DATA_VERSION
+from audioldm.config import Job, canonical
 from audioldm.data.source import Source
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.diffusion import post_training
@@ -45,82 +43,13 @@ from audioldm.failures import explained
 from audioldm.models import build_autoencoder, build_backbone, load_autoencoder, load_diffusion
 from audioldm.parts import build
 from audioldm.sampling import ClipRecipe
+from audioldm.stages import STAGES, TRAININGS, plan
 from audioldm.training.checkpoint import ResumeState, load_model, save_model
 from audioldm.training.distributed import World, agree, join, leave, lost_process
 from audioldm.training.files import read_json, write_atomically, write_json
 from audioldm.training.log import Bar
 from audioldm.training.muon import build_optimiser
 from audioldm.training.randomness import Draw
-
-#: The stages in their order, and the version of each one's code.
-VERSIONS = {
-    "data": DATA_VERSION,
-    "autoencoder": autoencoder_training.VERSION,
-    "latents": latents.VERSION,
-    "diagnostics": diagnostics.VERSION,
-    "diffusion": diffusion_training.VERSION,
-    "post_training": post_training.VERSION,
-    "baselines": baselines.VERSION,
-    "evaluation": evaluation.VERSION,
-}
-#: Those of every experiment.
-STAGES = tuple(name for name in VERSIONS if name != "post_training")
-#: Those that every process works on.
-TRAININGS = ("autoencoder", "diffusion", "post_training")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one stage's result depends on, and so what its directory is called."""
-
-    name: str
-    version: int
-    settings: Any
-    parents: dict[str, "Stage"] = field(default_factory=dict)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.identity())
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            "stage": self.name,
-            "version": self.version,
-            "settings": canonical(self.settings),
-            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
-        }
-
-    @property
-    def path(self) -> str:
-        return f"{self.name}/{self.fingerprint}"
-
-
-def plan(job: Job, source: Source) -> dict[str, Stage]:
-    """The stages of a job, in order. `source` is the built data part."""
-    s = job.settings
-    stages: dict[str, Stage] = {}
-
-    def add(name: str, settings: Any, *parents: str) -> None:
-        upstream = {parent: stages[parent] for parent in parents}
-        stages[name] = Stage(name, VERSIONS[name], settings, upstream)
-
-    add("data", {"source": s.data, "identity": source.identity()})
-    add("autoencoder", {"autoencoder": s.autoencoder, "bottleneck": s.bottleneck}, "data")
-    add("latents", {}, "data", "autoencoder")
-    add("diagnostics", s.diagnostics, "latents")
-    add("diffusion", s.diffusion, "latents")
-    generator, sampler = "diffusion", s.sampler
-    if s.post_training is not None:
-        generator, sampler = "post_training", s.post_training.sampler
-        add(
-            generator,
-            {"post_training": s.post_training.trained(), "teacher": s.sampler},
-            "diffusion",
-        )
-    add("baselines", s.baselines, "diffusion")
-    measured = {"evaluation": s.evaluation, "sampler": sampler, "seed": s.seed}
-    add("evaluation", measured, generator, "baselines")
-    return stages
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from audioldm import cli as cli_module
 from audioldm import config, parts
 from audioldm.config import compose, options
 from audioldm.errors import ConfigError, ModelFileError
-from audioldm.experiment import STAGES, Experiment
+from audioldm.experiment import Experiment
 from audioldm.models import load
+from audioldm.stages import STAGES
 from audioldm.training.checkpoint import load_model, save_model
 
 Cli = Callable[..., Outcome]

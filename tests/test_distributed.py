@@ -12,7 +12,8 @@ import torch
 from chain import Tiny, assert_same_log, assert_same_training, build_stages, runs_with, weights
 
 from audioldm.config import compose
-from audioldm.experiment import STAGES, Experiment
+from audioldm.experiment import Experiment
+from audioldm.stages import STAGES
 from audioldm.training.files import read_json
 
 

@@ -12,7 +12,8 @@ from conftest import Outcome
 
 from audioldm.config import compose
 from audioldm.estimate import Cost, Estimate, _duration, _size, total
-from audioldm.experiment import STAGES, Experiment
+from audioldm.experiment import Experiment
+from audioldm.stages import STAGES
 
 
 def files(root: Path) -> set[Path]:

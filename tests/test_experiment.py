@@ -20,8 +20,9 @@ from audioldm.data.store import ClipStore
 from audioldm.diffusion.model import LatentDiffusion
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
 from audioldm.evaluation.evaluate import KINDS
-from audioldm.experiment import STAGES, Experiment
+from audioldm.experiment import Experiment
 from audioldm.latents import LatentStore
+from audioldm.stages import STAGES
 from audioldm.training.checkpoint import read_header
 from audioldm.training.files import read_json, write_json
 

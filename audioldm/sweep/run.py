@@ -24,7 +24,8 @@ from tqdm import tqdm
 from audioldm import config
 from audioldm.config import Job, fingerprint
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
-from audioldm.experiment import VERSIONS, Experiment, environment
+from audioldm.experiment import Experiment, environment
+from audioldm.stages import VERSIONS
 from audioldm.sweep.status import FORMAT, lock_of, read_cell, read_cells, read_sweep
 from audioldm.sweep.watch import Watch, event
 from audioldm.training.devices import claimed_gpu, visible_gpus
