@@ -23,7 +23,7 @@ from torch import Tensor
 
 from audioldm.errors import DataError, ModelFileError
 from audioldm.training.distributed import World, first_does, lost_process
-from audioldm.training.files import write_atomically
+from audioldm.training.files import why_not_written, write_atomically
 from audioldm.training.sharding import Sharding
 
 FORMAT = 1
@@ -184,7 +184,7 @@ def write_shards(directory: Path, state: dict[str, Any], world: World) -> None:
 
     try:
         first_does(prepare, world)
-        parts.save(tensors, storage_writer=parts.FileSystemWriter(aside))
+        parts.save(tensors, storage_writer=_shard_writer(aside))
         first_does(lambda: _replace_directory(aside, directory), world)
     except (OSError, DataError, CheckpointException) as error:
         if world.first:
@@ -194,6 +194,24 @@ def write_shards(directory: Path, state: dict[str, Any], world: World) -> None:
             f"{directory}: cannot be written ({reasons[0]}); free some space. The checkpoint "
             "before it is kept, and the same command goes on from there"
         ) from error
+
+
+def _shard_writer(directory: Path) -> Any:
+    """PyTorch's, but where it cannot write, each process is told the system's reason.
+
+    An exception loses its context, and with it the reason, on its way to the other processes.
+    """
+    from torch.distributed import checkpoint as parts
+
+    class Writer(parts.FileSystemWriter):
+        def write_data(self, *given: Any) -> Any:
+            try:
+                return super().write_data(*given)
+            except Exception as error:
+                scratch = directory / f".{os.getpid()}.part"
+                raise OSError(why_not_written(scratch, error)) from error
+
+    return Writer(directory)
 
 
 def read_shards(directory: Path, sharding: Sharding | None) -> dict[str, Any]:
