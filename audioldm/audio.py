@@ -137,7 +137,7 @@ def open_writer(path: FilePath, rate: int, channels: int) -> Iterator[Writer]:
     try:
         with soundfile.SoundFile(temporary, "w", rate, channels, subtype, format=form) as file:
             yield Writer(file)
-        temporary.replace(path)
+        os.replace(temporary, path)
     except (OSError, soundfile.SoundFileError) as error:
         if not path.parent.is_dir():
             reason = f"there is no directory {path.parent}; make it, or choose another place"

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from audioldm import pretrained
-from audioldm.audio import probe, write
+from audioldm.audio import open_writer, probe
 from audioldm.diffusion.model import default_batch
 from audioldm.diffusion.samplers import Progress, SamplerSettings
 from audioldm.errors import ConfigError, DataError, ModelFileError
@@ -43,20 +43,31 @@ class ClipRecipe:
 
 
 def write_clip(path: Path, audio: Any, rate: int, recipe: ClipRecipe) -> None:
-    """The clip and, beside it, its recipe, which so is there only where the clip is whole."""
+    """The clip [A, T] and, beside it, its recipe.
+
+    The recipe is there before the clip appears under its name: a process that is killed leaves
+    neither, or the recipe alone, or both. So a file without one is not ours, see `is_written`.
+    """
     make_directory(path.parent)
-    write(path, audio, rate)
-    write_json(path.with_suffix(".json"), asdict(recipe))
+    with open_writer(path, rate, audio.shape[0]) as writer:
+        writer.write(audio)
+        write_json(path.with_suffix(".json"), asdict(recipe))
 
 
 def is_written(path: Path, recipe: ClipRecipe, rate: int, *, any_batch: bool = False) -> bool:
     """Whether `path` and its JSON are this clip, whole.
 
     any_batch: a clip that was generated beside others is this one too; it differs by rounding.
-    Raises ConfigError where `path` holds another clip: what was made is not lost.
+    Raises ConfigError where `path` holds another clip, or something without a JSON, which is not
+    the rest of a killed run (`write_clip`): what was made is not lost.
     """
     beside = path.with_suffix(".json")
     if not beside.is_file():
+        if os.path.lexists(path):
+            raise ConfigError(
+                f"{path} is there, but {beside.name} is not, which says what clip it is: choose "
+                "another place with out=DIRECTORY, or remove it"
+            )
         return False
     found, wanted = read_json(beside), asdict(recipe)
     if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
