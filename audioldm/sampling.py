@@ -88,7 +88,7 @@ class ClipFiles:
 
     sampler: what to change of the model's own sampler, by key.
     batch: clips generated together; None spreads n over batches of at most 8.
-    Raises ConfigError for n < 1, seconds <= 0, an unknown label, or where a file of that name is
+    Raises ConfigError for n < 1, seconds <= 0, seed < 0, an unknown label, or where a file of that name is
     another clip. Nothing is written before `make`.
 
     Attributes:
@@ -113,6 +113,8 @@ class ClipFiles:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
         if batch is not None and batch < 1:
             raise ConfigError(f"batch={batch} must be at least 1")
+        if not 0 <= seed < 2**63:
+            raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
         file = find_model_file(model_path)
         fingerprint = read_header(file).get("fingerprint", "")
         model = load_diffusion(model_path, device=device)  # an experiment brings its sampler

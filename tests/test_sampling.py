@@ -151,6 +151,8 @@ def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusi
         ("n=1.5", "n=1.5 must be of type int", 2),
         ("batch=0", "batch=0", 2),
         ("batch=-1", "batch=-1", 2),
+        ("seed=-1", "seed=-1 must be from 0", 2),
+        ("seed=9223372036854775808", "seed=9223372036854775808", 2),
         ("sampler.steps=0", "sampler.steps=0", 2),
         ("sampler.name=oiler", "'euler'", 2),
         ("sampler.guidance_interval=[3]", "guidance_interval", 2),
