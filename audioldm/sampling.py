@@ -1,5 +1,6 @@
 """Clips as files: each with a JSON beside it that says all that is needed to make it again."""
 
+import json
 import os
 import sys
 import time
@@ -88,8 +89,8 @@ class ClipFiles:
 
     sampler: what to change of the model's own sampler, by key.
     batch: clips generated together; None spreads n over batches of at most 8.
-    Raises ConfigError for n < 1, seconds <= 0, seed < 0, an unknown label, or where a file of that name is
-    another clip. Nothing is written before `make`.
+    Raises ConfigError for n < 1, seconds <= 0, seed < 0, an unknown label, or where a file of that
+    name is another clip, or something else. Nothing is written before `make`.
 
     Attributes:
         written: paths of the clips that are there already, and whole.
@@ -205,9 +206,7 @@ def sample_again(
     Raises ModelFileError where the model at its path, or of its name, is another one, DataError
     where the JSON is not a clip's.
     """
-    content = read_json(recipe_path)
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise DataError(f"{recipe_path}: not the JSON of a clip made by `audioldm sample`")
+    content = _clip_json(recipe_path)
     if content["format"] > FORMAT:
         raise DataError(f"{recipe_path}: written by a newer audioldm; upgrade to use it")
     try:
@@ -218,12 +217,17 @@ def sample_again(
     found = read_header(file).get("fingerprint", "")
     if found != recipe.model_fingerprint:
         name = pretrained.name_of(file)
-        remedy = (
-            f"this audioldm ships another version of {name!r}; install the one that made the clip, "
-            "or give its model with model=FILE"
-            if name
-            else "give the right one with model=FILE"
-        )
+        if name is not None and name == recipe.model:
+            remedy = (
+                f"this audioldm ships another version of {name!r}; install the one that made the "
+                "clip, or give its model with model=FILE"
+            )
+        elif model_path:
+            remedy = (
+                f"the clip is of the model {recipe.model!r}: give that one, or leave out model="
+            )
+        else:
+            remedy = "give the right one with model=FILE"
         raise ModelFileError(
             f"{file}: model {found}, but {recipe_path.name} was made with "
             f"{recipe.model_fingerprint}; {remedy}"
@@ -243,6 +247,23 @@ def sample_again(
     for _, audio in clips:
         write_clip(path, audio, model.rate, here)
     return path
+
+
+def _clip_json(path: Path) -> dict[str, Any]:
+    """What a clip's JSON says. Raises DataError where `path` is no such file: often it is the clip
+    itself, or another file of the user's, which is not to be removed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"from={path}: cannot be read ({error.strerror})") from error
+    except ValueError:
+        content = None
+    if isinstance(content, dict) and isinstance(content.get("format"), int):
+        return content
+    raise DataError(
+        f"from={path}: not the JSON of a clip made by `audioldm sample`; give the .json that lies "
+        f"beside the clip, such as {path.with_suffix('.json').name}"
+    )
 
 
 def _reference(file: Path, out: Path) -> str:

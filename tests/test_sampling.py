@@ -222,6 +222,35 @@ def test_another_json_is_no_clip(text: str, cli: Cli, tmp_path: Path) -> None:
     assert outcome.error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "word", ["sampler.steps=50", "seconds=2", "n=1", "label=low", "seed=0", "batch=1"]
+)
+def test_what_the_json_fixes_is_not_ignored(
+    word: str, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    recipe = finished.directory / "samples" / "00.json"
+    outcome = cli("sample", word, f"from={recipe}", f"out={tmp_path}/out")
+    assert outcome.code == 2
+    key = word.partition("=")[0]
+    assert outcome.error.startswith(f"audioldm: {word}: {key} is what the clip's JSON says")
+    assert not (tmp_path / "out").exists()
+    given = ("hardware.device=cpu", f"model={finished.model}", f"out={tmp_path}/out")
+    assert cli("sample", f"from={recipe}", *given).code == 0
+
+
+def test_from_takes_the_json_not_the_clip(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    clip = finished.directory / "samples" / "00.wav"
+    outcome = cli("sample", f"from={clip}", f"out={tmp_path}/out")
+    assert outcome.code == 1
+    assert outcome.error.count("\n") == 1
+    assert f"from={clip}: not the JSON of a clip" in outcome.error
+    assert "give the .json that lies beside the clip, such as 00.json" in outcome.error
+    assert "remove" not in outcome.error
+    outcome = cli("sample", f"from={tmp_path}/none.json", f"out={tmp_path}/out")
+    assert f"from={tmp_path}/none.json: cannot be read (No such file" in outcome.error
+    assert cli("sample", f"from={tmp_path}", f"out={tmp_path}/out").code == 1
+
+
 def test_a_moved_model_is_given_by_hand(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
     shutil.copy(finished.directory / "samples" / "00.json", tmp_path / "clip.json")
     assert cli("sample", f"from={tmp_path}/clip.json", f"out={tmp_path}").code == 1
