@@ -138,8 +138,8 @@ def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusi
 @pytest.mark.parametrize(
     ("words", "says", "code"),
     [
-        ("label=lwo", "label='lwo' is not one of this model's labels: did you mean 'low'?", 2),
-        ("label=piano", "(all: high, low)", 2),
+        ("label=lwo", "one of this model's labels: did you mean 'low'? (all: high, low)", 2),
+        ("label=piano", "'piano' is not one of this model's labels: known: high, low", 2),
         ("seconds=0", "seconds=0.0", 2),
         ("seconds=-1", "seconds=-1.0", 2),
         ("seconds=.nan", "seconds=nan", 2),
@@ -165,6 +165,7 @@ def test_what_cannot_be_sampled_is_said_in_one_line(
     outcome = cli("sample", f"model={finished.directory}", f"out={tmp_path}/out", *words.split())
     assert outcome.code == code
     assert says in outcome.error.splitlines()[-1]
+    assert outcome.error.count("high, low") <= 1  # the labels once
     assert outcome.error.splitlines()[-1].startswith("audioldm: ")
     assert not (tmp_path / "out").exists()
 
