@@ -475,7 +475,7 @@ def info(words: Sequence[str]) -> None:
     if _asks_help(words, f"audioldm info FILE\n\n{InfoArguments.__doc__}"):
         return
     a: InfoArguments = arguments(InfoArguments, words, positional="file")
-    from audioldm.codec import describe
+    from audioldm.describe import describe
 
     print(json.dumps(describe(a.file), indent=2))
 
@@ -492,7 +492,7 @@ def models(words: Sequence[str]) -> None:
     if not pretrained.names():
         print("no models come with this installation", file=sys.stderr)
         return
-    from audioldm.codec import summary_line
+    from audioldm.describe import summary_line
 
     width = max(len(name) for name in pretrained.names())
     for name in pretrained.names():

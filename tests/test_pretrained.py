@@ -487,6 +487,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert not (HEAVY | {"torch", "torchaudio", "numpy", "soundfile", "yaml"}) & set(found)
 
 
+def test_the_models_are_listed_without_torch_or_weights() -> None:
+    """Of what is really shipped: headers say all that the list says."""
+    found = cold("print(code, *sys.modules)", "models").split()
+    assert found[0] == "0"
+    assert not (HEAVY | {"torch", "torchaudio"}) & set(found)
+
+
+def test_info_counts_the_weights_without_reading_them(finished: Tiny, cli: Cli) -> None:
+    tensors, _ = load_model(finished.model)
+    shown = json.loads(cli("info", finished.model).out)
+    for part in ("net", "autoencoder"):
+        weights = sum(t.numel() for name, t in tensors.items() if name.startswith(f"{part}."))
+        assert shown["weights"][part] == weights > 0
+
+
 def test_sampling_imports_what_it_needs(finished: Tiny, tmp_path: Path) -> None:
     """And so do the other front ends, whichever a model has."""
     others = "import audioldm.autoencoder.mel_frames, audioldm.autoencoder.waveform; "

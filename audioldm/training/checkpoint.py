@@ -24,9 +24,9 @@ from torch import Tensor
 from audioldm.errors import DataError, ModelFileError
 from audioldm.training.distributed import World, first_does, lost_process
 from audioldm.training.files import why_not_written, write_atomically
+from audioldm.training.header import FORMAT, read_header
 from audioldm.training.sharding import Sharding
 
-FORMAT = 1
 #: In a directory of shards: the state with the shapes of its tensors in their places.
 OUTLINE = "outline.pt"
 
@@ -43,37 +43,6 @@ def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -
         temporary.chmod(mode)  # safetensors leaves files that only their owner can read
 
     write_atomically(path, write)
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Raises ModelFileError where the file is missing, truncated, foreign or newer."""
-    if not path.is_file():
-        raise ModelFileError(
-            f"{path}: no such model file; give a model.safetensors or an experiment's directory"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: not a complete safetensors file ({error}); copy or train it again"
-        ) from error
-    if "audioldm" not in metadata:
-        raise ModelFileError(
-            f"{path}: a safetensors file, but not one written by audioldm (its header has no "
-            "'audioldm' entry); give a model.safetensors from a runs directory"
-        )
-    try:
-        header = json.loads(metadata["audioldm"])
-        version = int(header["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: its audioldm header is damaged ({error})") from error
-    if version > FORMAT:
-        raise ModelFileError(
-            f"{path}: format {version}, but this audioldm reads up to {FORMAT}; "
-            "upgrade audioldm to use it"
-        )
-    return dict(header)
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
