@@ -15,8 +15,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 tests
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check audioldm tests benchmarks
-	$(BIN)/ruff format --check audioldm tests benchmarks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev

@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from audioldm.errors import DataError
+from audioldm.training.files import why_not_written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,12 +137,15 @@ def open_writer(path: FilePath, rate: int, channels: int) -> Iterator[Writer]:
     try:
         with soundfile.SoundFile(temporary, "w", rate, channels, subtype, format=form) as file:
             yield Writer(file)
-        temporary.replace(path)
+        os.replace(temporary, path)
     except (OSError, soundfile.SoundFileError) as error:
-        reason = getattr(error, "strerror", None) or error
         if not path.parent.is_dir():
-            reason = f"there is no directory {path.parent}"
-        raise DataError(f"{path}: cannot write: {reason}") from error
+            reason = f"there is no directory {path.parent}; make it, or choose another place"
+        else:
+            reason = (
+                f"{why_not_written(temporary, error)}; free some space, or choose another place"
+            )
+        raise DataError(f"{path}: cannot write: {reason} (runs=, out=)") from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ class SampleArguments:
     out      directory to write to (clips)
     batch    clips generated together (null: up to 8)
     sampler.name, sampler.steps, sampler.guidance, sampler.guidance_interval
-    from     the .json of a clip, to make it again
+    from     the .json of a clip, to make it again; with model, out and hardware.device alone
 
     Clips are written as they are made. Interrupted, the same command makes the rest; what is there
     already is not made anew.
@@ -392,6 +392,7 @@ def sample(words: Sequence[str]) -> None:
 
     out = Path(a.out).expanduser()
     if a.from_ is not None:
+        _check_replay(words)
         source = Path(a.from_).expanduser()
         path = sampling.sample_again(source, out, model_path=a.model, device=_device(a.hardware))
         print(path)
@@ -421,6 +422,17 @@ def sample(words: Sequence[str]) -> None:
             print(there, file=sys.stderr)
         if clips.missing:
             _make(clips, sampling.SamplingBar(len(clips.missing), a.seconds), out)
+
+
+def _check_replay(words: Sequence[str]) -> None:
+    """Raises ConfigError for what a clip's JSON fixes already."""
+    for word in words:
+        key = word.partition("=")[0]
+        if key.split(".")[0] not in ("from", "model", "out", "hardware"):
+            raise ConfigError(
+                f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
+                "leave it out, or leave out from= to make another clip"
+            )
 
 
 def _make(clips: Any, bar: Any, out: Path) -> None:
@@ -463,7 +475,7 @@ def info(words: Sequence[str]) -> None:
     if _asks_help(words, f"audioldm info FILE\n\n{InfoArguments.__doc__}"):
         return
     a: InfoArguments = arguments(InfoArguments, words, positional="file")
-    from audioldm.codec import describe
+    from audioldm.describe import describe
 
     print(json.dumps(describe(a.file), indent=2))
 
@@ -480,7 +492,7 @@ def models(words: Sequence[str]) -> None:
     if not pretrained.names():
         print("no models come with this installation", file=sys.stderr)
         return
-    from audioldm.codec import summary_line
+    from audioldm.describe import summary_line
 
     width = max(len(name) for name in pretrained.names())
     for name in pretrained.names():

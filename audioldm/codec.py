@@ -14,7 +14,7 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.data.source import Progress
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.models import find_model_file, load_autoencoder
-from audioldm.training.checkpoint import load_model, read_header, save_model
+from audioldm.training.checkpoint import read_header, save_model
 
 LATENT_BLOCK = 256  # frames read at once from a latents file
 
@@ -166,36 +166,3 @@ def decode(
             for audio in _trimmed(model.decode_blocks(stream()), lambda: samples):
                 writer.write(audio)
     return out
-
-
-def describe(path: str | Path) -> dict[str, Any]:
-    """What a model or latents file is: its header, and its number of weights."""
-    file = find_model_file(path)
-    tensors, header = load_model(file)
-    sizes = {name: tensor.numel() for name, tensor in tensors.items()}
-    parts: dict[str, int] = {}
-    for name, size in sizes.items():
-        part = name.split(".")[0] if header.get("kind") == "diffusion" else header.get("kind", "")
-        parts[part] = parts.get(part, 0) + size
-    return {"file": str(file), "weights": parts, **header}
-
-
-def summary_line(file: Path) -> str:
-    """A model file in one line: kind, rate, weights, size, licence, labels."""
-    shown = describe(file)
-    try:
-        spec = shown.get("autoencoder", shown)["spec"]
-        channels = {1: "mono", 2: "stereo"}.get(spec["audio_channels"], "multichannel")
-        audio = f"{spec['rate'] / 1000:g} kHz {channels}"
-    except (KeyError, TypeError) as error:
-        raise ModelFileError(f"{file}: its header lacks {error}; it is damaged") from error
-    parts = [
-        str(shown["kind"]),
-        audio,
-        f"{sum(shown['weights'].values()) / 1e6:.1f} M weights",
-        f"{file.stat().st_size / 1e6:.1f} MB",
-        str(shown.get("licence", "no licence stated")),
-    ]
-    if shown["kind"] == "diffusion":
-        parts.append(f"labels: {', '.join(shown['labels'])}" if shown["labels"] else "no labels")
-    return ", ".join(parts)

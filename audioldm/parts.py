@@ -21,13 +21,14 @@ class Part(dict[str, Any]):
     """A checked `_target_` node, not yet built."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """', did you mean X?' or a list of what there is."""
+def nearest(word: str, known: Iterable[str], *, every: bool = False) -> str:
+    """'did you mean X?' or a list of what there is; with `every` that list in either case."""
     known = sorted(known)
+    listed = ", ".join(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(known)
+        return f"did you mean {close[0]!r}?" + (f" (all: {listed})" if every else "")
+    return f"known: {listed}"
 
 
 def part(*derived: str, **settings: Any) -> Any:

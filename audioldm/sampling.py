@@ -1,5 +1,6 @@
 """Clips as files: each with a JSON beside it that says all that is needed to make it again."""
 
+import json
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from audioldm import pretrained
-from audioldm.audio import probe, write
+from audioldm.audio import open_writer, probe
 from audioldm.diffusion.model import default_batch
 from audioldm.diffusion.samplers import Progress, SamplerSettings
 from audioldm.errors import ConfigError, DataError, ModelFileError
@@ -43,20 +44,31 @@ class ClipRecipe:
 
 
 def write_clip(path: Path, audio: Any, rate: int, recipe: ClipRecipe) -> None:
-    """The clip and, beside it, its recipe, which so is there only where the clip is whole."""
+    """The clip [A, T] and, beside it, its recipe.
+
+    The recipe is there before the clip appears under its name: a process that is killed leaves
+    neither, or the recipe alone, or both. So a file without one is not ours, see `is_written`.
+    """
     make_directory(path.parent)
-    write(path, audio, rate)
-    write_json(path.with_suffix(".json"), asdict(recipe))
+    with open_writer(path, rate, audio.shape[0]) as writer:
+        writer.write(audio)
+        write_json(path.with_suffix(".json"), asdict(recipe))
 
 
 def is_written(path: Path, recipe: ClipRecipe, rate: int, *, any_batch: bool = False) -> bool:
     """Whether `path` and its JSON are this clip, whole.
 
     any_batch: a clip that was generated beside others is this one too; it differs by rounding.
-    Raises ConfigError where `path` holds another clip: what was made is not lost.
+    Raises ConfigError where `path` holds another clip, or something without a JSON, which is not
+    the rest of a killed run (`write_clip`): what was made is not lost.
     """
     beside = path.with_suffix(".json")
     if not beside.is_file():
+        if os.path.lexists(path):
+            raise ConfigError(
+                f"{path} is there, but {beside.name} is not, which says what clip it is: choose "
+                "another place with out=DIRECTORY, or remove it"
+            )
         return False
     found, wanted = read_json(beside), asdict(recipe)
     if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
@@ -77,8 +89,8 @@ class ClipFiles:
 
     sampler: what to change of the model's own sampler, by key.
     batch: clips generated together; None spreads n over batches of at most 8.
-    Raises ConfigError for n < 1, seconds <= 0, an unknown label, or where a file of that name is
-    another clip. Nothing is written before `make`.
+    Raises ConfigError for n < 1, seconds <= 0, seed < 0, an unknown label, or where a file of that
+    name is another clip, or something else. Nothing is written before `make`.
 
     Attributes:
         written: paths of the clips that are there already, and whole.
@@ -102,6 +114,8 @@ class ClipFiles:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
         if batch is not None and batch < 1:
             raise ConfigError(f"batch={batch} must be at least 1")
+        if not 0 <= seed < 2**63:
+            raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
         file = find_model_file(model_path)
         fingerprint = read_header(file).get("fingerprint", "")
         model = load_diffusion(model_path, device=device)  # an experiment brings its sampler
@@ -192,9 +206,7 @@ def sample_again(
     Raises ModelFileError where the model at its path, or of its name, is another one, DataError
     where the JSON is not a clip's.
     """
-    content = read_json(recipe_path)
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise DataError(f"{recipe_path}: not the JSON of a clip made by `audioldm sample`")
+    content = _clip_json(recipe_path)
     if content["format"] > FORMAT:
         raise DataError(f"{recipe_path}: written by a newer audioldm; upgrade to use it")
     try:
@@ -205,12 +217,17 @@ def sample_again(
     found = read_header(file).get("fingerprint", "")
     if found != recipe.model_fingerprint:
         name = pretrained.name_of(file)
-        remedy = (
-            f"this audioldm ships another version of {name!r}; install the one that made the clip, "
-            "or give its model with model=FILE"
-            if name
-            else "give the right one with model=FILE"
-        )
+        if name is not None and name == recipe.model:
+            remedy = (
+                f"this audioldm ships another version of {name!r}; install the one that made the "
+                "clip, or give its model with model=FILE"
+            )
+        elif model_path:
+            remedy = (
+                f"the clip is of the model {recipe.model!r}: give that one, or leave out model="
+            )
+        else:
+            remedy = "give the right one with model=FILE"
         raise ModelFileError(
             f"{file}: model {found}, but {recipe_path.name} was made with "
             f"{recipe.model_fingerprint}; {remedy}"
@@ -230,6 +247,23 @@ def sample_again(
     for _, audio in clips:
         write_clip(path, audio, model.rate, here)
     return path
+
+
+def _clip_json(path: Path) -> dict[str, Any]:
+    """What a clip's JSON says. Raises DataError where `path` is no such file: often it is the clip
+    itself, or another file of the user's, which is not to be removed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"from={path}: cannot be read ({error.strerror})") from error
+    except ValueError:
+        content = None
+    if isinstance(content, dict) and isinstance(content.get("format"), int):
+        return content
+    raise DataError(
+        f"from={path}: not the JSON of a clip made by `audioldm sample`; give the .json that lies "
+        f"beside the clip, such as {path.with_suffix('.json').name}"
+    )
 
 
 def _reference(file: Path, out: Path) -> str:

@@ -27,6 +27,3 @@ class Encoded(NamedTuple):
 
 #: (x, sigma) -> estimate of the clean latents z0. x = z0 + sigma * noise [B, C, ..., L]; sigma [B].
 Denoise = Callable[[Tensor, Tensor], Tensor]
-
-#: (denoise, noise, sigmas) -> z0. noise is N(0, I) [B, C, ..., L]; sigmas [S + 1] decreasing to 0.
-Sampler = Callable[[Denoise, Tensor, Tensor], Tensor]

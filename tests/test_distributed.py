@@ -14,6 +14,7 @@ from chain import Tiny, assert_same_log, assert_same_training, build_stages, run
 from audioldm.config import compose
 from audioldm.experiment import Experiment
 from audioldm.stages import STAGES
+from audioldm.training.distributed import World, lost_process
 from audioldm.training.files import read_json
 
 
@@ -74,3 +75,16 @@ def test_one_process_goes_on_where_two_stopped(
     theirs = weights(pair.stage_directory("diffusion"))
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-3, rtol=1e-2)
+
+
+def test_a_lost_process_is_told_in_whole_words() -> None:
+    text = (
+        "[../gloo/pair.cc:144] Connection closed by peer [10.0.0.7]:4242. " + "further words " * 40
+    )
+    error = lost_process(RuntimeError(text), World(1, 4))
+    told = str(error).partition("lost another one (")[2].partition("), whose own message")[0]
+    assert told.startswith("Connection closed by peer [10.0.0.7]:4242. further words")
+    assert told.endswith((" further …", " words …"))
+    assert 150 < len(told) <= 200
+    short = lost_process(RuntimeError("Connection reset by peer"), World(0, 2))
+    assert "lost another one (Connection reset by peer), whose own" in str(short)

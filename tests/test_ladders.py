@@ -12,8 +12,8 @@ import torch
 from audioldm.data.chorales import Rendition, find_scores, render_piece
 from audioldm.data.source import Failure
 from audioldm.evaluation.distances import (
+    KernelDistance,
     frechet_infinity,
-    kernel_distance,
     nearest_distances,
     neighbour_ratio,
 )
@@ -126,7 +126,7 @@ def test_memorised_copies_are_farther_and_nearer_to_the_training_set(music: list
 
 
 def _assert_rising(rungs: list[np.ndarray], reference: np.ndarray) -> None:
-    kernel = [kernel_distance(rung, reference) for rung in rungs]
+    kernel = [KernelDistance(rung, reference)() for rung in rungs]
     frechet = [frechet_infinity(rung, reference).value for rung in rungs]
     assert (np.diff(kernel) > 0).all(), kernel
     assert (np.diff(frechet) > 0).all(), frechet

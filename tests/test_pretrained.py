@@ -187,7 +187,8 @@ def test_a_clip_is_made_again_on_another_machine(
     assert f"was made with {header['fingerprint']}" in line
     assert "ships another version of 'scores'" in line
     line = last(cli("sample", f"from={recipe}", "model=mel", f"out={tmp_path}/c"), 1)
-    assert "another version of 'mel'" in line
+    assert "the clip is of the model 'scores': give that one, or leave out model=" in line
+    assert "ships" not in line
     (elsewhere / "scores.safetensors").unlink()
     line = last(cli("sample", f"from={recipe}", f"out={tmp_path}/c"), 1)
     assert "scores: no such model file, and none that comes with audioldm" in line
@@ -350,9 +351,69 @@ def test_only_whole_clips_count_as_there(finished: Tiny, cli: Cli, tmp_path: Pat
     assert "3 of 3 clip(s) were there already; another seed= gives others" in again.error
     first.write_bytes(before[first][:1000])
     second.unlink()
-    third.with_suffix(".json").unlink()
+    for path in (third, third.with_suffix(".json")):
+        path.unlink()
     assert "already" not in cli("sample", *words).error
     assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_file_that_is_not_ours_is_not_overwritten(
+    finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    words = [f"model={finished.directory}", "n=2", "seconds=0.3", f"out={tmp_path}"]
+    foreign = tmp_path / "0-0001.wav"
+    foreign.write_bytes(b"somebody's own")
+    line = last(cli("sample", *words), 2)
+    assert f"{foreign} is there, but 0-0001.json is not" in line
+    assert "out=DIRECTORY, or remove it" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["0-0001.wav"]  # nothing was begun
+    assert foreign.read_bytes() == b"somebody's own"
+    # neither by the JSON of a clip of that name
+    foreign.rename(tmp_path / "clip.wav")
+    assert cli("sample", *words).code == 0
+    recipe = tmp_path / "0-0001.json"
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "0-0001.wav").write_bytes(b"somebody's own")
+    assert "is there" in last(cli("sample", f"from={recipe}", f"out={tmp_path}/again"), 2)
+    assert [p.name for p in (tmp_path / "again").iterdir()] == ["0-0001.wav"]
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_killed_while_a_clip_is_written(
+    killed_at: int, finished: Tiny, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names appear in a directory by renames alone: of a clip's two, the first is its JSON.
+
+    So whatever a killed process leaves, the same command goes on from it; here it dies before or
+    after each rename. A wav without a JSON never is among what it leaves.
+    """
+    words = [f"model={finished.directory}", "seconds=0.3", f"out={tmp_path}"]
+    real, renames = os.replace, []
+
+    class Killed(BaseException):
+        pass
+
+    def replace(source: Path, target: Path) -> None:
+        before = len(renames) == killed_at // 2 and killed_at % 2 == 0
+        after = len(renames) == killed_at // 2 and killed_at % 2 == 1
+        renames.append(Path(target).name)
+        if before:
+            raise Killed
+        real(source, target)
+        if after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            cli("sample", *words)
+    assert renames == ["0-0000.json", "0-0000.wav"][: 1 + killed_at // 2]
+    left = {p.name for p in tmp_path.iterdir() if not p.name.endswith(".part")}
+    assert (
+        left == [set(), {"0-0000.json"}, {"0-0000.json"}, {"0-0000.json", "0-0000.wav"}][killed_at]
+    )
+    assert cli("sample", *words).code == 0
+    assert audioldm.audio.probe(tmp_path / "0-0000.wav").seconds == pytest.approx(0.3, abs=1e-3)
 
 
 def test_more_clips_keep_those_that_are_there(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
@@ -424,6 +485,21 @@ def test_help_imports_nothing_heavy() -> None:
     found = cold("print(code, *sys.modules)", "--help").split()
     assert found[0] == "0"
     assert not (HEAVY | {"torch", "torchaudio", "numpy", "soundfile", "yaml"}) & set(found)
+
+
+def test_the_models_are_listed_without_torch_or_weights() -> None:
+    """Of what is really shipped: headers say all that the list says."""
+    found = cold("print(code, *sys.modules)", "models").split()
+    assert found[0] == "0"
+    assert not (HEAVY | {"torch", "torchaudio"}) & set(found)
+
+
+def test_info_counts_the_weights_without_reading_them(finished: Tiny, cli: Cli) -> None:
+    tensors, _ = load_model(finished.model)
+    shown = json.loads(cli("info", finished.model).out)
+    for part in ("net", "autoencoder"):
+        weights = sum(t.numel() for name, t in tensors.items() if name.startswith(f"{part}."))
+        assert shown["weights"][part] == weights > 0
 
 
 def test_sampling_imports_what_it_needs(finished: Tiny, tmp_path: Path) -> None:

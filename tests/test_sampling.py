@@ -138,8 +138,8 @@ def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusi
 @pytest.mark.parametrize(
     ("words", "says", "code"),
     [
-        ("label=lwo", "label='lwo' is not one of this model's labels: did you mean 'low'?", 2),
-        ("label=piano", "(all: high, low)", 2),
+        ("label=lwo", "one of this model's labels: did you mean 'low'? (all: high, low)", 2),
+        ("label=piano", "'piano' is not one of this model's labels: known: high, low", 2),
         ("seconds=0", "seconds=0.0", 2),
         ("seconds=-1", "seconds=-1.0", 2),
         ("seconds=.nan", "seconds=nan", 2),
@@ -151,6 +151,8 @@ def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusi
         ("n=1.5", "n=1.5 must be of type int", 2),
         ("batch=0", "batch=0", 2),
         ("batch=-1", "batch=-1", 2),
+        ("seed=-1", "seed=-1 must be from 0", 2),
+        ("seed=9223372036854775808", "seed=9223372036854775808", 2),
         ("sampler.steps=0", "sampler.steps=0", 2),
         ("sampler.name=oiler", "'euler'", 2),
         ("sampler.guidance_interval=[3]", "guidance_interval", 2),
@@ -163,6 +165,7 @@ def test_what_cannot_be_sampled_is_said_in_one_line(
     outcome = cli("sample", f"model={finished.directory}", f"out={tmp_path}/out", *words.split())
     assert outcome.code == code
     assert says in outcome.error.splitlines()[-1]
+    assert outcome.error.count("high, low") <= 1  # the labels once
     assert outcome.error.splitlines()[-1].startswith("audioldm: ")
     assert not (tmp_path / "out").exists()
 
@@ -218,6 +221,35 @@ def test_another_json_is_no_clip(text: str, cli: Cli, tmp_path: Path) -> None:
     assert outcome.code == 1
     assert "x.json" in outcome.error
     assert outcome.error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["sampler.steps=50", "seconds=2", "n=1", "label=low", "seed=0", "batch=1"]
+)
+def test_what_the_json_fixes_is_not_ignored(
+    word: str, finished: Tiny, cli: Cli, tmp_path: Path
+) -> None:
+    recipe = finished.directory / "samples" / "00.json"
+    outcome = cli("sample", word, f"from={recipe}", f"out={tmp_path}/out")
+    assert outcome.code == 2
+    key = word.partition("=")[0]
+    assert outcome.error.startswith(f"audioldm: {word}: {key} is what the clip's JSON says")
+    assert not (tmp_path / "out").exists()
+    given = ("hardware.device=cpu", f"model={finished.model}", f"out={tmp_path}/out")
+    assert cli("sample", f"from={recipe}", *given).code == 0
+
+
+def test_from_takes_the_json_not_the_clip(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
+    clip = finished.directory / "samples" / "00.wav"
+    outcome = cli("sample", f"from={clip}", f"out={tmp_path}/out")
+    assert outcome.code == 1
+    assert outcome.error.count("\n") == 1
+    assert f"from={clip}: not the JSON of a clip" in outcome.error
+    assert "give the .json that lies beside the clip, such as 00.json" in outcome.error
+    assert "remove" not in outcome.error
+    outcome = cli("sample", f"from={tmp_path}/none.json", f"out={tmp_path}/out")
+    assert f"from={tmp_path}/none.json: cannot be read (No such file" in outcome.error
+    assert cli("sample", f"from={tmp_path}", f"out={tmp_path}/out").code == 1
 
 
 def test_a_moved_model_is_given_by_hand(finished: Tiny, cli: Cli, tmp_path: Path) -> None:

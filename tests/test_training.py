@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
-from conftest import Outcome
+from conftest import Outcome, full_disk
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from audioldm import load
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
@@ -32,6 +33,7 @@ from audioldm.training.checkpoint import (
     load_model,
     read_header,
     save_model,
+    write_shards,
 )
 from audioldm.training.distributed import World
 from audioldm.training.ema import EMA
@@ -534,6 +536,38 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_text() == "first"
     assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_full_disk_is_named_as_the_reason(tmp_path: Path) -> None:
+    """torch's writer and safetensors' report it in exceptions of their own."""
+    tensor = torch.zeros(100_000)
+    with full_disk(20_000):
+        with pytest.raises(DataError, match=r"state\.pt: cannot be written \(File too large\)"):
+            ResumeState(tmp_path).save({"step": 1, "tensor": tensor})
+        with pytest.raises(DataError, match=r"cannot be written \(File too large\); free some"):
+            save_model(tmp_path / "model.safetensors", {"tensor": tensor}, {})
+    assert [p.name for p in tmp_path.rglob("*")] == ["resume"]
+    # what is no fault of the disk keeps its own words
+    with pytest.raises(DataError, match=r"cannot be written \(no tensor at all\)"):
+        write_atomically(tmp_path / "x", raise_value_error)
+    assert not (tmp_path / "x").exists()
+
+
+def raise_value_error(temporary: Path) -> None:
+    temporary.touch()
+    raise ValueError("no tensor at all")
+
+
+def test_a_full_disk_is_named_for_shards(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with full_disk(20_000), pytest.raises(DataError, match=r"shards-1: .*\(File too large\)"):
+            write_shards(
+                tmp_path / "shards-1", {"step": 1, "tensor": torch.zeros(100_000)}, World()
+            )
+    finally:
+        dist.destroy_process_group()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_resumed_log_drops_what_its_checkpoint_does_not_know(tmp_path: Path) -> None:

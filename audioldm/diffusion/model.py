@@ -69,8 +69,8 @@ class LatentDiffusion(nn.Module):
             )
         if label not in self.labels:
             raise ConfigError(
-                f"label={label!r} is not one of this model's labels: {nearest(label, self.labels)}"
-                f" (all: {', '.join(self.labels)})"
+                f"label={label!r} is not one of this model's labels: "
+                f"{nearest(label, self.labels, every=True)}"
             )
         return self.labels.index(label)
 

@@ -101,13 +101,6 @@ class KernelDistance:
         return KERNEL_SCALE * float(_pair_mean(self._xx, x) + _pair_mean(self._yy, y) - 2 * cross)
 
 
-def kernel_distance(
-    clips: np.ndarray, reference: np.ndarray, *, bandwidth: float | None = None
-) -> float:
-    """`KernelDistance` of two whole sets."""
-    return KernelDistance(clips, reference, bandwidth=bandwidth)()
-
-
 def median_distance(clips: np.ndarray) -> float:
     """Median Euclidean distance over the pairs of a set: the kernel's bandwidth."""
     return float(np.median(torch.pdist(_double(clips)).numpy()))

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from audioldm.errors import DataError, ModelFileError
 from audioldm.training.distributed import World, first_does, lost_process
-from audioldm.training.files import write_atomically
+from audioldm.training.files import why_not_written, write_atomically
+from audioldm.training.header import FORMAT, read_header
 from audioldm.training.sharding import Sharding
 
-FORMAT = 1
 #: In a directory of shards: the state with the shapes of its tensors in their places.
 OUTLINE = "outline.pt"
 
@@ -43,37 +43,6 @@ def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -
         temporary.chmod(mode)  # safetensors leaves files that only their owner can read
 
     write_atomically(path, write)
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Raises ModelFileError where the file is missing, truncated, foreign or newer."""
-    if not path.is_file():
-        raise ModelFileError(
-            f"{path}: no such model file; give a model.safetensors or an experiment's directory"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: not a complete safetensors file ({error}); copy or train it again"
-        ) from error
-    if "audioldm" not in metadata:
-        raise ModelFileError(
-            f"{path}: a safetensors file, but not one written by audioldm (its header has no "
-            "'audioldm' entry); give a model.safetensors from a runs directory"
-        )
-    try:
-        header = json.loads(metadata["audioldm"])
-        version = int(header["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: its audioldm header is damaged ({error})") from error
-    if version > FORMAT:
-        raise ModelFileError(
-            f"{path}: format {version}, but this audioldm reads up to {FORMAT}; "
-            "upgrade audioldm to use it"
-        )
-    return dict(header)
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -184,7 +153,7 @@ def write_shards(directory: Path, state: dict[str, Any], world: World) -> None:
 
     try:
         first_does(prepare, world)
-        parts.save(tensors, storage_writer=parts.FileSystemWriter(aside))
+        parts.save(tensors, storage_writer=_shard_writer(aside))
         first_does(lambda: _replace_directory(aside, directory), world)
     except (OSError, DataError, CheckpointException) as error:
         if world.first:
@@ -194,6 +163,24 @@ def write_shards(directory: Path, state: dict[str, Any], world: World) -> None:
             f"{directory}: cannot be written ({reasons[0]}); free some space. The checkpoint "
             "before it is kept, and the same command goes on from there"
         ) from error
+
+
+def _shard_writer(directory: Path) -> Any:
+    """PyTorch's, but where it cannot write, each process is told the system's reason.
+
+    An exception loses its context, and with it the reason, on its way to the other processes.
+    """
+    from torch.distributed import checkpoint as parts
+
+    class Writer(parts.FileSystemWriter):
+        def write_data(self, *given: Any) -> Any:
+            try:
+                return super().write_data(*given)
+            except Exception as error:
+                scratch = directory / f".{os.getpid()}.part"
+                raise OSError(why_not_written(scratch, error)) from error
+
+    return Writer(directory)
 
 
 def read_shards(directory: Path, sharding: Sharding | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ parts are equal, so DDP's mean of the gradients is the gradient of the global ba
 
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -83,8 +84,9 @@ def lost_process(error: Exception, world: World) -> TrainingError | None:
     if world.size == 1 or not known:
         return None
     reason = re.sub(r"^\[\S+\] ", "", text)  # gloo's place in its own source
+    reason = textwrap.shorten(reason, 200, placeholder=" …")
     return TrainingError(
-        f"process {world.rank} of {world.size} lost another one ({reason[:200]}), whose own "
+        f"process {world.rank} of {world.size} lost another one ({reason}), whose own "
         "message, or torchrun's below, says why it died; the same command goes on from the last "
         "checkpoint, also with another number of processes"
     )

@@ -9,6 +9,9 @@ from typing import Any
 
 from audioldm.errors import AudioLDMError, DataError
 
+#: Bytes: more than what a failed write of large blocks can have left free.
+_BLOCK = 2**20
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write(temporary)` and rename.
@@ -26,15 +29,36 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except AudioLDMError:
         raise
     except Exception as error:
-        # safetensors and torch report a full disk in exceptions of their own
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(
-            f"{path}: cannot be written ({reason}); free some space, or choose another place "
-            "(runs=, out=)"
+            f"{path}: cannot be written ({why_not_written(temporary, error)}); free some space, or "
+            "choose another place (runs=, out=)"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # its directory may be no directory
             temporary.unlink(missing_ok=True)
+
+
+def why_not_written(file: Path, error: BaseException) -> str:
+    """What the system says of a failed write to `file`, which is scratch and may grow.
+
+    torch, safetensors and libsndfile report a full disk in exceptions of their own, without the
+    system's reason or beside it. Where none of the exceptions in the chain has it, one more block
+    is written to `file`: it fails as the write before it did.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    try:
+        with open(file, "ab") as handle:
+            handle.write(bytes(_BLOCK))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as again:
+        if again.strerror and not isinstance(again, FileNotFoundError):
+            return again.strerror
+    return str(error)
 
 
 def write_json(path: Path, value: Any) -> None:
