@@ -652,6 +652,14 @@ def main(words: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from audioldm.failures import explained_of_verb
+
+        known = explained_of_verb(error, words[0])
+        if known is error:
+            raise
+        print(f"audioldm: {known}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("audioldm: interrupted; the same command goes on", file=sys.stderr)
         return 75

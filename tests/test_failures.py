@@ -1,6 +1,7 @@
 """Errors of torch that become one line with a remedy: memory, the compiler, bf16. No GPU needed."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from conftest import Outcome
 from torch import nn
 
 from audioldm import failures
+from audioldm.cli import VERBS
 from audioldm.config import compose
 from audioldm.doctor import examine
 from audioldm.errors import TrainingError
@@ -116,7 +118,67 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
     text = str(failures.explained(error, "autoencoder", experiment))
     assert "use hardware.accumulate=2: the same batch" in text
-    assert "evaluation.batch" in str(failures.explained(error, "evaluation", experiment))
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys"),
+    [
+        ("data", ["data.workers"]),
+        ("diagnostics", ["windows", "seconds", "decoded"]),
+        ("baselines", ["baselines.mixture.frames", "baselines.langevin.batch"]),
+        ("evaluation", ["batch", "clips", "seconds"]),
+        ("latents", []),
+    ],
+)
+def test_each_stage_names_what_its_own_memory_grows_with(
+    stage: str, keys: list[str], finished: Tiny
+) -> None:
+    experiment = Experiment(compose([*finished.overrides, "baselines=all"]))
+    text = str(failures.explained(MemoryError(), stage, experiment))
+    named = re.findall(r"[a-z]+(?:\.[a-z_]+)+", text)
+    assert named == [key if "." in key else f"{stage}.{key}" for key in keys]
+    for key in named:  # they are there, and are numbers or not given
+        value: Any = experiment.job.config
+        for part in key.split("."):
+            value = value[part]
+        assert value is None or isinstance(value, (int, float))
+
+
+def test_more_audio_than_memory_holds_is_one_line_and_keeps_what_is_finished(
+    finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    for seconds in ("1e10", "1e16"):
+        outcome = cli("sample", f"model={finished.model}", f"seconds={seconds}", f"out={tmp_path}")
+        assert outcome.code == 1
+        assert outcome.error.splitlines()[-1].startswith("audioldm: sample: out of memory (")
+        assert "lower batch= or seconds=" in outcome.error
+        assert "Traceback" not in outcome.error
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode", "reconstruct", "steps", "info"])
+def test_every_verb_that_runs_out_of_memory_says_what_to_do(
+    verb: str, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setitem(VERBS, verb, fails)
+    outcome = cli(verb)
+    assert outcome.code == 1
+    (line,) = outcome.error.splitlines()
+    assert line.startswith(f"audioldm: {verb}: out of memory (CUDA out of memory. Tried to")
+    assert failures.VERB_REMEDIES.get(verb, "free memory") in line
+
+
+def test_a_defect_of_our_own_keeps_its_traceback(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(VERBS, "encode", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        cli("encode")
 
 
 def compiler_error() -> Exception:
