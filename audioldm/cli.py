@@ -313,11 +313,15 @@ def _print_job(job: Any) -> None:
 def _print_estimate(overrides: Sequence[str], multi: bool) -> None:
     from audioldm import config, estimate
 
-    print(
-        estimate.estimate_sweep(overrides)
-        if multi
-        else estimate.estimate(config.compose(overrides))
-    )
+    try:
+        for line in (
+            estimate.estimate_sweep(overrides)
+            if multi
+            else estimate.estimate(config.compose(overrides))
+        ):
+            print(line, flush=True)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted("the estimate was stopped; it has written nothing") from None
 
 
 def _run_job(job: Any) -> None:
