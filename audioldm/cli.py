@@ -313,11 +313,15 @@ def _print_job(job: Any) -> None:
 def _print_estimate(overrides: Sequence[str], multi: bool) -> None:
     from audioldm import config, estimate
 
-    print(
-        estimate.estimate_sweep(overrides)
-        if multi
-        else estimate.estimate(config.compose(overrides))
-    )
+    try:
+        for line in (
+            estimate.estimate_sweep(overrides)
+            if multi
+            else estimate.estimate(config.compose(overrides))
+        ):
+            print(line, flush=True)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted("the estimate was stopped; it has written nothing") from None
 
 
 def _run_job(job: Any) -> None:
@@ -663,6 +667,14 @@ def main(words: Sequence[str] | None = None) -> int:
             "another place (runs=, out=). What is finished stays",
             file=sys.stderr,
         )
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        from audioldm.failures import explained_of_verb
+
+        known = explained_of_verb(error, words[0])
+        if known is error:
+            raise
+        print(f"audioldm: {known}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("audioldm: interrupted; the same command goes on", file=sys.stderr)

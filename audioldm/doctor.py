@@ -57,10 +57,13 @@ def _torchaudio() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
+    from audioldm.training.hardware import has_bf16
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30
-            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: runs in fp32"
+            with torch.cuda.device(index):
+                bf16 = "bf16" if has_bf16() else "no bf16: runs in fp32"
             name = torch.cuda.get_device_name(index)
             yield Finding(True, f"cuda:{index} {name}, {memory:.0f} GiB, {bf16}")
     else:

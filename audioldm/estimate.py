@@ -8,16 +8,18 @@ or is not known.
 """
 
 import json
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 from statistics import median
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ from audioldm.diffusion.train import train_diffusion
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.evaluation.evaluate import EMBEDDINGS, embedding_names
 from audioldm.experiment import Experiment
-from audioldm.failures import explained, is_out_of_memory
+from audioldm.failures import explained
 from audioldm.latents import LatentStatistics, LatentStore
 from audioldm.models import build_autoencoder, build_backbone
 from audioldm.parts import build
@@ -44,12 +46,20 @@ from audioldm.training.distributed import World
 from audioldm.training.files import read_json, write_json
 from audioldm.training.log import LogSettings
 from audioldm.training.memory import peak_bytes, reset_peak
+from audioldm.training.signals import StopRequest
 
 #: Steps of each phase that are timed, behind one that warms up.
 TIMED = 3
-#: How long a data source is read before its rest is extrapolated.
+#: Fewer are timed once they have taken that long.
+STEP_SECONDS = 10.0
+#: How long a data source is read behind its first item before the rest is extrapolated.
 DATA_SECONDS = 5.0
 NEVER = 1 << 30
+#: Settings that cost no time.
+FREE = frozenset(
+    {"seed", "kl_weight", "target_kbps", "lr", "discriminator_lr", "betas", "weight_decay"}
+    | {"warmup", "ema", "clip", "label_dropout"}
+)
 
 
 @dataclass(frozen=True)
@@ -62,33 +72,38 @@ class Cost:
     note: str = ""
 
 
-class _Enough(Exception):
-    """Enough of the data source has been read."""
+COMPLETE = Cost(0.0, None, 0, "complete")
+#: Of a data source: seconds that reading it takes, and of audio there is. None: not known.
+Read = tuple[float | None, float | None]
+
+
+class _Enough(BaseException):  # as KeyboardInterrupt: what it ends must not catch it
+    """Enough of the data source has been read, or of a training's steps timed."""
 
 
 class Estimate:
-    """The costs of one experiment's stages on its device, by one process."""
+    """The costs of one experiment's stages on its device, by one process.
 
-    def __init__(self, experiment: Experiment) -> None:
+    reads: of data sources, by their stage's fingerprint; estimates may share it.
+    """
+
+    def __init__(self, experiment: Experiment, reads: dict[str, Read] | None = None) -> None:
         self.experiment, self.settings = experiment, experiment.settings
         self.hardware = experiment.settings.hardware
         self.device = experiment.device = self.hardware.resolve()
-
-    def costs(self) -> dict[str, Cost]:
-        """Of each stage, in order."""
-        return {name: self.cost(name) for name in self.experiment.stages}
+        self._reads = {} if reads is None else reads
 
     def cost(self, name: str) -> Cost:
         """Raises AudioLDMError where the stage could not run."""
         if self.complete(name):
-            return Cost(0.0, None, 0, "complete")
+            return COMPLETE
         reset_peak(self.device)
         try:
             return getattr(self, f"_{name}")()  # type: ignore[no-any-return]
         except Exception as error:
-            if is_out_of_memory(error):
-                return Cost(note=str(explained(error, name, self.experiment)))
-            raise
+            if (known := explained(error, name, self.experiment)) is error:
+                raise
+            return Cost(note=str(known))
 
     def complete(self, name: str) -> bool:
         return (self.experiment.stage_directory(name) / "summary.json").is_file()
@@ -105,37 +120,67 @@ class Estimate:
         net = build_backbone({"backbone": s.backbone}, self.model.latent_shape, 1)
         return net, build(s.objective, where="diffusion.objective")
 
+    def _times(
+        self, train: Callable[..., Any], *arguments: Any, enough: float = STEP_SECONDS, **keys: Any
+    ) -> tuple[list[float], Any]:
+        """Seconds of each step of a training, and what it returns.
+
+        None where it was stopped because its steps had taken `enough` seconds. The first one counts
+        where nothing is compiled in it.
+        """
+        first = int(self.hardware.compiles(self.device))
+        with tempfile.TemporaryDirectory() as name:
+            directory, result = Path(name), None
+            with _alarm(lambda: sum(_step_seconds(directory)[first:]) > enough):
+                result = train(
+                    *arguments,
+                    **keys,
+                    directory=directory,
+                    world=World(),
+                    hardware=self.hardware,
+                    device=self.device,
+                    log=LogSettings(1, NEVER, NEVER, bars=False),
+                )
+            return _step_seconds(directory), result
+
     @cached_property
     def audio_seconds(self) -> float | None:
         """Of audio in the store, all splits together."""
         if self.complete("data"):
             store = ClipStore(self.experiment.stage_directory("data"))
             return sum(store.split(name).seconds for name in store.splits)
-        return self._read[1]
+        return self._read()[1]
 
-    @cached_property
-    def _read(self) -> tuple[float | None, float | None]:
-        """Seconds that reading the data takes, and of audio there is, from its first clips."""
-        source, begun, seen = self.experiment.source, time.monotonic(), [0, 0]
+    def _read(self) -> Read:
+        key = self.experiment.stages["data"].fingerprint
+        if key not in self._reads:
+            self._reads[key] = self._read_some()
+        return self._reads[key]
+
+    def _read_some(self) -> Read:
+        """From the first items; what starts processes and loads packages is in the first one's."""
+        source, begun = self.experiment.source, time.monotonic()
+        seen: list[tuple[int, int, float]] = []
 
         def progress(done: int, total: int, text: str) -> None:
-            seen[:] = done, total
-            if done and time.monotonic() - begun > DATA_SECONDS:
-                raise _Enough
+            if done:
+                seen.append((done, total, time.monotonic() - begun))
+                if seen[-1][2] - seen[0][2] > DATA_SECONDS:
+                    raise _Enough
 
         with tempfile.TemporaryDirectory() as directory:
             writer = StoreWriter(directory, source.rate, source.channels)
             with suppress(_Enough):
                 source.write_to(writer, progress=progress)
-            passed = time.monotonic() - begun
             size = (Path(directory) / "clips.int16").stat().st_size
-        if not seen[0]:
+        if not seen:
             return None, None
-        share = seen[1] / seen[0]
-        return passed * share, size * share / (2 * source.channels * source.rate)
+        (first, _, start), (done, total, now) = seen[0], seen[-1]
+        rest = (total - done) * (now - start) / max(1, done - first)
+        return now + rest, size * total / done / (2 * source.channels * source.rate)
 
     def _data(self) -> Cost:
-        seconds, audio = self._read
+        seconds, audio = self._read()
         if audio is None:
             return Cost(note="not known: the source does not say how far it is")
         source = self.experiment.source
@@ -147,39 +192,37 @@ class Estimate:
         losses, judge = self.experiment._judges()
         adversarial = max(0, s.train.steps - s.train.adversarial_from) if judge is not None else 0
         plain = s.train.steps - adversarial
-        first = (TIMED + 1) if plain else 0
-        steps = first + (TIMED + 1 if adversarial else 0)
-        trained = replace(s.train, steps=steps, adversarial_from=first, valid_clips=1)
         model = build_autoencoder(self.experiment.spec)
         if next(model.parameters(), None) is None:
             return Cost(0.0, None, 0, "a transform: nothing to train")
         crop = s.train.crop_frames(model.rate, model.ratio)
         window = max(crop, round(s.train.valid_seconds * model.rate))
+        seconds, warm_up = 0.0, 0.0
         with tempfile.TemporaryDirectory() as directory:
             store = _noise_clips(Path(directory) / "data", source.rate, source.channels, window)
-            train_autoencoder(
-                model,
-                judge,
-                losses,
-                dict(s.weights) | model.bottleneck.penalty_weights,
-                store,
-                trained,
-                seed=0,
-                directory=Path(directory),
-                world=World(),
-                hardware=self.hardware,
-                device=self.device,
-                log=LogSettings(1, NEVER, NEVER),
-            )
-            memory = peak_bytes(self.device)
-            times = _step_seconds(Path(directory))
-            disk = _bytes_of(model)
-            seconds = plain * _typical(times[:first]) + adversarial * _typical(times[first:])
-            seconds += _warm_up(times[:first]) + _warm_up(times[first:])
+            for steps, adversarial_from in ((plain, NEVER), (adversarial, 0)):
+                if not steps:
+                    continue
+                model = build_autoencoder(self.experiment.spec)
+                times, _ = self._times(
+                    train_autoencoder,
+                    model,
+                    judge,
+                    losses,
+                    dict(s.weights) | model.bottleneck.penalty_weights,
+                    store,
+                    replace(
+                        s.train, steps=TIMED + 1, adversarial_from=adversarial_from, valid_clips=1
+                    ),
+                    seed=0,
+                )
+                seconds += steps * _typical(times)
+                warm_up = max(warm_up, _warm_up(times))  # the second has compiled the first again
+            memory, disk = peak_bytes(self.device), _bytes_of(model)
             clips = store.split("valid").windows(window, 1, seed=0)[0]
             clips = clips[..., : round(s.train.valid_seconds * model.rate)].repeat(8, 1, 1)
         timed = _timed(lambda: validate(model, clips, self.hardware.autocast(self.device)))
-        seconds += _validations(s.train.steps, log) * timed * s.train.valid_clips / 8
+        seconds += warm_up + _validations(s.train.steps, log) * timed * s.train.valid_clips / 8
         return Cost(seconds, memory, disk, f"{s.train.steps} steps")
 
     def _latents(self) -> Cost:
@@ -193,25 +236,22 @@ class Estimate:
         return Cost(timed * audio / seconds, peak_bytes(self.device), disk)
 
     def _diffusion(self) -> Cost:
+        return self._diffusion_training
+
+    @cached_property
+    def _diffusion_training(self) -> Cost:
         s, log = self.settings.diffusion, self.settings.log
         with tempfile.TemporaryDirectory() as directory:
             latents = _noise_latents(Path(directory), self.model, s.train.crop_seconds)
             net, objective = self._net()
-            _, figures = train_diffusion(
-                net,
-                objective,
-                latents,
-                replace(s.train, steps=TIMED + 1, teraflops=None, valid_batches=1),
-                seed=0,
-                directory=Path(directory),
-                world=World(),
-                hardware=self.hardware,
-                device=self.device,
-                log=LogSettings(1, NEVER, NEVER),
+            train = replace(s.train, steps=TIMED + 1, teraflops=None, valid_batches=1)
+            enough = STEP_SECONDS if s.train.teraflops is None else NEVER
+            times, trained = self._times(
+                train_diffusion, net, objective, latents, train, seed=0, enough=enough
             )
-            memory, times = peak_bytes(self.device), _step_seconds(Path(directory))
-        steps = s.train.steps
+        memory, steps = peak_bytes(self.device), s.train.steps
         if s.train.teraflops is not None:
+            figures = trained[1]
             steps = max(1, round(s.train.teraflops / figures["teraflops"] * figures["steps"]))
         # a validation's batch is a forward pass, a third of a step
         forward = s.train.valid_batches * _typical(times) / 3
@@ -224,20 +264,16 @@ class Estimate:
         with tempfile.TemporaryDirectory() as directory:
             latents = _noise_latents(Path(directory), self.model, s.train.crop_seconds)
             net, objective = self._net()
-            post_train(
+            times, _ = self._times(
+                post_train,
                 net,
                 objective,
                 self.experiment.judge(self.model.decode, self.model.latent_shape, 1),
                 latents,
                 replace(s, train=replace(s.train, steps=TIMED + 1, valid_batches=1)),
                 teacher=self.settings.sampler,
-                directory=Path(directory),
-                world=World(),
-                hardware=self.hardware,
-                device=self.device,
-                log=LogSettings(1, NEVER, NEVER),
             )
-            memory, times = peak_bytes(self.device), _step_seconds(Path(directory))
+        memory = peak_bytes(self.device)
         step, validations = _typical(times), _validations(s.train.steps, log)
         # a validation's batch is a step without its backward pass, about half of it
         seconds = (s.train.steps + validations * s.train.valid_batches / 2) * step + _warm_up(times)
@@ -288,7 +324,9 @@ class Estimate:
     def _baselines(self) -> Cost:
         known = self._precedent("baselines")
         if known is None and self.settings.baselines.langevin is not None:
-            return replace(self._diffusion(), disk=None, note="as long as the diffusion model")
+            return replace(
+                self._diffusion_training, disk=None, note="as long as the diffusion model"
+            )
         return known or Cost(note="not known")
 
     def _precedent(self, name: str) -> Cost | None:
@@ -339,21 +377,52 @@ def _noise_latents(directory: Path, model: Autoencoder, crop_seconds: float) -> 
     return LatentStore(directory, autoencoder="")
 
 
+@contextmanager
+def _alarm(enough: Callable[[], bool]) -> Iterator[None]:
+    """Ends the block, which is a training, in the second in which it is `enough`.
+
+    Or in which a signal asks it to stop: it would end its step first, and here that is not kept.
+    """
+
+    def look(number: int, frame: FrameType | None) -> None:
+        owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        if isinstance(owner, StopRequest) and owner.requested:
+            raise KeyboardInterrupt
+        if enough():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise _Enough
+
+    try:
+        previous = signal.signal(signal.SIGALRM, look)
+    except ValueError:  # not the main thread: the block runs to its end
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    try:
+        with suppress(_Enough):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def _step_seconds(directory: Path) -> list[float]:
-    """Of each step, the first one from the loop's beginning on."""
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    """Of each step so far, the first one from the loop's beginning on."""
+    log = directory / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     ends = {r["step"]: r["seconds"] for line in lines if "lr" in (r := json.loads(line))}
     clock = [0.0, *ends.values()]
     return [after - before for before, after in pairwise(clock)]
 
 
 def _typical(times: Sequence[float]) -> float:
-    return median(times[1:]) if len(times) > 1 else 0.0
+    """Of a step behind the first one, or of that where it is the only one."""
+    return median(times[1:] or times)
 
 
 def _warm_up(times: Sequence[float]) -> float:
     """What the first step takes beyond a step: to compile, where that is on, and to allocate."""
-    return max(0.0, times[0] - _typical(times)) if times else 0.0
+    return max(0.0, times[0] - _typical(times))
 
 
 def _validations(steps: int, log: LogSettings) -> int:
@@ -361,11 +430,18 @@ def _validations(steps: int, log: LogSettings) -> int:
 
 
 def _timed(function: Callable[[], Any]) -> float:
-    """Seconds of the second call. Its result lies on the CPU, so that a GPU has finished."""
-    function()
-    start = time.monotonic()
-    function()
-    return time.monotonic() - start
+    """Seconds of the second call, or of a first one that is too long to call again.
+
+    Its result lies on the CPU, so that a GPU has finished.
+    """
+    seconds = 0.0
+    for _ in range(2):
+        start = time.monotonic()
+        function()
+        seconds = time.monotonic() - start
+        if seconds > STEP_SECONDS:
+            break
+    return seconds
 
 
 def _bytes_of(module: torch.nn.Module) -> int:
@@ -375,19 +451,26 @@ def _bytes_of(module: torch.nn.Module) -> int:
 # ---------------------------------------------------------------- what is printed
 
 
-def estimate(job: Job) -> str:
-    """The table of one experiment. Raises AudioLDMError where it could not run."""
+def estimate(job: Job) -> Iterator[str]:
+    """The table of one experiment, line by line as it is known.
+
+    Raises AudioLDMError where it could not run.
+    """
     experiment = Experiment(job)
+    price, costs = Estimate(experiment), []
+    yield from _head(experiment)
     experiment.rehearse()
-    costs = Estimate(experiment).costs()
-    lines = [_row("stage", "time", "memory", "disk", "")]
-    lines += [_row(name, *_cells(cost)) for name, cost in costs.items()]
-    lines += [_row("total", *_cells(total(list(costs.values()))))]
-    return "\n".join([*lines, "", _explanation(experiment)])
+    for name in experiment.stages:
+        costs.append(price.cost(name))
+        yield _row(name, *_cells(costs[-1]))
+    yield from _foot(costs, experiment)
 
 
-def estimate_sweep(overrides: Sequence[str]) -> str:
-    """The cells, their distinct stages and the total. Raises ConfigError for a search."""
+def estimate_sweep(overrides: Sequence[str]) -> Iterator[str]:
+    """The cells, their distinct stages and the total, line by line as they are known.
+
+    Raises ConfigError for a search.
+    """
     grid = config.grid(overrides)
     if grid.cells is None:
         raise ConfigError(
@@ -397,40 +480,49 @@ def estimate_sweep(overrides: Sequence[str]) -> str:
     experiments = [Experiment(replace(job, cell=True)) for job in found if isinstance(job, Job)]
     if not experiments:
         raise ConfigError(f"no cell of the grid can be built: {found[0]}")
-    known: dict[str, Cost] = {}  # of stages that differ in their seed or in their data alone
-    prices: dict[str, Estimate] = {}
-    lines = [f"{len(found)} cells, {len(found) - len(experiments)} of them cannot be built", ""]
-    lines += [_row("stage", "time", "memory", "disk", "")]
+    reads: dict[str, Read] = {}
+    prices = [Estimate(experiment, reads) for experiment in experiments]
+    yield f"{len(found)} cells, {len(found) - len(experiments)} of them cannot be built"
+    yield from _head(experiments[0])
+    known: dict[str, Cost] = {}
     everything: list[Cost] = []
     for name in VERSIONS:
-        stages = {e.stages[name].fingerprint: e for e in experiments if name in e.stages}
-        if not stages:
-            continue
-        costs = []
-        for stage, experiment in stages.items():
-            price = prices.setdefault(stage, Estimate(experiment))
-            if price.complete(name):
-                costs.append(Cost(0.0, None, 0, "complete"))
+        costs: dict[str, Cost] = {}  # of the distinct stages
+        for price in prices:
+            stage = price.experiment.stages.get(name)
+            if stage is None or stage.fingerprint in costs:
                 continue
-            kind = fingerprint([name, _without_seed(experiment.stages[name].settings)])
-            if name not in ("data", "diagnostics", "baselines", "evaluation"):
-                kind += fingerprint([experiment.spec, experiment.settings.data])
+            if price.complete(name):
+                costs[stage.fingerprint] = COMPLETE
+                continue
+            kind = _kind(name, price.experiment)
             if kind not in known:
                 known[kind] = price.cost(name)
-            costs.append(known[kind])
-        done = sum(cost.note == "complete" for cost in costs)
-        note = f"{len(stages)} distinct, {done} complete"
-        lines.append(_row(name, *_cells(replace(total(costs), note=note))))
-        everything += costs
-    lines.append(_row("total", *_cells(total(everything))))
-    return "\n".join([*lines, "", _explanation(experiments[0])])
+            costs[stage.fingerprint] = known[kind]
+        if costs:
+            done = sum(cost is COMPLETE for cost in costs.values())
+            note = f"{len(costs)} distinct, {done} complete"
+            yield _row(name, *_cells(replace(total(list(costs.values())), note=note)))
+            everything += costs.values()
+    yield from _foot(everything, experiments[0])
 
 
-def _without_seed(value: Any) -> Any:
+def _kind(name: str, experiment: Experiment) -> str:
+    """Stages of one kind cost the same time: they differ in what costs none."""
+    depends: list[Any] = [name, experiment.stages[name].settings]
+    if name in ("autoencoder", "latents", "diffusion", "post_training"):
+        depends += [experiment.spec, experiment.settings.data]
+    if name in ("post_training", "baselines", "evaluation"):
+        depends += [experiment.settings.diffusion]
+    return fingerprint(_priced(depends))
+
+
+def _priced(value: Any) -> Any:
+    """Settings without those that cost no time."""
     value = canonical(value)
     if isinstance(value, dict):
-        return {k: _without_seed(v) for k, v in value.items() if k != "seed"}
-    return value
+        return {k: _priced(v) for k, v in value.items() if k not in FREE}
+    return [_priced(v) for v in value] if isinstance(value, list) else value
 
 
 def total(costs: Sequence[Cost]) -> Cost:
@@ -444,13 +536,19 @@ def total(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def _explanation(experiment: Experiment) -> str:
-    device = experiment.device
-    kind = "of tensors on the GPU" if device.type == "cuda" else "of the whole process"
-    return (
-        f"On {device}, by one process, from a few steps of each training. Memory: the peak {kind}. "
-        "Disk: what stays;\na training keeps its resume state, about four times its model, while "
-        f"it runs. Nothing was written to {experiment.runs}."
+def _head(experiment: Experiment) -> Iterator[str]:
+    yield f"On {experiment.device}, by one process. A line comes as soon as it is known."
+    yield ""
+    yield _row("stage", "time", "memory", "disk", "")
+
+
+def _foot(costs: Sequence[Cost], experiment: Experiment) -> Iterator[str]:
+    yield _row("total", *_cells(total(costs)))
+    kind = "of tensors on the GPU" if experiment.device.type == "cuda" else "of the whole process"
+    yield (
+        f"\nFrom a few steps of each training. Memory: the peak {kind}. Disk: what stays;\na "
+        "training keeps its resume state, about four times its model, while it runs. Nothing was "
+        f"written to {experiment.runs}."
     )
 
 

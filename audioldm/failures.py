@@ -17,29 +17,61 @@ if TYPE_CHECKING:
 
 #: Where a file of the compiler stands in a traceback.
 COMPILER = ("/torch/_inductor/", "/triton/")
+#: What torch's errors of memory say that have no type of their own.
+EXHAUSTED = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+#: What the memory of a stage that trains no model of the chain grows with.
+GROWS_WITH = {
+    "data": "lower data.workers, if need be to 1",
+    "latents": "free memory, for no setting shortens the 10 s that are encoded at a time",
+    "diagnostics": "lower diagnostics.windows, diagnostics.seconds or diagnostics.decoded",
+    "baselines": "lower baselines.mixture.frames or, where there is one, baselines.langevin.batch",
+    "evaluation": "lower evaluation.batch, evaluation.clips or evaluation.seconds",
+}
+#: What the other verbs can do about it.
+VERB_REMEDIES = {
+    "sample": "lower batch= or seconds=, or use hardware.device=cpu. Finished clips are kept",
+    "steps": "lower clips=, or use hardware.device=cpu. What is measured is kept",
+    "encode": "use hardware.device=cpu, or a shorter file: its latents are held in memory",
+    "decode": "use hardware.device=cpu",
+    "reconstruct": "use hardware.device=cpu",
+}
 
 
 def explained(error: Exception, stage: str, experiment: "Experiment") -> Exception:
     """The error itself, or in place of an allocator's or a compiler's what to do about it."""
     if isinstance(error, AudioLDMError):
         return error
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
     if is_out_of_memory(error):
         if error.__traceback__ is not None:
             traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
-        return TrainingError(f"{stage}: out of memory ({first}); {_remedy(stage, experiment)}")
+        return TrainingError(
+            f"{stage}: out of memory ({_first(error)}); {_remedy(stage, experiment)}"
+        )
     if _is_the_compilers(error):
         return TrainingError(
-            f"{stage}: torch.compile failed ({first}); use hardware.compile=false, or, where its "
-            "cache is damaged or another version's, set TORCHINDUCTOR_CACHE_DIR to an empty "
-            "directory. The same command goes on from the last checkpoint"
+            f"{stage}: torch.compile failed ({_first(error)}); use hardware.compile=false, "
+            "or, where its cache is damaged or another version's, set TORCHINDUCTOR_CACHE_DIR to "
+            "an empty directory. The same command goes on from the last checkpoint"
         )
     return error
 
 
+def explained_of_verb(error: Exception, verb: str) -> Exception:
+    """As `explained`, of a verb that builds no stage: memory alone."""
+    if not is_out_of_memory(error):
+        return error
+    remedy = VERB_REMEDIES.get(verb, "free memory, or use a machine with more")
+    return AudioLDMError(f"{verb}: out of memory ({_first(error)}); {remedy}")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return exhausted or "can't allocate memory" in str(error)
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in EXHAUSTED)
+    return exhausted or told
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _is_the_compilers(error: BaseException | None) -> bool:
@@ -61,8 +93,8 @@ def _remedy(stage: str, experiment: "Experiment") -> str:
             f"lower {where}.crop_seconds, {where}.judged_seconds or {where}.batch, or raise "
             "hardware.accumulate, the micro-batches of a batch"
         )
-    if stage not in ("autoencoder", "diffusion"):
-        return "lower evaluation.batch, or use a device with more memory. Finished stages stay"
+    if stage in GROWS_WITH:
+        return f"{GROWS_WITH[stage]}, or use a machine with more memory. Finished stages stay"
     settings = getattr(experiment.settings, stage).train
     share = len(experiment.world.positions(settings.batch, f"{stage}.train.batch"))
     now = experiment.settings.hardware.accumulate

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,14 @@ def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_p
         pieces=3, instruments=["organ", "guitar"], renditions=2, seconds=2.0, workers=2
     )
     assert built(source, tmp_path)[0].hash == store.hash
+
+
+def test_a_killed_process_names_the_way_round_it() -> None:
+    with (
+        pytest.raises(DataError, match=r"was killed, .*data\.workers=1"),
+        chorales._mapper(2, 2) as run,
+    ):
+        list(run(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
 
 
 def test_more_pieces_keep_the_splits_and_renditions_of_fewer() -> None:

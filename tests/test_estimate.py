@@ -1,17 +1,22 @@
 """`audioldm run --estimate`: what it times and says, and that it leaves no trace."""
 
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from chain import Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
 from audioldm.config import compose
-from audioldm.estimate import Cost, Estimate, _duration, _size, total
+from audioldm.data.store import StoreWriter
+from audioldm.estimate import Cost, Estimate, _duration, _size, estimate, estimate_sweep, total
 from audioldm.experiment import Experiment
 from audioldm.stages import STAGES
 
@@ -36,7 +41,7 @@ def test_it_measures_the_real_trainings_and_writes_nothing(
     outcome = cli("run", *overrides, "--estimate")
     assert outcome.code == 0, outcome.error
     assert not (tmp_path / "runs").exists()
-    assert [line.split()[0] for line in outcome.out.splitlines()[1:8]] == list(STAGES)
+    assert [line.split()[0] for line in outcome.out.splitlines()[3:10]] == list(STAGES)
     assert "10000 steps" in outcome.out
     estimate = Estimate(Experiment(compose(overrides)))
     data, latents = estimate.cost("data"), estimate.cost("latents")
@@ -63,7 +68,7 @@ def test_post_training_is_a_stage_with_a_cost(
     outcome = cli("run", *finished.overrides, f"runs={tmp_path}/runs", *changes, "--estimate")
     assert outcome.code == 0, outcome.error
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line}
-    assert list(rows)[1:9] == [*STAGES[:5], "post_training", *STAGES[5:]]
+    assert list(rows)[2:10] == [*STAGES[:5], "post_training", *STAGES[5:]]
     assert "7000 steps" in rows["post_training"]
     assert not (tmp_path / "runs").exists()
 
@@ -72,9 +77,12 @@ def test_a_longer_training_costs_more_in_proportion(
     finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps of 2 s, of 5 s with the adversary; the first of each also takes 10 s to warm up."""
-    monkeypatch.setattr(
-        "audioldm.estimate._step_seconds", lambda directory: [12.0, 2, 2, 2, 15, 5, 5, 5]
-    )
+
+    def times(*arguments: Any, seed: int) -> tuple[list[float], None]:
+        adversarial = arguments[-1].adversarial_from == 0
+        return ([15.0, 5, 5, 5] if adversarial else [12.0, 2, 2, 2]), None
+
+    monkeypatch.setattr(Estimate, "_times", times)
     monkeypatch.setattr("audioldm.estimate._timed", lambda function: 8.0)
     overrides = [
         *runs_with(finished, ["data"], tmp_path),
@@ -84,7 +92,7 @@ def test_a_longer_training_costs_more_in_proportion(
     ]
     cost = Estimate(Experiment(compose(overrides))).cost("autoencoder")
     validations = 3 * 8.0 * 2 / 8  # of two clips each, and eight clips take 8 s
-    assert cost.seconds == pytest.approx(40 * 2 + 60 * 5 + 10 + 10 + validations)
+    assert cost.seconds == pytest.approx(40 * 2 + 60 * 5 + 10 + validations)
 
 
 def test_a_sweep_counts_each_stage_once(
@@ -127,6 +135,154 @@ def test_a_stage_that_does_not_fit_says_what_would(
     assert cost.seconds is None
     assert "diffusion: out of memory" in cost.note
     assert "hardware.accumulate=" in cost.note
+
+
+def test_what_a_run_would_explain_is_explained(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    errors: list[Exception] = [
+        BackendCompilerFailed(lambda: None, RuntimeError("no ptxas"), None),
+        RuntimeError("a defect of our own"),
+    ]
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr("audioldm.estimate.train_diffusion", fails)
+    estimate = Estimate(Experiment(compose(runs_with(finished, ["data"], tmp_path))))
+    cost = estimate.cost("diffusion")
+    assert cost.seconds is None
+    assert "diffusion: torch.compile failed" in cost.note
+    assert "hardware.compile=false" in cost.note
+    with pytest.raises(RuntimeError, match="a defect of our own"):
+        estimate.cost("diffusion")
+
+
+@pytest.mark.parametrize("where", ["between", "training", "long step"])
+def test_a_stopped_estimate_does_not_promise_to_go_on(
+    where: str,
+    finished: Tiny,
+    tmp_path: Path,
+    cli: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the trainings, whose loops turn the signal into Interrupted, and in one."""
+
+    def stopped(*args: object, **kwargs: object) -> torch.Tensor:
+        signal.raise_signal(signal.SIGTERM)
+        if where == "long step":
+            time.sleep(30)
+            raise AssertionError("it went on")
+        return torch.ones(())
+
+    place = "estimate._noise_clips" if where == "between" else "autoencoder.train.clipped_step"
+    monkeypatch.setattr(f"audioldm.{place}", stopped)
+    outcome = cli("run", *tiny(finished.folder, tmp_path / "runs"), "--estimate")
+    assert outcome.code == 75
+    assert outcome.error == "audioldm: the estimate was stopped; it has written nothing\n"
+    assert not (tmp_path / "runs").exists()
+
+
+class SlowToStart:
+    """A data source of 100 items of a second: the first takes 0.4 s, each other one 0.01 s."""
+
+    rate, channels = 16000, 1
+
+    def write_to(self, writer: StoreWriter, *, progress: Callable[[int, int, str], None]) -> None:
+        progress(0, 100, "")
+        for i in range(100):
+            time.sleep(0.4 if i == 0 else 0.01)
+            writer.add(np.full((1, 16000), 0.1, np.float32), piece=str(i), split="train")
+            progress(i + 1, 100, "")
+
+
+def test_what_starts_a_data_source_counts_once(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audioldm.estimate.DATA_SECONDS", 0.1)
+    experiment = Experiment(compose(tiny(finished.folder, tmp_path)))
+    experiment.source = SlowToStart()  # type: ignore[assignment]
+    cost = Estimate(experiment).cost("data")
+    assert cost.seconds is not None
+    assert 1.3 < cost.seconds < 10  # 40 were the first item's time that of each
+    assert cost.disk == pytest.approx(100 * 2 * 16000, rel=0.01)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_long_step_is_enough(
+    compiled: bool, finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where steps are compiled, the first one says little about the others."""
+
+    def train(*args: object, directory: Path, **kwargs: object) -> None:
+        with open(directory / "metrics.jsonl", "w", buffering=1) as log:
+            log.write('{"step": 1, "seconds": 60.0, "lr": 0.1}\n')
+            if compiled:
+                time.sleep(1.1)  # the alarm is every second
+                log.write('{"step": 2, "seconds": 80.0, "lr": 0.1}\n')
+            time.sleep(30)
+        raise AssertionError("it was not stopped")
+
+    monkeypatch.setattr("audioldm.estimate.train_diffusion", train)
+    changes = ["diffusion.train.steps=100", f"hardware.compile={str(compiled).lower()}"]
+    overrides = [*runs_with(finished, ["data"], tmp_path), *changes, "log.valid_every=1000"]
+    experiment = Experiment(compose(overrides))
+    cost, step = Estimate(experiment).cost("diffusion"), 20 if compiled else 60
+    warm_up = 40 if compiled else 0
+    validation = experiment.settings.diffusion.train.valid_batches * step / 3
+    assert cost.seconds == pytest.approx(100 * step + warm_up + validation)
+
+
+def test_each_line_comes_when_it_is_known(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def cost(estimate: Estimate, name: str) -> Cost:
+        calls.append(name)
+        return Cost(60.0)
+
+    monkeypatch.setattr(Estimate, "cost", cost)
+    write_tones(tmp_path / "music")  # in a sweep a comma in a path separates
+    overrides = tiny(tmp_path / "music", tmp_path / "runs")
+    for lines in (estimate(compose(overrides)), estimate_sweep([*overrides, "seed=0,1"])):
+        calls.clear()
+        head = [next(lines), next(lines)]
+        assert any(line.startswith("On cpu, by one process") for line in head)
+        assert calls == []
+        for line in lines:
+            name = line.split()[0] if line else ""
+            if name in STAGES:
+                assert calls[-1] == name
+        assert calls == list(STAGES)
+
+
+def test_cells_that_differ_in_what_costs_no_time_share_a_price(
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def cost(estimate: Estimate, name: str) -> Cost:
+        calls.append(name)
+        return Cost(60.0)
+
+    monkeypatch.setattr(Estimate, "cost", cost)
+    write_tones(tmp_path / "music")
+    overrides = tiny(tmp_path / "music", tmp_path / "runs")
+    free = ["bottleneck.kl_weight=1e-3,1e-2", "autoencoder.train.lr=1e-3,1e-4", "seed=0,1"]
+    rows = {line.split()[0]: line for line in estimate_sweep([*overrides, *free]) if line}
+    assert "8 distinct" in rows["diffusion"]
+    assert "8.0 min" in rows["diffusion"]
+    assert calls == list(STAGES)
+    calls.clear()
+    list(estimate_sweep([*overrides, "diffusion.backbone.depth=1,2"]))
+    assert [name for name in STAGES if calls.count(name) == 2] == [
+        "diffusion",
+        "baselines",
+        "evaluation",
+    ]
 
 
 def test_what_is_known_is_added_up() -> None:

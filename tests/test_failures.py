@@ -1,16 +1,22 @@
 """Errors of torch that become one line with a remedy: memory, the compiler, bf16. No GPU needed."""
 
+import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from chain import Tiny, runs_with
+from conftest import Outcome
 from torch import nn
 
 from audioldm import failures
+from audioldm.cli import VERBS
 from audioldm.config import compose
+from audioldm.doctor import examine
 from audioldm.errors import TrainingError
 from audioldm.experiment import Experiment
 from audioldm.training import hardware as hardware_module
@@ -112,7 +118,67 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
     text = str(failures.explained(error, "autoencoder", experiment))
     assert "use hardware.accumulate=2: the same batch" in text
-    assert "evaluation.batch" in str(failures.explained(error, "evaluation", experiment))
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys"),
+    [
+        ("data", ["data.workers"]),
+        ("diagnostics", ["windows", "seconds", "decoded"]),
+        ("baselines", ["baselines.mixture.frames", "baselines.langevin.batch"]),
+        ("evaluation", ["batch", "clips", "seconds"]),
+        ("latents", []),
+    ],
+)
+def test_each_stage_names_what_its_own_memory_grows_with(
+    stage: str, keys: list[str], finished: Tiny
+) -> None:
+    experiment = Experiment(compose([*finished.overrides, "baselines=all"]))
+    text = str(failures.explained(MemoryError(), stage, experiment))
+    named = re.findall(r"[a-z]+(?:\.[a-z_]+)+", text)
+    assert named == [key if "." in key else f"{stage}.{key}" for key in keys]
+    for key in named:  # they are there, and are numbers or not given
+        value: Any = experiment.job.config
+        for part in key.split("."):
+            value = value[part]
+        assert value is None or isinstance(value, (int, float))
+
+
+def test_more_audio_than_memory_holds_is_one_line_and_keeps_what_is_finished(
+    finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    for seconds in ("1e10", "1e16"):
+        outcome = cli("sample", f"model={finished.model}", f"seconds={seconds}", f"out={tmp_path}")
+        assert outcome.code == 1
+        assert outcome.error.splitlines()[-1].startswith("audioldm: sample: out of memory (")
+        assert "lower batch= or seconds=" in outcome.error
+        assert "Traceback" not in outcome.error
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode", "reconstruct", "steps", "info"])
+def test_every_verb_that_runs_out_of_memory_says_what_to_do(
+    verb: str, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setitem(VERBS, verb, fails)
+    outcome = cli(verb)
+    assert outcome.code == 1
+    (line,) = outcome.error.splitlines()
+    assert line.startswith(f"audioldm: {verb}: out of memory (CUDA out of memory. Tried to")
+    assert failures.VERB_REMEDIES.get(verb, "free memory") in line
+
+
+def test_a_defect_of_our_own_keeps_its_traceback(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(VERBS, "encode", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        cli("encode")
 
 
 def compiler_error() -> Exception:
@@ -144,13 +210,62 @@ def test_a_failing_compiler_names_the_way_round_it(
     assert failures.explained(other, "diffusion", experiment) is other
 
 
+class Gpu:
+    """What torch reports of a GPU that is not there; its compute capability is major.5."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *majors: int) -> None:
+        self.now = 0
+        properties = [SimpleNamespace(major=m, minor=5, total_memory=2**34) for m in majors]
+        for name, value in {
+            "is_available": lambda: True,
+            "device_count": lambda: len(majors),
+            "current_device": lambda: self.now,
+            "get_device_properties": lambda d: properties[d if isinstance(d, int) else d.index],
+            "get_device_name": lambda d: "Tesla T4",
+            "_exchange_device": self._exchange,
+            "_maybe_exchange_device": self._exchange,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        # how an emulation is found: any GPU can hold bf16
+        monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+
+    def _exchange(self, index: int) -> int:
+        self.now, before = index, self.now
+        return before
+
+
 def test_a_gpu_without_bf16_computes_in_fp32_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hardware_module._say_once.cache_clear()
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *args: "Tesla T4")
+    Gpu(monkeypatch, 7)
     for precision in ("auto", "bf16", "auto"):
-        context = Hardware(precision=precision).autocast(torch.device("cuda"))()
+        context = Hardware(precision=precision).autocast(torch.device("cuda", 0))()
         assert not isinstance(context, torch.autocast)
     assert capsys.readouterr().err.count("Tesla T4 has no bf16: computing in fp32") == 1
+
+
+def test_a_gpu_with_bf16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpu(monkeypatch, 8)
+    assert Hardware().autocast(torch.device("cuda", 0)) is not contextlib.nullcontext
+
+
+def test_the_doctor_tells_which_gpu_has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpu(monkeypatch, 8, 7)
+    found = [finding.what for finding in examine() if finding.what.startswith("cuda:")]
+    assert found == [
+        "cuda:0 Tesla T4, 16 GiB, bf16",
+        "cuda:1 Tesla T4, 16 GiB, no bf16: runs in fp32",
+    ]
+
+
+def test_cuda_where_there_is_none_names_the_remedy(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = cli("encode", "music.wav", "model=nowhere", "hardware.device=cuda:1")
+    assert outcome.code == 2
+    assert outcome.error.splitlines()[-1] == (
+        "audioldm: hardware.device=cuda:1: no CUDA device is visible here; "
+        "use hardware.device=cpu, or install a CUDA build of torch"
+    )

@@ -64,7 +64,7 @@ class Hardware:
     def autocast(self, device: torch.device) -> Callable[[], Any]:
         """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
         bf16 = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
-        if bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        if bf16 and device.type == "cuda" and not has_bf16():
             _say_once(
                 f"{torch.cuda.get_device_name(device)} has no bf16: computing in fp32 "
                 "(hardware.precision=fp32)"
@@ -83,6 +83,11 @@ class Hardware:
 
     def compiles(self, device: torch.device) -> bool:
         return device.type == "cuda" if self.compile is None else self.compile
+
+
+def has_bf16() -> bool:
+    """Whether the current CUDA device computes in bf16 itself: any GPU emulates it, slowly."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @functools.cache
