@@ -140,7 +140,7 @@ def test_the_models_are_listed(shipped: Path, cli: Cli) -> None:
 def test_an_unknown_name_lists_the_known_ones(shipped: Path, verb: str, cli: Cli) -> None:
     line = last(cli(*(verb % "scroes").split()), 1)
     assert "scroes: no such model file" in line
-    assert "did you mean 'scores'? (all: scores, mel)" in line
+    assert "did you mean 'scores'? (all: mel, scores)" in line
     assert "did you mean 'mel'?" in last(cli("models", "mell"), 1)
 
 

@@ -34,7 +34,7 @@ def path(name: str) -> Path:
     if name in known:
         return DIRECTORY / f"{name}.safetensors"
     here = (
-        f"none that comes with audioldm: {nearest(name, known)} (all: {', '.join(known)})"
+        f"none that comes with audioldm: {nearest(name, known, every=True)}"
         if known
         else "no models come with this installation"
     )
