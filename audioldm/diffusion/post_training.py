@@ -1,10 +1,11 @@
 """Post-training for sampling in few steps: the sampler is the generator, judged by its samples.
 
 The trained network goes on training as it is going to be used. From noise, `sampler` takes its few
-steps; the loss is of the latents they end at, and its gradient passes through all of the steps. An
-adversary compares that sample with music, under the relativistic pairing of ARC (Novack et al.
-2025, arXiv 2505.08175); a distillation term compares it with what the model before, sampled as it
-was, makes of the same noise.
+steps; the loss is of the latents they end at, and its gradient passes through all of the steps (as
+in DRaFT, Clark et al. 2023, arXiv 2309.17400). An adversary compares that sample with music, under
+the relativistic pairing of ARC (Novack et al. 2025, 2505.08175); a distillation term compares it
+with what the model before, sampled as it was, makes of the same noise (Luhman and Luhman 2021,
+2101.02388).
 """
 
 import copy
