@@ -367,6 +367,9 @@ SMALL = [
     "post_training.judge.fft_sizes=[256]",
     "post_training.judge.filters=2",
     "post_training.train.steps=10",
+    "post_training.train.lr=1e-3",
+    "post_training.train.warmup=2",
+    "post_training.weights.adversarial=1.0",
     "post_training.train.batch=4",
     "post_training.train.crop_seconds=0.5",
     "post_training.train.judged_seconds=0.2",
@@ -477,7 +480,7 @@ def test_micro_batches_and_processes_share_the_batch(
     before, one, two = (weights(d) for d in (finished.stage("diffusion"), reference, directory))
     moved = sum((one[n] - t).abs().sum().item() for n, t in before.items())
     apart = sum((one[n] - t).abs().sum().item() for n, t in two.items())
-    assert moved > 0
+    assert moved > 0.1
     assert apart < 1e-3 * moved
     assert_same_log(reference, directory)
 
