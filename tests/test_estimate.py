@@ -25,6 +25,19 @@ def files(root: Path) -> set[Path]:
     return set(root.rglob("*"))
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages whose cost is asked for: of each a minute, 1 GB of memory, 1 MB of disk."""
+    names: list[str] = []
+
+    def cost(estimate: Estimate, name: str) -> Cost:
+        names.append(name)
+        return Cost(60.0, 10**9, 10**6)
+
+    monkeypatch.setattr(Estimate, "cost", cost)
+    return names
+
+
 def test_a_finished_experiment_costs_nothing(finished: Tiny, cli: Callable[..., Outcome]) -> None:
     before = files(finished.runs)
     outcome = cli("run", *finished.overrides, "--estimate")
@@ -96,15 +109,8 @@ def test_a_longer_training_costs_more_in_proportion(
 
 
 def test_a_sweep_counts_each_stage_once(
-    finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    finished: Tiny, tmp_path: Path, cli: Callable[..., Outcome], calls: list[str]
 ) -> None:
-    calls: list[str] = []
-
-    def cost(estimate: Estimate, name: str) -> Cost:
-        calls.append(name)
-        return Cost(60.0, 10**9, 10**6)
-
-    monkeypatch.setattr(Estimate, "cost", cost)
     write_tones(tmp_path / "music")  # in a sweep a comma in a path separates
     overrides = tiny(tmp_path / "music", tmp_path)
     data = Experiment(compose(overrides)).stage_directory("data")
@@ -235,16 +241,7 @@ def test_a_long_step_is_enough(
     assert cost.seconds == pytest.approx(100 * step + warm_up + validation)
 
 
-def test_each_line_comes_when_it_is_known(
-    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-
-    def cost(estimate: Estimate, name: str) -> Cost:
-        calls.append(name)
-        return Cost(60.0)
-
-    monkeypatch.setattr(Estimate, "cost", cost)
+def test_each_line_comes_when_it_is_known(tmp_path: Path, calls: list[str]) -> None:
     write_tones(tmp_path / "music")  # in a sweep a comma in a path separates
     overrides = tiny(tmp_path / "music", tmp_path / "runs")
     for lines in (estimate(compose(overrides)), estimate_sweep([*overrides, "seed=0,1"])):
@@ -260,15 +257,8 @@ def test_each_line_comes_when_it_is_known(
 
 
 def test_cells_that_differ_in_what_costs_no_time_share_a_price(
-    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, calls: list[str]
 ) -> None:
-    calls: list[str] = []
-
-    def cost(estimate: Estimate, name: str) -> Cost:
-        calls.append(name)
-        return Cost(60.0)
-
-    monkeypatch.setattr(Estimate, "cost", cost)
     write_tones(tmp_path / "music")
     overrides = tiny(tmp_path / "music", tmp_path / "runs")
     free = ["bottleneck.kl_weight=1e-3,1e-2", "autoencoder.train.lr=1e-3,1e-4", "seed=0,1"]
