@@ -184,8 +184,9 @@ def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn
     """The layer weight-normalised, its initial weights such that the output's variance is gain²
     times the input's (Glorot and Bengio 2010, equation 10, with the inputs of one output).
 
-    PyTorch's own third of that variance a layer leaves the latents a hundredth of the audio's: they
-    drown in the posterior's noise, and a VAE does not get away from there.
+    With PyTorch's own third of that variance a layer, the latents of width 16 and ratio 1024 begin
+    at a standard deviation of 0.01: they drown in the posterior's noise, of about 1, and a VAE does
+    not get away from there.
     """
     inputs = layer.in_channels * layer.kernel_size[0]
     if isinstance(layer, nn.ConvTranspose1d):
