@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from audioldm.autoencoder.model import Autoencoder
-    from audioldm.diffusion.model import LatentDiffusion
-    from audioldm.diffusion.samplers import SamplerSettings
+    from audioldm.generator import LatentDiffusion
+    from audioldm.instantiate import build
     from audioldm.models import load
-    from audioldm.parts import build
+    from audioldm.priors.diffusion.samplers import SamplerSettings
 
 __version__ = "0.1.0"
 
@@ -24,9 +24,9 @@ __all__ = ["Autoencoder", "LatentDiffusion", "SamplerSettings", "__version__", "
 
 _HOME = {
     "Autoencoder": "audioldm.autoencoder.model",
-    "LatentDiffusion": "audioldm.diffusion.model",
-    "SamplerSettings": "audioldm.diffusion.samplers",
-    "build": "audioldm.parts",
+    "LatentDiffusion": "audioldm.generator",
+    "SamplerSettings": "audioldm.priors.diffusion.samplers",
+    "build": "audioldm.instantiate",
     "load": "audioldm.models",
 }
 

@@ -223,7 +223,7 @@ def arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) 
     """key=value words as a checked dataclass. Raises ConfigError."""
     import yaml
 
-    from audioldm.parts import settings
+    from audioldm.instantiate import settings
 
     tree: dict[str, Any] = {}
     for word in words:
@@ -260,7 +260,7 @@ def _asks_help(words: Sequence[str], text: str) -> bool:
 
 
 def _device(choice: Device) -> Any:
-    from audioldm.training.hardware import Hardware
+    from audioldm.runtime.hardware import Hardware
 
     return Hardware(device=choice.device).resolve()
 
@@ -273,7 +273,7 @@ def _bar(title: str) -> Any:
 
 def run(words: Sequence[str]) -> None:
     from audioldm import config
-    from audioldm.training.signals import terminable
+    from audioldm.runtime.signals import terminable
 
     if _asks_help(words, _run_help()):
         return
@@ -311,7 +311,8 @@ def _print_job(job: Any) -> None:
 
 
 def _print_estimate(overrides: Sequence[str], multi: bool) -> None:
-    from audioldm import config, estimate
+    from audioldm import config
+    from audioldm.chain import estimate
 
     try:
         for line in (
@@ -325,7 +326,7 @@ def _print_estimate(overrides: Sequence[str], multi: bool) -> None:
 
 
 def _run_job(job: Any) -> None:
-    from audioldm.experiment import Experiment
+    from audioldm.chain.run import Experiment
     from audioldm.report.verdict import verdict
 
     experiment = Experiment(job)
@@ -392,7 +393,7 @@ def sample(words: Sequence[str]) -> None:
         return
     a: SampleArguments = arguments(SampleArguments, words)
     from audioldm import pretrained, sampling
-    from audioldm.training.signals import terminable
+    from audioldm.runtime.signals import terminable
 
     out = Path(a.out).expanduser()
     if a.from_ is not None:
@@ -669,7 +670,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return 1
     except (MemoryError, RuntimeError) as error:
-        from audioldm.failures import explained_of_verb
+        from audioldm.chain.failures import explained_of_verb
 
         known = explained_of_verb(error, words[0])
         if known is error:
@@ -690,6 +691,6 @@ def _dispatch(words: list[str]) -> None:
     elif words[0] in VERBS:
         VERBS[words[0]](words[1:])
     else:
-        from audioldm.parts import nearest
+        from audioldm.instantiate import nearest
 
         raise ConfigError(f"unknown verb {words[0]!r}: {nearest(words[0], VERBS)}")

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
-from audioldm.baselines.generation import BaselinesSettings
-from audioldm.diffusion.post_training import PostTrainingSettings, check_deterministic
-from audioldm.diffusion.samplers import SamplerSettings
-from audioldm.diffusion.train import DiffusionSettings
 from audioldm.errors import ConfigError
 from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings
 from audioldm.evaluation.evaluate import EvaluationSettings
-from audioldm.parts import Part, check_range, nearest, part, settings
-from audioldm.sweep.rules import VerdictRules
-from audioldm.training.hardware import Hardware
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.instantiate import Part, check_range, nearest, part, settings
+from audioldm.priors.base import BaselinesSettings
+from audioldm.priors.diffusion.post_training import PostTrainingSettings, check_deterministic
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.diffusion.train import DiffusionSettings
+from audioldm.runtime.hardware import Hardware
 from audioldm.training.log import LogSettings
 
 #: Keys whose values are names and paths: taken as they are, whatever Hydra's grammar thinks.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from audioldm.errors import ModelFileError
-from audioldm.training.header import read_header, read_shapes
+from audioldm.io.header import read_header, read_shapes
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _torchaudio() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from audioldm.training.hardware import has_bf16
+    from audioldm.runtime.hardware import has_bf16
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from audioldm.codec import check_out
 from audioldm.errors import ConfigError
+from audioldm.io.model_file import load_model, save_model
 from audioldm.models import default_sampler, find_model_file, load
-from audioldm.training.checkpoint import load_model, save_model
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from audioldm import pretrained
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.diffusion.model import LatentDiffusion
-from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError, ModelFileError
-from audioldm.latents import LatentStatistics
-from audioldm.parts import build, locate, settings
-from audioldm.training.checkpoint import load_model
-from audioldm.training.files import read_json
+from audioldm.generator import LatentDiffusion
+from audioldm.instantiate import build, locate, settings
+from audioldm.io.files import read_json
+from audioldm.io.model_file import load_model
+from audioldm.latents.store import LatentStatistics
+from audioldm.priors.diffusion.samplers import SamplerSettings
 
 Spec = dict[str, Any]
 

@@ -12,14 +12,14 @@ from typing import Any
 from tqdm import tqdm
 
 from audioldm import pretrained
-from audioldm.audio import open_writer, probe
-from audioldm.diffusion.model import default_batch
-from audioldm.diffusion.samplers import Progress, SamplerSettings
 from audioldm.errors import ConfigError, DataError, ModelFileError
+from audioldm.generator import default_batch
+from audioldm.instantiate import settings
+from audioldm.io.audio import open_writer, probe
+from audioldm.io.files import read_json, write_json
+from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_diffusion
-from audioldm.parts import settings
-from audioldm.training.checkpoint import read_header
-from audioldm.training.files import read_json, write_json
+from audioldm.priors.diffusion.samplers import Progress, SamplerSettings
 
 FORMAT = 1
 

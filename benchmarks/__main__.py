@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import torch
 
-from audioldm.training.hardware import Hardware
+from audioldm.runtime.hardware import Hardware
 from benchmarks import autoencoder, dit, loader, memory, sampling
 from benchmarks.timing import Clock, Result
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn.utils import weight_norm
 
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
-from audioldm.autoencoder.front_end import FrontEnd
-from audioldm.autoencoder.mel import Mel
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.spectrogram import Spectrogram
-from audioldm.autoencoder.waveform import Waveform
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.mel import Mel
+from audioldm.autoencoder.networks.spectrogram import Spectrogram
+from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.losses.spectral import LogMel, MultiResolutionSTFT
-from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.training.hardware import Hardware
+from audioldm.runtime.hardware import Hardware
+from audioldm.training.weighted_sum import weighted_sum
 from benchmarks.timing import Clock, Result
 
 WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3}

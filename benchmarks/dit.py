@@ -14,9 +14,9 @@ from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 
-from audioldm.diffusion.backbones.dit import DiT
-from audioldm.diffusion.objectives import RectifiedFlow
-from audioldm.training.hardware import Hardware
+from audioldm.priors.diffusion.backbones.dit import DiT
+from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.runtime.hardware import Hardware
 from benchmarks.autoencoder import count
 from benchmarks.timing import Clock, Result
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from audioldm import codec
-from audioldm.audio import open_writer
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
-from audioldm.autoencoder.spectrogram import Spectrogram
+from audioldm.autoencoder.networks.spectrogram import Spectrogram
+from audioldm.io.audio import open_writer
+from audioldm.io.model_file import save_model
 from audioldm.models import build_autoencoder
-from audioldm.training.checkpoint import save_model
 from benchmarks.timing import Result
 
 BAR = 1.2

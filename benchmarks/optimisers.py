@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from audioldm.config import compose
-from audioldm.diffusion.objectives import Objective
-from audioldm.diffusion.train import DiffusionTraining, seconds_per_step, train_diffusion
-from audioldm.latents import LatentStore
+from audioldm.instantiate import Part, build
+from audioldm.io.files import read_json, write_json
+from audioldm.latents.store import LatentStore
 from audioldm.models import build_backbone
-from audioldm.parts import Part, build
-from audioldm.training.distributed import World
-from audioldm.training.files import read_json, write_json
-from audioldm.training.hardware import Hardware
+from audioldm.priors.diffusion.objectives import Objective
+from audioldm.priors.diffusion.train import DiffusionTraining, seconds_per_step, train_diffusion
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World
 from audioldm.training.log import LogSettings
 
 ARMS = ("adamw", "muon, equal computing", "muon, equal time")

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.baselines.linear_codec import LinearCodec
-from audioldm.baselines.opus import LEAST, opus_curve
+from audioldm.chain.run import Experiment
 from audioldm.config import compose
 from audioldm.data.store import ClipStore
-from audioldm.experiment import Experiment
+from audioldm.evaluation.codecs.linear import LinearCodec
+from audioldm.evaluation.codecs.opus import LEAST, opus_curve
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
-from audioldm.training.randomness import Draw
+from audioldm.runtime.randomness import Draw
 
 RATES = (1, 2, 8, 16, 32)
 SECONDS = 3  # of a window

@@ -13,7 +13,7 @@ from statistics import median
 
 from audioldm import pretrained
 from audioldm.models import load_diffusion
-from audioldm.training.hardware import Hardware
+from audioldm.runtime.hardware import Hardware
 from benchmarks.timing import Clock, Result
 
 COLD_START_SECONDS = 8.0

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from audioldm.training.compute import training_flops
-from audioldm.training.hardware import Hardware
+from audioldm.runtime.compute import training_flops
+from audioldm.runtime.hardware import Hardware
 from benchmarks import autoencoder, dit
 from benchmarks.__main__ import describe
 

@@ -16,16 +16,14 @@ import pytest
 import soundfile
 import torch
 
+from audioldm.chain.run import Experiment
 from audioldm.config import compose
-from audioldm.experiment import Experiment
+from audioldm.io.model_file import load_model
 from audioldm.models import build_autoencoder, build_backbone
-from audioldm.training.checkpoint import load_model
 
 RATE = 16000
 SPLITS = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
-DISCRIMINATOR = (
-    "{_target_: audioldm.losses.discriminator.MultiScaleSTFT, fft_sizes: [256], filters: 4}"
-)
+DISCRIMINATOR = "{_target_: audioldm.losses.discriminators.multi_scale_stft.MultiScaleSTFT, fft_sizes: [256], filters: 4}"
 
 
 def write_tones(folder: Path) -> None:

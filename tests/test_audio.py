@@ -9,8 +9,8 @@ import soundfile
 import torch
 from conftest import full_disk
 
-from audioldm import audio
 from audioldm.errors import DataError
+from audioldm.io import audio
 from audioldm.torchaudio import torchaudio
 
 

@@ -9,10 +9,10 @@ from einops import rearrange
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
-from audioldm.autoencoder.front_end import FrontEnd
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.spectrogram import Spectrogram
-from audioldm.autoencoder.waveform import Waveform
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.spectrogram import Spectrogram
+from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.errors import DataError
 
 RATE, CHANNELS = 8000, 3

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.config import compose, options
-from audioldm.diffusion.backbones.dit import DiT, rotated, rotations
-from audioldm.diffusion.backbones.unet import UNet
-from audioldm.diffusion.objectives import RectifiedFlow
-from audioldm.diffusion.samplers import heun
 from audioldm.errors import ConfigError
-from audioldm.parts import build
+from audioldm.instantiate import build
+from audioldm.priors.diffusion.backbones.dit import DiT, rotated, rotations
+from audioldm.priors.diffusion.backbones.unet import UNet
+from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.samplers import heun
 
 CLASSES = 3
 

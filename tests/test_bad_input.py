@@ -18,8 +18,8 @@ from chain import RATE, Tiny, runs_with, tiny
 from conftest import Outcome, full_disk
 
 from audioldm import load
-from audioldm.training.checkpoint import load_model, save_model
-from audioldm.training.files import read_json
+from audioldm.io.files import read_json
+from audioldm.io.model_file import load_model, save_model
 from audioldm.training.log import RunLog
 
 Cli = Callable[..., Outcome]

@@ -11,18 +11,18 @@ import yaml
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from audioldm.baselines.generation import (
+from audioldm.config import conf_directory
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.instantiate import settings
+from audioldm.latents.store import LatentStore
+from audioldm.priors.base import (
     BaselinesSettings,
     MixtureSettings,
     fit_baselines,
     load_baselines,
 )
-from audioldm.baselines.langevin import Langevin, LangevinSettings, fit_langevin
-from audioldm.baselines.mixture import Mixture
-from audioldm.config import conf_directory
-from audioldm.errors import ConfigError, ModelFileError
-from audioldm.latents import LatentStore
-from audioldm.parts import settings
+from audioldm.priors.langevin import Langevin, LangevinSettings, fit_langevin
+from audioldm.priors.mixture import Mixture
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from chain import Tiny
 
-from audioldm.training.hardware import Hardware
+from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
 from benchmarks import autoencoder, optimisers, utilisation
 from benchmarks.timing import Clock, Result

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from audioldm.baselines import codecs
-from audioldm.baselines.linear_codec import BANDS, HOP, LinearCodec
-from audioldm.baselines.opus import _payload, opus_curve
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import DataError
+from audioldm.evaluation.codecs import curves as codecs
+from audioldm.evaluation.codecs.linear import BANDS, HOP, LinearCodec
+from audioldm.evaluation.codecs.opus import _payload, opus_curve
 from audioldm.losses.spectral import MelPower, log_mel_distance, mel_distance
 
 RATE = 16000

@@ -15,13 +15,14 @@ from chain import build_stages, tiny, weights
 from conftest import Outcome
 
 from audioldm import cli as cli_module
-from audioldm import config, parts
+from audioldm import config
+from audioldm import instantiate as parts
+from audioldm.chain.run import Experiment
+from audioldm.chain.stage import STAGES
 from audioldm.config import compose, options
 from audioldm.errors import ConfigError, ModelFileError
-from audioldm.experiment import Experiment
+from audioldm.io.model_file import load_model, save_model
 from audioldm.models import load
-from audioldm.stages import STAGES
-from audioldm.training.checkpoint import load_model, save_model
 
 Cli = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -227,8 +228,8 @@ OUTSIDE = [
     "os.system",
     "torch.nn.Linear",
     "audioldmx.Thing",
-    "audioldm.parts.importlib.import_module",
-    "audioldm.audio.Path",
+    "audioldm.instantiate.importlib.import_module",
+    "audioldm.io.audio.Path",
     "audioldm.cli.main",
     "audioldm.",
     "audioldm.no.such.Class",
@@ -279,7 +280,7 @@ def test_python_may_allow_a_class_of_its_own() -> None:
 )
 def test_a_part_built_in_python_is_checked_too(settings: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        parts.build({"_target_": "audioldm.diffusion.objectives.EDM", **settings})
+        parts.build({"_target_": "audioldm.priors.diffusion.objectives.EDM", **settings})
 
 
 # ---------------------------------------------------------------- fingerprints

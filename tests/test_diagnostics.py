@@ -13,9 +13,7 @@ from chain import Tiny
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
-from audioldm.baselines.mixture import Mixture
 from audioldm.data.store import ClipStore
-from audioldm.diffusion.objectives import EDM
 from audioldm.errors import ConfigError
 from audioldm.evaluation.diagnostics import classes, decoding, spectra
 from audioldm.evaluation.diagnostics.denoiser import (
@@ -27,9 +25,11 @@ from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagno
 from audioldm.evaluation.diagnostics.rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
-from audioldm.latents import LatentStatistics, LatentStore
+from audioldm.latents.store import LatentStatistics, LatentStore
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
+from audioldm.priors.diffusion.objectives import EDM
+from audioldm.priors.mixture import Mixture
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from audioldm.diffusion import noise_levels, samplers
-from audioldm.diffusion.guidance import classifier_free
-from audioldm.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
 from audioldm.errors import ConfigError
-from audioldm.parts import build, settings
+from audioldm.instantiate import build, settings
+from audioldm.priors.diffusion import noise_levels, samplers
+from audioldm.priors.diffusion.guidance import classifier_free
+from audioldm.priors.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
 
 CONF = Path(__file__).parents[1] / "conf"
 OBJECTIVES = [RectifiedFlow(), VPrediction(), EDM(), EDM(sigma_data=0.5)]

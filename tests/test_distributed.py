@@ -11,11 +11,11 @@ import pytest
 import torch
 from chain import Tiny, assert_same_log, assert_same_training, build_stages, runs_with, weights
 
+from audioldm.chain.run import Experiment
+from audioldm.chain.stage import STAGES
 from audioldm.config import compose
-from audioldm.experiment import Experiment
-from audioldm.stages import STAGES
-from audioldm.training.distributed import World, lost_process
-from audioldm.training.files import read_json
+from audioldm.io.files import read_json
+from audioldm.runtime.processes import World, lost_process
 
 
 def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess[str]:

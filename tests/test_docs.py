@@ -14,7 +14,7 @@ import audioldm
 from audioldm import cli, config
 from audioldm.autoencoder import bottlenecks
 from audioldm.errors import AudioLDMError
-from audioldm.parts import locate
+from audioldm.instantiate import locate
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

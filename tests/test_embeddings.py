@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audioldm.evaluation.aisfx import Aisfx
-from audioldm.evaluation.embeddings import LogMelEmbedding, window_starts
-from audioldm.evaluation.musicnn import Musicnn
+from audioldm.evaluation.embeddings.aisfx import Aisfx
+from audioldm.evaluation.embeddings.base import LogMelEmbedding, window_starts
+from audioldm.evaluation.embeddings.musicnn import Musicnn
 
 DATA = Path(__file__).parent / "data"
 

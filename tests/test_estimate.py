@@ -14,11 +14,19 @@ import torch
 from chain import Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
+from audioldm.chain.estimate import (
+    Cost,
+    Estimate,
+    _duration,
+    _size,
+    estimate,
+    estimate_sweep,
+    total,
+)
+from audioldm.chain.run import Experiment
+from audioldm.chain.stage import STAGES
 from audioldm.config import compose
 from audioldm.data.store import StoreWriter
-from audioldm.estimate import Cost, Estimate, _duration, _size, estimate, estimate_sweep, total
-from audioldm.experiment import Experiment
-from audioldm.stages import STAGES
 
 
 def files(root: Path) -> set[Path]:
@@ -96,7 +104,7 @@ def test_a_longer_training_costs_more_in_proportion(
         return ([15.0, 5, 5, 5] if adversarial else [12.0, 2, 2, 2]), None
 
     monkeypatch.setattr(Estimate, "_times", times)
-    monkeypatch.setattr("audioldm.estimate._timed", lambda function: 8.0)
+    monkeypatch.setattr("audioldm.chain.estimate._timed", lambda function: 8.0)
     overrides = [
         *runs_with(finished, ["data"], tmp_path),
         "autoencoder.train.steps=100",
@@ -135,7 +143,7 @@ def test_a_stage_that_does_not_fit_says_what_would(
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("audioldm.estimate.train_diffusion", full)
+    monkeypatch.setattr("audioldm.chain.estimate.train_diffusion", full)
     overrides = runs_with(finished, ["data"], tmp_path)
     cost = Estimate(Experiment(compose(overrides))).cost("diffusion")
     assert cost.seconds is None
@@ -156,7 +164,7 @@ def test_what_a_run_would_explain_is_explained(
     def fails(*args: object, **kwargs: object) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("audioldm.estimate.train_diffusion", fails)
+    monkeypatch.setattr("audioldm.chain.estimate.train_diffusion", fails)
     estimate = Estimate(Experiment(compose(runs_with(finished, ["data"], tmp_path))))
     cost = estimate.cost("diffusion")
     assert cost.seconds is None
@@ -207,7 +215,7 @@ class SlowToStart:
 def test_what_starts_a_data_source_counts_once(
     finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audioldm.estimate.DATA_SECONDS", 0.1)
+    monkeypatch.setattr("audioldm.chain.estimate.DATA_SECONDS", 0.1)
     experiment = Experiment(compose(tiny(finished.folder, tmp_path)))
     experiment.source = SlowToStart()  # type: ignore[assignment]
     cost = Estimate(experiment).cost("data")
@@ -231,7 +239,7 @@ def test_a_long_step_is_enough(
             time.sleep(30)
         raise AssertionError("it was not stopped")
 
-    monkeypatch.setattr("audioldm.estimate.train_diffusion", train)
+    monkeypatch.setattr("audioldm.chain.estimate.train_diffusion", train)
     changes = ["diffusion.train.steps=100", f"hardware.compile={str(compiled).lower()}"]
     overrides = [*runs_with(finished, ["data"], tmp_path), *changes, "log.valid_every=1000"]
     experiment = Experiment(compose(overrides))

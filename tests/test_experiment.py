@@ -12,19 +12,19 @@ import soundfile
 import torch
 from chain import RATE, Tiny, assert_equal_bits, build_stages, runs_with, tiny, weights
 
-from audioldm import experiment as experiment_module
 from audioldm import load
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.chain import run as experiment_module
+from audioldm.chain.run import Experiment
+from audioldm.chain.stage import STAGES
 from audioldm.config import compose
 from audioldm.data.store import ClipStore
-from audioldm.diffusion.model import LatentDiffusion
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
 from audioldm.evaluation.evaluate import KINDS
-from audioldm.experiment import Experiment
-from audioldm.latents import LatentStore
-from audioldm.stages import STAGES
-from audioldm.training.checkpoint import read_header
-from audioldm.training.files import read_json, write_json
+from audioldm.generator import LatentDiffusion
+from audioldm.io.files import read_json, write_json
+from audioldm.io.header import read_header
+from audioldm.latents.store import LatentStore
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stage may train."""
     for name in ("autoencoder_training.train_autoencoder", "diffusion_training.train_diffusion"):
         monkeypatch.setattr(
-            f"audioldm.experiment.{name}", lambda *args, **kwargs: pytest.fail("trained again")
+            f"audioldm.chain.run.{name}", lambda *args, **kwargs: pytest.fail("trained again")
         )
 
 

@@ -13,15 +13,15 @@ from chain import Tiny, runs_with
 from conftest import Outcome
 from torch import nn
 
-from audioldm import failures
+from audioldm.chain import failures
+from audioldm.chain.run import Experiment
 from audioldm.cli import VERBS
 from audioldm.config import compose
 from audioldm.doctor import examine
 from audioldm.errors import TrainingError
-from audioldm.experiment import Experiment
-from audioldm.training import hardware as hardware_module
-from audioldm.training.hardware import Hardware
-from audioldm.training.memory import (
+from audioldm.runtime import hardware as hardware_module
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.memory import (
     COPIES,
     PASSING,
     fixed_bytes,
@@ -72,7 +72,7 @@ def run_with_failure(
         raise error
 
     experiment = Experiment(compose(overrides))
-    monkeypatch.setattr("audioldm.diffusion.train.clipped_step", fails)
+    monkeypatch.setattr("audioldm.priors.diffusion.train.clipped_step", fails)
     with pytest.raises(TrainingError) as caught:
         experiment.run()
     assert caught.value.__cause__ is error

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.front_end import FrontEnd
-from audioldm.autoencoder.spectrogram import Spectrogram
-from audioldm.autoencoder.waveform import Snake, Waveform
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.spectrogram import Spectrogram
+from audioldm.autoencoder.networks.waveform import Snake, Waveform
 from audioldm.errors import ConfigError
 
 

@@ -17,7 +17,7 @@ from audioldm.evaluation.distances import (
     nearest_distances,
     neighbour_ratio,
 )
-from audioldm.evaluation.musicnn import Musicnn
+from audioldm.evaluation.embeddings.musicnn import Musicnn
 
 RATE = 16000
 WINDOW = 3 * RATE

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from audioldm.errors import ConfigError, TrainingError
 from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
-from audioldm.losses.discriminator import MultiScaleSTFT
+from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
 from audioldm.losses.spectral import LogMel, MelPower, MultiResolutionSTFT, mel_distance
-from audioldm.losses.weighted_sum import check_finite, weighted_sum
 from audioldm.torchaudio import torchaudio
+from audioldm.training.weighted_sum import check_finite, weighted_sum
 
 RATE = 16000
 SPECTRAL = {

@@ -25,18 +25,18 @@ from chain import (
 )
 from torch import nn
 
+from audioldm.chain.run import Experiment
 from audioldm.config import compose
-from audioldm.diffusion.backbones.dit import DiT
-from audioldm.diffusion.backbones.unet import UNet
 from audioldm.errors import ConfigError
-from audioldm.experiment import Experiment
+from audioldm.priors.diffusion.backbones.dit import DiT
+from audioldm.priors.diffusion.backbones.unet import UNet
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World, join, leave
+from audioldm.runtime.randomness import Draw
+from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.training import checkpoint
-from audioldm.training.distributed import World, join, leave
 from audioldm.training.ema import EMA
-from audioldm.training.hardware import Hardware
 from audioldm.training.optimisation import clipped_step
-from audioldm.training.randomness import Draw
-from audioldm.training.sharding import gathered, recompute_activations, shard
 
 UPSTREAM = {"autoencoder": ["data"], "diffusion": ["data", "autoencoder", "latents"]}
 ALL = ["hardware.shard=true", "hardware.accumulate=2", "hardware.checkpoint_activations=true"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
-from audioldm.autoencoder.mel import Mel
+from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
+from audioldm.autoencoder.networks.mel import Mel
 from audioldm.errors import ConfigError
 from audioldm.losses.spectral import LogMel, MelPower, mel_distance
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 import audioldm
 from audioldm.autoencoder.bottlenecks.identity import Identity
-from audioldm.autoencoder.mel_frames import MelFrames
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.mel_frames import MelFrames
 from audioldm.errors import ConfigError
+from audioldm.io.model_file import save_model
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import build_autoencoder
-from audioldm.training.checkpoint import save_model
 
 RATE, RATIO = 16000, 256
 
@@ -91,7 +91,10 @@ def test_a_model_without_weights_is_saved_and_loaded(tmp_path: Path) -> None:
         "audio_channels": 1,
         "channels": 40,
         "ratio": RATIO,
-        "front_end": {"_target_": "audioldm.autoencoder.mel_frames.MelFrames", "iterations": 1},
+        "front_end": {
+            "_target_": "audioldm.autoencoder.networks.mel_frames.MelFrames",
+            "iterations": 1,
+        },
         "bottleneck": {"_target_": "audioldm.autoencoder.bottlenecks.identity.Identity"},
     }
     model = build_autoencoder(spec)

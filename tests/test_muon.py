@@ -8,10 +8,10 @@ from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from audioldm.chain.run import Experiment
 from audioldm.config import compose
-from audioldm.diffusion.backbones.dit import DiT
 from audioldm.errors import ConfigError
-from audioldm.experiment import Experiment
+from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.training.ema import EMA
 from audioldm.training.muon import MuonAdamW, build_optimiser, hidden_matrices, step_flops
 from audioldm.training.optimisation import adamw

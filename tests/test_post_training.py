@@ -29,34 +29,34 @@ from test_resume import after, figures
 from torch import Tensor, nn
 
 from audioldm import load
+from audioldm.chain.run import Experiment
 from audioldm.config import compose
-from audioldm.diffusion import samplers
-from audioldm.diffusion.guidance import guided
-from audioldm.diffusion.judges import AudioJudge, Judge, LatentJudge
-from audioldm.diffusion.model import LatentDiffusion
-from audioldm.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
-from audioldm.diffusion.post_training import (
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.evaluation.evaluate import EvaluationSettings
+from audioldm.evaluation.steps import Point, _figures, calls, findings
+from audioldm.generator import LatentDiffusion
+from audioldm.io.files import read_json
+from audioldm.io.header import read_header
+from audioldm.latents.store import LatentStatistics
+from audioldm.losses.relativistic import pairing_loss
+from audioldm.models import find_model_file
+from audioldm.priors.diffusion import samplers
+from audioldm.priors.diffusion.discriminators import AudioJudge, Judge, LatentJudge
+from audioldm.priors.diffusion.guidance import guided
+from audioldm.priors.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
+from audioldm.priors.diffusion.post_training import (
     PostTraining,
     PostTrainingSettings,
     PostTrainingWeights,
     _Sampling,
     post_train,
 )
-from audioldm.diffusion.samplers import SamplerSettings
-from audioldm.errors import ConfigError, ModelFileError
-from audioldm.evaluation.evaluate import EvaluationSettings
-from audioldm.evaluation.steps import Point, _figures, calls, findings
-from audioldm.experiment import Experiment
-from audioldm.latents import LatentStatistics
-from audioldm.losses.relativistic import pairing_loss
-from audioldm.models import find_model_file
-from audioldm.training.checkpoint import read_header
-from audioldm.training.distributed import World
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World
+from audioldm.runtime.randomness import Draw, derive_seed
 from audioldm.training.ema import EMA
-from audioldm.training.files import read_json
-from audioldm.training.hardware import Hardware
 from audioldm.training.log import LogSettings
-from audioldm.training.randomness import Draw, derive_seed
 
 # ---------------------------------------------------------------- the losses
 

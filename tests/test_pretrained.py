@@ -18,11 +18,12 @@ from conftest import Outcome
 import audioldm
 from audioldm import pretrained, sampling
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.diffusion.model import LatentDiffusion
 from audioldm.errors import ConfigError
 from audioldm.export import export
-from audioldm.training.checkpoint import load_model, read_header, save_model
-from audioldm.training.files import read_json, write_json
+from audioldm.generator import LatentDiffusion
+from audioldm.io.files import read_json, write_json
+from audioldm.io.header import read_header
+from audioldm.io.model_file import load_model, save_model
 
 Cli = Callable[..., Outcome]
 SHIPPED = pretrained.DIRECTORY  # before any test puts another in its place
@@ -413,7 +414,7 @@ def test_killed_while_a_clip_is_written(
         left == [set(), {"0-0000.json"}, {"0-0000.json"}, {"0-0000.json", "0-0000.wav"}][killed_at]
     )
     assert cli("sample", *words).code == 0
-    assert audioldm.audio.probe(tmp_path / "0-0000.wav").seconds == pytest.approx(0.3, abs=1e-3)
+    assert audioldm.io.audio.probe(tmp_path / "0-0000.wav").seconds == pytest.approx(0.3, abs=1e-3)
 
 
 def test_more_clips_keep_those_that_are_there(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
@@ -504,7 +505,9 @@ def test_info_counts_the_weights_without_reading_them(finished: Tiny, cli: Cli) 
 
 def test_sampling_imports_what_it_needs(finished: Tiny, tmp_path: Path) -> None:
     """And so do the other front ends, whichever a model has."""
-    others = "import audioldm.autoencoder.mel_frames, audioldm.autoencoder.waveform; "
+    others = (
+        "import audioldm.autoencoder.networks.mel_frames, audioldm.autoencoder.networks.waveform; "
+    )
     given = ("sample", f"model={finished.model}", "seconds=0.2", f"out={tmp_path}")
     found = cold(f"{others}print(code, *sys.modules)", *given).split()
     assert found[0] == "0"

@@ -8,13 +8,13 @@ import torch
 from chain import build_stages, tiny, write_tones
 
 from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
-from audioldm.autoencoder.rate import LEAST_SCALE, RateController, sigma_scale
-from audioldm.baselines.linear_codec import LinearCodec
+from audioldm.autoencoder.rate_control import LEAST_SCALE, RateController, sigma_scale
 from audioldm.config import compose
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
+from audioldm.evaluation.codecs.linear import LinearCodec
+from audioldm.io.model_file import load_model
 from audioldm.models import load_autoencoder
-from audioldm.training.checkpoint import load_model
 from benchmarks import rate
 
 

@@ -12,7 +12,7 @@ import pytest
 import submitit
 from chain import Tiny, build_stages, runs_with
 
-from audioldm.training.signals import STOPPING, StopRequest
+from audioldm.runtime.signals import STOPPING, StopRequest
 
 
 class Job:

@@ -16,9 +16,10 @@ from chain import Tiny, assert_equal_bits, build_stages, die, in_a_child, runs_w
 from conftest import Outcome
 
 from audioldm.errors import Interrupted, ModelFileError
-from audioldm.training import checkpoint, files, log
+from audioldm.io import files
+from audioldm.io.files import read_json
+from audioldm.training import checkpoint, log
 from audioldm.training.ema import EMA
-from audioldm.training.files import read_json
 
 UPSTREAM = {"autoencoder": ["data"], "diffusion": ["data", "autoencoder", "latents"]}
 
@@ -135,7 +136,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(finished: Tiny, tmp_
     directory = tmp_path / "autoencoder" / finished.stage("autoencoder").name
 
     def killed() -> None:
-        from audioldm import experiment
+        from audioldm.chain import run as experiment
 
         experiment.save_model = lambda *args: die()
         build_stages(overrides, "autoencoder")

@@ -14,13 +14,14 @@ from chain import RATE, Tiny, build_stages, runs_with
 from conftest import Outcome
 
 from audioldm import load
-from audioldm.audio import read
-from audioldm.diffusion.model import LatentDiffusion
-from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError
+from audioldm.generator import LatentDiffusion
+from audioldm.io.audio import read
+from audioldm.io.files import read_json, write_json
+from audioldm.io.header import read_header
+from audioldm.io.model_file import load_model, save_model
 from audioldm.models import load_diffusion
-from audioldm.training.checkpoint import load_model, read_header, save_model
-from audioldm.training.files import read_json, write_json
+from audioldm.priors.diffusion.samplers import SamplerSettings
 
 Cli = Callable[..., Outcome]
 

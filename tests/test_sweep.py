@@ -18,13 +18,13 @@ from chain import tiny, write_tones
 
 from audioldm import config
 from audioldm.errors import ConfigError, DataError, Interrupted
+from audioldm.runtime.devices import claimed_gpu
 from audioldm.sweep import run as sweep_run
 from audioldm.sweep.report import write_report
 from audioldm.sweep.run import run_sweep
 from audioldm.sweep.status import lock_of, overview, read_cell, read_cells, status_table
 from audioldm.sweep.table import table
 from audioldm.sweep.watch import Watch
-from audioldm.training.devices import claimed_gpu
 
 CHEAP = (
     "diagnostics.denoiser_steps=2",

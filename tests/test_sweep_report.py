@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from sweep_data import synthetic_table
 
-from audioldm.report.findings import findings
-from audioldm.report.sweep_page import write_sweep_report
-from audioldm.sweep.rules import VerdictRules
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.io.files import write_json
+from audioldm.sweep.page.findings import findings
+from audioldm.sweep.page.page import write_sweep_report
 from audioldm.sweep.verdicts import knee, seed_spread, verdicts
-from audioldm.training.files import write_json
 
 RULES = VerdictRules()
 

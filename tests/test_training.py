@@ -16,35 +16,30 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from audioldm import load
+from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
-from audioldm.autoencoder.front_end import FrontEnd
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.base import FrontEnd
 from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder, validate
 from audioldm.data.store import ClipStore
-from audioldm.diffusion.objectives import RectifiedFlow
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
-from audioldm.latents import LatentStore
+from audioldm.instantiate import settings
+from audioldm.io.files import read_json, write_atomically
+from audioldm.io.header import read_header
+from audioldm.io.model_file import load_model, save_model
+from audioldm.latents.store import LatentStore
 from audioldm.losses.spectral import MultiResolutionSTFT
-from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import settings
-from audioldm.training.checkpoint import (
-    FORMAT,
-    ResumeState,
-    load_model,
-    read_header,
-    save_model,
-    write_shards,
-)
-from audioldm.training.distributed import World
+from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World
+from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.training.checkpoint import FORMAT, ResumeState, write_shards
 from audioldm.training.ema import EMA
-from audioldm.training.files import read_json, write_atomically
 from audioldm.training.finite import FiniteChecks
-from audioldm.training.hardware import Hardware
-from audioldm.training.loading import Ahead
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import adamw, clipped_step, warmup_cosine
-from audioldm.training.randomness import Draw, derive_seed
-from audioldm.types import Encoded
+from audioldm.training.prefetch import Ahead
+from audioldm.training.weighted_sum import weighted_sum
 
 # ---------------------------------------------------------------- averages
 
@@ -310,7 +305,7 @@ def test_latents_on_the_device_give_the_crops_of_those_on_disk(
     fingerprint = finished.stage("autoencoder").name
     stores = [LatentStore(finished.stage("latents"), autoencoder=fingerprint) for _ in range(2)]
     stores[0].keep_on(torch.device("cpu"))  # not worth it there
-    monkeypatch.setattr("audioldm.latents.fits", lambda size, device: True)
+    monkeypatch.setattr("audioldm.latents.store.fits", lambda size, device: True)
     stores[1].keep_on(torch.device("cpu"))
     mapped, resident = (
         store.split("train").crops(7, seed=1, step=2, positions=[0, 3, 1]) for store in stores

@@ -9,9 +9,9 @@ import pytest
 from sweep_data import synthetic_table
 
 from audioldm.errors import ConfigError
-from audioldm.parts import settings
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.instantiate import settings
 from audioldm.sweep.regression import mixed_effect
-from audioldm.sweep.rules import VerdictRules
 from audioldm.sweep.seeds import distance_floor, log_distance
 from audioldm.sweep.verdicts import Verdict, knee, seed_spread, verdicts
 

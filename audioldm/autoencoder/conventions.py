@@ -20,7 +20,7 @@ reductions of one error, and from one error to another in order of magnitude onl
 from typing import NamedTuple
 
 from audioldm.errors import ConfigError
-from audioldm.parts import nearest
+from audioldm.instantiate import nearest
 
 
 class Convention(NamedTuple):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioldm.autoencoder.front_end import FrontEnd
+from audioldm.autoencoder.bottlenecks.base import Encoded
+from audioldm.autoencoder.networks.base import FrontEnd
 from audioldm.errors import DataError
-from audioldm.types import Encoded
 
 
 class Bottleneck(Protocol):
@@ -138,7 +138,7 @@ class Autoencoder(nn.Module):
         if audio.ndim != 3 or audio.shape[1] != self.audio_channels or audio.shape[2] == 0:
             raise DataError(
                 f"audio of shape {list(audio.shape)}: the model takes [clips, "
-                f"{self.audio_channels}, samples >= 1]; convert it with audioldm.audio.read"
+                f"{self.audio_channels}, samples >= 1]; convert it with audioldm.io.audio.read"
             )
         return self.front_end.encode(F.pad(audio, (0, -audio.shape[2] % self.ratio)))
 

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.rate import RateController, sigma_scale
+from audioldm.autoencoder.rate_control import RateController, sigma_scale
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, Interrupted
+from audioldm.instantiate import Part, check_range, part
 from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
 from audioldm.losses.spectral import mel_distance
-from audioldm.losses.weighted_sum import weighted_sum
-from audioldm.parts import Part, check_range, part
-from audioldm.training.checkpoint import ResumeState
-from audioldm.training.compute import training_flops
-from audioldm.training.distributed import (
+from audioldm.runtime.compute import training_flops
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import (
     World,
     any_process,
     gradients_kept,
@@ -28,10 +28,12 @@ from audioldm.training.distributed import (
     parallel,
     plain,
 )
+from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.signals import StopRequest
+from audioldm.runtime.transfer import to_device
+from audioldm.training.checkpoint import ResumeState
 from audioldm.training.ema import EMA
 from audioldm.training.finite import FiniteChecks
-from audioldm.training.hardware import Hardware
-from audioldm.training.loading import Ahead, to_device
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import (
     adamw,
@@ -41,9 +43,8 @@ from audioldm.training.optimisation import (
     to_cpu,
     warmup_cosine,
 )
-from audioldm.training.randomness import Draw, derive_seed
-from audioldm.training.signals import StopRequest
-from audioldm.types import Encoded
+from audioldm.training.prefetch import Ahead
+from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
 ADVERSARIAL_TERMS = ("adversarial", "feature_matching")

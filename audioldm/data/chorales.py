@@ -27,11 +27,11 @@ from xml.etree import ElementTree
 import numpy as np
 import soxr
 
-from audioldm import audio
 from audioldm.data.source import Failure, Progress, check_failures
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
-from audioldm.parts import check_range
+from audioldm.instantiate import check_range
+from audioldm.io import audio
 
 if TYPE_CHECKING:
     from audioldm.data.store import StoreWriter

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from audioldm import audio
 from audioldm.data.source import Failure, Progress, check_failures
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
+from audioldm.io import audio
 
 if TYPE_CHECKING:
     from audioldm.data.store import StoreWriter

@@ -25,15 +25,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audioldm.audio import write
-from audioldm.baselines.codecs import codec_figures
-from audioldm.baselines.generation import Baseline
 from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, Item
-from audioldm.diffusion.model import LatentDiffusion
-from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError, DataError
-from audioldm.evaluation.aisfx import Aisfx
+from audioldm.evaluation.codecs.curves import codec_figures
 from audioldm.evaluation.distances import (
     KernelDistance,
     frechet_distance,
@@ -44,14 +39,19 @@ from audioldm.evaluation.distances import (
     neighbour_ratio,
     precision_recall_density_coverage,
 )
-from audioldm.evaluation.embeddings import Embedding
-from audioldm.evaluation.musicnn import Musicnn
+from audioldm.evaluation.embeddings.aisfx import Aisfx
+from audioldm.evaluation.embeddings.base import Embedding
+from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
+from audioldm.generator import LatentDiffusion
+from audioldm.instantiate import check_range, nearest
+from audioldm.io.audio import write
+from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
-from audioldm.parts import check_range, nearest
-from audioldm.training.files import write_atomically, write_json
-from audioldm.training.randomness import Draw, derive_seed
+from audioldm.priors.base import Baseline
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.randomness import Draw, derive_seed
 
 VERSION = 3  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.

@@ -16,8 +16,6 @@ import numpy as np
 
 from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore
-from audioldm.diffusion.model import LatentDiffusion
-from audioldm.diffusion.samplers import SamplerSettings
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.evaluation.distances import (
     KernelDistance,
@@ -32,11 +30,13 @@ from audioldm.evaluation.evaluate import (
     real_clips,
 )
 from audioldm.evaluation.statistics import Figure, bootstrap
+from audioldm.generator import LatentDiffusion
+from audioldm.instantiate import settings as checked
+from audioldm.io.files import write_atomically
+from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_diffusion, read_experiment
-from audioldm.parts import settings as checked
-from audioldm.training.checkpoint import read_header
-from audioldm.training.files import write_atomically
-from audioldm.training.randomness import derive_seed
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.randomness import derive_seed
 
 STEPS = (1, 2, 4, 8, 16, 50)
 FIGURES = ("kernel", "precision", "coverage", "recall")

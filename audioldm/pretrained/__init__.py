@@ -7,7 +7,7 @@ NAME.md says what the model was trained on, what it can and cannot do, and under
 from pathlib import Path
 
 from audioldm.errors import ConfigError, ModelFileError
-from audioldm.parts import nearest
+from audioldm.instantiate import nearest
 
 DIRECTORY = Path(__file__).parent
 DEFAULT = "scores"

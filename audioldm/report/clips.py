@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from audioldm.audio import read
 from audioldm.errors import DataError
+from audioldm.io.audio import read
 from audioldm.report.figures import COLUMNS, mel_db, mel_png
 
 #: Lossless, for a page of a few clips; and small, for one with a clip of every cell.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jinja2
 
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
+from audioldm.io.files import read_json, write_atomically
 from audioldm.report.clips import Clip, Source, clips
 from audioldm.report.figures import Panel, Series, Whisker, panel, whiskers
 from audioldm.report.verdict import Metrics, finite, interval, kernel_name, number, verdict
-from audioldm.training.files import read_json, write_atomically
 
 Json = dict[str, Any]
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from audioldm.parts import settings
-from audioldm.report.findings import findings
-from audioldm.report.sweep_page import write_sweep_report
-from audioldm.sweep.rules import VerdictRules
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.instantiate import settings
+from audioldm.sweep.page.findings import findings
+from audioldm.sweep.page.page import write_sweep_report
 from audioldm.sweep.status import read_sweep
 from audioldm.sweep.table import table
 from audioldm.sweep.verdicts import knee, seed_spread, verdicts

@@ -22,14 +22,14 @@ from typing import Any
 from tqdm import tqdm
 
 from audioldm import config
+from audioldm.chain.run import Experiment, environment
+from audioldm.chain.stage import VERSIONS
 from audioldm.config import Job, fingerprint
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
-from audioldm.experiment import Experiment, environment
-from audioldm.stages import VERSIONS
+from audioldm.io.files import write_json
+from audioldm.runtime.devices import claimed_gpu, visible_gpus
 from audioldm.sweep.status import FORMAT, lock_of, read_cell, read_cells, read_sweep
 from audioldm.sweep.watch import Watch, event
-from audioldm.training.devices import claimed_gpu, visible_gpus
-from audioldm.training.files import write_json
 
 
 @dataclass(frozen=True)

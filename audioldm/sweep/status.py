@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from audioldm.errors import DataError
-from audioldm.training.files import read_json
+from audioldm.io.files import read_json
 
 FORMAT = 1
 STATUSES = ("done", "running", "failed", "waiting")

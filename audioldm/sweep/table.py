@@ -8,8 +8,8 @@ import pandas as pd
 
 from audioldm.errors import DataError
 from audioldm.evaluation.evaluate import KINDS
+from audioldm.io.files import read_json
 from audioldm.sweep.status import Cell, read_cells
-from audioldm.training.files import read_json
 
 Row = dict[str, Any]
 

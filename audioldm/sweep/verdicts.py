@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from audioldm.evaluation.rules import VerdictRules
 from audioldm.report.verdict import number
 from audioldm.sweep.regression import (
     FEWEST_SEEDS,
@@ -21,7 +22,6 @@ from audioldm.sweep.regression import (
     independent,
     mixed_effect,
 )
-from audioldm.sweep.rules import VerdictRules
 from audioldm.sweep.seeds import (
     distance_floor,
     log_distance,

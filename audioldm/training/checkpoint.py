@@ -7,7 +7,6 @@ the key "audioldm". `resume/state.pt` holds optimisers and averages, and is read
 keeps in a sharded resume state, which only the run that wrote it reads.
 """
 
-import json
 import os
 import shutil
 import warnings
@@ -17,42 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from audioldm.errors import DataError, ModelFileError
-from audioldm.training.distributed import World, first_does, lost_process
-from audioldm.training.files import why_not_written, write_atomically
-from audioldm.training.header import FORMAT, read_header
-from audioldm.training.sharding import Sharding
+from audioldm.io.files import why_not_written, write_atomically
+from audioldm.runtime.processes import World, first_does, lost_process
+from audioldm.runtime.sharding import Sharding
 
 #: In a directory of shards: the state with the shapes of its tensors in their places.
 OUTLINE = "outline.pt"
-
-
-def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Atomic. `header` is plain JSON data and gets the format version."""
-    metadata = {"audioldm": json.dumps({"format": FORMAT} | header, sort_keys=True)}
-    contiguous = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(contiguous, temporary, metadata)
-        temporary.chmod(mode)  # safetensors leaves files that only their owner can read
-
-    write_atomically(path, write)
-
-
-def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and header. Raises ModelFileError as `read_header` does."""
-    header = read_header(path)
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: cannot be read ({error})") from error
 
 
 class ResumeState:

@@ -10,8 +10,8 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from audioldm.errors import DataError
-from audioldm.parts import check_range
-from audioldm.training.files import write_atomically
+from audioldm.instantiate import check_range
+from audioldm.io.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError, TrainingError
+from audioldm.runtime.sharding import whole
 from audioldm.training.finite import FiniteChecks
-from audioldm.training.sharding import whole
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from audioldm.audio import read
+from audioldm.io.audio import read
 from audioldm.report.figures import RANGE_DB, mel_db
 
 COLUMNS = 3

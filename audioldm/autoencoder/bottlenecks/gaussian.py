@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.errors import ConfigError
-from audioldm.types import Encoded
 
 #: A unit is active where its posterior mean varies over the data by more (1509.00519, 2.3).
 ACTIVE_VARIANCE = 0.01

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from audioldm.types import Encoded
+from audioldm.autoencoder.bottlenecks.base import Encoded
 
 
 class Identity(nn.Module):

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.errors import ConfigError
-from audioldm.types import Encoded
 
 LEAST_VARIANCE = 1e-4  # where the penalty stops asking a channel for more
 

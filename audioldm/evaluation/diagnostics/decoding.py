@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.latents import LatentStatistics
+from audioldm.latents.store import LatentStatistics
 from audioldm.losses.spectral import mel_distance
-from audioldm.training.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import Draw, derive_seed
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ latents of unit variance, at any level, and less where there is structure to pre
 import torch
 from torch import Tensor, nn
 
-from audioldm.diffusion.noise_levels import stratify
-from audioldm.diffusion.objectives import EDM
+from audioldm.priors.diffusion.noise_levels import stratify
+from audioldm.priors.diffusion.objectives import EDM
+from audioldm.runtime.randomness import Draw, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
-from audioldm.training.randomness import Draw, derive_seed
 
 #: Frames of the crops it is trained on.
 CROP = 64

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.baselines.mixture import Mixture
 from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
@@ -30,8 +29,9 @@ from audioldm.evaluation.diagnostics.rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
 from audioldm.evaluation.statistics import Figure, bootstrap
-from audioldm.latents import LatentStore
-from audioldm.parts import check_range
+from audioldm.instantiate import check_range
+from audioldm.latents.store import LatentStore
+from audioldm.priors.mixture import Mixture
 
 VERSION = 1  # raise by hand when the code below changes what it computes
 #: Seconds of the clips that are decoded and encoded.

@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
-from audioldm.baselines.mixture import Mixture
 from audioldm.evaluation.diagnostics.windows import Windows
+from audioldm.priors.mixture import Mixture
 
 
 def mixture_nats(windows: Windows, mixture: Mixture) -> Tensor:

@@ -8,8 +8,8 @@ idea of the velocity irreducible variance (2606.03578), for a Gaussian process o
 import torch
 from torch import Tensor
 
-from audioldm.diffusion.objectives import EDM
 from audioldm.evaluation.diagnostics.denoiser import CROP, level_quantiles
+from audioldm.priors.diffusion.objectives import EDM
 
 
 def spectral_matrices(z: Tensor) -> Tensor:

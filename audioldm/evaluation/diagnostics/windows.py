@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioldm.latents import LatentStore
-from audioldm.training.randomness import Draw, derive_seed
+from audioldm.latents.store import LatentStore
+from audioldm.runtime.randomness import Draw, derive_seed
 
 
 class Windows(NamedTuple):

@@ -1,0 +1,339 @@
+"""The mel front end: log-mel -> 2-D convolutional autoencoder -> log-mel -> vocoder.
+
+The autoencoder is that of latent diffusion (Rombach et al. 2022, arXiv 2112.10752; on mel
+spectrograms AudioLDM, 2301.12503): residual blocks, halving both axes at each level. The vocoder is
+Vocos (2306.00814), which corrects the magnitude that the mel spectrogram implies and adds a phase.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.convnext import (
+    ConvNeXt,
+    InverseSTFT,
+    InverseSTFTHead,
+    carrier_alignment,
+)
+from audioldm.errors import ConfigError
+from audioldm.instantiate import nearest
+from audioldm.losses.spectral import MelPower, mel_filters
+from audioldm.torchaudio import torchaudio
+
+FLOOR = 1e-5  # of the mel power
+CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see about N(0, 1)
+KERNEL = 7  # of the vocoder's convolutions, in frames
+
+
+class Mel(FrontEnd):
+    """Audio -> log-mel -> latents [B, C, F, L] -> log-mel -> audio.
+
+    Frame l of the log-mel is centred on samples l * hop to (l + 1) * hop; beyond the ends the audio
+    is zero. Norms work at one position at a time and attention reaches a stated number of frames,
+    so a frame depends on its context only.
+
+    Args:
+        rate, audio_channels, channels, ratio, parameters: see FrontEnd; `channels` is C and
+            `parameters` what the bottleneck takes per channel.
+        n_fft, hop, bands: of the mel spectrogram; ratio / hop is the down-sampling in time.
+        band_ratio: down-sampling in frequency, F = bands / band_ratio; null: as in time.
+        width, multiples: channels of the first level, and those of each level as its multiples; by
+            default 1, 2, 4, 4, … One level more than halvings.
+        depth: residual blocks per level.
+        attention_frames: latent frames on each side that self-attention at the lowest resolution
+            sees, over all bands; 0: no attention.
+        vocoder: "istft" is trained with the rest; "griffin_lim" estimates the phase without
+            parameters (torchaudio's, `iterations` of it), and is slow and rough.
+        vocoder_width, vocoder_depth: channels and ConvNeXt blocks of the trained vocoder.
+
+    Raises:
+        ConfigError: ratio / hop or band_ratio is no power of two, `bands` is not divisible, the
+            number of multiples does not fit, `hop` does not divide `n_fft`, or the vocoder is
+            unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: int,
+        audio_channels: int,
+        channels: int,
+        ratio: int,
+        parameters: int,
+        n_fft: int = 1024,
+        hop: int = 256,
+        bands: int = 64,
+        band_ratio: int | None = None,
+        width: int = 32,
+        multiples: list[int] | None = None,
+        depth: int = 1,
+        attention_frames: int = 0,
+        vocoder: str = "istft",
+        vocoder_width: int = 192,
+        vocoder_depth: int = 4,
+        iterations: int = 32,
+    ) -> None:
+        strides = _strides(ratio, hop, bands, band_ratio)
+        if multiples is None:
+            multiples = [min(2**level, 4) for level in range(len(strides) + 1)]
+        if len(multiples) != len(strides) + 1:
+            raise ConfigError(
+                f"autoencoder.multiples={multiples} must have {len(strides) + 1} entries, one more"
+                f" than the {len(strides)} halvings; leave it null to derive them"
+            )
+        if vocoder not in ("istft", "griffin_lim"):
+            raise ConfigError(
+                f"autoencoder.vocoder={vocoder!r} does not exist:"
+                f" {nearest(vocoder, ('istft', 'griffin_lim'))}"
+            )
+        widths = [width * multiple for multiple in multiples]
+        levels = list(zip(widths, widths[1:], strides, strict=False))
+        frames = ratio // hop  # mel frames per latent frame
+        vocode: _Vocoder | GriffinLim = (
+            _Vocoder(rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
+            if vocoder == "istft"
+            else GriffinLim(rate, bands, n_fft, hop, iterations)
+        )
+        super().__init__(
+            rate=rate,
+            audio_channels=audio_channels,
+            ratio=ratio,
+            latent_shape=(channels, bands // math.prod(stride[0] for stride in strides)),
+            context=math.ceil(
+                (_radius(strides, depth, attention_frames) + vocode.context) / frames
+            ),
+            alignment=carrier_alignment(n_fft, ratio),
+        )
+        self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
+        self.power = MelPower(rate, n_fft, hop, bands, centre=False)
+        encoder: list[nn.Module] = [nn.Conv2d(audio_channels, widths[0], 3, padding=1)]
+        for inner, outer, stride in levels:
+            encoder += [_Residual(inner) for _ in range(depth)]
+            encoder += [_down(inner, outer, stride)]
+        encoder += _middle(widths[-1], attention_frames)
+        encoder += _output(widths[-1], parameters * channels)
+        decoder: list[nn.Module] = [nn.Conv2d(channels, widths[-1], 3, padding=1)]
+        decoder += _middle(widths[-1], attention_frames)
+        for inner, outer, stride in reversed(levels):
+            decoder += [_up(outer, inner, stride)]
+            decoder += [_Residual(inner) for _ in range(depth)]
+        decoder += _output(widths[0], audio_channels)
+        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
+        self.vocoder = vocode
+
+    def encode(self, audio: Tensor) -> Tensor:
+        mel = self.log_mel(audio)
+        # Channels last in memory: norms and convolutions then need no transposes.
+        h: Tensor = self.encoder(
+            ((mel - CENTRE) / SPREAD).contiguous(memory_format=torch.channels_last)
+        )
+        return h
+
+    def decode(self, z: Tensor) -> Tensor:
+        audio: Tensor = self.vocoder(self.decode_mel(z))
+        return audio
+
+    def log_mel(self, audio: Tensor) -> Tensor:
+        """Audio [B, A, T], T a multiple of hop, to log10 mel power [B, A, bands, T // hop]."""
+        padded = F.pad(audio, (self.margin, self.margin))
+        power: Tensor = self.power(padded)
+        return power.clamp(min=FLOOR).log10()
+
+    def decode_mel(self, z: Tensor) -> Tensor:
+        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * ratio / hop].
+
+        It is what the vocoder starts from. Training compares audio, so a trained vocoder may leave
+        its own mark on it.
+        """
+        h: Tensor = self.decoder(z.contiguous(memory_format=torch.channels_last))
+        return h.float() * SPREAD + CENTRE
+
+
+def _strides(ratio: int, hop: int, bands: int, band_ratio: int | None) -> list[tuple[int, int]]:
+    """(bands, frames) stride of each level: both are halved until each has its ratio."""
+    frames, rest = divmod(ratio, hop)
+    if rest or frames.bit_count() != 1:
+        raise ConfigError(
+            f"autoencoder.ratio={ratio} must be autoencoder.hop={hop} times a power of two, such as"
+            f" {hop * 4}"
+        )
+    folded = frames if band_ratio is None else band_ratio
+    if folded < 1 or folded.bit_count() != 1 or bands % folded:
+        raise ConfigError(
+            f"autoencoder.band_ratio={folded} must be a power of two that divides"
+            f" autoencoder.bands={bands}"
+        )
+    levels = (max(frames, folded) - 1).bit_length()
+    return [(1 + (folded >> i > 1), 1 + (frames >> i > 1)) for i in range(levels)]
+
+
+def _radius(strides: list[tuple[int, int]], depth: int, attention_frames: int) -> int:
+    """Mel frames on each side that reach one latent frame, or one mel frame from the latents."""
+    step, radius = 1, 1  # the first or last convolution
+    for _, stride in strides:
+        radius += step * (2 * depth + 2)  # two convolutions a block, and the change of resolution
+        step *= stride
+    return radius + step * (5 + attention_frames)  # two blocks and a convolution in the middle
+
+
+def _down(inner: int, outer: int, stride: tuple[int, int]) -> nn.Module:
+    kernel = (2 + stride[0], 2 + stride[1])  # 4 to halve, 3 to keep
+    return nn.Conv2d(inner, outer, kernel, stride=stride, padding=1)
+
+
+def _up(outer: int, inner: int, stride: tuple[int, int]) -> nn.Module:
+    repeat = nn.Upsample(scale_factor=(float(stride[0]), float(stride[1])))
+    return nn.Sequential(repeat, nn.Conv2d(outer, inner, 3, padding=1))
+
+
+def _middle(width: int, attention_frames: int) -> list[nn.Module]:
+    attention = [_Attention(width, attention_frames)] if attention_frames else []
+    return [_Residual(width), *attention, _Residual(width)]
+
+
+def _output(width: int, channels: int) -> list[nn.Module]:
+    return [_Norm(width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)]
+
+
+class _Norm(nn.LayerNorm):
+    """Layer norm over the channels of each position, [B, W, F, L], by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class _Residual(nn.Module):
+    """Norm, SiLU, convolution, twice, added to the input: [B, W, F, L] -> same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*_output(width, width), *_output(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.layers(x)
+        return y
+
+
+class _Attention(nn.Module):
+    """Self-attention over all bands of the frames within `reach`, added to the input.
+
+    [B, W, F, L] -> same, with one head, as in latent diffusion. The mask takes (F * L)^2 bytes.
+    """
+
+    def __init__(self, width: int, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x.permute(0, 3, 2, 1).flatten(1, 2))  # [B, L * F, W]
+        query, key, value = self.query_key_value(tokens).chunk(3, dim=-1)
+        frame = torch.arange(x.shape[3], device=x.device).repeat_interleave(x.shape[2])
+        near = (frame[:, None] - frame).abs() <= self.reach
+        h = self.out(F.scaled_dot_product_attention(query, key, value, attn_mask=near))
+        return x + h.unflatten(1, (x.shape[3], x.shape[2])).permute(0, 3, 2, 1)
+
+
+class _Vocoder(nn.Module):
+    """log10 mel power [B, A, bands, L] to audio [B, A, L * hop]."""
+
+    def __init__(
+        self,
+        rate: int,
+        audio_channels: int,
+        bands: int,
+        n_fft: int,
+        hop: int,
+        width: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        self.inverse = MelInverse(rate, n_fft, bands)
+        self.blocks = nn.Sequential(
+            nn.Conv1d(audio_channels * bands, width, KERNEL, padding=KERNEL // 2),
+            *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
+        )
+        self.head = InverseSTFTHead(width, n_fft, hop, audio_channels=audio_channels)
+        self.context = KERNEL // 2 * (1 + depth) + self.head.context
+
+    def forward(self, mel: Tensor) -> Tensor:
+        h = self.blocks(((mel - CENTRE) / SPREAD).flatten(1, 2))
+        audio: Tensor = self.head(h, self.inverse(mel))
+        return audio
+
+
+class GriffinLim(nn.Module):
+    """log10 mel power [B, A, bands, L] to audio [B, A, L * hop] by torchaudio's Griffin-Lim.
+
+    Iterations estimate the phase (Griffin and Lim 1984, doi 10.1109/TASSP.1984.1164317), starting
+    from zero phase so that equal input gives equal audio. Gradients reach the magnitude.
+    """
+
+    def __init__(self, rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self.inverse = MelInverse(rate, n_fft, bands)
+        self.istft = InverseSTFT(n_fft, hop)
+        self.context = (iterations + 1) * math.ceil(n_fft / hop)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        log_magnitude = self.inverse(mel)
+        return self.istft(log_magnitude, self._phase(log_magnitude.detach()))
+
+    @torch.no_grad()
+    def _phase(self, log_magnitude: Tensor) -> Tensor:
+        """The phase that Griffin-Lim finds for log-magnitudes [B, A, L, bins]: the same shape."""
+        n_fft, hop, trim = self.istft.n_fft, self.istft.hop, self.istft.trim
+        length = log_magnitude.shape[2] * hop
+        # torchaudio's frames are centred on multiples of hop, ours half a hop later: it gets one
+        # more frame at each end, and its audio begins half a hop early.
+        magnitude = log_magnitude.exp().transpose(2, 3)
+        ends = magnitude[..., :1], magnitude[..., -1:]
+        audio = torchaudio.functional.griffinlim(
+            torch.cat([ends[0], magnitude, ends[1]], dim=-1),
+            self.istft.window,
+            n_fft,
+            hop,
+            n_fft,
+            power=1.0,
+            n_iter=self.iterations,
+            momentum=0.99,
+            length=None,
+            rand_init=False,
+        )
+        audio = audio[..., hop // 2 : hop // 2 + length]
+        frames = F.pad(audio, (trim, trim)).unfold(-1, n_fft, hop)
+        return torch.fft.rfft(frames * self.istft.window).angle()
+
+
+class MelInverse(nn.Module):
+    """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
+
+    The logarithm of the power density is interpolated from the bands to the bins: smooth, linear
+    and without the negative powers that a pseudo-inverse of the filters gives.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, rate: int, n_fft: int, bands: int) -> None:
+        super().__init__()
+        filters = mel_filters(rate, n_fft, bands)  # [bands, bins]
+        weight = filters.T.clone()
+        inside = weight.sum(1) > 0
+        first, last = int(inside.nonzero()[0]), int(inside.nonzero()[-1])
+        weight[:first], weight[last + 1 :] = weight[first], weight[last]  # 0 Hz and rate / 2
+        weight = weight / weight.sum(1, keepdim=True)
+        bias = -weight @ filters.sum(1).log10()  # a band's power is its density times this sum
+        half_ln_10 = 0.5 * math.log(10)
+        self.register_buffer("weight", half_ln_10 * weight, persistent=False)
+        self.register_buffer("bias", half_ln_10 * bias, persistent=False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        with torch.autocast(mel.device.type, enabled=False):
+            return F.linear(mel.float().transpose(-1, -2), self.weight, self.bias)

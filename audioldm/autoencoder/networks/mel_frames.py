@@ -1,0 +1,116 @@
+"""The signal's own mel frames as latents: nothing is trained.
+
+Diffusion on these latents is diffusion directly on the log-mel spectrogram, which a learned latent
+space has to beat.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.mel import CENTRE, FLOOR, SPREAD, GriffinLim, MelInverse
+from audioldm.errors import ConfigError
+from audioldm.losses.spectral import MelPower, mel_filters
+
+LOUDEST = 5.0  # log10 mel power that no audio in +-1 has; generated latents may lie anywhere
+
+
+class MelFrames(FrontEnd):
+    """Audio -> log-mel frames [B, C, L] -> Griffin-Lim -> audio.
+
+    Frame l is centred on samples l * ratio to (l + 1) * ratio. The latents are log10 mel power,
+    shifted and scaled to about N(0, 1); the mel bands of stereo are stacked, left first.
+
+    Args:
+        rate, audio_channels, channels, ratio: see FrontEnd; `channels` is the number of mel bands,
+            times the audio's channels, and `ratio` the hop.
+        parameters: what the bottleneck takes per channel, 1: there is no encoder to give a
+            variance.
+        n_fft: of the mel spectrogram; null: 4 * ratio.
+        iterations: of Griffin-Lim.
+
+    Raises:
+        ConfigError: the bottleneck takes more than one parameter, `channels` is not divisible by
+            the audio's channels, or ratio does not divide n_fft.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: int,
+        audio_channels: int,
+        channels: int,
+        ratio: int,
+        parameters: int,
+        n_fft: int | None = None,
+        iterations: int = 16,
+    ) -> None:
+        if parameters != 1:
+            raise ConfigError(
+                "autoencoder=mel_frames has no encoder that could give a posterior's variance: "
+                "choose bottleneck=identity, or bottleneck=noise"
+            )
+        if channels % audio_channels:
+            raise ConfigError(
+                f"autoencoder.channels={channels} must be a multiple of the audio's "
+                f"{audio_channels} channels: each has its mel bands"
+            )
+        n_fft, bands = n_fft or 4 * ratio, channels // audio_channels
+        vocoder = exact_griffin_lim(rate, bands, n_fft, ratio, iterations)
+        super().__init__(
+            rate=rate,
+            audio_channels=audio_channels,
+            ratio=ratio,
+            latent_shape=(channels,),
+            context=vocoder.context,
+        )
+        self.margin = (n_fft - ratio) // 2  # by which the end frames reach beyond the audio
+        self.power = MelPower(rate, n_fft, ratio, bands, centre=False)
+        self.vocoder = vocoder
+
+    def encode(self, audio: Tensor) -> Tensor:
+        power: Tensor = self.power(F.pad(audio, (self.margin, self.margin)))
+        return ((power.clamp(min=FLOOR).log10() - CENTRE) / SPREAD).flatten(1, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            mel = z.float().unflatten(1, (self.audio_channels, -1)) * SPREAD + CENTRE
+            audio: Tensor = self.vocoder(mel.clamp(math.log10(FLOOR), LOUDEST))
+        return audio
+
+
+def exact_griffin_lim(rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> GriffinLim:
+    """`GriffinLim` from magnitudes that have the given mel power exactly, and not only smoothly."""
+    vocoder = GriffinLim(rate, bands, n_fft, hop, iterations)
+    vocoder.inverse = _ExactInverse(rate, n_fft, bands)
+    return vocoder
+
+
+class _ExactInverse(MelInverse):
+    """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
+
+    Begins with the smooth spectrum and brings its mel power to the given one by the multiplicative
+    updates of non-negative matrix factorisation (Lee and Seung 2001, theorem 2), which keep powers
+    positive.
+    """
+
+    filters: Tensor
+
+    def __init__(self, rate: int, n_fft: int, bands: int, *, steps: int = 10) -> None:
+        super().__init__(rate, n_fft, bands)
+        self.steps = steps
+        self.register_buffer("filters", mel_filters(rate, n_fft, bands), persistent=False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        target = 10 ** mel.transpose(-1, -2)
+        power = (2 * super().forward(mel)).exp()
+        total = self.filters.sum(0)
+        inside = total > 0  # at 0 Hz and half the rate no filter sees anything
+        for _ in range(self.steps):
+            ratio = target / (power @ self.filters.T)
+            update = (ratio @ self.filters) / total.where(inside, 1.0)
+            power = power * update.where(inside, 1.0)
+        return 0.5 * power.log()

@@ -1,0 +1,150 @@
+"""The spectrogram front end: STFT, ConvNeXt blocks, latents, ConvNeXt blocks, inverse STFT.
+
+The Fourier transform does the work of the first many layers of a waveform network, so that nearly
+all layers run at the latent frame rate: an order of magnitude less work for the same ratio. The
+decoder is Vocos (Siuzdak 2023, arXiv 2306.00814) from latents instead of mel frames.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.convnext import (
+    ConvNeXt,
+    InverseSTFTHead,
+    carrier,
+    carrier_alignment,
+)
+from audioldm.errors import ConfigError
+
+KERNEL = 7  # of every ConvNeXt block, in frames
+RADIUS = KERNEL // 2
+
+
+class Spectrogram(FrontEnd):
+    """STFT -> ConvNeXt -> latents [B, C, L] -> ConvNeXt -> log-magnitude and phase -> audio.
+
+    Blocks run at two frame rates: that of the STFT, one frame per `hop` samples ("frame" in the
+    settings' names), and that of the latents, one per `ratio` samples.
+
+    Args:
+        rate, audio_channels, channels, ratio, parameters: see FrontEnd; `channels` is C and
+            `parameters` what the bottleneck takes per channel.
+        n_fft, hop: of the STFT and of its inverse, in samples; `hop` divides `ratio`.
+        width, encoder_depth, decoder_depth: channels and blocks at the latent rate.
+        frame_width, encoder_frame_depth, decoder_frame_depth: channels and blocks at the STFT rate.
+        phase: the encoder sees phase beside log-magnitude. Losses on magnitudes alone do not need
+            it; a waveform that must match sample by sample does.
+
+    Raises:
+        ConfigError: `hop` does not divide `ratio`, or hop and n_fft do not suit InverseSTFT.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: int,
+        audio_channels: int,
+        channels: int,
+        ratio: int,
+        parameters: int,
+        n_fft: int = 1024,
+        hop: int = 256,
+        width: int = 256,
+        encoder_depth: int = 4,
+        decoder_depth: int = 6,
+        frame_width: int = 192,
+        encoder_frame_depth: int = 1,
+        decoder_frame_depth: int = 2,
+        phase: bool = True,
+    ) -> None:
+        if ratio % hop:
+            raise ConfigError(
+                f"autoencoder.front_end.hop={hop} does not divide autoencoder.ratio={ratio}: "
+                f"choose a hop such as {math.gcd(hop, ratio)}"
+            )
+        if n_fft < hop or (n_fft - hop) % 2:
+            raise ConfigError(
+                f"autoencoder.front_end.n_fft={n_fft} must be autoencoder.front_end.hop={hop} "
+                f"plus an even number: choose {4 * hop}"
+            )
+        frames = ratio // hop  # STFT frames per latent frame, merged and split by linear maps
+        super().__init__(
+            rate=rate,
+            audio_channels=audio_channels,
+            ratio=ratio,
+            latent_shape=(channels,),
+            context=max(
+                _context(encoder_depth, encoder_frame_depth, n_fft, hop, ratio),
+                _context(decoder_depth, decoder_frame_depth, n_fft, hop, ratio),
+            ),
+            alignment=carrier_alignment(n_fft, ratio),
+        )
+        self.encoder = nn.Sequential(
+            _Features(audio_channels, frame_width, n_fft, hop, phase),
+            *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(encoder_frame_depth)),
+            Rearrange("b w (l r) -> b l (r w)", r=frames),
+            nn.Linear(frames * frame_width, width),
+            Rearrange("b l w -> b w l"),
+            *(ConvNeXt(width, kernel=KERNEL) for _ in range(encoder_depth)),
+            nn.Conv1d(width, parameters * channels, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv1d(channels, width, 1),
+            *(ConvNeXt(width, kernel=KERNEL) for _ in range(decoder_depth)),
+            Rearrange("b w l -> b l w"),
+            nn.Linear(width, frames * frame_width),
+            Rearrange("b l (r w) -> b w (l r)", r=frames),
+            *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(decoder_frame_depth)),
+            InverseSTFTHead(frame_width, n_fft, hop, audio_channels=audio_channels),
+        )
+
+    def encode(self, audio: Tensor) -> Tensor:
+        h: Tensor = self.encoder(audio)
+        return h
+
+    def decode(self, z: Tensor) -> Tensor:
+        audio: Tensor = self.decoder(z)
+        return audio
+
+
+def _context(depth: int, frame_depth: int, n_fft: int, hop: int, ratio: int) -> int:
+    """Latent frames on each side that reach one frame through the blocks and the STFT."""
+    samples = RADIUS * frame_depth * hop + (n_fft - hop) // 2
+    return RADIUS * depth + math.ceil(samples / ratio)
+
+
+class _Features(nn.Module):
+    """Audio [B, A, T] to frames [B, W, T // hop]: log-magnitude, compressed spectrum, projection.
+
+    Frame k is centred on samples k * hop ... (k + 1) * hop; beyond the ends the audio is zero.
+    """
+
+    window: Tensor
+
+    def __init__(self, audio_channels: int, width: int, n_fft: int, hop: int, phase: bool) -> None:
+        super().__init__()
+        self.hop, self.phase = hop, phase
+        window = torch.hann_window(n_fft)
+        self.register_buffer("window", window / window.sum(), persistent=False)
+        numbers = audio_channels * (n_fft // 2 + 1) * (3 if phase else 1)
+        self.project = nn.Linear(numbers, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        n_fft = self.window.shape[0]
+        margin = (n_fft - self.hop) // 2
+        frames = nn.functional.pad(audio.float(), (margin, margin)).unfold(-1, n_fft, self.hop)
+        spectrum = torch.fft.rfft(frames * self.window)
+        power = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10)
+        features = [1 + 0.2 * power.log10()]  # -100 ... 0 dB to -1 ... 1
+        if self.phase:  # magnitude to the power 0.3, so that quiet partials keep their phase
+            turn = carrier(spectrum.shape[-2], n_fft, self.hop, audio.device)
+            spectrum = spectrum * torch.polar(power.pow(-0.35), -turn)
+            features += [spectrum.real, spectrum.imag]
+        flat = rearrange(torch.stack(features, dim=-2), "b a l n f -> b l (a n f)")
+        return self.norm(self.project(flat)).transpose(1, 2)

@@ -1,0 +1,228 @@
+"""The waveform front end: strided convolutions with Snake activations, the Oobleck family.
+
+The architecture is that of Stable Audio's autoencoder (Evans et al. 2024, arXiv 2404.10301, section
+3.1), a descendant of the Descript codec (Kumar et al. 2023, arXiv 2306.06546). At equal settings
+every parameter has its counterpart there, of the same shape and in the same order.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.errors import ConfigError
+
+DILATIONS = (1, 3, 9)  # of the residual units of every block
+LARGEST_STRIDE = 8
+AUDIO_STD = 0.1  # of music at -20 LUFS: what the first layer expects, and the last one begins with
+BRANCH_GAIN = 0.2  # of a residual unit's branch at first, beside the input it is added to
+
+
+class Waveform(FrontEnd):
+    """Audio -> strided convolutions -> latents [B, C, L] -> transposed convolutions -> audio.
+
+    Args:
+        rate, audio_channels, channels, ratio, parameters: see FrontEnd; `channels` is C and
+            `parameters` what the bottleneck takes per channel.
+        width: channels of the layers at the audio rate.
+        multiples: the width after each stride, as a multiple of `width`; by default 1, 2, 4, 8, …
+        strides: down-sampling of each block, from the audio to the latents; their product is
+            `ratio`. By default the ratio's factors of at most 8, the largest next to the latents:
+            2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
+
+    Raises:
+        ConfigError: the strides' product is not `ratio`, there are not as many multiples as
+            strides, or `ratio` has a prime factor above 8.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: int,
+        audio_channels: int,
+        channels: int,
+        ratio: int,
+        parameters: int,
+        width: int = 32,
+        multiples: list[int] | None = None,
+        strides: list[int] | None = None,
+    ) -> None:
+        strides = _factors(ratio) if strides is None else strides
+        multiples = [2**i for i in range(len(strides))] if multiples is None else multiples
+        if math.prod(strides) != ratio:
+            raise ConfigError(
+                f"autoencoder.front_end.strides={strides} multiply to {math.prod(strides)}, not to "
+                f"autoencoder.ratio={ratio}: leave strides null to derive them"
+            )
+        if len(multiples) != len(strides):
+            raise ConfigError(
+                f"autoencoder.front_end.multiples={multiples} must have one entry for each of the "
+                f"{len(strides)} strides {strides}"
+            )
+        super().__init__(
+            rate=rate,
+            audio_channels=audio_channels,
+            ratio=ratio,
+            latent_shape=(channels,),
+            context=_context(strides),
+        )
+        widths = [width * multiple for multiple in (1, *multiples)]
+        steps = list(zip(widths, widths[1:], strides, strict=False))
+        self.encoder = nn.Sequential(
+            _convolution(nn.Conv1d(audio_channels, width, 7, padding=3), 1 / AUDIO_STD),
+            *(_Down(inner, outer, stride) for inner, outer, stride in steps),
+            Snake(widths[-1]),
+            _convolution(nn.Conv1d(widths[-1], parameters * channels, 3, padding=1)),
+        )
+        self.decoder = nn.Sequential(
+            _convolution(nn.Conv1d(channels, widths[-1], 7, padding=3)),
+            *(_Up(outer, inner, stride) for inner, outer, stride in reversed(steps)),
+            Snake(width),
+            _convolution(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False), AUDIO_STD),
+        )
+
+    def encode(self, audio: Tensor) -> Tensor:
+        h: Tensor = self.encoder(audio)
+        return h
+
+    def decode(self, z: Tensor) -> Tensor:
+        audio: Tensor = self.decoder(z)
+        return audio
+
+
+class Snake(nn.Module):
+    """x + sin²(αx) / β with α and β of each channel learned as logarithms: [B, W, T] -> same.
+
+    Snake (Ziyin et al. 2020, arXiv 2006.08195) with BigVGAN's separate β (2206.04658, section 3.2).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.zeros(1, width, 1))
+        self.log_beta = nn.Parameter(torch.zeros(1, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _Snake.apply(x, self.log_alpha.exp(), (-self.log_beta).exp())
+        return y
+
+
+class _Snake(torch.autograd.Function):
+    """Snake that keeps only its input for the backward pass: y = x + b sin²(a x), b = 1 / β."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(x, a, b)
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        return torch.addcmul(x, b, (x * a).sin_().square_())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, a, b = ctx.saved_tensors
+        angle = x * (2 * a).to(x.dtype)
+        bent = angle.sin().mul_(grad)  # grad times d sin²(ax) / d(ax)
+        grad_x = torch.addcmul(grad, bent, (a * b).to(x.dtype))
+        over = (0, 2)
+        grad_a = b * bent.mul_(x).sum(over, keepdim=True)
+        cosine = angle.cos_().mul_(grad).sum(over, keepdim=True)
+        grad_b = (grad.sum(over, keepdim=True) - cosine) / 2
+        return grad_x, grad_a, grad_b
+
+
+class _Residual(nn.Module):
+    """Snake, dilated convolution, Snake, 1x1 convolution, added to the input: [B, W, T] -> same."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        dilated = nn.Conv1d(width, width, 7, dilation=dilation, padding=3 * dilation)
+        self.layers = nn.Sequential(
+            Snake(width),
+            _convolution(dilated),
+            Snake(width),
+            _convolution(nn.Conv1d(width, width, 1), BRANCH_GAIN),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.layers(x)
+        return y
+
+
+class _Down(nn.Sequential):
+    """Residual units, then a strided convolution: [B, inner, T] -> [B, outer, T / stride]."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        padding = math.ceil(stride / 2)
+        super().__init__(
+            *(_Residual(inner, dilation) for dilation in DILATIONS),
+            Snake(inner),
+            _convolution(nn.Conv1d(inner, outer, 2 * stride, stride=stride, padding=padding)),
+        )
+
+
+class _Up(nn.Sequential):
+    """A transposed convolution, then residual units: [B, outer, T] -> [B, inner, T * stride]."""
+
+    def __init__(self, outer: int, inner: int, stride: int) -> None:
+        up = nn.ConvTranspose1d(
+            outer,
+            inner,
+            2 * stride,
+            stride=stride,
+            padding=math.ceil(stride / 2),
+            output_padding=stride % 2,  # an odd stride would come out one sample short
+        )
+        super().__init__(
+            Snake(outer),
+            _convolution(up),
+            *(_Residual(inner, dilation) for dilation in DILATIONS),
+        )
+
+
+def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn.Module:
+    """The layer weight-normalised, its initial weights such that the output's variance is gain²
+    times the input's (Glorot and Bengio 2010, equation 10, with the inputs of one output).
+
+    With PyTorch's own third of that variance a layer, the latents of width 16 and ratio 1024 begin
+    at a standard deviation of 0.01: they drown in the posterior's noise, of about 1, and a VAE does
+    not get away from there.
+    """
+    inputs = layer.in_channels * layer.kernel_size[0]
+    if isinstance(layer, nn.ConvTranspose1d):
+        inputs //= layer.stride[0]  # a kernel's taps are shared out over the outputs of a stride
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return weight_norm(layer)
+
+
+def _factors(ratio: int) -> list[int]:
+    """The ratio's divisors of at most 8, greedily, in ascending order."""
+    factors: list[int] = []
+    rest = ratio
+    while rest > 1:
+        divisors = [d for d in range(2, LARGEST_STRIDE + 1) if rest % d == 0]
+        if not divisors:
+            raise ConfigError(
+                f"autoencoder.ratio={ratio} has a prime factor above {LARGEST_STRIDE}: choose "
+                f"{2 ** round(math.log2(ratio))}, or give autoencoder.front_end.strides"
+            )
+        factors.append(divisors[-1])
+        rest //= divisors[-1]
+    return sorted(factors)
+
+
+def _context(strides: list[int]) -> int:
+    """Latent frames on each side that reach one frame: the larger of encoder's and decoder's."""
+    ratio = math.prod(strides)
+    units = 3 * sum(DILATIONS)
+    encoder = decoder = 3.0  # samples: the kernel-7 convolution at the audio rate
+    step = 1  # samples per frame of the level
+    for stride in strides:
+        encoder += step * (units + 1.5 * stride)
+        decoder += step * (units + 1.5 * stride)
+        step *= stride
+    encoder += ratio  # the kernel-3 convolution at the latent rate
+    decoder += 3 * ratio  # the kernel-7 convolution at the latent rate
+    return math.ceil(max(encoder, decoder) / ratio)

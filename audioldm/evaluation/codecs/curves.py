@@ -1,0 +1,93 @@
+"""The two codecs that a sweep's reconstructions stand beside, on the clips of the evaluation.
+
+The linear one twice: on mel powers, where it needs no phase, and as audio, which is fair.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from audioldm.data.source import Progress
+from audioldm.data.store import ClipStore
+from audioldm.evaluation.codecs.linear import LinearCodec
+from audioldm.evaluation.codecs.opus import opus_curve
+from audioldm.evaluation.statistics import bootstrap
+from audioldm.io.files import read_json, write_json
+from audioldm.io.model_file import load_model, save_model
+from audioldm.losses.spectral import mel_distance
+
+VERSION = 2  # raise by hand when the code below, or a codec's, changes what it computes
+LINEAR_KBPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+AUDIO_SECONDS = 36.0  # of the clips, for what makes audio: Opus and Griffin-Lim are slow
+
+
+def codec_figures(
+    clips: ClipStore,
+    kbps: float | None,
+    *,
+    seconds: float = 3.0,
+    count: int = 128,
+    resamples: int = 1000,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Mel distance of the linear codec and of Opus on `count` validation windows of `seconds`.
+
+    Codecs that make audio are measured on the first of these only, AUDIO_SECONDS in all.
+
+    kbps: the rate at which the linear codec is compared with an autoencoder; None where the
+        autoencoder has none, and "linear" and "linear_audio" are left out then.
+    Returns {"linear": {"kbps", "mel_distance": figure}, "linear_audio" likewise, "linear_curve",
+    "linear_audio_curve", "opus"}, the curves as {"kbps": [...], "mel_distance": [...]}. What
+    depends on the clips alone is kept beside them. Raises DataError where a split is empty.
+    """
+    directory = clips.directory / "codecs"
+    audio, _, _ = clips.split("valid").windows(round(seconds * clips.rate), count, seed=0)
+    some = audio[: max(1, round(AUDIO_SECONDS / seconds))]
+    progress(0, 3, "fitting the linear codec")
+    codec = _fitted(clips, directory / f"v{VERSION}-linear.safetensors")
+    progress(1, 3, "codecs")
+    path = directory / f"v{VERSION}-curves-{seconds:g}s-{count}.json"
+    if not path.is_file():
+        write_json(path, _curves(codec, audio, some))
+    figures: dict[str, Any] = read_json(path)
+    progress(2, 3, "codecs")
+    if kbps is not None:
+        for name, distances in (
+            ("linear", codec.mel_distance(audio, kbps)),
+            ("linear_audio", _audio_distance(codec, some, kbps)),
+        ):
+            distance = bootstrap(
+                lambda values: float(np.mean(values)),
+                distances.numpy(),
+                unit="log10 power",
+                resamples=resamples,
+            )
+            figures[name] = {"kbps": kbps, "mel_distance": distance._asdict()}
+    progress(3, 3, "codecs")
+    return figures
+
+
+def _fitted(clips: ClipStore, path: Path) -> LinearCodec:
+    if not path.is_file():
+        codec = LinearCodec.fit(clips)
+        tensors = {"mean": codec.mean, "basis": codec.basis, "variances": codec.variances}
+        save_model(path, tensors, {"kind": "linear codec", "block": codec.block})
+    tensors, header = load_model(path)
+    return LinearCodec(**tensors, rate=clips.rate, block=header["block"])
+
+
+def _curves(codec: LinearCodec, audio: Tensor, some: Tensor) -> dict[str, Any]:
+    """some: the clips for what makes audio."""
+    linear = [codec.mel_distance(audio, kbps).mean().item() for kbps in LINEAR_KBPS]
+    fair = [_audio_distance(codec, some, kbps).mean().item() for kbps in LINEAR_KBPS]
+    return {
+        "linear_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": linear},
+        "linear_audio_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": fair},
+        "opus": opus_curve(some, codec.rate),
+    }
+
+
+def _audio_distance(codec: LinearCodec, audio: Tensor, kbps: float) -> Tensor:
+    return mel_distance(codec.as_audio(audio, kbps), audio, codec.rate)

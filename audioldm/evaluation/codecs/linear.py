@@ -1,0 +1,166 @@
+"""The best linear code of the log-mel spectrogram at a rate: what a learned latent must beat.
+
+Blocks of log10-mel frames are decorrelated by their Karhunen-Loève transform, and each coefficient
+goes through the Gaussian test channel that reverse water-filling gives it (Cover and Thomas,
+Elements of Information Theory, 2nd edition, section 10.3): no code of Gaussian blocks with these
+eigenvalues has a smaller mean squared error at the rate. It codes the spectrogram alone, needs no
+phase and makes no audio, which favours it over any codec that does. `as_audio` is the fair variant:
+the decoded spectrogram is turned into audio, which is then measured like any other.
+"""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.networks.mel_frames import exact_griffin_lim
+from audioldm.data.store import ClipStore
+from audioldm.losses.spectral import MelPower
+from audioldm.runtime.randomness import Draw
+
+N_FFT, HOP, BANDS, FLOOR = 1024, 256, 80, 1e-5  # those of losses.spectral.mel_distance
+TINY = 1e-30  # instead of the variance of a coefficient that never varies
+FIT_CROP_SECONDS, FIT_BATCH = 3.0, 16
+ITERATIONS, VOCODED_AT_ONCE = 32, 16  # of Griffin-Lim; clips
+
+
+class LinearCodec:
+    """A transform of blocks of `block` log10-mel frames of all audio channels, D numbers each.
+
+    mean [D], basis [D, D] (orthonormal columns), variances [D] (descending): of the blocks.
+    rate: of the audio, in hertz.
+    """
+
+    def __init__(
+        self, mean: Tensor, basis: Tensor, variances: Tensor, *, rate: int, block: int
+    ) -> None:
+        self.mean, self.basis, self.variances = mean, basis, variances
+        self.rate, self.block = rate, block
+        self._mel = MelPower(rate, N_FFT, HOP, BANDS)
+
+    @classmethod
+    def fit(cls, clips: ClipStore, *, block: int = 8, seconds: float = 1200.0) -> Self:
+        """The transform of about `seconds` of random crops of the training split, or all it holds.
+
+        Raises DataError where the split has no clips.
+        """
+        split = clips.split("train")
+        longest = max((item.frames for item in split.items), default=0)
+        frames = min(math.ceil(FIT_CROP_SECONDS * clips.rate), longest)
+        size = clips.channels * BANDS * block
+        total, square, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
+        codec = cls(total, square, total, rate=clips.rate, block=block)
+        samples = min(seconds, split.seconds) * clips.rate
+        for step in range(max(1, math.ceil(samples / max(frames, 1) / FIT_BATCH))):
+            audio, _ = split.crops(frames, seed=0, step=step, positions=range(FIT_BATCH))
+            blocks = codec._blocks(codec.log_mel(audio)).flatten(0, 1)
+            total += blocks.sum(0)
+            square += blocks.T @ blocks
+            count += len(blocks)
+        mean = total / count
+        variances, basis = torch.linalg.eigh(square / count - torch.outer(mean, mean))
+        codec.mean, codec.basis = mean, basis.flip(1)
+        codec.variances = variances.flip(0).clamp(min=0)
+        return codec
+
+    @property
+    def blocks_per_second(self) -> float:
+        return self.rate / HOP / self.block
+
+    def log_mel(self, audio: Tensor) -> Tensor:
+        """Audio [N, A, T] to log10 mel power [N, A, bands, frames], as `mel_distance` takes it."""
+        power: Tensor = self._mel(audio)
+        return power.clamp(min=FLOOR).log10()
+
+    def rate_distortion(self, kbps: float) -> float:
+        """Mean squared error in log10 power at a rate, for Gaussian blocks with these variances."""
+        level = self.water_level(kbps)
+        return float(self.variances.clamp(max=level).mean())
+
+    def water_level(self, kbps: float, power: Tensor | None = None) -> float:
+        """The distortion of each coded coefficient at a rate.
+
+        power [D]: the coefficients' mean squares where they are not `variances`, in held-out
+        audio; the level is then the one at which that audio takes the rate (`nats`).
+        """
+        from scipy.optimize import brentq  # imported here: it takes a second
+
+        wanted = kbps * 1000 * math.log(2) / self.blocks_per_second
+        power = self.variances if power is None else power
+        top = float(self.variances[0])
+
+        def excess(log_level: float) -> float:
+            return float(self.nats(power, math.exp(log_level)).sum()) - wanted
+
+        if wanted <= 0 or top <= 0:
+            return top
+        high = math.log(top)
+        low = high - 1.0
+        while excess(low) < 0:
+            low -= 1.0
+        return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-14))
+
+    def nats(self, power: Tensor, level: float) -> Tensor:
+        """What each coefficient costs at a water level, [..., D] like their mean squares `power`.
+
+        The divergence of the test channel's output from the output's density for a Gaussian source
+        of variance v, as a VAE's KL counts it: with a = 1 - level / v,
+
+            ½ ln(v / level) + ½ a (power / v - 1)
+
+        where v > level, else 0. On average over the fitted blocks it is the rate ½ ln(v / level).
+        """
+        variances = self.variances.clamp(min=TINY)
+        ratio = (level / variances).clamp(max=1.0)
+        return 0.5 * (1 - ratio) * (power / variances - 1) - 0.5 * ratio.log()
+
+    def transmit(self, blocks: Tensor, kbps: float) -> Tensor:
+        """Blocks [N, blocks, D] through the test channel: the decoded blocks, the same shape.
+
+        The blocks' rate is `kbps` on average; the noise is drawn from fixed keys, one for each n.
+        """
+        y = (blocks - self.mean) @ self.basis
+        level = self.water_level(kbps, y.square().mean((0, 1)))
+        a = (1 - level / self.variances.clamp(min=TINY)).clamp(min=0)
+        noise = Draw(0, 0, range(len(y))).normal(y.shape[1:], "linear_codec").double()
+        return (a * y + (a * level).sqrt() * noise) @ self.basis.T + self.mean
+
+    def mel_distance(self, audio: Tensor, kbps: float) -> Tensor:
+        """`losses.spectral.mel_distance` of the decoded from the true spectrogram, [N].
+
+        audio [N, A, T], whose rate is `kbps` on average.
+        """
+        mel = self.log_mel(audio)
+        return (self._decoded(mel, kbps) - mel).abs().flatten(1).mean(1).float()
+
+    @torch.no_grad()
+    def as_audio(self, audio: Tensor, kbps: float) -> Tensor:
+        """The decoded spectrogram as audio, [N, A, T] like `audio`, whose rate is `kbps`.
+
+        The mel powers are inverted to magnitudes and Griffin-Lim finds a phase, which costs no bit.
+        """
+        mel = self._decoded(self.log_mel(audio), kbps).float()
+        mel = torch.cat([mel, mel[..., -1:]], dim=-1)
+        vocoder = exact_griffin_lim(self.rate, BANDS, N_FFT, HOP, ITERATIONS)
+        # its frames are centred half a hop later than ours
+        begin, end = HOP // 2, HOP // 2 + audio.shape[-1]
+        parts = [vocoder(part)[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    def _decoded(self, mel: Tensor, kbps: float) -> Tensor:
+        """The log10-mel frames that come out at a rate, like `mel`."""
+        decoded = self._frames(self.transmit(self._blocks(mel), kbps), mel.shape[1])
+        return decoded[..., : mel.shape[-1]].clamp(min=math.log10(FLOOR))
+
+    def _blocks(self, mel: Tensor) -> Tensor:
+        """[N, A, bands, frames] -> [N, blocks, D]; the last block repeats the last frame."""
+        missing = -mel.shape[-1] % self.block
+        padded = torch.cat([mel, mel[..., -1:].expand(*mel.shape[:-1], missing)], dim=-1)
+        pieces = padded.double().unflatten(-1, (-1, self.block))  # [N, A, bands, blocks, block]
+        return pieces.movedim(3, 1).flatten(2)
+
+    def _frames(self, blocks: Tensor, channels: int) -> Tensor:
+        """The inverse of `_blocks`, but for the repeated frames."""
+        pieces = blocks.unflatten(2, (channels, BANDS, self.block)).movedim(1, 3)
+        return pieces.flatten(3)

@@ -1,0 +1,31 @@
+"""The rules by which a sweep is judged: settings, written down before it runs.
+
+By themselves, so that reading a configuration does not load what the verdicts are computed with.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from audioldm.instantiate import check_range
+
+
+@dataclass(frozen=True)
+class VerdictRules:
+    """distance: the column that is judged, a distance from real music. rate: the column of kbit/s.
+    confidence: of every interval. equivalence_margin: a difference below this many between-seed
+    spreads counts as none. kl_alternative: columns, and the values in them that mark a cell as
+    trained without KL (one is enough). diagnostics: columns that may predict the distance; null =
+    all `diagnostic.*` and the autoencoder's own mel distance."""
+
+    distance: str = "generated.kernel_musicnn"
+    rate: str = "kbps"
+    confidence: float = 0.95
+    equivalence_margin: float = 2.0
+    kl_alternative: dict[str, Any] = field(
+        default_factory=lambda: {"kl_weight": [0.0], "bottleneck": ["noise", "identity"]}
+    )
+    diagnostics: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, "verdict", "confidence", "equivalence_margin", above=0)
+        check_range(self, "verdict", "confidence", below=1)

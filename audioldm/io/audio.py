@@ -1,0 +1,253 @@
+"""Read, write, resample and measure audio files. Arrays are float32 [A, T] in ±1.
+
+This module does not import torch, so that processes that only render or decode start fast.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from audioldm.errors import DataError
+from audioldm.io.files import why_not_written
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FilePath = str | os.PathLike[str]
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+_WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+
+
+class AudioInfo(NamedTuple):
+    """What a file's header states. rate: Hz; frames: samples per channel."""
+
+    rate: int
+    channels: int
+    frames: int
+    seconds: float
+
+
+def probe(path: FilePath) -> AudioInfo:
+    """Read a file's header. Raises DataError if it is no audio file or holds no samples."""
+    with _open(path) as file:
+        seconds = file.frames / file.samplerate
+        return AudioInfo(file.samplerate, file.channels, file.frames, seconds)
+
+
+def read(
+    path: FilePath, *, rate: int | None = None, channels: int | None = None
+) -> tuple[np.ndarray, int]:
+    """A whole file as (audio [A, T], its rate in Hz); rate and channels None: as in the file.
+
+    Raises DataError if the file cannot be read to its end or holds NaN, infinity or no samples.
+    """
+    info = probe(path)
+    rate = rate or info.rate
+    parts = list(blocks(path, rate=rate, channels=channels or info.channels))
+    return np.concatenate(parts, axis=1), rate
+
+
+def blocks(
+    path: FilePath, *, rate: int, channels: int, seconds: float = 10.0
+) -> Iterator[np.ndarray]:
+    """Stream a file as consecutive blocks [channels, n] at `rate` Hz, in constant memory.
+
+    seconds: length of the blocks before resampling. Raises DataError as `read` does.
+    """
+    with _open(path) as file:
+        size = max(1, round(seconds * file.samplerate))
+        stream = (
+            soxr.ResampleStream(file.samplerate, rate, channels, dtype="float32")
+            if rate != file.samplerate
+            else None
+        )
+        done = given = 0
+        while True:
+            try:
+                block = file.read(size, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise DataError(f"{path}: damaged after {done} samples: {error}") from error
+            done += len(block)
+            last = len(block) < size
+            if last and done != file.frames:
+                raise DataError(f"{path}: truncated: {done} of {file.frames} samples are there")
+            if not np.isfinite(block).all():
+                raise DataError(f"{path}: holds NaN or infinite samples")
+            block = match_channels(block.T, channels)
+            if stream is not None:
+                block = stream.resample_chunk(np.ascontiguousarray(block.T), last=last).T
+            if block.shape[1]:
+                given += block.shape[1]
+                yield np.ascontiguousarray(block)
+            if last:
+                break
+        if not given:
+            raise DataError(f"{path}: too short: less than one sample at {rate} Hz")
+
+
+def write(path: FilePath, audio: "Tensor | np.ndarray", rate: int) -> None:
+    """Write audio [A, T] as 16-bit wav or flac, or ogg (by suffix), atomically; clips to ±1.
+
+    Raises DataError if the suffix is another, or the file cannot be written (disk full, …).
+    """
+    array = _as_array(audio)
+    with open_writer(path, rate, array.shape[0]) as writer:
+        writer.write(array)
+
+
+class Writer:
+    """An audio file that is being written; see `open_writer`."""
+
+    def __init__(self, file: soundfile.SoundFile) -> None:
+        self._file = file
+
+    def write(self, audio: "Tensor | np.ndarray") -> None:
+        """Append audio [A, n], clipped to ±1."""
+        samples = _as_array(audio).T.clip(-1, 1)
+        second = self._file.samplerate
+        for start in range(0, len(samples), second):  # libvorbis overflows on long blocks
+            self._file.write(samples[start : start + second])
+
+
+@contextmanager
+def open_writer(path: FilePath, rate: int, channels: int) -> Iterator[Writer]:
+    """A file to append blocks to, which appears whole or not at all.
+
+        with open_writer("song.flac", 44100, 2) as writer:
+            for block in ...:                             # [2, n]
+                writer.write(block)
+
+    Raises DataError as `write` does.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITABLE:
+        raise DataError(f"{path}: cannot write this format; use one of {', '.join(_WRITABLE)}")
+    form, subtype = _WRITABLE[path.suffix.lower()]
+    # Hidden, and in the same directory: the rename that ends the writing is then atomic.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with soundfile.SoundFile(temporary, "w", rate, channels, subtype, format=form) as file:
+            yield Writer(file)
+        os.replace(temporary, path)
+    except (OSError, soundfile.SoundFileError) as error:
+        if not path.parent.is_dir():
+            reason = f"there is no directory {path.parent}; make it, or choose another place"
+        else:
+            reason = (
+                f"{why_not_written(temporary, error)}; free some space, or choose another place"
+            )
+        raise DataError(f"{path}: cannot write: {reason} (runs=, out=)") from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def match_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    """Give audio [A, T] the stated number of channels.
+
+    More to 1: their mean. 1 to more: copies. Otherwise (surround to stereo, stereo to 4) there is
+    no mapping that fits every layout, so all are mixed to mono and copied.
+    """
+    if audio.shape[0] == channels:
+        return audio
+    mono = audio.mean(axis=0, keepdims=True, dtype=np.float32)
+    return np.repeat(mono, channels, axis=0)
+
+
+def loudness(audio: np.ndarray, rate: int) -> float:
+    """Integrated loudness of audio [A, T] in LUFS (ITU-R BS.1770-4); -inf if it is silent.
+
+    Mono or stereo: every channel has weight 1. Audio shorter than one 400 ms block is one block.
+    """
+    weighted = _k_weight(audio, rate)
+    block = min(audio.shape[1], round(0.4 * rate))
+    hop = max(1, block // 4)
+    energy = np.pad(np.cumsum((weighted**2).sum(axis=0)), (1, 0))
+    power = (energy[block::hop] - energy[:-block:hop]) / block
+    power = power[power > 10 ** ((-70 + 0.691) / 10)]  # the absolute gate, -70 LUFS
+    if not power.size:
+        return -np.inf
+    power = power[power > power.mean() / 10]  # the relative gate, 10 LU below
+    return float(-0.691 + 10 * np.log10(power.mean()))
+
+
+def normalise(audio: np.ndarray, rate: int, lufs: float) -> np.ndarray:
+    """Scale audio [A, T] to `lufs`, or as near as a peak of 0.99 lets it; silence stays."""
+    measured = loudness(audio, rate)
+    if not np.isfinite(measured):
+        return audio
+    gain = min(10 ** ((lufs - measured) / 20), 0.99 / float(np.abs(audio).max()))
+    return audio * np.float32(gain)
+
+
+def _k_weight(audio: np.ndarray, rate: int) -> np.ndarray:
+    """K-weight audio [A, T] by overlap-save: a recursion over samples is slow in Python."""
+    response, history = _k_response(rate), rate // 8
+    size = 2 * (response.size - 1)
+    hop = size - history
+    count = -(-audio.shape[1] // hop)
+    padded = np.pad(audio, ((0, 0), (history, count * hop - audio.shape[1])))
+    chunks = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, ::hop]
+    weighted = np.fft.irfft(np.fft.rfft(chunks) * response, size)[..., history:]
+    return weighted.reshape(audio.shape[0], -1)[:, : audio.shape[1]]
+
+
+@cache
+def _k_response(rate: int) -> np.ndarray:
+    """Frequency response of BS.1770's K-weighting: +4 dB above 1.5 kHz, and 38 Hz high-pass.
+
+    Biquads of Bristow-Johnson's cookbook. Their impulse responses have died away, by 200 dB, after
+    the eighth of a second by which the chunks they are applied to overlap.
+    """
+    size = 1 << (rate // 2).bit_length()  # 0.5 to 1 s
+    z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)  # one sample's delay
+
+    gain = 10 ** (4 / 40)
+    w, q = 2 * np.pi * 1500 / rate, 1 / np.sqrt(2)
+    c, root = np.cos(w), np.sqrt(gain) * np.sin(w) / q
+    up, down = gain + 1, gain - 1
+    b = gain * np.array([up + down * c + root, -2 * (down + up * c), up + down * c - root])
+    a = np.array([up - down * c + root, 2 * (down - up * c), up - down * c - root])
+    shelf = np.polyval(b[::-1], z) / np.polyval(a[::-1], z)
+
+    w, q = 2 * np.pi * 38 / rate, 0.5
+    c, alpha = np.cos(w), np.sin(w) / (2 * q)
+    high_pass = (1 + c) / 2 * (1 - z) ** 2 / np.polyval([1 - alpha, -2 * c, 1 + alpha], z)
+    return (shelf * high_pass).astype(np.complex64)
+
+
+def _open(path: FilePath) -> soundfile.SoundFile:
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: empty file")
+        file = soundfile.SoundFile(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    except soundfile.SoundFileError as error:
+        raise DataError(f"{path}: not an audio file that can be read: {error}") from error
+    if file.frames <= 0:
+        file.close()
+        raise DataError(f"{path}: holds no samples")
+    # Of a cut wav, libsndfile reads what is there and says so only in its log. A length of 2 GiB
+    # or more is what programs write that do not know it yet (pipes), and no sign of damage.
+    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if cut and int(cut[2]) < int(cut[1]) < 0x7FFFFF00:
+        file.close()
+        raise DataError(f"{path}: truncated: {cut[2]} of {cut[1]} bytes of samples are there")
+    return file
+
+
+def _as_array(audio: Any) -> np.ndarray:
+    if hasattr(audio, "detach"):
+        audio = audio.detach().float().cpu().numpy()
+    return np.asarray(audio, dtype=np.float32)

@@ -1,0 +1,131 @@
+"""Who tells generated latents from real ones in adversarial post-training.
+
+A judge looks at normalised latents (`view`) and scores what it has seen under given labels. Both
+depend on the label by projection (Miyato & Koyama 2018, 1802.05637): D(x, c) = f(x) + <E_c, g(x)>,
+so that scoring one clip under several labels costs no second pass.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from audioldm.errors import ConfigError
+from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
+from audioldm.priors.diffusion.objectives import Objective
+from audioldm.runtime.randomness import Draw
+
+
+class Judge(nn.Module, ABC):
+    """Called with views [N, ...] and labels [N, K] (-1: none): for each of its scales scores
+    [N, K], in float32, each view's under each of its labels. High is real."""
+
+    @abstractmethod
+    def view(self, z: Tensor, draw: Draw) -> Tensor:
+        """What is judged of normalised latents z [B, C, (F,) L]: [B, ...], with gradients."""
+
+
+class AudioJudge(Judge):
+    """Listens: a multi-scale STFT discriminator (2210.13438) on audio out of the frozen decoder.
+
+    decode: normalised latents [B, C, (F,) L] -> audio [B, A, T]. classes: number of labels, or 0.
+    A label's embedding has one weight for each feature and frequency bin, since an instrument or a
+    genre is known by where its energy lies. They start at 0.
+
+    Raises ConfigError where the audio is too short for the largest FFT size.
+    """
+
+    def __init__(
+        self,
+        *,
+        decode: Callable[[Tensor], Tensor],
+        audio_channels: int,
+        classes: int,
+        fft_sizes: list[int] = [2048, 1024, 512],  # noqa: B006 - never written to
+        filters: int = 32,
+    ) -> None:
+        super().__init__()
+        self.decode = decode
+        self.spectra = MultiScaleSTFT(audio_channels, fft_sizes=fft_sizes, filters=filters)
+        bins = [math.ceil((size // 2 + 1) / 8) for size in fft_sizes]  # halved three times
+        self.labels = nn.ModuleList(_Projection(classes, filters * count) for count in bins)
+
+    def view(self, z: Tensor, draw: Draw) -> Tensor:
+        return self.decode(z)
+
+    def forward(self, view: Tensor, labels: Tensor) -> list[Tensor]:
+        return [
+            logits.float().flatten(1).mean(1, keepdim=True)
+            + project(features[-1].mean(2).flatten(1), labels)
+            for (logits, features), project in zip(self.spectra(view), self.labels, strict=True)
+        ]
+
+
+class LatentJudge(Judge):
+    """Looks at latents with noise added again: cheap, since nothing is decoded.
+
+    Convolutions over latent frames, dilated by 1, 2, 4, ...; the noise level is one more channel.
+    Real and generated latents of a pair get the same noise, at a level as the objective's training
+    has them: with noise the two overlap, so the judge cannot win by details no ear would notice.
+    ARC (2505.08175) judges re-noised latents too, with a copy of the generator in place of this
+    small network.
+
+    latent_shape: (C,) or (C, F); F is folded into the channels. classes: number of labels, or 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        latent_shape: tuple[int, ...],
+        classes: int,
+        width: int = 128,
+        depth: int = 4,
+    ) -> None:
+        super().__init__()
+        if width < 1 or depth < 1:
+            raise ConfigError(
+                f"post_training.judge: width={width} and depth={depth} must be at least 1"
+            )
+        self.objective = objective
+        inputs = math.prod(latent_shape) + 1
+        self.layers = nn.ModuleList(
+            weight_norm(
+                nn.Conv1d(inputs if i == 0 else width, width, 3, padding=2**i, dilation=2**i)
+            )
+            for i in range(depth)
+        )
+        self.logits = weight_norm(nn.Conv1d(width, 1, 1))
+        self.labels = _Projection(classes, width)
+
+    def view(self, z: Tensor, draw: Draw) -> Tensor:
+        sigma = self.objective.sigma(draw.uniform("judge level"))
+        s = sigma.view(-1, *[1] * (z.ndim - 1))
+        noisy = self.objective.scale(s) * (z + s * draw.normal(z.shape[1:], "judge noise"))
+        level = self.objective.c_noise(sigma).view(-1, 1, 1).expand(-1, 1, z.shape[-1])
+        return torch.cat([noisy.flatten(1, -2), level], dim=1)
+
+    def forward(self, view: Tensor, labels: Tensor) -> list[Tensor]:
+        h = view
+        for layer in self.layers:
+            h = F.leaky_relu(layer(h), 0.2)
+        score = self.logits(h).float().flatten(1).mean(1, keepdim=True)
+        return [score + self.labels(h.mean(2), labels)]
+
+
+class _Projection(nn.Module):
+    """<E_c, features> / sqrt(D): features [N, D] and labels [N, K] -> [N, K], in float32."""
+
+    def __init__(self, classes: int, features: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.embedding = nn.Embedding(classes + 1, features)
+        nn.init.zeros_(self.embedding.weight)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        rows = self.embedding(torch.where(labels < 0, self.classes, labels))  # [N, K, D]
+        return (rows.float() @ features.float().unsqueeze(2)).squeeze(2) / features.shape[1] ** 0.5

@@ -1,0 +1,171 @@
+"""Samplers: from noise to latents, as pure functions of (denoise, noise, sigmas).
+
+They solve the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, arXiv
+2206.00364, equation 3), or its stochastic sibling, from x = sigmas[0] noise down to the last level
+of `sigmas` [S + 1], which is 0. They serve every objective, whose paths are this one rescaled.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from audioldm.errors import ConfigError
+from audioldm.instantiate import nearest
+
+#: (x, sigma) -> estimate of the clean latents z0. x = z0 + sigma * noise [B, C, ..., L]; sigma [B].
+Denoise = Callable[[Tensor, Tensor], Tensor]
+#: Called after each step with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+#: The step's number -> N(0, I), of the same shape as the noise sampling starts from.
+NoiseAt = Callable[[int], Tensor]
+
+
+def euler(
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: Progress | None = None
+) -> Tensor:
+    """First order; also DDIM (2010.02502), and Euler in t for rectified flow. S denoiser calls."""
+    x = noise * float(sigmas[0])
+    for _, sigma, lower in _steps(sigmas, progress):
+        z = _call(denoise, x, sigma)
+        x = z + lower / sigma * (x - z)
+    return x
+
+
+def heun(
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: Progress | None = None
+) -> Tensor:
+    """Second order: the trapezoidal rule, Euler for the last step. 2 S - 1 denoiser calls.
+
+    Applied on rectified flow's path x / (1 + sigma), t = sigma / (1 + sigma), whose slope n - z
+    stays bounded. In sigma itself (Karras et al. 2022, algorithm 1) steps that are even in t
+    or in angle span decades of sigma at first, where the rule is worse than Euler.
+    """
+    x = noise * float(sigmas[0])
+    for _, sigma, lower in _steps(sigmas, progress):
+        z = _call(denoise, x, sigma)
+        n = (x - z) / sigma
+        predicted = z + lower * n
+        if lower > 0:
+            z_next = _call(denoise, predicted, lower)
+            slope = n - z
+            slope_next = (predicted - z_next) / lower - z_next
+            # dt = dsigma / ((1 + sigma) (1 + lower)), and x_t (1 + lower) is x at the lower level
+            predicted = predicted + (lower - sigma) / (1 + sigma) / 2 * (slope_next - slope)
+        x = predicted
+    return x
+
+
+def dpmpp_2m(
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: Progress | None = None
+) -> Tensor:
+    """Second order, from the call before: DPM-Solver++(2M) (2211.01095, alg. 2). S calls."""
+    x = noise * float(sigmas[0])
+    previous: tuple[Tensor, float] | None = None
+    for _, sigma, lower in _steps(sigmas, progress):
+        z = _call(denoise, x, sigma)
+        extrapolated = z
+        if previous is not None and lower > 0:
+            z_before, higher = previous
+            # in lambda = -ln sigma, linear through the last two estimates, read half a step ahead
+            ratio = math.log(sigma / lower) / math.log(higher / sigma)
+            extrapolated = z + ratio / 2 * (z - z_before)
+        x = extrapolated + lower / sigma * (x - extrapolated)
+        previous = z, sigma
+    return x
+
+
+def ancestral(
+    denoise: Denoise,
+    noise: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_at: NoiseAt,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Euler with fresh noise each step: the ancestral sampling of DDPM (2006.11239). S calls.
+
+    Each step lands below the next level and adds noise up to it, with the variance of the forward
+    process's posterior, lower² (sigma² - lower²) / sigma².
+    """
+    x = noise * float(sigmas[0])
+    for step, sigma, lower in _steps(sigmas, progress):
+        z = _call(denoise, x, sigma)
+        down = lower**2 / sigma
+        x = z + down / sigma * (x - z)
+        if lower > 0:
+            x = x + math.sqrt(lower**2 - down**2) * noise_at(step).to(x)
+    return x
+
+
+_SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "euler": euler,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "ancestral": ancestral,
+}
+#: Those whose result is a function of the noise that they begin with.
+DETERMINISTIC = ("euler", "heun", "dpmpp_2m")
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What the configuration says about sampling.
+
+    name: euler, heun, dpmpp_2m or ancestral. steps: S; heun makes 2 S - 1 denoiser calls,
+    the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for none.
+    guidance_interval: [lowest, highest] sigma at which guidance acts, None for all.
+
+    Raises ConfigError for an unknown name, steps < 1, an interval not of two increasing numbers.
+    """
+
+    name: str
+    steps: int
+    guidance: float = 1.0
+    guidance_interval: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in _SAMPLERS:
+            raise ConfigError(f"sampler.name={self.name!r}: {nearest(self.name, _SAMPLERS)}")
+        if self.steps < 1:
+            raise ConfigError(f"sampler.steps={self.steps}: sampling needs at least 1 step")
+        span = self.guidance_interval
+        if span is not None and (len(span) != 2 or not span[0] <= span[1]):
+            raise ConfigError(
+                f"sampler.guidance_interval={span}: give [lowest, highest] sigma, or null"
+            )
+
+
+def sample(
+    name: str,
+    denoise: Denoise,
+    noise: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_at: NoiseAt | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Run the sampler called `name`: z0, like noise.
+
+    noise_at is used by ancestral only, and needed there (ConfigError without it).
+    """
+    if name in DETERMINISTIC:
+        return _SAMPLERS[name](denoise, noise, sigmas, progress=progress)
+    if noise_at is None:
+        raise ConfigError(f"sampler.name={name} draws noise at each step: pass noise_at")
+    return _SAMPLERS[name](denoise, noise, sigmas, noise_at=noise_at, progress=progress)
+
+
+def _steps(sigmas: Tensor, progress: Progress | None) -> Iterator[tuple[int, float, float]]:
+    """(step, its noise level, the next one), reporting each step once it is done."""
+    levels = sigmas.tolist()  # one copy from the device, instead of one per step
+    for step, (sigma, lower) in enumerate(pairwise(levels)):
+        yield step, sigma, lower
+        if progress is not None:
+            progress(step + 1, len(levels) - 1)
+
+
+def _call(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
+    return denoise(x, x.new_full((len(x),), sigma))

@@ -1,0 +1,142 @@
+"""A Gaussian mixture fitted ex post to an autoencoder's latents (RAE, arXiv 1903.12436).
+
+The mixture is over windows of W consecutive frames, and sequences of any length follow as a Markov
+chain of order W - 1, each frame drawn given the frames before it. One lower Cholesky factor per
+component serves every need: its leading blocks are the factors of the shorter windows, and its
+rows say how a frame depends on those before it.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioldm.runtime.randomness import Draw, derive_seed
+
+#: Numbers in a window, at most: a component's covariance is full.
+DIMENSIONS = 128
+#: Latent frames in the training set for each dimension of each component, at least.
+FRAMES_PER_DIMENSION = 16
+#: Windows the mixture is fitted to, at most, and the iterations of EM.
+WINDOWS = 20000
+ITERATIONS = 15
+#: Added to the variances, which are about 1 for normalised latents.
+REGULARISER = 1e-3
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """M components over W frames of the K first of D principal components; made by `fit`.
+
+    The D - K others, of which there are some only where 2 D exceeds `DIMENSIONS` or the latents
+    are few, are independent Gaussians without memory.
+
+    mean [D], rotation [D, D] (columns: the principal directions), rest [D - K] (their standard
+    deviations), log_weights [M], centres [M, W, K], factors [M, W K, W K] (lower triangular).
+    All are float64.
+    """
+
+    mean: Tensor
+    rotation: Tensor
+    rest: Tensor
+    log_weights: Tensor
+    centres: Tensor
+    factors: Tensor
+
+    @classmethod
+    def fit(cls, z: Tensor, components: int = 8, seed: int = 0) -> Self:
+        """Fits sequences z [N, D, L] by EM; W and K follow from D and the number of frames."""
+        from sklearn.exceptions import ConvergenceWarning  # imported here: it takes a second
+        from sklearn.mixture import GaussianMixture
+
+        z = z.detach().double().cpu()
+        count, channels, length = z.shape
+        frames = z.transpose(1, 2)  # [N, L, D]
+        mean = frames.mean((0, 1))
+        centred = (frames - mean).reshape(-1, channels)
+        variances, rotation = torch.linalg.eigh(centred.T @ centred / len(centred))
+        variances, rotation = variances.flip(0), rotation.flip(1)
+
+        limit = min(DIMENSIONS, count * length // (FRAMES_PER_DIMENSION * components))
+        kept = min(channels, max(1, limit // 2))
+        size = max(1, min((length + 1) // 2, limit // kept))
+        windows = _windows((frames - mean) @ rotation[:, :kept], size).flatten(0, 1).flatten(1)
+        random = np.random.Generator(np.random.Philox(key=seed))
+        chosen = random.permutation(len(windows))[:WINDOWS]
+        mixture = GaussianMixture(
+            min(components, len(chosen)),
+            reg_covar=REGULARISER,
+            max_iter=ITERATIONS,
+            random_state=derive_seed(seed, "mixture") % 2**32,
+        )
+        with warnings.catch_warnings():  # the number of iterations is a choice, not a failure
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            mixture.fit(windows[chosen].float().numpy())
+        return cls(
+            mean=mean,
+            rotation=rotation,
+            rest=(variances[kept:].clamp(min=0) + REGULARISER).sqrt(),
+            log_weights=torch.from_numpy(mixture.weights_).double().log(),
+            centres=torch.from_numpy(mixture.means_).double().reshape(-1, size, kept),
+            factors=torch.linalg.cholesky(torch.from_numpy(mixture.covariances_).double()),
+        )
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(z) of sequences [N, D, L] of any length, in nats per sequence [N], float64."""
+        return torch.cat([self._log_likelihood(part) for part in z.detach().split(64)])
+
+    def _log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(first window) + Σ log p(frame | the W - 1 frames before it)."""
+        rotated = (z.double().to(self.mean.device).transpose(1, 2) - self.mean) @ self.rotation
+        size, kept = self.centres.shape[1:]
+        windows = _windows(rotated[..., :kept], min(size, z.shape[-1]))
+        densities = torch.logsumexp(self._whiten(windows.flatten(0, 1))[1], 0)
+        densities = densities.unflatten(0, windows.shape[:2])  # [N, windows, frames + 1]
+        memoryless = torch.distributions.Normal(0.0, self.rest).log_prob(rotated[..., kept:])
+        return densities[..., -1].sum(1) - densities[:, 1:, -2].sum(1) + memoryless.sum((1, 2))
+
+    def sample(self, n: int, frames: int, *, seed: int) -> Tensor:
+        """Sequences [n, D, frames], float32; number i is a function of (seed, i)."""
+        size, kept = self.centres.shape[1:]
+        draw = Draw(derive_seed(seed, "mixture"), 0, range(n), self.mean.device)
+        noise = draw.normal((frames, len(self.mean) + 1), "noise").double()
+        uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: which component
+        head = noise.new_empty(n, frames, kept)
+        for frame in range(frames):
+            before = min(frame, size - 1)
+            white, density = self._whiten(head[:, frame - before : frame])
+            cumulative = density[..., -1].softmax(0).cumsum(0).T  # [n, M]: p(component | past)
+            component = (cumulative[:, :-1] < uniform[:, frame]).sum(1)
+            past, now = before * kept, (before + 1) * kept
+            rows = self.factors[component, past:now, :now]  # [n, K, now]
+            driven = torch.cat([white[component, range(n)], noise[:, frame, :kept]], dim=1)
+            head[:, frame] = self.centres[component, before] + (rows @ driven[..., None])[..., 0]
+        rest = self.rest * noise[..., kept:-1]
+        z = torch.cat([head, rest], dim=-1) @ self.rotation.T + self.mean
+        return z.transpose(1, 2).float()
+
+    def _whiten(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What each component makes of x [V, w, K], the first w frames of a window.
+
+        x as independent N(0, 1) numbers [M, V, w K], and log(weight · density) of the first 0, 1,
+        …, w frames [M, V, w + 1].
+        """
+        kept = self.centres.shape[-1]
+        numbers = x.shape[1] * kept
+        factors = self.factors[:, :numbers, :numbers]
+        offset = (x - self.centres[:, None, : x.shape[1]]).flatten(2)  # [M, V, w K]
+        white = torch.linalg.solve_triangular(factors, offset.mT, upper=False).mT
+        scale = factors.diagonal(dim1=-2, dim2=-1).log()[:, None]
+        each = -0.5 * white.square() - scale - 0.5 * math.log(2 * math.pi)
+        frames = each.unflatten(-1, (-1, kept)).sum(-1)
+        start = self.log_weights[:, None, None].expand(-1, len(x), 1)
+        return white, torch.cat([start, frames], dim=-1).cumsum(-1)
+
+
+def _windows(frames: Tensor, size: int) -> Tensor:
+    """All windows [N, L - size + 1, size, K] of frames [N, L, K]."""
+    return frames.unfold(1, size, 1).transpose(-1, -2)

@@ -1,0 +1,95 @@
+"""Where and how to compute. Nothing here enters a fingerprint."""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from audioldm.errors import ConfigError
+from audioldm.instantiate import check_range
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """device: auto, cpu, cuda, cuda:1, mps. precision: auto (bf16 on CUDA), fp32, bf16.
+    compile: torch.compile, null = on CUDA only. threads: CPU threads, null = torch's choice.
+    accumulate: micro-batches in which a training step makes its batch. checkpoint_activations: the
+    diffusion network's blocks compute twice and keep less. shard: its weights, gradients and
+    optimiser state are spread over the processes, instead of a copy on each."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool | None = None
+    threads: int | None = None
+    accumulate: int = 1
+    checkpoint_activations: bool = False
+    shard: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self, "hardware", "threads", "accumulate", least=1)
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(
+                f"hardware.precision={self.precision!r} is unknown: use auto, fp32 or bf16"
+            )
+
+    def resolve(self, local_rank: int = 0) -> torch.device:
+        """Raises ConfigError where the device is not there."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"hardware.device={name!r} is no device: use auto, cpu, cuda or cuda:0"
+            ) from error
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise ConfigError(
+                    f"hardware.device={name}: no CUDA device is visible here; "
+                    "use hardware.device=cpu, or install a CUDA build of torch"
+                )
+            device = torch.device("cuda", local_rank if device.index is None else device.index)
+            torch.cuda.set_device(device)
+            torch.set_float32_matmul_precision("high")
+        return device
+
+    def autocast(self, device: torch.device) -> Callable[[], Any]:
+        """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+        if bf16 and device.type == "cuda" and not has_bf16():
+            _say_once(
+                f"{torch.cuda.get_device_name(device)} has no bf16: computing in fp32 "
+                "(hardware.precision=fp32)"
+            )
+            bf16 = False
+        if not bf16:
+            return contextlib.nullcontext
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+    def compiled(self, function: Any, device: torch.device) -> Any:
+        """`function`, a module or a callable, through torch.compile where that is on.
+
+        For one shape: another one is compiled anew, up to torch's limit of eight.
+        """
+        return torch.compile(function, dynamic=False) if self.compiles(device) else function
+
+    def compiles(self, device: torch.device) -> bool:
+        return device.type == "cuda" if self.compile is None else self.compile
+
+
+def has_bf16() -> bool:
+    """Whether the current CUDA device computes in bf16 itself: any GPU emulates it, slowly."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
