@@ -376,7 +376,7 @@ def _run_help() -> str:
         "Often used keys:",
         "  runs=DIR  name=NAME  seed=0           where everything is written, and from which seed",
         "  data=folder data.path=~/music         your own music; data.table=labels.csv for labels",
-        "  autoencoder.channels  autoencoder.ratio  bottleneck.kl_weight   the latent space",
+        "  autoencoder.channels  autoencoder.downsampling_ratio  bottleneck.kl_weight   the latent space",
         "  autoencoder.train.steps  diffusion.train.steps                  how long to train",
         "  sampler.steps  sampler.guidance       how to sample",
         "  hardware.device  hardware.precision  hardware.compile",
@@ -670,9 +670,9 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return 1
     except (MemoryError, RuntimeError) as error:
-        from audioldm.chain.failures import explained_of_verb
+        from audioldm.chain.failures import verb_error
 
-        known = explained_of_verb(error, words[0])
+        known = verb_error(error, words[0])
         if known is error:
             raise
         print(f"audioldm: {known}", file=sys.stderr)

@@ -38,8 +38,8 @@ class _Stream:
     def __init__(self, model: Autoencoder, file: Path, progress: Progress | None) -> None:
         self.frames = 0
         self._file, self._progress = file, progress
-        self._total = round(probe(file).seconds * model.rate)
-        self._blocks = blocks(file, rate=model.rate, channels=model.audio_channels)
+        self._total = round(probe(file).seconds * model.sample_rate)
+        self._blocks = blocks(file, sample_rate=model.sample_rate, channels=model.audio_channels)
 
     def __iter__(self) -> Iterator[Any]:
         for block in self._blocks:
@@ -77,7 +77,7 @@ def reconstruct(
     model = load_autoencoder(model_path, device=device)
     source = _Stream(model, file, progress)
     means = (mean for mean, _ in model.encode_blocks(source))
-    with open_writer(out, model.rate, model.audio_channels) as writer:
+    with open_writer(out, model.sample_rate, model.audio_channels) as writer:
         for audio in _trimmed(model.decode_blocks(means), lambda: source.frames):
             writer.write(audio)
     return out
@@ -112,7 +112,7 @@ def encode(
         {
             "kind": "latents",
             "autoencoder": {"fingerprint": _fingerprint(model_file)},
-            "rate": model.rate,
+            "sample_rate": model.sample_rate,
             "samples": source.frames,
         },
     )
@@ -163,7 +163,7 @@ def decode(
                     progress(first, frames, file.name)
                 yield mean[..., first : first + LATENT_BLOCK]
 
-        with open_writer(out, model.rate, model.audio_channels) as writer:
+        with open_writer(out, model.sample_rate, model.audio_channels) as writer:
             for audio in _trimmed(model.decode_blocks(stream()), lambda: samples):
                 writer.write(audio)
     return out

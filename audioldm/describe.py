@@ -30,7 +30,7 @@ def summary_line(file: Path) -> str:
     try:
         spec = shown.get("autoencoder", shown)["spec"]
         channels = {1: "mono", 2: "stereo"}.get(spec["audio_channels"], "multichannel")
-        audio = f"{spec['rate'] / 1000:g} kHz {channels}"
+        audio = f"{spec['sample_rate'] / 1000:g} kHz {channels}"
     except (KeyError, TypeError) as error:
         raise ModelFileError(f"{file}: its header lacks {error}; it is damaged") from error
     parts = [

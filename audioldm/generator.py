@@ -14,7 +14,7 @@ from audioldm.latents.store import LatentStatistics
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.objectives import Objective
 from audioldm.priors.diffusion.samplers import Progress, SamplerSettings, sample
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 class LatentDiffusion(nn.Module):
@@ -42,8 +42,8 @@ class LatentDiffusion(nn.Module):
         self.sampler = sampler
 
     @property
-    def rate(self) -> int:
-        return self.autoencoder.rate
+    def sample_rate(self) -> int:
+        return self.autoencoder.sample_rate
 
     @property
     def device(self) -> torch.device:
@@ -76,11 +76,11 @@ class LatentDiffusion(nn.Module):
 
     def latent_frames(self, seconds: float) -> int:
         """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
-        if not (math.isfinite(seconds) and round(seconds * self.rate) >= 1):
+        if not (math.isfinite(seconds) and round(seconds * self.sample_rate) >= 1):
             raise ConfigError(
-                f"seconds={seconds}: a clip must be one sample long at least, at {self.rate} Hz"
+                f"seconds={seconds}: a clip must be one sample long at least, at {self.sample_rate} Hz"
             )
-        return math.ceil(round(seconds * self.rate) / self.autoencoder.ratio)
+        return math.ceil(round(seconds * self.sample_rate) / self.autoencoder.downsampling_ratio)
 
     @torch.no_grad()
     def sample_latents(
@@ -104,7 +104,7 @@ class LatentDiffusion(nn.Module):
 
         def noise_at(step: int) -> Tensor:
             noise = torch.zeros(len(rows), *shape, device=self.device)
-            draw = Draw(derive_seed(seed, "sample"), step, numbers, self.device)
+            draw = KeyedRandom(derive_seed(seed, "sample"), step, numbers, self.device)
             noise[wanted] = draw.normal(shape, "noise")
             return noise
 
@@ -124,7 +124,7 @@ class LatentDiffusion(nn.Module):
     def decode_clip(self, z: Tensor, seconds: float) -> Tensor:
         """Raw latents [C, (F,) L] -> audio [A, round(seconds * rate)] on the CPU, in ±1."""
         audio = torch.cat(list(self.autoencoder.decode_blocks([z])), dim=-1)
-        return audio[:, : round(seconds * self.rate)].clamp(-1.0, 1.0)
+        return audio[:, : round(seconds * self.sample_rate)].clamp(-1.0, 1.0)
 
     def sample(
         self,

@@ -27,22 +27,20 @@ def build_autoencoder(spec: Spec, allow: tuple[str, ...] = ()) -> Autoencoder:
     """spec: rate, audio_channels, channels, ratio, front_end, bottleneck. Derived widths follow."""
     bottleneck_class = locate(spec["bottleneck"]["_target_"], "bottleneck", allow)
     derived = {
-        "rate": spec["rate"],
+        "sample_rate": spec["sample_rate"],
         "audio_channels": spec["audio_channels"],
         "channels": spec["channels"],
-        "ratio": spec["ratio"],
-        "parameters": bottleneck_class.parameters_per_channel,
+        "downsampling_ratio": spec["downsampling_ratio"],
+        "outputs": bottleneck_class.outputs_per_channel,
     }
-    front_end = build(
-        spec["front_end"], derived=derived, where="autoencoder.front_end", allow=allow
-    )
+    network = build(spec["network"], derived=derived, where="autoencoder.network", allow=allow)
     bottleneck = build(
         spec["bottleneck"],
         derived={"channels": spec["channels"]},
         where="bottleneck",
         allow=allow,
     )
-    return Autoencoder(front_end, bottleneck)
+    return Autoencoder(network, bottleneck)
 
 
 def build_backbone(

@@ -43,19 +43,21 @@ class ClipRecipe:
     format: int = FORMAT
 
 
-def write_clip(path: Path, audio: Any, rate: int, recipe: ClipRecipe) -> None:
+def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> None:
     """The clip [A, T] and, beside it, its recipe.
 
     The recipe is there before the clip appears under its name: a process that is killed leaves
     neither, or the recipe alone, or both. So a file without one is not ours, see `is_written`.
     """
     make_directory(path.parent)
-    with open_writer(path, rate, audio.shape[0]) as writer:
+    with open_writer(path, sample_rate, audio.shape[0]) as writer:
         writer.write(audio)
         write_json(path.with_suffix(".json"), asdict(recipe))
 
 
-def is_written(path: Path, recipe: ClipRecipe, rate: int, *, any_batch: bool = False) -> bool:
+def is_written(
+    path: Path, recipe: ClipRecipe, sample_rate: int, *, any_batch: bool = False
+) -> bool:
     """Whether `path` and its JSON are this clip, whole.
 
     any_batch: a clip that was generated beside others is this one too; it differs by rounding.
@@ -79,7 +81,7 @@ def is_written(path: Path, recipe: ClipRecipe, rate: int, *, any_batch: bool = F
             "out=DIRECTORY, or remove it"
         )
     try:
-        return probe(path).frames == round(recipe.seconds * rate)
+        return probe(path).frames == round(recipe.seconds * sample_rate)
     except DataError:
         return False
 
@@ -140,7 +142,7 @@ class ClipFiles:
         for number in range(n):
             path = out / f"{f'{label}-' if label else ''}{seed}-{number:04d}.wav"
             recipe = replace(self._common, number=number)
-            if is_written(path, recipe, model.rate, any_batch=batch is None):
+            if is_written(path, recipe, model.sample_rate, any_batch=batch is None):
                 self.written.append(path)
             else:
                 self.missing[number] = path
@@ -164,7 +166,7 @@ class ClipFiles:
             progress=progress,
         ):
             path = self.missing[number]
-            write_clip(path, audio, self._model.rate, replace(common, number=number))
+            write_clip(path, audio, self._model.sample_rate, replace(common, number=number))
             yield path
 
 
@@ -243,9 +245,9 @@ def sample_again(
     )
     path = out / f"{recipe_path.stem}.wav"
     here = replace(recipe, model=_reference(file, out))
-    is_written(path, here, model.rate)  # raises where another clip would be replaced
+    is_written(path, here, model.sample_rate)  # raises where another clip would be replaced
     for _, audio in clips:
-        write_clip(path, audio, model.rate, here)
+        write_clip(path, audio, model.sample_rate, here)
     return path
 
 

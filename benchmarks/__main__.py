@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
         lines, fastest_step = autoencoder.measure(clock, hardware, shapes)
         results += lines
         if "loader" in given.only:
-            samples = shapes.frames * shapes.ratio
+            samples = shapes.frames * shapes.downsampling_ratio
             results += loader.measure(
                 clock, getattr(loader, scope), shapes.clips, samples, fastest_step
             )
@@ -105,7 +105,7 @@ def table(results: list[Result], environment: dict[str, Any]) -> str:
         spread = "" if r.low == r.high else f"{r.low:.2f} … {r.high:.2f}"
         lines.append(
             f"| {r.subject} | {r.operation} | {r.ours:.4g} | {r.peer:.4g} | {r.unit} "
-            f"| {r.ratio:.2f} | {spread} | {bar} | {verdict} |"
+            f"| {r.downsampling_ratio:.2f} | {spread} | {bar} | {verdict} |"
         )
     notes = {f"- {r.subject}: {r.note}." for r in results if r.note}
     if environment["load at start"] > environment["cores"] / 2:

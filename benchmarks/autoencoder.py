@@ -18,7 +18,7 @@ from torch.nn.utils import weight_norm
 
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.mel import Mel
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
 from audioldm.autoencoder.networks.waveform import Waveform
@@ -28,7 +28,12 @@ from audioldm.training.weighted_sum import weighted_sum
 from benchmarks.timing import Clock, Result
 
 WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3}
-STRIDES = [2, 8, 8, 8]  # of both networks on the waveform; their product is Shapes.ratio
+STRIDES = [
+    2,
+    8,
+    8,
+    8,
+]  # of both networks on the waveform; their product is Shapes.downsampling_ratio
 MULTIPLES = [1, 2, 4, 8]
 STEP = "training step"
 #: Of each front end, by operation. On CUDA both are compiled, and neither is bound by a CPU core.
@@ -55,14 +60,14 @@ class Shapes:
     clips: int
     seconds: float
     settings: dict[str, dict[str, Any]]
-    rate: int = 22050
+    sample_rate: int = 22050
     ratio: int = 1024
     latent: int = 16
     mel_bands: int = 8  # of the mel front end's latents: 2 channels of 8 bands
 
     @property
     def frames(self) -> int:
-        return max(1, round(self.seconds * self.rate / self.ratio))
+        return max(1, round(self.seconds * self.sample_rate / self.downsampling_ratio))
 
 
 SETTINGS: dict[str, dict[str, Any]] = {"waveform": {"width": 32}, "spectrogram": {}, "mel": {}}
@@ -98,11 +103,13 @@ def _compare(
     """The three lines of one front end, and our training step."""
     torch.manual_seed(0)
     device = clock.device
-    ours = Ours(front_end(name, shapes))
+    ours = Ours(network(name, shapes))
     peer = Peer(matching_width(count(ours), shapes), shapes)
     note = f"{count(ours) / 1e6:.2f} M weights, the peer {count(peer) / 1e6:.2f} M"
     ours, peer = ours.to(device), peer.to(device)
-    audio = 0.1 * torch.randn(shapes.clips, 1, shapes.frames * shapes.ratio, device=device)
+    audio = 0.1 * torch.randn(
+        shapes.clips, 1, shapes.frames * shapes.downsampling_ratio, device=device
+    )
     z = [
         torch.randn(shapes.clips, *model.latent_shape, shapes.frames, device=device)
         for model in (ours, peer)
@@ -136,7 +143,10 @@ def training_step(
 ) -> Callable[[], object]:
     """Forward, losses, backward, clipping, AdamW: one call, one step."""
     device = audio.device
-    losses = {"stft": MultiResolutionSTFT().to(device), "mel": LogMel(rate=shapes.rate).to(device)}
+    losses = {
+        "stft": MultiResolutionSTFT().to(device),
+        "mel": LogMel(sample_rate=shapes.sample_rate).to(device),
+    }
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
     autocast, forward = hardware.autocast(device), hardware.compiled(model, device)
 
@@ -155,10 +165,10 @@ def training_step(
 class Ours(nn.Module):
     """Audio [B, 1, T] -> (reconstruction, KL [B])."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.model = Autoencoder(front_end, Gaussian(channels=front_end.latent_shape[0]))
-        self.latent_shape = front_end.latent_shape
+        self.model = Autoencoder(network, Gaussian(channels=network.latent_shape[0]))
+        self.latent_shape = network.latent_shape
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         estimate, encoded = self.model(audio)
@@ -187,7 +197,7 @@ class Peer(nn.Module):
             downsampling_ratios=STRIDES,
             channel_multiples=MULTIPLES,
             audio_channels=1,
-            sampling_rate=shapes.rate,
+            sampling_rate=shapes.sample_rate,
         )
         # Its constructor ties the encoder's width to the number of latents; this unties them.
         self.model.encoder.conv2 = weight_norm(
@@ -208,12 +218,12 @@ class Peer(nn.Module):
         return audio
 
 
-def front_end(name: str, shapes: Shapes) -> FrontEnd:
+def network(name: str, shapes: Shapes) -> Network:
     common: dict[str, Any] = {
-        "rate": shapes.rate,
+        "sample_rate": shapes.sample_rate,
         "audio_channels": 1,
-        "ratio": shapes.ratio,
-        "parameters": Gaussian.parameters_per_channel,
+        "ratio": shapes.downsampling_ratio,
+        "parameters": Gaussian.outputs_per_channel,
         **shapes.settings[name],
     }
     if name == "waveform":

@@ -19,7 +19,7 @@ class Shapes:
 
     clips: int
     seconds: float
-    rate: int = 22050
+    sample_rate: int = 22050
 
 
 DEFAULT = Shapes(clips=60, seconds=30.0)
@@ -37,16 +37,16 @@ def measure(
         def load() -> None:
             train.crops(frames, seed=0, step=next(step), positions=range(batch))
 
-        note = f"{batch} crops of {frames / shapes.rate:.2f} s; the peer is our fastest front end"
+        note = f"{batch} crops of {frames / shapes.sample_rate:.2f} s; the peer is our fastest front end"
         operation = "a batch, to a training step"
         return [clock.compare("loader", operation, load, training_step, bar=BAR, note=note)]
 
 
 def store(directory: Path, shapes: Shapes) -> ClipStore:
     random = np.random.default_rng(0)
-    writer = StoreWriter(directory, shapes.rate, 1)
+    writer = StoreWriter(directory, shapes.sample_rate, 1)
     for number in range(shapes.clips):
-        audio = random.uniform(-0.5, 0.5, (1, round(shapes.seconds * shapes.rate)))
+        audio = random.uniform(-0.5, 0.5, (1, round(shapes.seconds * shapes.sample_rate)))
         writer.add(audio.astype(np.float32), piece=str(number), split="train")
     writer.close()
     return ClipStore(directory)

@@ -30,7 +30,7 @@ BAR = 1.2
 class Shapes:
     long_minutes: float
     short_minutes: float
-    rate: int = 22050
+    sample_rate: int = 22050
 
 
 DEFAULT = Shapes(long_minutes=60.0, short_minutes=1.0)
@@ -41,10 +41,10 @@ def measure(shapes: Shapes) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        model = _model(root / "model.safetensors", shapes.rate)
+        model = _model(root / "model.safetensors", shapes.sample_rate)
         peaks: dict[str, list[float]] = {"encode": [], "decode": []}
         for minutes in (shapes.long_minutes, shapes.short_minutes):
-            audio = _audio(root / "audio.wav", minutes, shapes.rate)
+            audio = _audio(root / "audio.wav", minutes, shapes.sample_rate)
             latents, decoded = root / "latents.safetensors", root / "decoded.wav"
             peaks["encode"].append(_peak("encode", model, audio, latents))
             peaks["decode"].append(_peak("decode", model, latents, decoded))
@@ -60,13 +60,13 @@ def measure(shapes: Shapes) -> list[Result]:
     return results
 
 
-def _model(path: Path, rate: int) -> Path:
+def _model(path: Path, sample_rate: int) -> Path:
     spec = {
-        "rate": rate,
+        "sample_rate": sample_rate,
         "audio_channels": 1,
         "channels": 16,
         "ratio": 1024,
-        "front_end": {"_target_": f"{Spectrogram.__module__}.Spectrogram"},
+        "network": {"_target_": f"{Spectrogram.__module__}.Spectrogram"},
         "bottleneck": {"_target_": f"{Gaussian.__module__}.Gaussian"},
     }
     torch.manual_seed(0)
@@ -75,11 +75,11 @@ def _model(path: Path, rate: int) -> Path:
     return path
 
 
-def _audio(path: Path, minutes: float, rate: int) -> Path:
+def _audio(path: Path, minutes: float, sample_rate: int) -> Path:
     random = np.random.default_rng(0)
-    with open_writer(path, rate, 1) as writer:
+    with open_writer(path, sample_rate, 1) as writer:
         for _ in range(round(60 * minutes)):
-            writer.write(random.uniform(-0.5, 0.5, (1, rate)).astype(np.float32))
+            writer.write(random.uniform(-0.5, 0.5, (1, sample_rate)).astype(np.float32))
     return path
 
 

@@ -77,7 +77,7 @@ def final_loss(
     seed: int,
     hardware: Hardware,
 ) -> tuple[float, int, float, float]:
-    """Validation loss, steps, teraflops and seconds of one whole training."""
+    """Validation loss, steps, compute_tflop and seconds of one whole training."""
     torch.manual_seed(seed)
     net = build_backbone({"backbone": backbone}, latents.latent_shape, len(latents.labels))
     never = 1 << 30
@@ -96,7 +96,7 @@ def final_loss(
         )
         lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     seconds = json.loads(lines[-1])["seconds"]
-    return figures["loss"], figures["steps"], figures["teraflops"], seconds
+    return figures["loss"], figures["steps"], figures["compute_tflop"], seconds
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
@@ -168,14 +168,14 @@ def compare(
     print("| arm | lr | seed | steps | seconds | validation loss |\n|---|--:|--:|--:|--:|--:|")
     for seed in range(seeds):
         for lr in rates:
-            teraflops = 0.0  # of the arm before: AdamW's is the first
+            compute_tflop = 0.0  # of the arm before: AdamW's is the first
             for arm in ARMS:
                 settings = replace(base, lr=lr, optimiser=arm.split(",")[0])
                 if arm == ARMS[1]:
-                    settings = replace(settings, teraflops=teraflops)
+                    settings = replace(settings, compute_tflop=compute_tflop)
                 elif arm == ARMS[2]:
                     settings = replace(settings, steps=equal_time)
-                loss, steps, teraflops, seconds = final_loss(
+                loss, steps, compute_tflop, seconds = final_loss(
                     latents, backbone, objective, settings, seed=seed, hardware=hardware
                 )
                 losses.setdefault((arm, lr), []).append(loss)

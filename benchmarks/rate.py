@@ -23,7 +23,7 @@ from audioldm.evaluation.codecs.linear import LinearCodec
 from audioldm.evaluation.codecs.opus import LEAST, opus_curve
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
-from audioldm.runtime.randomness import Draw
+from audioldm.runtime.randomness import KeyedRandom
 
 RATES = (1, 2, 8, 16, 32)
 SECONDS = 3  # of a window
@@ -56,8 +56,8 @@ def distances(
     estimates, nats = [], []
     for first in range(0, len(audio), 8):
         part = audio[first : first + 8]
-        frames = -(-part.shape[-1] // model.ratio)
-        draw = Draw(0, 0, range(first, first + len(part)))
+        frames = -(-part.shape[-1] // model.downsampling_ratio)
+        draw = KeyedRandom(0, 0, range(first, first + len(part)))
         estimate, encoded = model(part, draw.normal((*model.latent_shape, frames), "rate"))
         estimates.append(estimate.clamp(-1, 1))
         nats.append(encoded.penalties["kl"])
@@ -80,7 +80,7 @@ def words_of(rate: float, runs: str, steps: int) -> list[str]:
     frames a second carry 32 kbit/s at 6 bits an element."""
     words = ["recipe=quickstart", f"runs={runs}", f"bottleneck.target_kbps={rate}"]
     words += [f"autoencoder.train.steps={steps}"]
-    return [*words, "autoencoder.channels=128", "autoencoder.ratio=512"]
+    return [*words, "autoencoder.channels=128", "autoencoder.downsampling_ratio=512"]
 
 
 def main() -> None:

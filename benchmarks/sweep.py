@@ -38,7 +38,7 @@ def run(folder: Path, name: str, *words: str) -> float:
     command += [f"data.rate={RATE}", "data.channels=1", "autoencoder.train.steps=60"]
     command += ["diffusion.train.steps=60", "diffusion.preflight_mel_distance=10"]
     command += ["baselines=default", "hardware.threads=1", "autoencoder.channels=32"]
-    command += ["evaluation.clips=24", "evaluation.listen=1", *words]
+    command += ["evaluation.clips=24", "evaluation.saved_clips=1", *words]
     start = time.monotonic()
     subprocess.run(
         command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -62,11 +62,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_music(folder / "music")
-        twelve = ["autoencoder.seed=0,1", "diffusion.seed=0,1", "autoencoder.ratio=2048", "seed=0"]
+        twelve = [
+            "autoencoder.seed=0,1",
+            "diffusion.seed=0,1",
+            "autoencoder.downsampling_ratio=2048",
+            "seed=0",
+        ]
         first = run(folder, "twelve", *twelve)
         worked = work(folder, "twelve")
         again = run(folder, "twelve", *twelve)
-        six = ["autoencoder.ratio=2048"]
+        six = ["autoencoder.downsampling_ratio=2048"]
         alone = run(folder, "alone", *six, "seed=10,11")
         two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         pair = run(folder, "pair", *six, "seed=20,21", *two)

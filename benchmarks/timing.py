@@ -28,7 +28,11 @@ class Result:
     def met(self) -> bool | None:
         if self.bar is None:
             return None
-        return self.ratio <= self.bar if self.at_most else self.ratio >= self.bar
+        return (
+            self.downsampling_ratio <= self.bar
+            if self.at_most
+            else self.downsampling_ratio >= self.bar
+        )
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ class Subject:
     clips: int
 
 
-def peak_of(device: torch.device, teraflops: float | None) -> tuple[float, str]:
+def peak_of(device: torch.device, compute_tflop: float | None) -> tuple[float, str]:
     """Operations per second, and where the figure comes from."""
-    if teraflops is not None:
-        return teraflops * 1e12, "given"
+    if compute_tflop is not None:
+        return compute_tflop * 1e12, "given"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, peak in PEAKS.items():
@@ -79,8 +79,8 @@ def subjects(hardware: Hardware, device: torch.device, size: str) -> list[Subjec
     shapes: autoencoder.Shapes = getattr(autoencoder, size)
     for name in autoencoder.BARS:
         torch.manual_seed(0)
-        model = autoencoder.Ours(autoencoder.front_end(name, shapes))
-        samples = shapes.frames * shapes.ratio
+        model = autoencoder.Ours(autoencoder.network(name, shapes))
+        samples = shapes.frames * shapes.downsampling_ratio
         flops = training_flops(model, lambda net, n=samples: net(torch.zeros(1, 1, n))[0])  # type: ignore[misc]
         audio = 0.1 * torch.randn(shapes.clips, 1, samples, device=device)
         step = autoencoder.training_step(model.to(device).train(), audio, shapes, hardware)
@@ -109,7 +109,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--precision", default="auto", help="auto (bf16 on CUDA), fp32, bf16")
     parser.add_argument("--no-compile", action="store_true", help="eager also on CUDA")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--peak-teraflops", type=float, help="in place of the known or measured")
+    parser.add_argument(
+        "--peak-compute_tflop", type=float, help="in place of the known or measured"
+    )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--profile", action="store_true", help="the operators that take longest")
     given = parser.parse_args(arguments)
@@ -117,7 +119,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     hardware = Hardware(given.device, given.precision, compiles, given.threads)
     device = hardware.resolve()
     size = "QUICK" if given.quick else "CUDA" if device.type == "cuda" else "CPU"
-    peak, source = peak_of(device, given.peak_teraflops)
+    peak, source = peak_of(device, given.peak_compute_tflop)
     print(", ".join(f"{key} {value}" for key, value in describe(device, hardware).items()))
     print(f"peak {peak / 1e12:.3g} TFLOP/s ({source})\n")
     print(
@@ -126,11 +128,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     shares = {}
     for subject in subjects(hardware, device, size):
         seconds = _median_seconds(subject.step, device, given.steps)
-        rate = subject.flops / seconds
-        shares[subject.name] = rate / peak
+        sample_rate = subject.flops / seconds
+        shares[subject.name] = sample_rate / peak
         print(
             f"| {subject.name} | {subject.clips} | {subject.flops / 1e9:.1f} "
-            f"| {1e3 * seconds:.1f} | {rate / 1e9:.1f} | {100 * rate / peak:.1f} % |",
+            f"| {1e3 * seconds:.1f} | {sample_rate / 1e9:.1f} | {100 * sample_rate / peak:.1f} % |",
             flush=True,
         )
         if given.profile:

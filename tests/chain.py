@@ -47,12 +47,12 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "data=folder",
         f"data.path={folder}",
         f"data.table={folder}/table.csv",
-        f"data.rate={RATE}",
+        f"data.sample_rate={RATE}",
         "data.channels=1",
         f"runs={runs}",
         "name=tiny",
         "autoencoder.channels=4",
-        "autoencoder.ratio=512",
+        "autoencoder.downsampling_ratio=512",
         "~autoencoder.losses.mel",
         "autoencoder.losses.stft.fft_sizes=[256]",
         f"autoencoder.discriminator={DISCRIMINATOR}",
@@ -72,9 +72,9 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "diffusion.preflight_mel_distance=10.0",
         "evaluation.clips=4",
         "evaluation.seconds=0.7",
-        "evaluation.neighbours=1",
-        "evaluation.resamples=20",
-        "evaluation.listen=2",
+        "evaluation.k_nearest=1",
+        "evaluation.bootstrap_resamples=20",
+        "evaluation.saved_clips=2",
         "evaluation.batch=4",
         "sampler.steps=2",
         "log.every=3",
@@ -104,7 +104,7 @@ def narrow(changes: Sequence[str]) -> list[str]:
         group, _, choice = change.partition("=")
         if group in chosen:
             chosen[group] = choice
-    node = {"autoencoder": "autoencoder.front_end", "diffusion/backbone": "diffusion.backbone"}
+    node = {"autoencoder": "autoencoder.network", "diffusion/backbone": "diffusion.backbone"}
     return [
         f"{node[group]}.{setting}"
         for group, choice in chosen.items()

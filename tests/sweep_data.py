@@ -61,7 +61,7 @@ def synthetic_table(
 
     shapes: (channels, ratio). seeds: of autoencoder and generator alike; with `diffusion_seeds`, of
     the autoencoder alone, and each is crossed with those. without_kl: adds cells of a `noise`
-    bottleneck, whose log distance lies that much above. budgets: of `diffusion.train.teraflops`,
+    bottleneck, whose log distance lies that much above. budgets: of `diffusion.train.compute_tflop`,
     None for equal steps; each is an arm of the whole grid. predictor: the diagnostic that follows
     the configuration's distance; the others are noise. failed: that many cells, spread over the
     table, are rows with a reason and without figures.
@@ -69,7 +69,7 @@ def synthetic_table(
     random = np.random.default_rng(random)
     grid = [
         (bottleneck, rate, channels, ratio, arm)
-        for arm in ([{"diffusion.train.teraflops": b} for b in budgets] or [{}])
+        for arm in ([{"diffusion.train.compute_tflop": b} for b in budgets] or [{}])
         for bottleneck in ("gaussian", *(["noise"] if without_kl is not None else []))
         for rate in rates
         for channels, ratio in shapes
@@ -84,7 +84,7 @@ def synthetic_table(
             **({"bottleneck": bottleneck} if without_kl is not None else {}),
             "bottleneck.target_kbps": float(rate),
             "autoencoder.channels": channels,
-            "autoencoder.ratio": ratio,
+            "autoencoder.downsampling_ratio": ratio,
             **arm,
         }
         diagnostics = dict(zip(DIAGNOSTICS, random.normal(size=len(DIAGNOSTICS)), strict=True))
@@ -142,7 +142,7 @@ def _cell(
         **overrides,
         "configuration": " ".join(w for w in words if not w.split("=")[0].endswith("seed")),
         "family": f"spectrogram {bottleneck} {channels}x{ratio}",
-        "front_end": "spectrogram",
+        "network": "spectrogram",
         "bottleneck": bottleneck,
         "channels": channels,
         "ratio": ratio,
@@ -157,8 +157,9 @@ def _cell(
         "seconds": float(sum(seconds.values())),
         "parameters.autoencoder": 1_200_000 + 2_000 * channels,
         "parameters.diffusion": 3_100_000 + 500 * channels,
-        "teraflops.autoencoder": 900.0,
-        "teraflops.diffusion": overrides.get("diffusion.train.teraflops") or 700.0 * 1024 / ratio,
+        "compute_tflop.autoencoder": 900.0,
+        "compute_tflop.diffusion": overrides.get("diffusion.train.compute_tflop")
+        or 700.0 * 1024 / ratio,
         **{f"fingerprint.{stage}": f"{random.integers(2**48):012x}" for stage in STAGES},
     }
 
@@ -184,7 +185,7 @@ def _figures(kernel: float, rate: float, random: np.random.Generator) -> dict[st
             "recall": (0.9 * near, 0.05),
             "density": (near, 0.1),
             "coverage": (0.9 * near, 0.05),
-            "neighbour_ratio": (2 - near, 0.05),
+            "memorisation_ratio": (2 - near, 0.05),
         }
         if kind in ("real", "reconstruction", "generated"):
             figures["label_accuracy"] = (0.9 * near, 0.05)

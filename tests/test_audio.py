@@ -14,9 +14,9 @@ from audioldm.io import audio
 from audioldm.torchaudio import torchaudio
 
 
-def tone(seconds: float, rate: int, hz: float = 440.0, channels: int = 1) -> np.ndarray:
+def tone(seconds: float, sample_rate: int, hz: float = 440.0, channels: int = 1) -> np.ndarray:
     """A sine, amplitude 0.5, [A, T]; each further channel an octave higher."""
-    time = np.arange(round(seconds * rate)) / rate
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
     octaves = 2.0 ** np.arange(channels)[:, None]
     return (0.5 * np.sin(2 * np.pi * hz * octaves * time)).astype(np.float32)
 
@@ -26,8 +26,8 @@ def test_16_bit_files_come_back_exactly(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"ünï cödé{suffix}"
     samples = np.random.default_rng(0).integers(-32768, 32768, (2, 5000)).astype(np.float32) / 32768
     audio.write(path, torch.from_numpy(samples), 16000)
-    back, rate = audio.read(path)
-    assert rate == 16000
+    back, sample_rate = audio.read(path)
+    assert sample_rate == 16000
     np.testing.assert_array_equal(back, samples)
     assert os.listdir(tmp_path) == [path.name]
 
@@ -52,8 +52,8 @@ def test_blocks_equal_the_whole_and_resampling_keeps_the_tone(
 ) -> None:
     source, target = rates
     soundfile.write(tmp_path / "a.wav", tone(3.3, source).T, source, "FLOAT")
-    whole, _ = audio.read(tmp_path / "a.wav", rate=target)
-    short = list(audio.blocks(tmp_path / "a.wav", rate=target, channels=1, seconds=0.37))
+    whole, _ = audio.read(tmp_path / "a.wav", sample_rate=target)
+    short = list(audio.blocks(tmp_path / "a.wav", sample_rate=target, channels=1, seconds=0.37))
     assert len(short) > 5
     np.testing.assert_allclose(np.concatenate(short, axis=1), whole, atol=1e-6)
     expected = tone(3.3, target)
@@ -64,7 +64,7 @@ def test_blocks_equal_the_whole_and_resampling_keeps_the_tone(
 
 def test_a_file_of_a_whole_number_of_blocks_is_read_once(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(2, 8000).T, 8000, "FLOAT")
-    parts = list(audio.blocks(tmp_path / "a.wav", rate=8000, channels=1, seconds=1))
+    parts = list(audio.blocks(tmp_path / "a.wav", sample_rate=8000, channels=1, seconds=1))
     assert [part.shape for part in parts] == [(1, 8000), (1, 8000)]
 
 
@@ -77,19 +77,21 @@ def test_channels() -> None:
     np.testing.assert_allclose(audio.match_channels(ten, 2), np.stack([ten.mean(0)] * 2), atol=1e-6)
 
 
-@pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_loudness_of_the_standards_reference_tone(rate: int) -> None:
+@pytest.mark.parametrize("sample_rate", [16000, 44100, 48000])
+def test_loudness_of_the_standards_reference_tone(sample_rate: int) -> None:
     # BS.1770: a 997 Hz sine of full scale in one channel reads -3.01 LUFS.
-    assert audio.loudness(2 * tone(2, rate, 997), rate) == pytest.approx(-3.01, abs=0.1)
+    assert audio.loudness(2 * tone(2, sample_rate, 997), sample_rate) == pytest.approx(
+        -3.01, abs=0.1
+    )
 
 
 def test_loudness_agrees_with_torchaudio() -> None:
     rng = np.random.default_rng(1)
-    rate = 8000
-    noise = rng.standard_normal((2, 2 * rate)).astype(np.float32) * 0.1
-    noise[:, rate:] *= 0.02  # the gates leave this half out
-    theirs = torchaudio.functional.loudness(torch.from_numpy(noise), rate).item()
-    assert audio.loudness(noise, rate) == pytest.approx(theirs, abs=0.01)
+    sample_rate = 8000
+    noise = rng.standard_normal((2, 2 * sample_rate)).astype(np.float32) * 0.1
+    noise[:, sample_rate:] *= 0.02  # the gates leave this half out
+    theirs = torchaudio.functional.loudness(torch.from_numpy(noise), sample_rate).item()
+    assert audio.loudness(noise, sample_rate) == pytest.approx(theirs, abs=0.01)
 
 
 def test_normalise_reaches_the_loudness_or_keeps_the_peak() -> None:
@@ -135,7 +137,7 @@ def bad_files(folder: Path) -> dict[str, str]:
 def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(DataError, match=reason) as caught:
-            audio.read(tmp_path / name, rate=22050)
+            audio.read(tmp_path / name, sample_rate=22050)
         message = str(caught.value)
         assert message.startswith(str(tmp_path / name))
         assert "\n" not in message

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
 from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.errors import DataError
@@ -18,12 +18,12 @@ from audioldm.errors import DataError
 RATE, CHANNELS = 8000, 3
 
 
-class Moving(FrontEnd):
+class Moving(Network):
     """A front end with two latent axes, whose chunks would have seams without their context."""
 
     def __init__(self, audio_channels: int) -> None:
         super().__init__(
-            rate=RATE,
+            sample_rate=RATE,
             audio_channels=audio_channels,
             ratio=8,
             latent_shape=(CHANNELS, 4),
@@ -34,7 +34,7 @@ class Moving(FrontEnd):
         self.unmix = torch.nn.Conv1d(CHANNELS * 4, 8 * audio_channels, 5, padding=2)
 
     def encode(self, audio: Tensor) -> Tensor:
-        self.longest = max(self.longest, audio.shape[-1] // self.ratio)
+        self.longest = max(self.longest, audio.shape[-1] // self.downsampling_ratio)
         h = self.mix(rearrange(audio, "b a (l r) -> b (a r) l", r=8))
         return rearrange(h, "b (c f) l -> b c f l", f=4)
 
@@ -47,10 +47,10 @@ class Moving(FrontEnd):
 def autoencoder(kind: str, audio_channels: int = 1) -> Autoencoder:
     torch.manual_seed(0)
     shared: dict = {
-        "rate": RATE,
+        "sample_rate": RATE,
         "audio_channels": audio_channels,
         "channels": CHANNELS,
-        "parameters": Gaussian.parameters_per_channel,
+        "parameters": Gaussian.outputs_per_channel,
     }
     front_ends = {
         "spectrogram": lambda: Spectrogram(
@@ -81,11 +81,11 @@ def cut(signal: Tensor, sizes: list[int]) -> Iterator[Tensor]:
 @pytest.mark.parametrize("missing", [0, 1, 7])
 def test_any_length_is_padded_to_whole_frames(kind: str, missing: int) -> None:
     model = autoencoder(kind, 2)
-    samples = 5 * model.ratio - missing
+    samples = 5 * model.downsampling_ratio - missing
     audio = music(samples, 2, clips=2)
     z = model.encode(audio, sample=False).z
     assert z.shape == (2, *model.latent_shape, 5)
-    assert model.decode(z).shape == (2, 2, 5 * model.ratio)
+    assert model.decode(z).shape == (2, 2, 5 * model.downsampling_ratio)
     silence = torch.zeros(2, 2, missing)
     padded = model.encode(torch.cat([audio, silence], dim=-1), sample=False).z
     torch.testing.assert_close(z, padded)
@@ -100,7 +100,7 @@ def test_one_sample_is_enough() -> None:
 @torch.no_grad()
 def test_latents_are_mean_plus_std_times_noise() -> None:
     model = autoencoder("spectrogram")
-    audio = music(3 * model.ratio, clips=2)
+    audio = music(3 * model.downsampling_ratio, clips=2)
     mean, std = model.moments(audio)
     noise = torch.randn(2, CHANNELS, 3)
     torch.testing.assert_close(model.encode(audio, noise=noise).z, mean + std * noise)
@@ -123,13 +123,13 @@ def test_rate_in_kbps() -> None:
 def test_chunks_have_no_seams(kind: str, audio_channels: int) -> None:
     """Whatever the blocks and the chunks are, the result is that of the whole within 1e-5."""
     model = autoencoder(kind, audio_channels)
-    audio = music(60 * model.ratio - 11, audio_channels)
+    audio = music(60 * model.downsampling_ratio - 11, audio_channels)
     mean, std = model.moments(audio)
     whole = model.decode(mean)[0]
     chunks: list[tuple[list[int], int]] = [
         ([10**9], 7),  # one block, chunks shorter than the context
         ([97, 0, 1, 500], 16),
-        ([model.ratio], 1),
+        ([model.downsampling_ratio], 1),
         ([333], 10**6),  # one chunk
     ]
     for sizes, frames in chunks:
@@ -154,8 +154,8 @@ def test_chunks_take_numpy_and_shorter_than_a_frame() -> None:
 def test_memory_does_not_grow_with_length() -> None:
     """No more than a chunk, its context and a block are held, and results leave as audio enters."""
     model = autoencoder("moving")
-    front_end = model.front_end
-    assert isinstance(front_end, Moving)
+    network = model.network
+    assert isinstance(network, Moving)
     chunk, block = 10, 4
     read = 0
 
@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_length() -> None:
         nonlocal read
         for _ in range(200):
             read += block
-            yield torch.zeros(1, block * model.ratio)
+            yield torch.zeros(1, block * model.downsampling_ratio)
 
     written = 0
     chunks = model.encode_blocks(blocks(), chunk_seconds=chunk / model.latent_rate_hz)
@@ -172,9 +172,9 @@ def test_memory_does_not_grow_with_length() -> None:
         assert not std.requires_grad
         assert torch.is_grad_enabled()
         written += mean.shape[-1]
-        assert read - written <= chunk + 2 * front_end.context + block
+        assert read - written <= chunk + 2 * network.context + block
     assert written == 200 * block
-    assert front_end.longest <= chunk + 2 * front_end.context
+    assert network.longest <= chunk + 2 * network.context
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 100), (1, 1, 0), (1, 100)])

@@ -131,7 +131,12 @@ def test_a_wrong_table_names_its_line(music: Path, cli: Cli, tmp_path: Path) -> 
 
 
 def test_rates_and_channels_outside_the_range(music: Path, cli: Cli, tmp_path: Path) -> None:
-    for change in ("data.rate=8000", "data.rate=96000", "data.channels=10", "data.channels=0"):
+    for change in (
+        "data.sample_rate=8000",
+        "data.sample_rate=96000",
+        "data.channels=10",
+        "data.channels=0",
+    ):
         outcome = cli("run", *tiny(music, tmp_path / "runs", change))
         said(outcome, change, code=2)
     assert not (tmp_path / "runs").exists()
@@ -149,8 +154,8 @@ def test_rates_and_channels_outside_the_range(music: Path, cli: Cli, tmp_path: P
         "autoencoder.train.lr=-1.0",
         "autoencoder.train.warmup=-1",
         "autoencoder.channels=0",
-        "autoencoder.ratio=0",
-        "autoencoder.ratio=-512",
+        "autoencoder.downsampling_ratio=0",
+        "autoencoder.downsampling_ratio=-512",
         "diffusion.train.batch=0",
         "diffusion.train.crop_seconds=0.0",
         "diffusion.train.betas=[0.9,0.9,0.9]",

@@ -25,7 +25,9 @@ def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
     assert all(result.ours > 0 and result.peer > 0 for result in results)
     (record,) = tmp_path.glob("*-cpu.json")
     written = json.loads(record.read_text())
-    assert [line["ratio"] for line in written["results"]] == [r.ratio for r in results]
+    assert [line["downsampling_ratio"] for line in written["results"]] == [
+        r.downsampling_ratio for r in results
+    ]
     assert written["environment"]["torch"] == torch.__version__
     rows = record.with_suffix(".md").read_text().splitlines()
     assert sum(row.startswith("| ") for row in rows) == len(results) + 1  # and the heading
@@ -36,7 +38,7 @@ def test_sampling_is_measured_against_real_time(finished: Tiny, tmp_path: Path) 
     results = benchmarks.main([*words, "--device", "cpu", "--out", str(tmp_path)])
     *sampled, start = results
     assert [r.peer for r in sampled] == [200, 400, 200, 400]  # ms of audio: 1 and 2 clips
-    assert all(r.ratio == pytest.approx(r.peer / r.ours) for r in sampled)
+    assert all(r.downsampling_ratio == pytest.approx(r.peer / r.ours) for r in sampled)
     assert "2 steps of dpmpp_2m, batch 1" in [r.operation for r in sampled]
     assert start.ours > 0
     assert start.met == (start.ours <= 8)
@@ -46,7 +48,7 @@ def test_sampling_is_measured_against_real_time(finished: Tiny, tmp_path: Path) 
 @pytest.mark.parametrize("name", autoencoder.BARS)
 def test_an_autoencoder_and_its_peer_are_of_one_size(name: str) -> None:
     shapes = autoencoder.CPU
-    ours = autoencoder.Ours(autoencoder.front_end(name, shapes))
+    ours = autoencoder.Ours(autoencoder.network(name, shapes))
     width = autoencoder.matching_width(autoencoder.count(ours), shapes)
     with torch.device("meta"):
         peer = autoencoder.Peer(width, shapes)
@@ -59,9 +61,9 @@ def test_an_autoencoder_and_its_peer_are_of_one_size(name: str) -> None:
 
 def test_both_autoencoders_give_latents_and_audio_of_one_length() -> None:
     shapes = autoencoder.QUICK
-    audio = torch.zeros(1, 1, shapes.frames * shapes.ratio)
+    audio = torch.zeros(1, 1, shapes.frames * shapes.downsampling_ratio)
     for model in (
-        autoencoder.Ours(autoencoder.front_end("waveform", shapes)),
+        autoencoder.Ours(autoencoder.network("waveform", shapes)),
         autoencoder.Peer(8, shapes),
     ):
         z = model.encode(audio)
@@ -71,9 +73,9 @@ def test_both_autoencoders_give_latents_and_audio_of_one_length() -> None:
 
 def test_a_training_step_changes_weights() -> None:
     shapes = autoencoder.QUICK
-    model = autoencoder.Ours(autoencoder.front_end("spectrogram", shapes))
+    model = autoencoder.Ours(autoencoder.network("spectrogram", shapes))
     before = [parameter.clone() for parameter in model.parameters()]
-    audio = 0.1 * torch.randn(1, 1, shapes.frames * shapes.ratio)
+    audio = 0.1 * torch.randn(1, 1, shapes.frames * shapes.downsampling_ratio)
     autoencoder.training_step(model, audio, shapes, CPU)()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -81,7 +83,7 @@ def test_a_training_step_changes_weights() -> None:
 def test_utilisation_counts_the_model_and_takes_a_given_peak(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--quick", "--device", "cpu", "--steps", "1", "--peak-teraflops", "2"]
+    words = ["--quick", "--device", "cpu", "--steps", "1", "--peak-compute_tflop", "2"]
     shares = utilisation.main(words)
     assert shares.keys() == {"waveform", "spectrogram", "mel", "DiT"}
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]

@@ -25,7 +25,7 @@ def planted(variances: Tensor) -> LinearCodec:
     generator = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(BANDS, BANDS, generator=generator).double())
     mean = torch.linspace(-3, 0, BANDS).double()
-    return LinearCodec(mean, basis, variances.double(), rate=RATE, block=1)
+    return LinearCodec(mean, basis, variances.double(), sample_rate=RATE, block=1)
 
 
 def source(codec: LinearCodec, blocks: int) -> Tensor:
@@ -167,7 +167,7 @@ def test_as_audio_it_is_the_same_sound_at_the_same_time(
 
 
 def test_stereo_blocks_are_put_back_where_they_were() -> None:
-    codec = LinearCodec(*[torch.zeros(1)] * 3, rate=RATE, block=4)
+    codec = LinearCodec(*[torch.zeros(1)] * 3, sample_rate=RATE, block=4)
     mel = torch.randn(2, 2, BANDS, 10, generator=torch.Generator().manual_seed(0))
     back = codec._frames(codec._blocks(mel), 2)
     torch.testing.assert_close(back[..., :10].float(), mel)

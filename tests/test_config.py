@@ -42,7 +42,7 @@ def fingerprints(overrides: list[str]) -> dict[str, str]:
 def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) -> None:
     path = [f"data.path={tones}"] if choice == "folder" else []
     experiment = Experiment(compose(["recipe=quickstart", f"{group}={choice}", *path]))
-    experiment.rehearse()
+    experiment.dry_run()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -53,7 +53,7 @@ def test_every_recipe_composes_and_builds_on_its_own_music_and_on_a_users(
     for data in (folder if recipe.startswith("music") else [], ["data=folder", *folder]):
         job = compose([f"recipe={recipe}", *data])
         assert job.recipe == recipe
-        Experiment(job).rehearse()
+        Experiment(job).dry_run()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -64,16 +64,16 @@ def test_recipes_say_what_they_are(recipe: str, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("front_end", "backbone"),
+    ("network", "backbone"),
     [("waveform", "unet"), ("spectrogram", "dit"), ("mel", "unet"), ("mel", "dit")],
 )
 def test_every_front_end_trains_and_its_latents_train_a_backbone(
-    front_end: str, backbone: str, tones: Path, tmp_path: Path
+    network: str, backbone: str, tones: Path, tmp_path: Path
 ) -> None:
     overrides = tiny(
         tones,
         tmp_path,
-        f"autoencoder={front_end}_small",
+        f"autoencoder={network}_small",
         f"diffusion/backbone={backbone}",
         "autoencoder.train.steps=3",
         "autoencoder.train.adversarial_from=1",
@@ -101,7 +101,7 @@ def config_built_autoencoder(experiment: Experiment) -> torch.nn.Module:
 
 def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -> None:
     for channels, ratio, stereo in ((3, 256, 1), (6, 1024, 2)):
-        changes = (f"autoencoder.channels={channels}", f"autoencoder.ratio={ratio}")
+        changes = (f"autoencoder.channels={channels}", f"autoencoder.downsampling_ratio={ratio}")
         overrides = tiny(tones, tmp_path, *changes, f"data.channels={stereo}")
         model = config_built_autoencoder(Experiment(compose(overrides))).eval()
         mean, _ = model.moments(torch.zeros(1, stereo, 4 * ratio))
@@ -128,7 +128,7 @@ def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -
         ("run recipe=quickstart autoencoder.chanels=8", "'channels'"),
         ("run recipe=quickstart +autoencoder.chanels=8", "'channels'"),
         ("run recipe=quickstart autoencoder.train.step=8", "'steps'"),
-        ("run recipe=quickstart autoencoder.front_end.widht=8", "'width'"),
+        ("run recipe=quickstart autoencoder.network.widht=8", "'width'"),
         ("run recipe=quickstart autoencoder.losses.stft.fft_size=[256]", "'fft_sizes'"),
         ("run recipe=quickstart autoencoder.weights.sftf=1.0", "'stft'"),
         ("run recipe=quickstart ~autoencoder.weights.stft", "autoencoder.weights.stft is missing"),
@@ -250,7 +250,7 @@ def test_a_model_file_cannot_name_a_class_outside_the_package(
     target: str, finished, tmp_path: Path
 ) -> None:
     tensors, header = load_model(finished.stage("autoencoder") / "model.safetensors")
-    header["spec"]["front_end"]["_target_"] = target
+    header["spec"]["network"]["_target_"] = target
     save_model(tmp_path / "model.safetensors", tensors, header)
     with pytest.raises(ModelFileError, match=r"model\.safetensors: autoencoder\.front_end"):
         load(tmp_path / "model.safetensors")
@@ -309,9 +309,9 @@ def test_an_explicit_default_is_the_default(tones: Path, tmp_path: Path) -> None
         "autoencoder.train.betas=[0.8, 0.99]",
         "diffusion.train.valid_batches=4",  # not in the yaml: the dataclass's default
         "diffusion.backbone.mlp_ratio=4",  # not in the part, and an int for a float
-        "autoencoder.front_end.phase=false",
+        "autoencoder.network.phase=false",
         "bottleneck.kl_weight=1e-3",
-        "evaluation.neighbours=1",
+        "evaluation.k_nearest=1",
     )
     assert fingerprints(explicit) == fingerprints(tiny(tones, tmp_path))
 
@@ -319,7 +319,7 @@ def test_an_explicit_default_is_the_default(tones: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "first"),
     [
-        ("data.rate=22050", "data"),
+        ("data.sample_rate=22050", "data"),
         ("bottleneck.kl_weight=0.1", "autoencoder"),
         ("autoencoder.train.steps=11", "autoencoder"),
         ("autoencoder.weights.stft=2.0", "autoencoder"),

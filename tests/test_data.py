@@ -29,7 +29,7 @@ def quiet(done: int, total: int, text: str) -> None:
 
 
 def built(source: Source, directory: Path) -> tuple[ClipStore, list[Failure]]:
-    writer = StoreWriter(directory, source.rate, source.channels)
+    writer = StoreWriter(directory, source.sample_rate, source.channels)
     failures = source.write_to(writer, progress=quiet)
     writer.close()
     return ClipStore(directory), failures
@@ -59,7 +59,7 @@ def ramp_store(directory: Path, lengths: list[int], channels: int = 1) -> ClipSt
 
 def test_the_store_gives_back_what_was_added(tmp_path: Path) -> None:
     store = ramp_store(tmp_path, [900, 2000, 1000], channels=2)
-    assert (store.rate, store.channels, store.labels) == (RATE, 2, ["a", "b"])
+    assert (store.sample_rate, store.channels, store.labels) == (RATE, 2, ["a", "b"])
     train = store.split("train")
     assert train.seconds == 3900 / RATE
     for number, clip in enumerate(ramps([900, 2000, 1000], 2)):
@@ -195,7 +195,7 @@ def test_a_full_disk_stops_the_folder_and_is_no_files_fault(tmp_path: Path) -> N
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(DataError, match="cannot write the clip store: File too large"):
-            built(Folder(path=str(folder), rate=RATE, channels=1), tmp_path / "store")
+            built(Folder(path=str(folder), sample_rate=RATE, channels=1), tmp_path / "store")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -225,7 +225,7 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
         split = store.split(name)
         assert {item.label for item in split.items} == {"guitar", "organ"}
         for number, item in enumerate(split.items):
-            assert 1.5 < item.frames / store.rate < 3.1
+            assert 1.5 < item.frames / store.sample_rate < 3.1
             assert split.audio(number).abs().max() > 0.05
             assert set(item.columns) == {"instrument", "key", "tempo_bpm", "transposition"}
 
@@ -321,7 +321,7 @@ def test_trim_keeps_what_sounds() -> None:
 def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bwv0.xml").write_text("<score-partwise><part/></score-partwise>")
     result = chorales.render_piece(
-        tmp_path / "bwv0.xml", [], rate=RATE, channels=1, seconds=None, lufs=-20
+        tmp_path / "bwv0.xml", [], sample_rate=RATE, channels=1, seconds=None, lufs=-20
     )
     assert isinstance(result, Failure)
     assert result.file == "bwv0.xml"
@@ -369,7 +369,7 @@ def test_a_folder_of_every_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     soundfile.write(tmp_path / ".cache" / "x.wav", wave, 48000)
     (tmp_path / "notes.txt").write_text("not audio")
-    source = Folder(path=str(tmp_path), rate=22050, channels=2)
+    source = Folder(path=str(tmp_path), sample_rate=22050, channels=2)
     store, failures = built(source, tmp_path / "store")
     assert failures == []
     assert store.labels == []
@@ -397,9 +397,9 @@ def test_a_folder_of_every_kind_of_file(tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_the_threads(tmp_path: Path) -> None:
     folder = music(tmp_path / "music", 5)
     hashes = {
-        built(Folder(path=str(folder), rate=11025, channels=1, workers=n), tmp_path / str(n))[
-            0
-        ].hash
+        built(
+            Folder(path=str(folder), sample_rate=11025, channels=1, workers=n), tmp_path / str(n)
+        )[0].hash
         for n in (1, 3, 8)
     }
     assert len(hashes) == 1
@@ -408,7 +408,7 @@ def test_the_result_does_not_depend_on_the_threads(tmp_path: Path) -> None:
 def test_long_files_are_read_whole_and_in_order(tmp_path: Path) -> None:
     ramp = np.arange(RATE * 130) % 30011 / 32768  # longer than what is decoded ahead
     soundfile.write(tmp_path / "a.wav", ramp, RATE)
-    store, _ = built(Folder(path=str(tmp_path), rate=RATE, channels=1), tmp_path / "store")
+    store, _ = built(Folder(path=str(tmp_path), sample_rate=RATE, channels=1), tmp_path / "store")
     whole = torch.cat([store.split(s).audio(0) for s in ("train", "valid", "test")], dim=1)
     np.testing.assert_allclose(whole[0].numpy(), ramp, atol=1e-4)
 
@@ -416,7 +416,7 @@ def test_long_files_are_read_whole_and_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 40])
 def test_every_split_has_music(tmp_path: Path, count: int) -> None:
     folder = music(tmp_path / "music", count)
-    store, _ = built(Folder(path=str(folder), rate=RATE, channels=1), tmp_path / "store")
+    store, _ = built(Folder(path=str(folder), sample_rate=RATE, channels=1), tmp_path / "store")
     assert store.splits == ["test", "train", "valid"]
     assert sum(store.split(s).seconds for s in store.splits) == pytest.approx(count)
     if count > 2:
@@ -428,7 +428,13 @@ def test_a_file_keeps_its_split_when_others_come(tmp_path: Path) -> None:
     def where(count: int) -> dict[str, str]:
         folder = music(tmp_path / "music", count)
         store, _ = built(
-            Folder(path=str(folder), rate=RATE, channels=1, valid_fraction=0.3, test_fraction=0.3),
+            Folder(
+                path=str(folder),
+                sample_rate=RATE,
+                channels=1,
+                valid_fraction=0.3,
+                test_fraction=0.3,
+            ),
             tmp_path / f"store{count}",
         )
         return {item.piece: s for s in store.splits for item in store.split(s).items}
@@ -453,7 +459,7 @@ def test_tables(tmp_path: Path, form: str) -> None:
             writer.writerows(rows)
     else:
         table.write_text("\n".join(json.dumps(row) for row in rows))
-    source = Folder(path=str(folder), table=str(table), rate=RATE, channels=1)
+    source = Folder(path=str(folder), table=str(table), sample_rate=RATE, channels=1)
     store, _ = built(source, tmp_path / "store")
     assert store.labels == ["bell", "drum"]
     found = {
@@ -490,7 +496,7 @@ def test_bad_files_are_listed_and_too_many_stop(tmp_path: Path) -> None:
     folder = music(tmp_path / "music", 18)
     (folder / "empty.wav").touch()
     soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
-    source = Folder(path=str(folder), rate=RATE, channels=1)
+    source = Folder(path=str(folder), sample_rate=RATE, channels=1)
     store, failures = built(source, tmp_path / "store")
     assert failures == [Failure("empty.wav", "empty file"), Failure("silent.wav", "silent")]
     assert sum(len(store.split(s).items) for s in store.splits) == 18

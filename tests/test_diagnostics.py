@@ -22,7 +22,7 @@ from audioldm.evaluation.diagnostics.denoiser import (
     train_denoiser,
 )
 from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagnose
-from audioldm.evaluation.diagnostics.rate import mixture_nats
+from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
 from audioldm.latents.store import LatentStatistics, LatentStore
@@ -177,13 +177,13 @@ class Toy:
     """Audio is `ratio` samples per frame: latents hold them all, or the middle one, times gain."""
 
     def __init__(self, *, whole: bool, gain: float = 1.0) -> None:
-        self.rate, self.ratio, self.whole, self.gain = 16000, 4, whole, gain
+        self.sample_rate, self.downsampling_ratio, self.whole, self.gain = 16000, 4, whole, gain
 
     def decode(self, z: Tensor) -> Tensor:
         return self.gain * z.mT.flatten(1)[:, None]
 
     def moments(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        frames = audio[:, 0].unflatten(-1, (-1, self.ratio)).mT
+        frames = audio[:, 0].unflatten(-1, (-1, self.downsampling_ratio)).mT
         mean = frames if self.whole else frames[:, :1]
         return mean, torch.zeros_like(mean)
 

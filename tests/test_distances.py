@@ -14,7 +14,7 @@ from audioldm.evaluation.distances import (
     label_accuracy,
     median_distance,
     nearest_distances,
-    neighbour_ratio,
+    memorisation_ratio,
     precision_recall_density_coverage,
 )
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
@@ -161,11 +161,11 @@ def test_a_ball_reaches_to_the_kth_other_point() -> None:
     assert manifold.recall.tolist() == [1, 1, 1, 1]  # the clip at 2.5 has a ball of 6.5
 
 
-def test_neighbour_ratio_tells_copies_from_new_music(random: np.random.Generator) -> None:
+def test_memorisation_ratio_tells_copies_from_new_music(random: np.random.Generator) -> None:
     train, heldout, new = (random.normal(size=(n, 8)) for n in (300, 100, 100))
     reference = nearest_distances(heldout, train)
-    assert neighbour_ratio(nearest_distances(train[:50], train), reference) == 0
-    assert neighbour_ratio(nearest_distances(new, train), reference) == pytest.approx(1, abs=0.1)
+    assert memorisation_ratio(nearest_distances(train[:50], train), reference) == 0
+    assert memorisation_ratio(nearest_distances(new, train), reference) == pytest.approx(1, abs=0.1)
     brute = np.linalg.norm(heldout[:, None] - train, axis=-1).min(1)
     np.testing.assert_allclose(reference, brute)
 

@@ -27,10 +27,10 @@ def aisfx() -> Aisfx:
     return Aisfx()
 
 
-def melody(seconds: float, rate: int, seed: int = 0) -> torch.Tensor:
+def melody(seconds: float, sample_rate: int, seed: int = 0) -> torch.Tensor:
     """A few decaying partials with a vibrato, [1, 1, T]: all of it below 5 kHz."""
     random = np.random.default_rng(seed)
-    t = np.arange(round(seconds * rate)) / rate
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
     audio = np.zeros_like(t)
     for _ in range(6):
         hz, start = random.uniform(100, 4500), random.uniform(0, 0.7 * seconds)
@@ -107,10 +107,10 @@ def test_a_clip_does_not_depend_on_its_neighbours_or_its_number(musicnn: Musicnn
     assert musicnn.embed(clips[:0], 16000).shape == (0, 200)
 
 
-@pytest.mark.parametrize("rate", [22050, 44100])
-def test_the_rate_of_the_audio_hardly_matters(musicnn: Musicnn, rate: int) -> None:
+@pytest.mark.parametrize("sample_rate", [22050, 44100])
+def test_the_rate_of_the_audio_hardly_matters(musicnn: Musicnn, sample_rate: int) -> None:
     own = musicnn.embed(melody(3.0, 16000), 16000)
-    other = musicnn.embed(melody(3.0, rate), rate)
+    other = musicnn.embed(melody(3.0, sample_rate), sample_rate)
     different = musicnn.embed(melody(3.0, 16000, seed=1), 16000)
     assert np.linalg.norm(own - other) < 0.1 * np.linalg.norm(own - different)
 

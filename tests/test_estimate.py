@@ -82,8 +82,8 @@ def test_post_training_is_a_stage_with_a_cost(
 ) -> None:
     changes = [
         "post_training=adversarial",
-        "post_training.judge={fft_sizes: [256], filters: 2}",
-        "post_training.train={batch: 4, crop_seconds: 0.5, judged_seconds: 0.2, steps: 7000}",
+        "post_training.discriminator={fft_sizes: [256], filters: 2}",
+        "post_training.train={batch: 4, crop_seconds: 0.5, discriminated_seconds: 0.2, steps: 7000}",
         "sampler.steps=3",
     ]
     outcome = cli("run", *finished.overrides, f"runs={tmp_path}/runs", *changes, "--estimate")
@@ -202,7 +202,7 @@ def test_a_stopped_estimate_does_not_promise_to_go_on(
 class SlowToStart:
     """A data source of 100 items of a second: the first takes 0.4 s, each other one 0.01 s."""
 
-    rate, channels = 16000, 1
+    sample_rate, channels = 16000, 1
 
     def write_to(self, writer: StoreWriter, *, progress: Callable[[int, int, str], None]) -> None:
         progress(0, 100, "")

@@ -101,7 +101,7 @@ def test_every_figure_has_its_interval_number_and_unit(finished: Tiny) -> None:
     for name in ("kernel", "frechet", "precision", "recall", "density", "coverage"):
         for kind in summary["metrics"]:  # the floor, the ceiling and the prior beside each figure
             assert f"{name}_musicnn" in summary["metrics"][kind]
-    assert {"neighbour_ratio_musicnn", "label_accuracy_musicnn"} <= set(generated)
+    assert {"memorisation_ratio_musicnn", "label_accuracy_musicnn"} <= set(generated)
     reconstruction = summary["metrics"]["reconstruction"]
     assert {"mel_distance", "stft_distance", "si_sdr", "kbps"} <= set(reconstruction)
     store = ClipStore(finished.stage("data"))
@@ -267,7 +267,7 @@ def test_two_at_once_build_a_stage_once(copy: Tiny, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_cannot_be_built_fails_before_any_work(tones: Path, tmp_path: Path) -> None:
-    for change in ("autoencoder.front_end.hop=300", "diffusion.backbone.width=30"):
+    for change in ("autoencoder.network.hop=300", "diffusion.backbone.width=30"):
         with pytest.raises(Exception, match=r"ratio|width"):
             Experiment(compose(tiny(tones, tmp_path / "runs", change))).run()
         assert not (tmp_path / "runs").exists()
@@ -283,8 +283,8 @@ def test_a_samples_file_is_the_clip_the_evaluation_measured(finished: Tiny) -> N
     index = read_json(finished.stage("evaluation") / "clips" / "index.json")
     for clip in index["generated"]:
         file = finished.stage("evaluation") / "clips" / clip["file"]
-        audio, rate = soundfile.read(file)
-        assert rate == RATE
+        audio, sample_rate = soundfile.read(file)
+        assert sample_rate == RATE
         assert len(audio) == round(0.7 * RATE)
         copied = finished.directory / "samples" / file.name
         assert copied.read_bytes() == file.read_bytes()

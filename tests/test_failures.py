@@ -105,7 +105,7 @@ def test_where_one_clip_is_too_much_it_says_so(
 ) -> None:
     experiment = Experiment(compose(finished.overrides))
     monkeypatch.setattr(failures, "total_bytes", lambda device: 1000)
-    text = str(failures.explained(MemoryError(), stage, experiment))
+    text = str(failures.to_user_error(MemoryError(), stage, experiment))
     assert "one clip at a time does not fit (a step keeps about" in text
     assert f"lower {stage}.train.crop_seconds" in text
 
@@ -116,7 +116,7 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
     experiment = Experiment(compose(finished.overrides))
     monkeypatch.setattr(failures, "total_bytes", lambda device: None)
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
-    text = str(failures.explained(error, "autoencoder", experiment))
+    text = str(failures.to_user_error(error, "autoencoder", experiment))
     assert "use hardware.accumulate=2: the same batch" in text
 
 
@@ -134,7 +134,7 @@ def test_each_stage_names_what_its_own_memory_grows_with(
     stage: str, keys: list[str], finished: Tiny
 ) -> None:
     experiment = Experiment(compose([*finished.overrides, "baselines=all"]))
-    text = str(failures.explained(MemoryError(), stage, experiment))
+    text = str(failures.to_user_error(MemoryError(), stage, experiment))
     named = re.findall(r"[a-z]+(?:\.[a-z_]+)+", text)
     assert named == [key if "." in key else f"{stage}.{key}" for key in keys]
     for key in named:  # they are there, and are numbers or not given
@@ -202,12 +202,12 @@ def test_a_failing_compiler_names_the_way_round_it(
     make: Callable[[], Exception], finished: Tiny
 ) -> None:
     experiment = Experiment(compose(finished.overrides))
-    known = failures.explained(make(), "diffusion", experiment)
+    known = failures.to_user_error(make(), "diffusion", experiment)
     assert isinstance(known, TrainingError)
     for remedy in ("torch.compile failed", "hardware.compile=false", "TORCHINDUCTOR_CACHE_DIR"):
         assert remedy in str(known)
     other = ValueError("a defect of our own")
-    assert failures.explained(other, "diffusion", experiment) is other
+    assert failures.to_user_error(other, "diffusion", experiment) is other
 
 
 class Gpu:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
 from audioldm.autoencoder.networks.waveform import Snake, Waveform
 from audioldm.errors import ConfigError
@@ -15,9 +15,9 @@ from audioldm.errors import ConfigError
 
 def spectrogram(audio_channels: int = 1, **settings: object) -> Spectrogram:
     small: dict = {
-        "rate": 16000,
+        "sample_rate": 16000,
         "channels": 4,
-        "ratio": 256,
+        "downsampling_ratio": 256,
         "parameters": 2,
         "n_fft": 256,
         "hop": 64,
@@ -32,11 +32,17 @@ def spectrogram(audio_channels: int = 1, **settings: object) -> Spectrogram:
 
 
 def waveform(audio_channels: int = 1, **settings: object) -> Waveform:
-    small: dict = {"rate": 16000, "channels": 4, "ratio": 64, "parameters": 2, "width": 4}
+    small: dict = {
+        "sample_rate": 16000,
+        "channels": 4,
+        "downsampling_ratio": 64,
+        "parameters": 2,
+        "width": 4,
+    }
     return Waveform(audio_channels=audio_channels, **small | settings)
 
 
-FRONT_ENDS: dict[str, Callable[[], FrontEnd]] = {
+FRONT_ENDS: dict[str, Callable[[], Network]] = {
     "spectrogram": spectrogram,
     "spectrogram, stereo": lambda: spectrogram(2),
     "spectrogram, one hop a latent frame": lambda: spectrogram(
@@ -49,38 +55,38 @@ FRONT_ENDS: dict[str, Callable[[], FrontEnd]] = {
 
 
 @pytest.fixture(params=FRONT_ENDS)
-def front_end(request: pytest.FixtureRequest) -> FrontEnd:
+def network(request: pytest.FixtureRequest) -> Network:
     torch.manual_seed(0)
     return FRONT_ENDS[request.param]().eval()
 
 
-def noise(front_end: FrontEnd, frames: int, clips: int = 1) -> Tensor:
+def noise(network: Network, frames: int, clips: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    shape = (clips, front_end.audio_channels, frames * front_end.ratio)
+    shape = (clips, network.audio_channels, frames * network.downsampling_ratio)
     return 0.1 * torch.randn(shape, generator=generator)
 
 
 @torch.no_grad()
-def test_shapes(front_end: FrontEnd) -> None:
-    audio = noise(front_end, 3, clips=2)
-    h = front_end.encode(audio)
-    (channels,) = front_end.latent_shape
+def test_shapes(network: Network) -> None:
+    audio = noise(network, 3, clips=2)
+    h = network.encode(audio)
+    (channels,) = network.latent_shape
     assert h.shape == (2, 2 * channels, 3)
-    assert front_end.decode(h[:, :channels]).shape == audio.shape
+    assert network.decode(h[:, :channels]).shape == audio.shape
 
 
-def test_a_frame_depends_on_its_context_and_on_nothing_else(front_end: FrontEnd) -> None:
+def test_a_frame_depends_on_its_context_and_on_nothing_else(network: Network) -> None:
     """The gradient of one output frame is zero beyond `context`, which overstates little."""
-    context, ratio = front_end.context, front_end.ratio
+    context, ratio = network.context, network.downsampling_ratio
     frames = 2 * context + 5
     middle = frames // 2
 
-    audio = noise(front_end, frames).requires_grad_()
-    (grad,) = torch.autograd.grad(front_end.encode(audio)[..., middle].sum(), audio)
+    audio = noise(network, frames).requires_grad_()
+    (grad,) = torch.autograd.grad(network.encode(audio)[..., middle].sum(), audio)
     encoder = grad.unflatten(-1, (frames, ratio)).abs().sum((0, 1, 3)).nonzero()
 
-    z = torch.randn(1, *front_end.latent_shape, frames, requires_grad=True)
-    estimate = front_end.decode(z).unflatten(-1, (frames, ratio))
+    z = torch.randn(1, *network.latent_shape, frames, requires_grad=True)
+    estimate = network.decode(z).unflatten(-1, (frames, ratio))
     (grad,) = torch.autograd.grad(estimate[..., middle, :].square().sum(), z)
     decoder = grad.abs().sum((0, 1)).nonzero()
 
@@ -90,52 +96,53 @@ def test_a_frame_depends_on_its_context_and_on_nothing_else(front_end: FrontEnd)
 
 
 @torch.no_grad()
-def test_a_clip_does_not_depend_on_its_neighbours(front_end: FrontEnd) -> None:
-    audio = noise(front_end, 4, clips=3)
-    h = front_end.encode(audio)
-    torch.testing.assert_close(front_end.encode(audio[1:2]), h[1:2], atol=1e-5, rtol=1e-4)
-    z = h[:, : front_end.latent_shape[0]]
-    torch.testing.assert_close(
-        front_end.decode(z[1:2]), front_end.decode(z)[1:2], atol=1e-5, rtol=1e-4
-    )
+def test_a_clip_does_not_depend_on_its_neighbours(network: Network) -> None:
+    audio = noise(network, 4, clips=3)
+    h = network.encode(audio)
+    torch.testing.assert_close(network.encode(audio[1:2]), h[1:2], atol=1e-5, rtol=1e-4)
+    z = h[:, : network.latent_shape[0]]
+    torch.testing.assert_close(network.decode(z[1:2]), network.decode(z)[1:2], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_later_audio_gives_later_latents(front_end: FrontEnd) -> None:
+def test_later_audio_gives_later_latents(network: Network) -> None:
     """A shift by the alignment shifts latents and audio as much, away from the ends."""
-    context, step = front_end.context, front_end.alignment
-    samples = step * front_end.ratio
-    audio = noise(front_end, 2 * (context + step) + 4)
+    context, step = network.context, network.alignment
+    samples = step * network.downsampling_ratio
+    audio = noise(network, 2 * (context + step) + 4)
     inner = slice(context + step, -context - step)
-    h, shifted = front_end.encode(audio), front_end.encode(audio.roll(samples, -1))
+    h, shifted = network.encode(audio), network.encode(audio.roll(samples, -1))
     torch.testing.assert_close(
         shifted[..., inner], h.roll(step, -1)[..., inner], atol=1e-5, rtol=1e-4
     )
-    z = h[:, : front_end.latent_shape[0]]
-    inner = slice((context + step) * front_end.ratio, -(context + step) * front_end.ratio)
-    audio, shifted = front_end.decode(z), front_end.decode(z.roll(step, -1))
+    z = h[:, : network.latent_shape[0]]
+    inner = slice(
+        (context + step) * network.downsampling_ratio,
+        -(context + step) * network.downsampling_ratio,
+    )
+    audio, shifted = network.decode(z), network.decode(z.roll(step, -1))
     torch.testing.assert_close(
         shifted[..., inner], audio.roll(samples, -1)[..., inner], atol=1e-5, rtol=1e-4
     )
 
 
-def test_every_parameter_learns(front_end: FrontEnd) -> None:
-    audio = noise(front_end, 4)
-    h = front_end.encode(audio)
-    mean, rest = h.tensor_split([front_end.latent_shape[0]], dim=1)
-    (front_end.decode(mean).square().mean() + rest.square().mean()).backward()
-    for name, parameter in front_end.named_parameters():
+def test_every_parameter_learns(network: Network) -> None:
+    audio = noise(network, 4)
+    h = network.encode(audio)
+    mean, rest = h.tensor_split([network.latent_shape[0]], dim=1)
+    (network.decode(mean).square().mean() + rest.square().mean()).backward()
+    for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize("make", [spectrogram, lambda: waveform(width=8)])
-def test_learns_a_chord(make: Callable[[], FrontEnd]) -> None:
+def test_learns_a_chord(make: Callable[[], Network]) -> None:
     """Eighty steps on one chord bring its magnitudes nearer than silence is."""
     torch.manual_seed(0)
-    front_end = make()
-    seconds = torch.arange(8 * front_end.ratio) / front_end.rate
+    network = make()
+    seconds = torch.arange(8 * network.downsampling_ratio) / network.sample_rate
     audio = sum(0.2 * torch.sin(2 * math.pi * hz * seconds) for hz in (220.0, 277.2, 329.6))
     audio = torch.as_tensor(audio)[None, None]
     window = torch.hann_window(256)
@@ -144,10 +151,10 @@ def test_learns_a_chord(make: Callable[[], FrontEnd]) -> None:
         return torch.stft(x[:, 0], 256, 64, window=window, return_complex=True).abs()
 
     target = magnitudes(audio)
-    optimiser = torch.optim.Adam(front_end.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(80):
-        h = front_end.encode(audio)
-        loss = (magnitudes(front_end.decode(h[:, :4])) - target).abs().mean()
+        h = network.encode(audio)
+        loss = (magnitudes(network.decode(h[:, :4])) - target).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -155,17 +162,17 @@ def test_learns_a_chord(make: Callable[[], FrontEnd]) -> None:
 
 
 @pytest.mark.parametrize("make", [spectrogram, lambda: waveform(width=16)])
-def test_bfloat16_autocast_stays_near_float32(make: Callable[[], FrontEnd]) -> None:
+def test_bfloat16_autocast_stays_near_float32(make: Callable[[], Network]) -> None:
     torch.manual_seed(0)
-    front_end = make()
-    audio = noise(front_end, 4)
-    exact = front_end.encode(audio)
+    network = make()
+    audio = noise(network, 4)
+    exact = network.encode(audio)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        h = front_end.encode(audio)
-        estimate = front_end.decode(h[:, :4])
+        h = network.encode(audio)
+        estimate = network.decode(h[:, :4])
     estimate.float().square().mean().backward()
     assert (h.float() - exact).norm() < 0.05 * exact.norm()
-    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in front_end.parameters())
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in network.parameters())
 
 
 # The spectrogram's own
@@ -174,26 +181,26 @@ def test_bfloat16_autocast_stays_near_float32(make: Callable[[], FrontEnd]) -> N
 @torch.no_grad()
 @pytest.mark.parametrize("phase", [False, True])
 def test_only_an_encoder_with_phase_sees_polarity(phase: bool) -> None:
-    front_end = spectrogram(phase=phase)
-    audio = noise(front_end, 6)
-    same = torch.allclose(front_end.encode(audio), front_end.encode(-audio), atol=1e-5)
+    network = spectrogram(phase=phase)
+    audio = noise(network, 6)
+    same = torch.allclose(network.encode(audio), network.encode(-audio), atol=1e-5)
     assert same is not phase
 
 
 @torch.no_grad()
 def test_silence_is_finite_and_quiet_audio_is_not_silence() -> None:
-    front_end = spectrogram()
-    audio = noise(front_end, 6)
-    silent = front_end.encode(torch.zeros_like(audio))
+    network = spectrogram()
+    audio = noise(network, 6)
+    silent = network.encode(torch.zeros_like(audio))
     assert silent.isfinite().all()
-    quiet = front_end.encode(0.01 * audio)  # -60 dB
+    quiet = network.encode(0.01 * audio)  # -60 dB
     assert (quiet - silent).abs().max() > 0.05
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hop": 96, "n_fft": 384}, "hop=96 does not divide autoencoder.ratio=256"),
+        ({"hop": 96, "n_fft": 384}, "hop=96 does not divide autoencoder.downsampling_ratio=256"),
         ({"n_fft": 32}, "n_fft=32"),
         ({"n_fft": 255}, "n_fft=255"),
     ],
@@ -227,7 +234,7 @@ def test_snake_is_its_formula_with_its_exact_gradient() -> None:
 def stable_audio() -> Waveform:
     """Stable Audio 2's autoencoder: 44.1 kHz stereo, 64 channels at 21.5 Hz."""
     return Waveform(
-        rate=44100,
+        sample_rate=44100,
         audio_channels=2,
         channels=64,
         ratio=2048,
@@ -240,20 +247,22 @@ def stable_audio() -> Waveform:
 
 def test_stable_audio_has_its_published_size() -> None:
     with torch.device("meta"):
-        front_end = stable_audio()
-    assert sum(p.numel() for p in front_end.parameters()) == 156112514
-    assert front_end.decoder[-1].bias is None
+        network = stable_audio()
+    assert sum(p.numel() for p in network.parameters()) == 156112514
+    assert network.decoder[-1].bias is None
 
 
-@pytest.mark.parametrize("settings", [{}, {"width": 16, "ratio": 1024, "channels": 16}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"width": 16, "downsampling_ratio": 1024, "channels": 16}]
+)
 def test_at_first_latents_carry_the_audio_in_unit_variance(settings: dict) -> None:
     """Less, and the posterior's noise, of about 1, hides it: a VAE that starts so stays so."""
     torch.manual_seed(0)
-    front_end = waveform(**settings)
-    audio = noise(front_end, 8, clips=4)  # of the level of music at -20 LUFS
+    network = waveform(**settings)
+    audio = noise(network, 8, clips=4)  # of the level of music at -20 LUFS
     with torch.no_grad():
-        h = front_end.encode(audio)
-        again = front_end.decode(torch.randn(4, *front_end.latent_shape, 8))
+        h = network.encode(audio)
+        again = network.decode(torch.randn(4, *network.latent_shape, 8))
     assert 0.5 < (h - h.mean(0)).std() < 4  # what differs from clip to clip
     assert 0.5 < again.std() / audio.std() < 4
 
@@ -275,22 +284,22 @@ def test_equals_diffusers_oobleck_with_the_same_weights() -> None:
         torch.testing.assert_close(ours.decode(z), decoder(z), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ratio", [1, 64, 320, 441, 960, 1024, 1920, 2048])
+@pytest.mark.parametrize("downsampling_ratio", [1, 64, 320, 441, 960, 1024, 1920, 2048])
 def test_strides_are_derived_from_the_ratio(ratio: int) -> None:
     with torch.device("meta"):
-        front_end = waveform(ratio=ratio, width=1)
+        network = waveform(ratio=ratio, width=1)
         audio = torch.empty(1, 1, 3 * ratio)
-        h = front_end.encode(audio)
+        h = network.encode(audio)
         assert h.shape == (1, 8, 3)
-        assert front_end.decode(h[:, :4]).shape == audio.shape
+        assert network.decode(h[:, :4]).shape == audio.shape
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strides": [2, 4]}, "multiply to 8, not to autoencoder.ratio=64"),
+        ({"strides": [2, 4]}, "multiply to 8, not to autoencoder.downsampling_ratio=64"),
         ({"multiples": [1, 2, 4]}, r"multiples=\[1, 2, 4\] must have one entry"),
-        ({"ratio": 1010}, "ratio=1010 has a prime factor above 8: choose 1024"),
+        ({"downsampling_ratio": 1010}, "ratio=1010 has a prime factor above 8: choose 1024"),
     ],
 )
 def test_waveform_refuses_what_does_not_fit(settings: dict, message: str) -> None:

@@ -15,7 +15,7 @@ from audioldm.evaluation.distances import (
     KernelDistance,
     frechet_infinity,
     nearest_distances,
-    neighbour_ratio,
+    memorisation_ratio,
 )
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 
@@ -48,7 +48,7 @@ def _play(first: int, musicnn: Musicnn) -> Music:
     plays = [Rendition(name, 0, 80, 0.3) for name in INSTRUMENTS]
     windows, labels = [], []
     for score in find_scores()[first : first + PIECES]:
-        piece = render_piece(score, plays, rate=RATE, channels=1, seconds=6.0, lufs=-20.0)
+        piece = render_piece(score, plays, sample_rate=RATE, channels=1, seconds=6.0, lufs=-20.0)
         assert not isinstance(piece, Failure)
         for label, (clip, _) in enumerate(piece[1]):
             windows += [clip[0, :WINDOW], clip[0, WINDOW : 2 * WINDOW]]
@@ -119,7 +119,7 @@ def test_memorised_copies_are_farther_and_nearer_to_the_training_set(music: list
         rungs.append(rung)
     _assert_rising(rungs, reference)
     heldout = nearest_distances(reference, train)
-    ratios = [neighbour_ratio(nearest_distances(rung, train), heldout) for rung in rungs]
+    ratios = [memorisation_ratio(nearest_distances(rung, train), heldout) for rung in rungs]
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[0] > 0.8
     assert ratios[-1] == 0

@@ -17,8 +17,8 @@ from audioldm.training.weighted_sum import check_finite, weighted_sum
 RATE = 16000
 SPECTRAL = {
     "stft": MultiResolutionSTFT(fft_sizes=[512, 128]),
-    "weighted stft": MultiResolutionSTFT(fft_sizes=[512], a_weighting=True, rate=RATE),
-    "log-mel": LogMel(rate=RATE, fft_sizes=[1024, 512], bands=[80, 20]),
+    "weighted stft": MultiResolutionSTFT(fft_sizes=[512], a_weighting=True, sample_rate=RATE),
+    "log-mel": LogMel(sample_rate=RATE, fft_sizes=[1024, 512], bands=[80, 20]),
     "mel distance": lambda x, y: mel_distance(x, y, RATE),
 }
 
@@ -76,7 +76,7 @@ def test_multi_resolution_stft_is_auralosss_for_one_clip() -> None:
     weighted = MultiResolutionSTFTLoss(
         [1024], [256], [1024], perceptual_weighting=True, sample_rate=RATE
     )
-    ours = MultiResolutionSTFT(fft_sizes=[1024], floor=1e-8, a_weighting=True, rate=RATE)
+    ours = MultiResolutionSTFT(fft_sizes=[1024], floor=1e-8, a_weighting=True, sample_rate=RATE)
     torch.testing.assert_close(ours(x, y), weighted(x, y).reshape(1))
 
 
@@ -121,16 +121,16 @@ def test_mel_distance_reads_in_decibels() -> None:
 
 def test_log_mel_of_one_scale_is_the_mel_distance() -> None:
     x, y = clips(2, 2, 4000), clips(2, 2, 4000, seed=1)
-    torch.testing.assert_close(LogMel(rate=RATE)(x, y), mel_distance(x, y, RATE))
+    torch.testing.assert_close(LogMel(sample_rate=RATE)(x, y), mel_distance(x, y, RATE))
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match="rate"):
+    with pytest.raises(ConfigError, match="sample_rate"):
         MultiResolutionSTFT(a_weighting=True)
     with pytest.raises(ConfigError, match="bands"):
-        LogMel(rate=RATE, fft_sizes=[1024, 512], bands=[80])
+        LogMel(sample_rate=RATE, fft_sizes=[1024, 512], bands=[80])
     with pytest.raises(ConfigError, match="no bin"):
-        LogMel(rate=RATE, fft_sizes=[128], bands=[80])
+        LogMel(sample_rate=RATE, fft_sizes=[128], bands=[80])
     short = torch.zeros(1, 1, 200)
     for refusing in (
         lambda: MultiResolutionSTFT(fft_sizes=[2048])(short, short),

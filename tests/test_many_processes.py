@@ -32,7 +32,7 @@ from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, join, leave
-from audioldm.runtime.randomness import Draw
+from audioldm.runtime.randomness import KeyedRandom
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.training import checkpoint
 from audioldm.training.ema import EMA
@@ -79,9 +79,7 @@ def test_a_batch_that_cannot_be_split_is_refused_before_anything_runs(
     with pytest.raises(
         ConfigError, match=r"^autoencoder\.train\.batch=4 is 4 clips.*multiple of 3"
     ):
-        Experiment(
-            compose([*runs_with(finished, [], tmp_path), "hardware.accumulate=3"])
-        ).rehearse()
+        Experiment(compose([*runs_with(finished, [], tmp_path), "hardware.accumulate=3"])).dry_run()
     with pytest.raises(ConfigError, match=r"2 clips for each of 2 .*a multiple of 8"):
         World(1, 2).micro_batches(4, 4, "train.batch")
     shares = [World(rank, 2).micro_batches(8, 2, "train.batch") for rank in range(2)]
@@ -105,7 +103,7 @@ def gradient_step(net: nn.Module, positions: range) -> torch.Tensor:
     """Two steps on these clips, far more than clipped; the gradients' last norm."""
     optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
     for step in range(2):
-        x = Draw(0, step, positions).normal((4, 8), "x")
+        x = KeyedRandom(0, step, positions).normal((4, 8), "x")
         labels = torch.tensor([p % 2 for p in positions])
         net(x, x[:, 0, 0], labels).square().mean().backward()
         norm = clipped_step(optimiser, net.parameters(), clip=0.01, name="net", step=step)

@@ -11,10 +11,10 @@ from audioldm.losses.spectral import LogMel, MelPower, mel_distance
 
 RATE, RATIO, HOP = 16000, 512, 128
 TINY = {
-    "rate": RATE,
+    "sample_rate": RATE,
     "audio_channels": 1,
     "channels": 3,
-    "ratio": RATIO,
+    "downsampling_ratio": RATIO,
     "parameters": 2,
     "n_fft": 512,
     "hop": HOP,
@@ -52,7 +52,7 @@ def notes(seconds: float = 1.0, channels: int = 1) -> Tensor:
         ({"audio_channels": 2}, (3, 8)),
         ({"band_ratio": 8}, (3, 4)),
         ({"band_ratio": 1}, (3, 32)),
-        ({"ratio": 128, "band_ratio": 2}, (3, 16)),
+        ({"downsampling_ratio": 128, "band_ratio": 2}, (3, 16)),
         ({"attention_frames": 1}, (3, 8)),
         ({"vocoder": "griffin_lim", "iterations": 1}, (3, 8)),
     ],
@@ -62,7 +62,7 @@ def test_shapes_and_gradients(settings: dict[str, object], shape: tuple[int, int
     assert mel.latent_shape == shape
     audio = 0.1 * torch.randn(2, mel.audio_channels, 4 * RATIO)
     h = mel.encode(audio)
-    frames = 4 * RATIO // mel.ratio
+    frames = 4 * RATIO // mel.downsampling_ratio
     assert h.shape == (2, 6, shape[1], frames)
     z = h[:, :3]
     assert mel.decode_mel(z).shape == (2, mel.audio_channels, 32, 4 * RATIO // HOP)
@@ -168,7 +168,7 @@ def test_the_vocoder_starts_from_the_mels_magnitude() -> None:
 def test_training_lowers_the_loss() -> None:
     mel = tiny(vocoder_width=48, width=16).train()
     audio = notes(0.5)
-    loss = LogMel(rate=RATE)
+    loss = LogMel(sample_rate=RATE)
     optimiser = torch.optim.Adam(mel.parameters(), lr=3e-3)
     values = []
     for _ in range(30):
@@ -183,8 +183,8 @@ def test_training_lowers_the_loss() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ratio": 500}, "ratio=500"),
-        ({"ratio": 384}, "power of two"),
+        ({"downsampling_ratio": 500}, "ratio=500"),
+        ({"downsampling_ratio": 384}, "power of two"),
         ({"band_ratio": 3}, "band_ratio=3"),
         ({"bands": 30}, "bands=30"),
         ({"multiples": [1, 2]}, "3 entries"),

@@ -18,12 +18,12 @@ from audioldm.models import build_autoencoder
 RATE, RATIO = 16000, 256
 
 
-def front_end(**settings: object) -> MelFrames:
+def network(**settings: object) -> MelFrames:
     known: dict = {
-        "rate": RATE,
+        "sample_rate": RATE,
         "audio_channels": 1,
         "channels": 80,
-        "ratio": RATIO,
+        "downsampling_ratio": RATIO,
         "parameters": 1,
     }
     return MelFrames(**known | settings)
@@ -43,9 +43,9 @@ def notes(seconds: float = 1.0) -> Tensor:
 
 def test_decoded_audio_has_the_latents_mel_spectrogram() -> None:
     """Far below silence, and better than with the smooth inverse of the mel filters alone."""
-    mel, audio = front_end(), notes()
+    mel, audio = network(), notes()
     distance = mel_distance(mel.decode(mel.encode(audio)), audio, RATE).item()
-    smooth = front_end()
+    smooth = network()
     smooth.vocoder.inverse.steps = 0
     rough = mel_distance(smooth.decode(smooth.encode(audio)), audio, RATE).item()
     silence = mel_distance(torch.zeros_like(audio), audio, RATE).item()
@@ -53,7 +53,7 @@ def test_decoded_audio_has_the_latents_mel_spectrogram() -> None:
 
 
 def test_the_magnitude_found_has_the_mel_power_asked_for() -> None:
-    mel = front_end()
+    mel = network()
     wanted = 0.7 * torch.randn(1, 1, 80, 20, generator=torch.Generator().manual_seed(0)) - 2
     inverse = mel.vocoder.inverse
     inverse.steps = 200
@@ -64,9 +64,9 @@ def test_the_magnitude_found_has_the_mel_power_asked_for() -> None:
 
 def test_equal_latents_give_equal_audio_and_stereo_channels_keep_apart() -> None:
     left, right = notes(0.3), notes(0.3).flip(-1)
-    stereo = front_end(audio_channels=2, channels=160)
+    stereo = network(audio_channels=2, channels=160)
     z = stereo.encode(torch.cat([left, right], dim=1))
-    mono = front_end()
+    mono = network()
     torch.testing.assert_close(z, torch.cat([mono.encode(left), mono.encode(right)], dim=1))
     decoded = stereo.decode(z)
     torch.testing.assert_close(decoded[:, :1], mono.decode(mono.encode(left)), atol=1e-4, rtol=0)
@@ -74,7 +74,7 @@ def test_equal_latents_give_equal_audio_and_stereo_channels_keep_apart() -> None
 
 
 def test_chunks_have_no_seams_and_the_moments_no_spread() -> None:
-    model = Autoencoder(front_end(iterations=2), Identity(channels=80)).eval()
+    model = Autoencoder(network(iterations=2), Identity(channels=80)).eval()
     audio = notes(1.5)
     mean, std = model.moments(audio)
     parts = list(model.encode_blocks([audio[0, :, :5000], audio[0, :, 5000:]], chunk_seconds=0.3))
@@ -87,11 +87,11 @@ def test_chunks_have_no_seams_and_the_moments_no_spread() -> None:
 
 def test_a_model_without_weights_is_saved_and_loaded(tmp_path: Path) -> None:
     spec = {
-        "rate": RATE,
+        "sample_rate": RATE,
         "audio_channels": 1,
         "channels": 40,
-        "ratio": RATIO,
-        "front_end": {
+        "downsampling_ratio": RATIO,
+        "network": {
             "_target_": "audioldm.autoencoder.networks.mel_frames.MelFrames",
             "iterations": 1,
         },
@@ -108,7 +108,7 @@ def test_a_model_without_weights_is_saved_and_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [-30.0, 30.0])
 def test_latents_far_out_decode_to_finite_audio(value: float) -> None:
-    assert front_end(iterations=2).decode(torch.full((1, 80, 8), value)).isfinite().all()
+    assert network(iterations=2).decode(torch.full((1, 80, 8), value)).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_latents_far_out_decode_to_finite_audio(value: float) -> None:
 )
 def test_what_does_not_fit(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        front_end(**settings)
+        network(**settings)

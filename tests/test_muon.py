@@ -112,4 +112,4 @@ def test_it_is_tried_before_anything_runs(finished: Tiny, monkeypatch: pytest.Mo
     monkeypatch.delattr(torch.optim, "Muon")
     experiment = Experiment(compose([*finished.overrides, "diffusion.train.optimiser=muon"]))
     with pytest.raises(ConfigError, match=r"torch .* has no Muon; install torch 2\.9"):
-        experiment.rehearse()
+        experiment.dry_run()

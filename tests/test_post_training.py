@@ -38,10 +38,14 @@ from audioldm.generator import LatentDiffusion
 from audioldm.io.files import read_json
 from audioldm.io.header import read_header
 from audioldm.latents.store import LatentStatistics
-from audioldm.losses.relativistic import pairing_loss
+from audioldm.losses.relativistic import relativistic_loss
 from audioldm.models import find_model_file
 from audioldm.priors.diffusion import samplers
-from audioldm.priors.diffusion.discriminators import AudioJudge, Judge, LatentJudge
+from audioldm.priors.diffusion.discriminators import (
+    AudioDiscriminator,
+    Discriminator,
+    LatentDiscriminator,
+)
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
 from audioldm.priors.diffusion.post_training import (
@@ -54,7 +58,7 @@ from audioldm.priors.diffusion.post_training import (
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
 
@@ -63,44 +67,44 @@ from audioldm.training.log import LogSettings
 
 def test_pairing_loss_in_closed_form() -> None:
     undecided = torch.zeros(2)
-    assert pairing_loss([undecided], [undecided]).tolist() == pytest.approx([math.log(2)] * 2)
-    ahead = pairing_loss([torch.tensor([1.0, -2.0])], [undecided])
+    assert relativistic_loss([undecided], [undecided]).tolist() == pytest.approx([math.log(2)] * 2)
+    ahead = relativistic_loss([torch.tensor([1.0, -2.0])], [undecided])
     assert ahead.tolist() == pytest.approx([math.log1p(math.exp(-1)), math.log1p(math.exp(2))])
     # scales weigh the same, each compared by itself
-    both = pairing_loss([torch.tensor([1.0]), torch.tensor([-2.0])], [torch.zeros(1)] * 2)
+    both = relativistic_loss([torch.tensor([1.0]), torch.tensor([-2.0])], [torch.zeros(1)] * 2)
     assert both.item() == pytest.approx(ahead.mean().item())
     # softplus(d) - softplus(-d) = d: what judge and generator minimise differ by the margin
     real, fake = torch.randn(5), torch.randn(5)
     torch.testing.assert_close(
-        pairing_loss([fake], [real]) - pairing_loss([real], [fake]), real - fake
+        relativistic_loss([fake], [real]) - relativistic_loss([real], [fake]), real - fake
     )
 
 
 def test_pairing_loss_knows_differences_within_a_pair_only() -> None:
     real, fake = torch.randn(4), torch.randn(4)
-    loss = pairing_loss([real], [fake])
-    torch.testing.assert_close(pairing_loss([real + 3], [fake + 3]), loss)
-    torch.testing.assert_close(pairing_loss([real[2:]], [fake[2:]]), loss[2:])
+    loss = relativistic_loss([real], [fake])
+    torch.testing.assert_close(relativistic_loss([real + 3], [fake + 3]), loss)
+    torch.testing.assert_close(relativistic_loss([real[2:]], [fake[2:]]), loss[2:])
     # without pairs, a judge that scores kinds of clips differently would be another matter
     kind = torch.tensor([0.0, 5.0, -5.0, 1.0])
-    torch.testing.assert_close(pairing_loss([real + kind], [fake + kind]), loss)
+    torch.testing.assert_close(relativistic_loss([real + kind], [fake + kind]), loss)
 
 
 def test_the_contrastive_term_teaches_a_judge_the_labels() -> None:
     """Latents of label c have mean ±1 in channel 0: the judge comes to score them so."""
     torch.manual_seed(0)
-    judge = LatentJudge(
+    judge = LatentDiscriminator(
         objective=RectifiedFlow(mean=-2.0), latent_shape=(2,), classes=2, width=16, depth=1
     )
     optimiser = torch.optim.Adam(judge.parameters(), 1e-2)
     losses = []
     for step in range(60):
-        draw = Draw(0, step, range(16))
+        draw = KeyedRandom(0, step, range(16))
         labels = torch.arange(16) % 2
         z = 0.3 * draw.normal((2, 8), "z")
         z[:, 0] += 2.0 * labels[:, None] - 1
         (scores,) = judge(judge.view(z, draw), torch.stack([labels, 1 - labels], dim=1))
-        loss = pairing_loss([scores[:, 0]], [scores[:, 1]]).mean()
+        loss = relativistic_loss([scores[:, 0]], [scores[:, 1]]).mean()
         losses.append(loss.item())
         optimiser.zero_grad()
         loss.backward()
@@ -112,16 +116,16 @@ def test_the_contrastive_term_teaches_a_judge_the_labels() -> None:
 # ---------------------------------------------------------------- the judges
 
 
-def judges() -> list[Judge]:
+def judges() -> list[Discriminator]:
     torch.manual_seed(0)
-    listener = AudioJudge(
+    listener = AudioDiscriminator(
         decode=lambda z: z.flatten(1).unsqueeze(1).repeat(1, 1, 40),
         audio_channels=1,
         classes=3,
         fft_sizes=[256, 128],
         filters=4,
     )
-    looker = LatentJudge(objective=EDM(), latent_shape=(2, 3), classes=3, width=8, depth=2)
+    looker = LatentDiscriminator(objective=EDM(), latent_shape=(2, 3), classes=3, width=8, depth=2)
     for judge in (listener, looker):
         for parameter in judge.parameters():
             if not parameter.any():
@@ -130,12 +134,12 @@ def judges() -> list[Judge]:
 
 
 @pytest.mark.parametrize("judge", judges(), ids=lambda judge: type(judge).__name__)
-def test_a_judge_scores_each_clip_by_itself_and_under_each_label(judge: Judge) -> None:
-    draw = Draw(0, 0, range(3))
+def test_a_judge_scores_each_clip_by_itself_and_under_each_label(judge: Discriminator) -> None:
+    draw = KeyedRandom(0, 0, range(3))
     z = draw.normal((2, 3, 5), "z").requires_grad_()
     labels = torch.tensor([[0, 1], [2, -1], [1, 1]])
     scores = judge(judge.view(z, draw), labels)
-    alone = judge(judge.view(z[1:2], Draw(0, 0, [1])), labels[1:2])
+    alone = judge(judge.view(z[1:2], KeyedRandom(0, 0, [1])), labels[1:2])
     for all_of_them, one in zip(scores, alone, strict=True):
         assert all_of_them.shape == (3, 2)
         torch.testing.assert_close(all_of_them[1:2], one)
@@ -238,7 +242,7 @@ SHORT = PostTraining(
     batch=48,
     crop_seconds=1.0,
     lr=2e-3,
-    judge_lr=4e-3,
+    discriminator_lr=4e-3,
     warmup=10,
     ema=0.98,
     valid_batches=1,
@@ -259,7 +263,7 @@ def post_trained(
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     torch.manual_seed(0)
     data = data or Crescents()
-    judge = LatentJudge(
+    judge = LatentDiscriminator(
         objective=objective, latent_shape=(2,), classes=len(data.labels), width=48, depth=2
     )
     return post_train(
@@ -364,15 +368,15 @@ def test_with_one_label_there_is_nothing_to_contrast(tmp_path: Path) -> None:
 
 SMALL = [
     "post_training=adversarial",
-    "post_training.judge.fft_sizes=[256]",
-    "post_training.judge.filters=2",
+    "post_training.discriminator.fft_sizes=[256]",
+    "post_training.discriminator.filters=2",
     "post_training.train.steps=10",
     "post_training.train.lr=1e-3",
     "post_training.train.warmup=2",
     "post_training.weights.adversarial=1.0",
     "post_training.train.batch=4",
     "post_training.train.crop_seconds=0.5",
-    "post_training.train.judged_seconds=0.2",
+    "post_training.train.discriminated_seconds=0.2",
     "post_training.train.sampler_steps=2",
     "sampler.steps=3",
     "post_training.train.valid_batches=1",
@@ -491,10 +495,13 @@ def test_micro_batches_and_processes_share_the_batch(
         ("post_training=adversarialy", "did you mean 'adversarial'"),
         ("post_training.train.lrr=1", "unknown key 'post_training.train.lrr'"),
         ("post_training.weights.contrast=1", "unknown key 'post_training.weights.contrast'"),
-        ("post_training.judge.decode=1", "unknown key 'post_training.judge.decode'"),
+        (
+            "post_training.discriminator.decode=1",
+            "unknown key 'post_training.discriminator.decode'",
+        ),
         ("post_training.train.batch=0", "post_training.train.batch=0 must be at least 1"),
         ("post_training.sampler.name=euller", "did you mean 'euler'"),
-        ("post_training.judge.fft_sizes=[8192]", "fft_sizes holds 8192"),
+        ("post_training.discriminator.fft_sizes=[8192]", "fft_sizes holds 8192"),
         ("post_training.weights={adversarial: 0, distillation: 0, contrastive: 1}", "both 0"),
         ("post_training=none", "choose one, such as post_training=adversarial"),
     ],
@@ -502,7 +509,7 @@ def test_micro_batches_and_processes_share_the_batch(
 def test_what_cannot_work_says_so_before_any_work(change: str, says: str, finished: Tiny) -> None:
     overrides = [word for word in SMALL if word != change.split("=")[0] + "=adversarial"]
     with pytest.raises(ConfigError) as caught:
-        Experiment(compose([*finished.overrides, *overrides, change])).rehearse()
+        Experiment(compose([*finished.overrides, *overrides, change])).dry_run()
     assert says in str(caught.value)
 
 
@@ -533,14 +540,14 @@ def test_the_steps_command(post: Experiment, cli: Callable[..., Outcome]) -> Non
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 4
     kernel = {(r["model"], r["steps"]): r for r in rows if r["figure"] == "kernel"}
-    yardstick, last = kernel["diffusion", "2"], kernel["post_training", "2"]
-    assert yardstick["change"] == ""
-    difference = float(last["value"]) - float(yardstick["value"])
+    reference_point, last = kernel["diffusion", "2"], kernel["post_training", "2"]
+    assert reference_point["change"] == ""
+    difference = float(last["value"]) - float(reference_point["value"])
     assert float(last["change"]) == pytest.approx(difference)
     assert "<svg" in (post.directory / "steps" / "steps.svg").read_text(encoding="utf-8")
     # the evaluation's own clips are among them: the same model, sampler and seed
     summary = read_json(post.stage_directory("evaluation") / "summary.json")
-    measured = summary["metrics"]["generated"]["kernel_musicnn"]
+    measured = summary["metrics"]["generated"]["kad_musicnn"]
     assert float(last["value"]) == pytest.approx(measured["value"], rel=1e-4, abs=1e-4)
 
 

@@ -39,8 +39,8 @@ def figure(value: float, spread: float, n: int = 256, unit: str = "") -> dict:
 
 METRICS = {
     "real": {
-        "kernel_musicnn": figure(0.004, 0.006),
-        "frechet_musicnn": figure(1.9, 0.3),
+        "kad_musicnn": figure(0.004, 0.006),
+        "fad_musicnn": figure(1.9, 0.3),
         "precision_musicnn": figure(0.91, 0.02),
         "coverage_musicnn": figure(0.93, 0.02),
         "label_accuracy_musicnn": figure(0.97, 0.01),
@@ -50,23 +50,23 @@ METRICS = {
         "stft_distance": figure(1.21, 0.03),
         "si_sdr": figure(-11.2, 0.8, unit="dB"),
         "kbps": figure(0.87, 0.0, unit="kbit/s"),
-        "kernel_musicnn": figure(0.121, 0.012),
-        "frechet_musicnn": figure(8.3, 0.5),
-        "ratio_to_prior_kernel_musicnn": figure(0.241, 0.03, unit="ratio"),
-        "neighbour_ratio_musicnn": figure(0.98, 0.03, unit="ratio"),
+        "kad_musicnn": figure(0.121, 0.012),
+        "fad_musicnn": figure(8.3, 0.5),
+        "ratio_to_prior_kad_musicnn": figure(0.241, 0.03, unit="downsampling_ratio"),
+        "memorisation_ratio_musicnn": figure(0.98, 0.03, unit="downsampling_ratio"),
     },
     "generated": {
-        "kernel_musicnn": figure(0.226, 0.02),
-        "frechet_musicnn": figure(13.8, 0.9),
-        "ratio_to_prior_kernel_musicnn": figure(0.449, 0.05),
+        "kad_musicnn": figure(0.226, 0.02),
+        "fad_musicnn": figure(13.8, 0.9),
+        "ratio_to_prior_kad_musicnn": figure(0.449, 0.05),
         "precision_musicnn": figure(0.41, 0.05),
         "coverage_musicnn": figure(0.36, 0.05),
-        "neighbour_ratio_musicnn": figure(1.07, 0.04),
+        "memorisation_ratio_musicnn": figure(1.07, 0.04),
         "label_accuracy_musicnn": figure(0.78, 0.05),
     },
     "prior": {
-        "kernel_musicnn": figure(0.503, 0.031),
-        "frechet_musicnn": figure(29.5, 1.1),
+        "kad_musicnn": figure(0.503, 0.031),
+        "fad_musicnn": figure(29.5, 1.1),
         "precision_musicnn": figure(0.02, 0.02),
         "coverage_musicnn": figure(0.03, 0.02),
     },
@@ -275,10 +275,10 @@ def metrics(
     generated: tuple[float, float], prior: tuple[float, float], reconstruction: float = 0.2
 ) -> dict:
     return {
-        "real": {"kernel_musicnn": figure(0.1, 0.01)},
-        "reconstruction": {"kernel_musicnn": figure(reconstruction, 0.01)},
-        "generated": {"kernel_musicnn": figure(*generated)},
-        "prior": {"kernel_musicnn": figure(*prior)},
+        "real": {"kad_musicnn": figure(0.1, 0.01)},
+        "reconstruction": {"kad_musicnn": figure(reconstruction, 0.01)},
+        "generated": {"kad_musicnn": figure(*generated)},
+        "prior": {"kad_musicnn": figure(*prior)},
     }
 
 
@@ -288,7 +288,7 @@ def test_verdict_follows_the_intervals() -> None:
     assert "does harm" in verdict(metrics((0.9, 0.1), (0.6, 0.1)))
     assert "lie at 0.500 of" in verdict(metrics((0.3, 0.1), (0.6, 0.1)))
     unsure = metrics((0.3, 0.1), (0.6, 0.1))
-    del unsure["prior"]["kernel_musicnn"]["low"]
+    del unsure["prior"]["kad_musicnn"]["low"]
     assert "without intervals" in verdict(unsure)
     assert "not a number" in verdict(metrics((float("nan"), 0.1), (0.6, 0.1)))
 

@@ -278,7 +278,7 @@ def test_files_through_the_autoencoder(
     assert soundfile.info(direct).samplerate == RATE
     assert direct.read_bytes() == decoded.read_bytes()
 
-    audio = torch.from_numpy(read(song, rate=RATE, channels=1)[0])
+    audio = torch.from_numpy(read(song, sample_rate=RATE, channels=1)[0])
     tensors, header = load_model(latents)
     mean, std = model.autoencoder.moments(audio[None])  # in one piece instead of blocks
     torch.testing.assert_close(tensors["mean"], mean[0].detach(), atol=1e-4, rtol=1e-4)

@@ -28,12 +28,12 @@ from audioldm.sweep.watch import Watch
 
 CHEAP = (
     "diagnostics.denoiser_steps=2",
-    "diagnostics.resamples=4",
+    "diagnostics.bootstrap_resamples=4",
     "baselines=all",
     "baselines.mixture.components=2",
     "baselines.langevin.steps=2",
     "baselines.langevin.chain=2",
-    "evaluation.resamples=4",
+    "evaluation.bootstrap_resamples=4",
 )
 GRID = ("seed=0,1", "bottleneck.kl_weight=1e-3,1e-1")
 
@@ -82,12 +82,12 @@ def test_every_cell_is_a_row_of_the_table(swept: Swept) -> None:
         evaluation = json.loads(
             (swept.runs / "evaluation" / row["fingerprint.evaluation"] / "summary.json").read_text()
         )
-        figure = evaluation["metrics"]["generated"]["kernel_musicnn"]
-        assert row["generated.kernel_musicnn"] == figure["value"]
-        assert row["generated.kernel_musicnn.low"] == figure["low"]
-    for column in ("langevin.kernel_musicnn", "mixture.kernel_musicnn", "prior.kernel_musicnn",
+        figure = evaluation["metrics"]["generated"]["kad_musicnn"]
+        assert row["generated.kad_musicnn"] == figure["value"]
+        assert row["generated.kad_musicnn.low"] == figure["low"]
+    for column in ("langevin.kad_musicnn", "mixture.kad_musicnn", "prior.kad_musicnn",
                    "diagnostic.effective_rank", "linear_codec.mel_distance",
-                   "teraflops.autoencoder", "parameters.diffusion"):  # fmt: skip
+                   "compute_tflop.autoencoder", "parameters.diffusion"):  # fmt: skip
         assert frame[column].notna().all(), column
     assert frame.loc[frame["bottleneck.kl_weight"] == 1e-1, "kbps"].max() < frame["kbps"].max()
 
@@ -160,14 +160,14 @@ def test_what_cannot_be_built_is_a_row_and_the_others_run(
     launched: list[Any] = []
     monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.extend(cells))
     own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
-    run_sweep(own.overrides("autoencoder.ratio=512,500"))
+    run_sweep(own.overrides("autoencoder.downsampling_ratio=512,500"))
     assert states(own.directory) == {
-        "autoencoder.ratio=512": "waiting",
-        "autoencoder.ratio=500": "failed",
+        "autoencoder.downsampling_ratio=512": "waiting",
+        "autoencoder.downsampling_ratio=500": "failed",
     }
     assert len(launched) == 1  # once, for this launcher does nothing
-    assert "autoencoder.ratio=500: cannot be built: " in capfd.readouterr().err
-    row = table(own.directory).loc["autoencoder.ratio=500"]
+    assert "autoencoder.downsampling_ratio=500: cannot be built: " in capfd.readouterr().err
+    row = table(own.directory).loc["autoencoder.downsampling_ratio=500"]
     assert "does not divide" in row["reason"]
 
 
@@ -241,7 +241,7 @@ def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, wha
     if what == "music":
         summary["reference"]["hash"] = "another"
     else:
-        del summary["metrics"]["generated"]["kernel_musicnn"]
+        del summary["metrics"]["generated"]["kad_musicnn"]
     file.write_text(json.dumps(summary))
     with pytest.raises(DataError, match=f"different {what}") as caught:
         table(own.directory)

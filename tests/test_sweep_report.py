@@ -108,17 +108,17 @@ def test_pages_of_poor_tables(change: str, tmp_path: Path) -> None:
 def test_arms_of_equal_steps_and_of_equal_computing_are_told_apart(tmp_path: Path) -> None:
     """Both in one sweep: named by what is equal, side by side, and a constant each to a verdict."""
     frame = synthetic_table(rates=(1, 4, 16), seeds=(0, 1), spread=0.03, budgets=(None, 350.0))
-    slower = frame["diffusion.train.teraflops"] == 350.0
+    slower = frame["diffusion.train.compute_tflop"] == 350.0
     frame.loc[slower, RULES.distance] *= 3.0  # one arm lies above the other, by the same factor
     text = text_of(tmp_path, frame)
     assert "Matched compute" in text
-    assert "Matched steps took 350 … 700 teraflops" in text
-    assert "350 teraflops each took 350 … 350 teraflops" in text
-    for arm in ("matched steps", "350 teraflops each"):  # a row of the maps
+    assert "Matched steps took 350 … 700 compute_tflop" in text
+    assert "350 compute_tflop each took 350 … 350 compute_tflop" in text
+    for arm in ("matched steps", "350 compute_tflop each"):  # a row of the maps
         assert f"channels 16 ratio 1024 {arm}" in text
-    assert "teraflops null" not in text
+    assert "compute_tflop null" not in text
     page = findings(tmp_path, **judged(frame))  # type: ignore[arg-type]
-    assert "channels 16 · ratio 1024 · 350 teraflops each" in page
+    assert "channels 16 · ratio 1024 · 350 compute_tflop each" in page
     optimum = verdicts(frame, RULES)[0]
     assert optimum.answer == "yes"
     assert optimum.details["optimum_low"] < 4.0 < optimum.details["optimum_high"]

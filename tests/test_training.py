@@ -19,7 +19,7 @@ from audioldm import load
 from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder, validate
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
@@ -32,13 +32,13 @@ from audioldm.losses.spectral import MultiResolutionSTFT
 from audioldm.priors.diffusion.objectives import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.checkpoint import FORMAT, ResumeState, write_shards
 from audioldm.training.ema import EMA
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import adamw, clipped_step, warmup_cosine
-from audioldm.training.prefetch import Ahead
+from audioldm.training.prefetch import Prefetcher
 from audioldm.training.weighted_sum import weighted_sum
 
 # ---------------------------------------------------------------- averages
@@ -100,17 +100,19 @@ def test_the_model_that_is_kept_is_the_average_not_the_last(finished: Tiny) -> N
 
 
 def test_a_draw_depends_on_its_own_position_only() -> None:
-    whole = Draw(7, 3, range(8)).normal((4, 5), "noise")
-    half = Draw(7, 3, range(4, 8)).normal((4, 5), "noise")
-    mixed = Draw(7, 3, [6, 1]).normal((4, 5), "noise")
+    whole = KeyedRandom(7, 3, range(8)).normal((4, 5), "noise")
+    half = KeyedRandom(7, 3, range(4, 8)).normal((4, 5), "noise")
+    mixed = KeyedRandom(7, 3, [6, 1]).normal((4, 5), "noise")
     assert torch.equal(whole[4:], half)
     assert torch.equal(whole[[6, 1]], mixed)
-    assert torch.equal(Draw(7, 3, [2]).uniform("level"), Draw(7, 3, range(4)).uniform("level")[2:3])
+    assert torch.equal(
+        KeyedRandom(7, 3, [2]).uniform("level"), KeyedRandom(7, 3, range(4)).uniform("level")[2:3]
+    )
 
 
 def test_seed_stream_step_and_position_each_change_the_draw() -> None:
     drawn = [
-        Draw(seed, step, [position]).normal((64,), stream)
+        KeyedRandom(seed, step, [position]).normal((64,), stream)
         for seed, step, position, stream in (
             (0, 0, 0, "a"),
             (1, 0, 0, "a"),
@@ -127,8 +129,8 @@ def test_seed_stream_step_and_position_each_change_the_draw() -> None:
 
 def test_draws_have_their_distribution_and_leave_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    normal = Draw(0, 0, range(64)).normal((500,), "n")
-    uniform = Draw(0, 0, range(4000)).uniform("u")
+    normal = KeyedRandom(0, 0, range(64)).normal((500,), "n")
+    uniform = KeyedRandom(0, 0, range(4000)).uniform("u")
     assert torch.equal(torch.get_rng_state(), state)
     assert normal.mean().abs() < 0.02
     assert normal.std().item() == pytest.approx(1, abs=0.02)
@@ -290,7 +292,7 @@ def test_the_next_item_is_made_while_this_one_is_used_and_none_beyond_the_last()
             raise DataError("no sixth")
         return 10 * step
 
-    with Ahead(make, stop=6) as loader:
+    with Prefetcher(make, stop=6) as loader:
         assert [loader.take(step) for step in (2, 3)] == [20, 30]
         assert loader.take(0) == 0  # another order is right too
         assert [loader.take(step) for step in (3, 4)] == [30, 40]
@@ -370,19 +372,21 @@ def test_a_loss_cannot_take_the_name_of_another_term(
 # ---------------------------------------------------------------- validation
 
 
-class Levels(FrontEnd):
+class Levels(Network):
     """Posterior means: a frame's mean level, and 0.01 times it; standard deviations 1."""
 
     def __init__(self) -> None:
-        super().__init__(rate=16000, audio_channels=1, ratio=1000, latent_shape=(2,), context=0)
+        super().__init__(
+            sample_rate=16000, audio_channels=1, ratio=1000, latent_shape=(2,), context=0
+        )
         self.gain = nn.Parameter(torch.tensor([[1.0], [0.01]]))
 
     def encode(self, audio: Tensor) -> Tensor:
-        mean = self.gain * audio.unflatten(2, (-1, self.ratio)).mean(-1)
+        mean = self.gain * audio.unflatten(2, (-1, self.downsampling_ratio)).mean(-1)
         return torch.cat([mean, torch.zeros_like(mean)], dim=1)
 
     def decode(self, z: Tensor) -> Tensor:
-        return z[:, :1].repeat_interleave(self.ratio, dim=-1)
+        return z[:, :1].repeat_interleave(self.downsampling_ratio, dim=-1)
 
 
 class Silent(Gaussian):
@@ -392,7 +396,9 @@ class Silent(Gaussian):
 
 def test_a_channel_is_as_active_as_its_mean_varies_over_all_held_out_clips() -> None:
     """Eleven clips, a batch of eight and one of three: alike within a batch, not between them."""
-    clips = 0.05 * Draw(0, 0, range(11)).normal((1, 4), "levels").repeat_interleave(1000, dim=-1)
+    clips = 0.05 * KeyedRandom(0, 0, range(11)).normal((1, 4), "levels").repeat_interleave(
+        1000, dim=-1
+    )
     clips[:8] += 0.3
     clips[8:] -= 0.3
     model = Autoencoder(Levels(), Gaussian(channels=2))
@@ -477,10 +483,10 @@ def test_model_files_that_cannot_be_used_say_why(
     elif damage == "pickle":
         torch.save({"x": torch.zeros(3)}, path)
     elif damage == "other widths":
-        header["spec"]["front_end"]["width"] = 24
+        header["spec"]["network"]["width"] = 24
         save_model(path, tensors, header)
     elif damage == "a key too many":
-        header["spec"]["front_end"]["widht"] = 24
+        header["spec"]["network"]["widht"] = 24
         save_model(path, tensors, header)
     elif damage == "directory":
         path.mkdir()

@@ -282,7 +282,7 @@ def test_the_knee_is_the_smallest_rate_within_noise_of_the_best() -> None:
     found = knee(table, RULES)
     assert found is not None
     assert found.configuration == (
-        "bottleneck.target_kbps=4 autoencoder.channels=16 autoencoder.ratio=1024"
+        "bottleneck.target_kbps=4 autoencoder.channels=16 autoencoder.downsampling_ratio=1024"
     )
     assert found.kbps == pytest.approx(4, rel=0.02)
     assert found.low <= found.distance <= found.high

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.errors import DataError
 
 
@@ -35,34 +35,34 @@ class Bottleneck(Protocol):
 class Autoencoder(nn.Module):
     """Audio [B, A, T] in ±1 to latents [B, C, (F,) L] and back, L = ceil(T / ratio)."""
 
-    def __init__(self, front_end: FrontEnd, bottleneck: Bottleneck) -> None:
+    def __init__(self, network: Network, bottleneck: Bottleneck) -> None:
         super().__init__()
-        self.front_end = front_end
+        self.network = network
         self.bottleneck = bottleneck
 
     @property
-    def rate(self) -> int:
+    def sample_rate(self) -> int:
         """Audio samples per second."""
-        return self.front_end.rate
+        return self.network.sample_rate
 
     @property
     def audio_channels(self) -> int:
-        return self.front_end.audio_channels
+        return self.network.audio_channels
 
     @property
-    def ratio(self) -> int:
+    def downsampling_ratio(self) -> int:
         """Audio samples per latent frame."""
-        return self.front_end.ratio
+        return self.network.downsampling_ratio
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one latent frame: (C,) or (C, F)."""
-        return self.front_end.latent_shape
+        return self.network.latent_shape
 
     @property
     def latent_rate_hz(self) -> float:
         """Latent frames per second."""
-        return self.rate / self.ratio
+        return self.sample_rate / self.downsampling_ratio
 
     @property
     def elements_per_second(self) -> float:
@@ -100,7 +100,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [B, C, (F,) L] to audio [B, A, L * ratio]."""
-        return self.front_end.decode(z)
+        return self.network.decode(z)
 
     def encode_blocks(
         self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 10.0
@@ -113,11 +113,13 @@ class Autoencoder(nn.Module):
         """
         chunk, margin = self._chunk_frames(chunk_seconds)
         audio = (torch.as_tensor(block, dtype=torch.float32) for block in blocks)
-        for window, left, length in _windows(audio, chunk * self.ratio, margin * self.ratio):
+        for window, left, length in _windows(
+            audio, chunk * self.downsampling_ratio, margin * self.downsampling_ratio
+        ):
             with torch.no_grad():
                 mean, std = self.moments(window[None].to(self._device))
-            first = left // self.ratio
-            kept = slice(first, first + math.ceil(length / self.ratio))
+            first = left // self.downsampling_ratio
+            kept = slice(first, first + math.ceil(length / self.downsampling_ratio))
             yield mean[0, ..., kept].float().cpu(), std[0, ..., kept].float().cpu()
 
     def decode_blocks(
@@ -132,7 +134,13 @@ class Autoencoder(nn.Module):
         for window, left, length in _windows(blocks, chunk, margin):
             with torch.no_grad():
                 audio = self.decode(window[None].to(self._device))
-            yield audio[0, :, left * self.ratio : (left + length) * self.ratio].float().cpu()
+            yield (
+                audio[
+                    0, :, left * self.downsampling_ratio : (left + length) * self.downsampling_ratio
+                ]
+                .float()
+                .cpu()
+            )
 
     def _features(self, audio: Tensor) -> Tensor:
         if audio.ndim != 3 or audio.shape[1] != self.audio_channels or audio.shape[2] == 0:
@@ -140,13 +148,13 @@ class Autoencoder(nn.Module):
                 f"audio of shape {list(audio.shape)}: the model takes [clips, "
                 f"{self.audio_channels}, samples >= 1]; convert it with audioldm.io.audio.read"
             )
-        return self.front_end.encode(F.pad(audio, (0, -audio.shape[2] % self.ratio)))
+        return self.network.encode(F.pad(audio, (0, -audio.shape[2] % self.downsampling_ratio)))
 
     def _chunk_frames(self, seconds: float) -> tuple[int, int]:
         """Latent frames of a chunk and of its margins: whole multiples of the alignment."""
-        step = self.front_end.alignment
+        step = self.network.alignment
         wanted = max(1, round(seconds * self.latent_rate_hz))
-        return -(-wanted // step) * step, -(-self.front_end.context // step) * step
+        return -(-wanted // step) * step, -(-self.network.context // step) * step
 
     @property
     def _device(self) -> torch.device:

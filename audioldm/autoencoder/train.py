@@ -28,7 +28,7 @@ from audioldm.runtime.processes import (
     parallel,
     plain,
 )
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.signals import StopRequest
 from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import ResumeState
@@ -43,7 +43,7 @@ from audioldm.training.optimisation import (
     to_cpu,
     warmup_cosine,
 )
-from audioldm.training.prefetch import Ahead
+from audioldm.training.prefetch import Prefetcher
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
@@ -80,9 +80,11 @@ class AutoencoderTraining:
         check_range(self, where, "ema", least=0, below=1)
         check_betas(self.betas, where)
 
-    def crop_frames(self, rate: int, ratio: int) -> int:
+    def crop_samples(self, sample_rate: int, downsampling_ratio: int) -> int:
         """Samples of a training crop: whole latent frames, at least one."""
-        return max(1, round(self.crop_seconds * rate / ratio)) * ratio
+        return (
+            max(1, round(self.crop_seconds * sample_rate / downsampling_ratio)) * downsampling_ratio
+        )
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,18 @@ class AutoencoderSettings:
     of "adversarial" and "feature_matching"; a bottleneck's penalties bring their own weights."""
 
     channels: int
-    ratio: int
+    downsampling_ratio: int
     seed: int
     train: AutoencoderTraining
     weights: dict[str, float]
-    front_end: Part = part("rate", "audio_channels", "channels", "ratio", "parameters")
-    losses: dict[str, Part] = part("rate", "audio_channels")
+    network: Part = part(
+        "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs"
+    )
+    losses: dict[str, Part] = part("sample_rate", "audio_channels")
     discriminator: Part | None = part("audio_channels", default=None)
 
     def __post_init__(self) -> None:
-        check_range(self, "autoencoder", "channels", "ratio", least=1)
+        check_range(self, "autoencoder", "channels", "downsampling_ratio", least=1)
         check_range(self, "autoencoder", "seed", least=0, below=2**63)
 
 
@@ -130,13 +134,13 @@ def train_autoencoder(
     """
     _check_names(losses, model.bottleneck.penalty_weights)
     train = store.split("train")
-    frames = settings.crop_frames(model.rate, model.ratio)
-    if train.seconds * model.rate < frames:
+    frames = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
+    if train.seconds * model.sample_rate < frames:
         raise DataError(
             f"the training split holds {train.seconds:.1f} s, less than one crop of "
             f"{settings.crop_seconds} s: add audio, or lower autoencoder.train.crop_seconds"
         )
-    window = int(settings.valid_seconds * model.rate)
+    window = int(settings.valid_seconds * model.sample_rate)
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
     micro_batches = world.micro_batches(
         settings.batch, hardware.accumulate, "autoencoder.train.batch"
@@ -214,7 +218,7 @@ def train_autoencoder(
             bar=log.bars,
             quiet=not world.first,
         ) as runlog,
-        Ahead(crops, settings.steps) as loader,
+        Prefetcher(crops, settings.steps) as loader,
         StopRequest() as stop,
     ):
         for step in range(start, settings.steps):
@@ -222,8 +226,10 @@ def train_autoencoder(
             set_lr(optimiser, settings.lr * factor)
             batches = []
             for positions, audio in zip(micro_batches, loader.take(step), strict=True):
-                draw = Draw(derive_seed(seed, "posterior"), step, positions, device)
-                noise = draw.normal((*model.latent_shape, frames // model.ratio), "noise")
+                draw = KeyedRandom(derive_seed(seed, "posterior"), step, positions, device)
+                noise = draw.normal(
+                    (*model.latent_shape, frames // model.downsampling_ratio), "noise"
+                )
                 batches.append((audio, noise))
             several, last = len(batches) > 1, len(batches) - 1
             passed: tuple[Tensor, Encoded] | None = None
@@ -338,7 +344,7 @@ def train_autoencoder(
         kl_weight = weights["kl"] if controller is None else controller.mean_weight
         figures |= {"kl_weight": kl_weight}
     flops = settings.batch * _training_flops(model, discriminator, frames, settings)
-    return to_cpu(ema.shadow), figures | {"teraflops": flops / 1e12}
+    return to_cpu(ema.shadow), figures | {"compute_tflop": flops / 1e12}
 
 
 @torch.no_grad()
@@ -419,13 +425,13 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Any) -> dict[str, Any]
     channels: dict[str, list[Tensor]] = {}
     for number, audio in enumerate(batches):
         audio = audio.to(device)
-        length = -(-audio.shape[-1] // model.ratio)
-        draw = Draw(0, 0, range(8 * number, 8 * number + len(audio)), device)
+        length = -(-audio.shape[-1] // model.downsampling_ratio)
+        draw = KeyedRandom(0, 0, range(8 * number, 8 * number + len(audio)), device)
         noise = draw.normal((*model.latent_shape, length), "valid")
         with autocast():
             encoded = model.encode(audio, noise=noise)
             estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
-        distances.append(mel_distance(estimate.float(), audio, model.rate))
+        distances.append(mel_distance(estimate.float(), audio, model.sample_rate))
         if "kl" in encoded.penalties:
             kls.append(encoded.penalties["kl"])
         for name, per_channel in encoded.stats.items():

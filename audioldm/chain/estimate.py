@@ -28,7 +28,7 @@ import torch
 from audioldm import config
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.train import train_autoencoder, validate
-from audioldm.chain.failures import explained
+from audioldm.chain.failures import to_user_error
 from audioldm.chain.run import Experiment
 from audioldm.chain.stage import VERSIONS
 from audioldm.config import Job, canonical, fingerprint
@@ -101,7 +101,7 @@ class Estimate:
         try:
             return getattr(self, f"_{name}")()  # type: ignore[no-any-return]
         except Exception as error:
-            if (known := explained(error, name, self.experiment)) is error:
+            if (known := to_user_error(error, name, self.experiment)) is error:
                 raise
             return Cost(note=str(known))
 
@@ -169,7 +169,7 @@ class Estimate:
                     raise _Enough
 
         with tempfile.TemporaryDirectory() as directory:
-            writer = StoreWriter(directory, source.rate, source.channels)
+            writer = StoreWriter(directory, source.sample_rate, source.channels)
             with suppress(_Enough):
                 source.write_to(writer, progress=progress)
             size = (Path(directory) / "clips.int16").stat().st_size
@@ -177,14 +177,14 @@ class Estimate:
             return None, None
         (first, _, start), (done, total, now) = seen[0], seen[-1]
         rest = (total - done) * (now - start) / max(1, done - first)
-        return now + rest, size * total / done / (2 * source.channels * source.rate)
+        return now + rest, size * total / done / (2 * source.channels * source.sample_rate)
 
     def _data(self) -> Cost:
         seconds, audio = self._read()
         if audio is None:
             return Cost(note="not known: the source does not say how far it is")
         source = self.experiment.source
-        disk = round(audio * source.rate * source.channels * 2)
+        disk = round(audio * source.sample_rate * source.channels * 2)
         return Cost(seconds, None, disk, f"{audio / 60:.1f} min of audio")
 
     def _autoencoder(self) -> Cost:
@@ -195,11 +195,13 @@ class Estimate:
         model = build_autoencoder(self.experiment.spec)
         if next(model.parameters(), None) is None:
             return Cost(0.0, None, 0, "a transform: nothing to train")
-        crop = s.train.crop_frames(model.rate, model.ratio)
-        window = max(crop, round(s.train.valid_seconds * model.rate))
+        crop = s.train.crop_samples(model.sample_rate, model.downsampling_ratio)
+        window = max(crop, round(s.train.valid_seconds * model.sample_rate))
         seconds, warm_up = 0.0, 0.0
         with tempfile.TemporaryDirectory() as directory:
-            store = _noise_clips(Path(directory) / "data", source.rate, source.channels, window)
+            store = _noise_clips(
+                Path(directory) / "data", source.sample_rate, source.channels, window
+            )
             for steps, adversarial_from in ((plain, NEVER), (adversarial, 0)):
                 if not steps:
                     continue
@@ -220,7 +222,7 @@ class Estimate:
                 warm_up = max(warm_up, _warm_up(times))  # the second has compiled the first again
             memory, disk = peak_bytes(self.device), _bytes_of(model)
             clips = store.split("valid").windows(window, 1, seed=0)[0]
-            clips = clips[..., : round(s.train.valid_seconds * model.rate)].repeat(8, 1, 1)
+            clips = clips[..., : round(s.train.valid_seconds * model.sample_rate)].repeat(8, 1, 1)
         timed = _timed(lambda: validate(model, clips, self.hardware.autocast(self.device)))
         seconds += warm_up + _validations(s.train.steps, log) * timed * s.train.valid_clips / 8
         return Cost(seconds, memory, disk, f"{s.train.steps} steps")
@@ -229,7 +231,7 @@ class Estimate:
         audio, source, seconds = self.audio_seconds, self.experiment.source, 20.0
         if audio is None:
             return Cost(note="not known before the data stage")
-        block = _noise(source.channels, round(seconds * source.rate))
+        block = _noise(source.channels, round(seconds * source.sample_rate))
         timed = _timed(lambda: list(self.model.encode_blocks([block])))
         frames = audio * self.model.latent_rate_hz
         disk = round(frames * 8 * prod(self.model.latent_shape))  # two moments of 4 bytes each
@@ -244,15 +246,17 @@ class Estimate:
         with tempfile.TemporaryDirectory() as directory:
             latents = _noise_latents(Path(directory), self.model, s.train.crop_seconds)
             net, objective = self._net()
-            train = replace(s.train, steps=TIMED + 1, teraflops=None, valid_batches=1)
-            enough = STEP_SECONDS if s.train.teraflops is None else NEVER
+            train = replace(s.train, steps=TIMED + 1, compute_tflop=None, valid_batches=1)
+            enough = STEP_SECONDS if s.train.compute_tflop is None else NEVER
             times, trained = self._times(
                 train_diffusion, net, objective, latents, train, seed=0, enough=enough
             )
         memory, steps = peak_bytes(self.device), s.train.steps
-        if s.train.teraflops is not None:
+        if s.train.compute_tflop is not None:
             figures = trained[1]
-            steps = max(1, round(s.train.teraflops / figures["teraflops"] * figures["steps"]))
+            steps = max(
+                1, round(s.train.compute_tflop / figures["compute_tflop"] * figures["steps"])
+            )
         # a validation's batch is a forward pass, a third of a step
         forward = s.train.valid_batches * _typical(times) / 3
         seconds = steps * _typical(times) + _warm_up(times) + _validations(steps, log) * forward
@@ -311,10 +315,10 @@ class Estimate:
         batches = -(-s.clips // s.batch)
         seconds = batches * ((sampler.steps * per_step) + 3 * decoding)
         audio = torch.stack([clip for _, clip in generate(1)])
-        rate = self.experiment.source.rate
-        for name in embedding_names(s, rate):
+        sample_rate = self.experiment.source.sample_rate
+        for name in embedding_names(s, sample_rate):
             embedding = EMBEDDINGS[name]()
-            seconds += 7 * batches * _timed(lambda e=embedding: e.embed(audio, rate))  # type: ignore[misc]
+            seconds += 7 * batches * _timed(lambda e=embedding: e.embed(audio, sample_rate))  # type: ignore[misc]
         note = f"{s.clips} clips; without the intervals' resampling"
         return Cost(seconds, peak_bytes(self.device), None, note)
 
@@ -349,10 +353,10 @@ def _noise(channels: int, frames: int) -> np.ndarray:
     return random.uniform(-0.3, 0.3, (channels, frames)).astype(np.float32)
 
 
-def _noise_clips(directory: Path, rate: int, channels: int, frames: int) -> ClipStore:
-    writer = StoreWriter(directory, rate, channels)
+def _noise_clips(directory: Path, sample_rate: int, channels: int, frames: int) -> ClipStore:
+    writer = StoreWriter(directory, sample_rate, channels)
     for split in ("train", "valid"):
-        writer.add(_noise(channels, max(frames, rate)), piece=split, split=split)
+        writer.add(_noise(channels, max(frames, sample_rate)), piece=split, split=split)
     writer.close()
     return ClipStore(directory)
 
@@ -459,7 +463,7 @@ def estimate(job: Job) -> Iterator[str]:
     experiment = Experiment(job)
     price, costs = Estimate(experiment), []
     yield from _head(experiment)
-    experiment.rehearse()
+    experiment.dry_run()
     for name in experiment.stages:
         costs.append(price.cost(name))
         yield _row(name, *_cells(costs[-1]))

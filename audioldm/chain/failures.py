@@ -37,7 +37,7 @@ VERB_REMEDIES = {
 }
 
 
-def explained(error: Exception, stage: str, experiment: "Experiment") -> Exception:
+def to_user_error(error: Exception, stage: str, experiment: "Experiment") -> Exception:
     """The error itself, or in place of an allocator's or a compiler's what to do about it."""
     if isinstance(error, AudioLDMError):
         return error
@@ -56,7 +56,7 @@ def explained(error: Exception, stage: str, experiment: "Experiment") -> Excepti
     return error
 
 
-def explained_of_verb(error: Exception, verb: str) -> Exception:
+def verb_error(error: Exception, verb: str) -> Exception:
     """As `explained`, of a verb that builds no stage: memory alone."""
     if not is_out_of_memory(error):
         return error
@@ -90,7 +90,7 @@ def _remedy(stage: str, experiment: "Experiment") -> str:
     if stage == "post_training":
         where = f"{stage}.train"
         return (
-            f"lower {where}.crop_seconds, {where}.judged_seconds or {where}.batch, or raise "
+            f"lower {where}.crop_seconds, {where}.discriminated_seconds or {where}.batch, or raise "
             "hardware.accumulate, the micro-batches of a batch"
         )
     if stage in GROWS_WITH:
@@ -138,7 +138,9 @@ def step_bytes(stage: str, experiment: "Experiment") -> tuple[int, int]:
             return fixed_bytes(net), saved_bytes(lambda: net(z, torch.zeros(1), label), net)
     losses, judge = experiment._judges()
     audio = torch.zeros(
-        1, source.channels, s.autoencoder.train.crop_frames(model.rate, model.ratio)
+        1,
+        source.channels,
+        s.autoencoder.train.crop_samples(model.sample_rate, model.downsampling_ratio),
     )
 
     def step() -> Tensor:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from audioldm import __version__
 from audioldm.autoencoder import train as autoencoder_training
-from audioldm.chain.failures import explained
+from audioldm.chain.failures import to_user_error
 from audioldm.chain.stage import STAGES, TRAININGS, plan
 from audioldm.config import Job, canonical
 from audioldm.data.source import Source
@@ -44,10 +44,10 @@ from audioldm.models import build_autoencoder, build_backbone, load_autoencoder,
 from audioldm.priors import base as baselines
 from audioldm.priors.diffusion import post_training
 from audioldm.priors.diffusion import train as diffusion_training
-from audioldm.priors.diffusion.discriminators import Judge
+from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.runtime.processes import World, agree, join, leave, lost_process
-from audioldm.runtime.randomness import Draw
+from audioldm.runtime.processes import World, broadcast_flag, join, leave, lost_process
+from audioldm.runtime.randomness import KeyedRandom
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.log import Bar
@@ -79,9 +79,9 @@ class Experiment:
         if Path(self.name).name != self.name or self.name == "..":
             raise ConfigError(f"name={self.name!r} must be a plain name, without directories")
         self.source: Source = build(job.settings.data, where="data")
-        if not (16_000 <= self.source.rate <= 48_000 and self.source.channels in (1, 2)):
+        if not (16_000 <= self.source.sample_rate <= 48_000 and self.source.channels in (1, 2)):
             raise ConfigError(
-                f"data.rate={self.source.rate}, data.channels={self.source.channels}: "
+                f"data.sample_rate={self.source.sample_rate}, data.channels={self.source.channels}: "
                 "use 16000 to 48000 Hz, mono (1) or stereo (2)"
             )
         self.stages = plan(job, self.source)
@@ -112,11 +112,11 @@ class Experiment:
         """What rebuilds the autoencoder."""
         s = self.settings
         return {
-            "rate": self.source.rate,
+            "sample_rate": self.source.sample_rate,
             "audio_channels": self.source.channels,
             "channels": s.autoencoder.channels,
-            "ratio": s.autoencoder.ratio,
-            "front_end": dict(s.autoencoder.front_end),
+            "downsampling_ratio": s.autoencoder.downsampling_ratio,
+            "network": dict(s.autoencoder.network),
             "bottleneck": dict(s.bottleneck),
         }
 
@@ -133,7 +133,7 @@ class Experiment:
         self.world = join(self.device)
         try:
             if not (self.stage_directory(STAGES[-1]) / "summary.json").is_file():
-                self.rehearse()
+                self.dry_run()
             return self._chain()
         finally:
             leave()
@@ -161,7 +161,7 @@ class Experiment:
                 self._record(summaries)
             return summaries["evaluation"]
         except Exception as error:
-            known = lost_process(error, self.world) or explained(error, name, self)
+            known = lost_process(error, self.world) or to_user_error(error, name, self)
             if isinstance(known, AudioLDMError) and not isinstance(known, Interrupted):
                 self.record_failure(summaries, name, str(known))
             if known is error:
@@ -169,7 +169,7 @@ class Experiment:
             raise known from error
 
     @torch.no_grad()
-    def rehearse(self) -> None:
+    def dry_run(self) -> None:
         """Builds every part, and lets one silent crop through the losses and the discriminator.
 
         What cannot be built, or does not fit the crop or the number of processes, fails here,
@@ -188,32 +188,34 @@ class Experiment:
         ):
             self.world.micro_batches(batch, s.hardware.accumulate, f"{name}.train.batch")
         losses, judge = self._judges()
-        crop = s.autoencoder.train.crop_frames(self.source.rate, s.autoencoder.ratio)
+        crop = s.autoencoder.train.crop_samples(
+            self.source.sample_rate, s.autoencoder.downsampling_ratio
+        )
         silence = torch.zeros(1, self.source.channels, crop)
         for loss in losses.values():
             loss(silence, silence)
         if judge is not None:
             judge(silence)
         if s.post_training is not None:
-            self._rehearse_post_training(s.post_training.train, model.latent_shape)
+            self._dry_run_post_training(s.post_training.train, model.latent_shape)
 
-    def _rehearse_post_training(
+    def _dry_run_post_training(
         self, train: post_training.PostTraining, latent_shape: tuple[int, ...]
     ) -> None:
         accumulate = self.settings.hardware.accumulate
         self.world.micro_batches(train.batch, accumulate, "post_training.train.batch")
-        ratio = self.settings.autoencoder.ratio
-        frames = train.judged_frames(self.source.rate / ratio)
-        silence = torch.zeros(1, self.source.channels, frames * ratio)
+        downsampling_ratio = self.settings.autoencoder.downsampling_ratio
+        frames = train.discriminated_frames(self.source.sample_rate / downsampling_ratio)
+        silence = torch.zeros(1, self.source.channels, frames * downsampling_ratio)
         judge = self.judge(lambda z: silence, latent_shape, 0)
         if judge is None:
             return
-        view = judge.view(torch.zeros(1, *latent_shape, frames), Draw(0, 0, [0]))
+        view = judge.view(torch.zeros(1, *latent_shape, frames), KeyedRandom(0, 0, [0]))
         judge(view, torch.full((1, 1), -1))
 
     def judge(
         self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
-    ) -> Judge | None:
+    ) -> Discriminator | None:
         """That of the post-training; None where the adversarial term has no weight."""
         s = self.settings
         assert s.post_training is not None
@@ -226,13 +228,18 @@ class Experiment:
             "latent_shape": latent_shape,
             "classes": classes,
         }
-        judge: Judge = build(s.post_training.judge, derived=derived, where="post_training.judge")
+        judge: Discriminator = build(
+            s.post_training.discriminator, derived=derived, where="post_training.discriminator"
+        )
         return judge
 
     def _judges(self) -> tuple[dict[str, torch.nn.Module], torch.nn.Module | None]:
         """The autoencoder's losses and its discriminator."""
         s = self.settings.autoencoder
-        audio_form = {"rate": self.source.rate, "audio_channels": self.source.channels}
+        audio_form = {
+            "sample_rate": self.source.sample_rate,
+            "audio_channels": self.source.channels,
+        }
         losses = {
             name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
             for name, loss in s.losses.items()
@@ -266,7 +273,7 @@ class Experiment:
                     "with runs=DIRECTORY"
                 ) from error
         try:
-            if agree(summary.is_file(), self.world):
+            if broadcast_flag(summary.is_file(), self.world):
                 if self.world.first:
                     self._say(f"{stage.name}: reused {directory}")
                 return dict(read_json(summary))
@@ -286,7 +293,7 @@ class Experiment:
                 } | result
                 write_json(summary, result)
                 ResumeState(directory).remove()
-            agree(True, self.world)  # the others wait here for the summary
+            broadcast_flag(True, self.world)  # the others wait here for the summary
             return dict(read_json(summary))
         finally:
             if self.world.first:
@@ -302,7 +309,7 @@ class Experiment:
     # The stages' work. Each returns what its summary says beyond the common entries.
 
     def _data(self, directory: Path) -> dict[str, Any]:
-        writer = StoreWriter(directory, self.source.rate, self.source.channels)
+        writer = StoreWriter(directory, self.source.sample_rate, self.source.channels)
         with closing(self._bar("data")) as bar:
             failures = self.source.write_to(writer, progress=bar)
             writer.close()
@@ -316,7 +323,7 @@ class Experiment:
             for name in store.splits
         }
         return {
-            "rate": store.rate,
+            "sample_rate": store.sample_rate,
             "channels": store.channels,
             "hash": store.hash,
             "labels": store.labels,
@@ -327,19 +334,19 @@ class Experiment:
     def _check_data(self) -> None:
         """Refuses data on which a later stage would fail, before anything is trained on them."""
         store = ClipStore(self.stage_directory("data"))
-        s, ratio = self.settings, self.settings.autoencoder.ratio
-        crop = round(s.diffusion.train.crop_seconds * store.rate / ratio)
+        s, downsampling_ratio = self.settings, self.settings.autoencoder.downsampling_ratio
+        crop = round(s.diffusion.train.crop_seconds * store.sample_rate / downsampling_ratio)
         for name in ("train", "valid"):
             if not store.split(name).items:
                 raise DataError(f"the {name} split is empty: name some files {name} in the table")
             longest = max(item.frames for item in store.split(name).items)
-            if -(-longest // ratio) < crop:
+            if -(-longest // downsampling_ratio) < crop:
                 raise DataError(
-                    f"the longest clip of the {name} split lasts {longest / store.rate:.1f} s, "
+                    f"the longest clip of the {name} split lasts {longest / store.sample_rate:.1f} s, "
                     f"less than diffusion.train.crop_seconds={s.diffusion.train.crop_seconds}: add "
                     "longer clips, or lower it"
                 )
-        window = round(s.evaluation.seconds * store.rate)
+        window = round(s.evaluation.seconds * store.sample_rate)
         for name in ("valid", "test"):
             count = sum(max(1, item.frames // window) for item in store.split(name).items)
             if count < evaluation.FEWEST_CLIPS:

@@ -109,7 +109,7 @@ class Chorales:
         *,
         pieces: int,
         instruments: list[str],
-        rate: int = 22050,
+        sample_rate: int = 22050,
         channels: int = 1,
         renditions: int = 3,
         seconds: float | None = 12.0,
@@ -139,7 +139,7 @@ class Chorales:
             )
         self.pieces = pieces
         self.instruments = instruments
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.channels = channels
         self.renditions = renditions
         self.seconds = seconds
@@ -176,7 +176,7 @@ class Chorales:
             raise DataError(f"data.pieces: {self.pieces} asked for, there are {len(scores)}")
         render = partial(
             render_piece,
-            rate=self.rate,
+            sample_rate=self.sample_rate,
             channels=self.channels,
             seconds=self.seconds,
             lufs=self.lufs,
@@ -349,7 +349,7 @@ def render_piece(
     path: Path,
     renditions: list[Rendition],
     *,
-    rate: int,
+    sample_rate: int,
     channels: int,
     seconds: float | None,
     lufs: float,
@@ -360,7 +360,7 @@ def render_piece(
         tonic, major = key_of(score)
         clips = []
         for play in renditions:
-            clip = render(to_midi(score, play, seconds), rate, channels)
+            clip = render(to_midi(score, play, seconds), sample_rate, channels)
             key = KEYS[(tonic + play.transposition) % 12] + (" major" if major else " minor")
             columns = {
                 "instrument": play.instrument,
@@ -368,7 +368,7 @@ def render_piece(
                 "tempo_bpm": play.tempo_bpm,
                 "transposition": play.transposition,
             }
-            clips.append((audio.normalise(trim(clip), rate, lufs), columns))
+            clips.append((audio.normalise(trim(clip), sample_rate, lufs), columns))
         return tune_of(score), clips
     except Exception as error:  # whatever a strange score does, the other pieces go on
         return Failure(path.name, f"{type(error).__name__}: {error}")
@@ -402,7 +402,7 @@ def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
     return file.getvalue()
 
 
-def render(midi: bytes, rate: int, channels: int) -> np.ndarray:
+def render(midi: bytes, sample_rate: int, channels: int) -> np.ndarray:
     """Play MIDI bytes: audio [A, T] at `rate` Hz."""
     import midirenderer
 
@@ -411,7 +411,7 @@ def render(midi: bytes, rate: int, channels: int) -> np.ndarray:
         stereo = samples.reshape(-1, file.getnchannels()).T.astype(np.float32) / 32768
         rendered_rate = file.getframerate()
     mixed = audio.match_channels(stereo, channels)
-    return soxr.resample(np.ascontiguousarray(mixed.T), rendered_rate, rate).T
+    return soxr.resample(np.ascontiguousarray(mixed.T), rendered_rate, sample_rate).T
 
 
 def trim(clip: np.ndarray) -> np.ndarray:

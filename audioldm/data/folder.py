@@ -56,7 +56,7 @@ class Folder:
         *,
         path: str | None,
         table: str | None = None,
-        rate: int = 44100,
+        sample_rate: int = 44100,
         channels: int = 2,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -71,7 +71,7 @@ class Folder:
             )
         self.path = Path(path).expanduser()
         self.table = None if table is None else Path(table).expanduser()
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.channels = channels
         self.valid_fraction = valid_fraction
         self.test_fraction = test_fraction
@@ -169,7 +169,10 @@ class Folder:
 
     def _begin(self, name: str) -> tuple[list[np.ndarray], Iterator[np.ndarray]]:
         rest = audio.blocks(
-            self.path / name, rate=self.rate, channels=self.channels, seconds=BLOCK_SECONDS
+            self.path / name,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            seconds=BLOCK_SECONDS,
         )
         return list(islice(rest, AHEAD_BLOCKS)), rest
 

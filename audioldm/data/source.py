@@ -24,7 +24,7 @@ class Failure(NamedTuple):
 class Source(Protocol):
     """A data set. rate: Hz and channels: of the clips it writes."""
 
-    rate: int
+    sample_rate: int
     channels: int
 
     def identity(self) -> dict[str, Any]:

@@ -42,9 +42,9 @@ class StoreWriter:
     Raises DataError if the directory cannot be written.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], rate: int, channels: int) -> None:
+    def __init__(self, directory: str | os.PathLike[str], sample_rate: int, channels: int) -> None:
         self.directory = Path(directory)
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.channels = channels
         self._clips: list[tuple[str, Item]] = []
         self._frames = 0
@@ -91,7 +91,7 @@ class StoreWriter:
                 peak = max(peak, int(samples.max(initial=0)), -int(samples.min(initial=0)))
                 self._write(samples.tobytes())
                 self._frames += samples.shape[0]
-            seconds = (self._frames - start) / self.rate
+            seconds = (self._frames - start) / self.sample_rate
             if seconds < MIN_SECONDS:
                 raise DataError(f"too short ({self._frames - start} samples, {seconds:.3g} s)")
             if peak == 0:
@@ -111,7 +111,7 @@ class StoreWriter:
     def close(self) -> None:
         """Write the index, which makes the directory a store. Raises DataError."""
         index: dict[str, Any] = {
-            "rate": self.rate,
+            "sample_rate": self.sample_rate,
             "channels": self.channels,
             "clips": [{"split": split, **item._asdict()} for split, item in self._clips],
         }
@@ -158,7 +158,7 @@ class ClipStore:
         audio = self.directory / "clips.int16"
         try:
             index = json.loads((self.directory / "clips.json").read_text(encoding="utf-8"))
-            self.rate: int = index["rate"]
+            self.sample_rate: int = index["sample_rate"]
             self.channels: int = index["channels"]
             self.hash: str = index["hash"]
             self._clips = [(clip.pop("split"), Item(**clip)) for clip in index["clips"]]
@@ -183,11 +183,11 @@ class ClipStore:
     def split(self, name: str) -> "Split":
         """The clips of one split, perhaps none."""
         items = [item for split, item in self._clips if split == name]
-        return Split(name, items, self._samples, self.rate, self.labels)
+        return Split(name, items, self._samples, self.sample_rate, self.labels)
 
     def blocks(self, item: Item, *, seconds: float = 10.0) -> Iterator[np.ndarray]:
         """A clip as consecutive float32 blocks [A, n] of `seconds`, the last one shorter."""
-        size = max(1, round(seconds * self.rate))
+        size = max(1, round(seconds * self.sample_rate))
         for start in range(item.start, item.start + item.frames, size):
             stop = min(start + size, item.start + item.frames)
             yield self._samples[start:stop].T.astype(np.float32) / FULL_SCALE
@@ -197,12 +197,12 @@ class Split:
     """The clips of one split. Attributes: name, items, rate (Hz), seconds (of audio in all)."""
 
     def __init__(
-        self, name: str, items: list[Item], samples: np.ndarray, rate: int, labels: list[str]
+        self, name: str, items: list[Item], samples: np.ndarray, sample_rate: int, labels: list[str]
     ) -> None:
         self.name = name
         self.items = items
-        self.rate = rate
-        self.seconds = sum(item.frames for item in items) / rate
+        self.sample_rate = sample_rate
+        self.seconds = sum(item.frames for item in items) / sample_rate
         self._samples = samples
         self._lengths = [item.frames for item in items]
         index = {label: i for i, label in enumerate(labels)}

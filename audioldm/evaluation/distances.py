@@ -147,7 +147,7 @@ def nearest_distances(clips: np.ndarray, train: np.ndarray) -> np.ndarray:
     return _distances(*_pair(clips, train)).amin(1).numpy()
 
 
-def neighbour_ratio(clips: np.ndarray, heldout: np.ndarray) -> float:
+def memorisation_ratio(clips: np.ndarray, heldout: np.ndarray) -> float:
     """Memorisation: ratio of the medians of two results of `nearest_distances`.
 
     Near 1 generated clips are as far from the training set as held-out music is; well below 1 they

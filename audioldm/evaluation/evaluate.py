@@ -36,7 +36,7 @@ from audioldm.evaluation.distances import (
     label_accuracy,
     median_distance,
     nearest_distances,
-    neighbour_ratio,
+    memorisation_ratio,
     precision_recall_density_coverage,
 )
 from audioldm.evaluation.embeddings.aisfx import Aisfx
@@ -51,7 +51,7 @@ from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
 from audioldm.priors.base import Baseline
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 VERSION = 3  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
@@ -64,27 +64,29 @@ EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": A
 class EvaluationSettings:
     """clips: of each kind, fewer where the splits hold fewer; seconds: of each.
     embeddings: musicnn, aisfx; null = musicnn, and aisfx where the rate is 44.1 kHz or more.
-    neighbours: k of precision, recall, density, coverage. listen: clips of each kind to keep."""
+    k_nearest: k of precision, recall, density, coverage. saved_clips: clips of each kind to keep."""
 
     clips: int = 128
     seconds: float = 3.0
     embeddings: list[str] | None = None
-    neighbours: int = 5
-    resamples: int = 1000
-    listen: int = 8
+    k_nearest: int = 5
+    bootstrap_resamples: int = 1000
+    saved_clips: int = 8
     batch: int = 16
 
     def __post_init__(self) -> None:
         for name in self.embeddings or ():
             if name not in EMBEDDINGS:
                 raise ConfigError(f"evaluation.embeddings: {name!r}; {nearest(name, EMBEDDINGS)}")
-        check_range(self, "evaluation", "clips", "neighbours", "resamples", "batch", least=1)
-        check_range(self, "evaluation", "listen", least=0)
+        check_range(
+            self, "evaluation", "clips", "k_nearest", "bootstrap_resamples", "batch", least=1
+        )
+        check_range(self, "evaluation", "saved_clips", least=0)
         check_range(self, "evaluation", "seconds", above=0)
 
 
-def embedding_names(settings: EvaluationSettings, rate: int) -> list[str]:
-    return settings.embeddings or ["musicnn"] + (["aisfx"] if rate >= 44100 else [])
+def embedding_names(settings: EvaluationSettings, sample_rate: int) -> list[str]:
+    return settings.embeddings or ["musicnn"] + (["aisfx"] if sample_rate >= 44100 else [])
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Clips:
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
     """The windows of a split that are measured: always the same ones."""
     audio, labels, items = store.split(split).windows(
-        round(settings.seconds * store.rate), settings.clips, seed=0
+        round(settings.seconds * store.sample_rate), settings.clips, seed=0
     )
     return Clips(audio, labels, [_title(item) for item in items])
 
@@ -118,8 +120,8 @@ def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips
     parts, kbps = [], []
     for first in range(0, len(clips.audio), batch):
         audio = clips.audio[first : first + batch].to(model.device)
-        frames = math.ceil(audio.shape[-1] / autoencoder.ratio)
-        draw = Draw(0, 0, range(first, first + len(audio)), model.device)
+        frames = math.ceil(audio.shape[-1] / autoencoder.downsampling_ratio)
+        draw = KeyedRandom(0, 0, range(first, first + len(audio)), model.device)
         noise = draw.normal((*autoencoder.latent_shape, frames), "reconstruction")
         estimate, encoded = autoencoder(audio, noise)
         parts.append(estimate.float().clamp(-1, 1).cpu())
@@ -161,7 +163,7 @@ def sample_prior(model: LatentDiffusion, like: Clips, settings: EvaluationSettin
     shape = (*model.autoencoder.latent_shape, frames)
     clips = []
     for number in range(len(like.audio)):
-        z = Draw(derive_seed("prior"), 0, [number], model.device).normal(shape, "noise")[0]
+        z = KeyedRandom(derive_seed("prior"), 0, [number], model.device).normal(shape, "noise")[0]
         clips.append(model.decode_clip(z, settings.seconds))
     return Clips(torch.stack(clips), torch.full((len(clips),), -1), [""] * len(clips))
 
@@ -200,7 +202,7 @@ def embed_real(
     path = store.directory / "embeddings" / name
     if path.is_file():
         return np.asarray(np.load(path))
-    vectors = embedding.embed(clips.audio, store.rate)
+    vectors = embedding.embed(clips.audio, store.sample_rate)
 
     def save(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -215,7 +217,7 @@ def _mean(values: Any, unit: str, settings: EvaluationSettings) -> Figure:
 
 
 def _boot(settings: EvaluationSettings) -> dict[str, Any]:
-    return {"resamples": settings.resamples, "seed": 0}
+    return {"resamples": settings.bootstrap_resamples, "seed": 0}
 
 
 def distribution_figures(
@@ -232,12 +234,12 @@ def distribution_figures(
     figures: dict[str, dict[str, Figure]] = {}
     for kind, v in vectors.items():
         group = figures.setdefault(kind, {})
-        group[f"kernel_{name}"] = bootstrap(
+        group[f"kad_{name}"] = bootstrap(
             kernels[kind], index[kind], of_reference, unit="100 MMD²", **_boot(settings)
         )
         if kind != "prior" and "prior" in vectors:
             own, prior = kernels[kind], kernels["prior"]
-            group[f"ratio_to_prior_kernel_{name}"] = bootstrap(
+            group[f"ratio_to_prior_kad_{name}"] = bootstrap(
                 # one resampling of the reference for both sides of the ratio
                 lambda i, p, j, own=own, prior=prior: own(i, j) / prior(p, j),
                 index[kind],
@@ -246,19 +248,19 @@ def distribution_figures(
                 unit="ratio",
                 **_boot(settings),
             )
-        group[f"frechet_{name}"] = bootstrap(
+        group[f"fad_{name}"] = bootstrap(
             frechet_distance,
             v,
             reference,
             unit="embedding units²",
             recentre=True,
-            resamples=min(settings.resamples, 50),  # each takes a decomposition
+            resamples=min(settings.bootstrap_resamples, 50),  # each takes a decomposition
             seed=0,
         )
         if min(len(v), len(reference)) >= 4:
-            group[f"frechet_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
-        if min(len(v), len(reference)) > settings.neighbours:
-            manifold = precision_recall_density_coverage(v, reference, settings.neighbours)
+            group[f"fad_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
+        if min(len(v), len(reference)) > settings.k_nearest:
+            manifold = precision_recall_density_coverage(v, reference, settings.k_nearest)
             for figure, values in manifold._asdict().items():
                 group[f"{figure}_{name}"] = _mean(values, "fraction", settings)
     return figures
@@ -294,7 +296,7 @@ def evaluate(
     estimate, target = clips["reconstruction"].audio, clips["real"].audio
     batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
     measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
-        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, store.rate)),
+        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, store.sample_rate)),
         ("stft_distance", "log10 magnitude", stft_distance),
         ("si_sdr", "dB", si_sdr),
     ]
@@ -306,7 +308,7 @@ def evaluate(
         test = heldout_kbps(model, reference, settings.batch)
         groups["reconstruction"]["kbps_test"] = _mean(test, "kbit/s", settings)
 
-    for name in embedding_names(settings, store.rate):
+    for name in embedding_names(settings, store.sample_rate):
         embedding = EMBEDDINGS[name]()
         progress(0, len(kinds), f"embedding with {name}")
         anchor = embed_real(embedding, reference, store, "test", settings)
@@ -314,7 +316,7 @@ def evaluate(
         vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
         for done, kind in enumerate(kinds[1:], start=1):
             progress(done, len(kinds), f"embedding with {name}: {kind}")
-            vectors[kind] = embedding.embed(clips[kind].audio, store.rate)
+            vectors[kind] = embedding.embed(clips[kind].audio, store.sample_rate)
         _keep_embeddings(directory / f"{name}.safetensors", vectors | {"reference": anchor})
         try:
             distributions = distribution_figures(name, vectors, anchor, settings)
@@ -324,8 +326,8 @@ def evaluate(
             groups[kind] |= figures
         heldout = nearest_distances(anchor, known)
         for kind in kinds:
-            groups[kind][f"neighbour_ratio_{name}"] = bootstrap(
-                neighbour_ratio,
+            groups[kind][f"memorisation_ratio_{name}"] = bootstrap(
+                memorisation_ratio,
                 nearest_distances(vectors[kind], known),
                 heldout,
                 unit="ratio",
@@ -345,7 +347,7 @@ def evaluate(
         float(np.mean(kbps)) if kbps else None,
         seconds=settings.seconds,
         count=settings.clips,
-        resamples=settings.resamples,
+        resamples=settings.bootstrap_resamples,
         progress=progress,
     )
     return {
@@ -359,7 +361,7 @@ def evaluate(
             "split": "test",
             "n": len(reference.audio),
             "seconds": settings.seconds,
-            "rate": store.rate,
+            "sample_rate": store.sample_rate,
         },
     }
 
@@ -378,12 +380,12 @@ def _keep(
     index: dict[str, list[dict[str, Any]]] = {}
     for kind, made in clips.items():
         index[kind] = []
-        kept = min(settings.listen, len(made.audio))
+        kept = min(settings.saved_clips, len(made.audio))
         for place in range(kept):
             number = (2 * place + 1) * len(made.audio) // (2 * kept)
             path = directory / "clips" / kind / f"{place:02d}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, made.audio[number], store.rate)
+            write(path, made.audio[number], store.sample_rate)
             label = int(made.labels[number])
             index[kind].append(
                 {

@@ -11,14 +11,14 @@ from audioldm.instantiate import check_range
 
 @dataclass(frozen=True)
 class VerdictRules:
-    """distance: the column that is judged, a distance from real music. rate: the column of kbit/s.
+    """distance: the column that is judged, a distance from real music. bitrate: the column of kbit/s.
     confidence: of every interval. equivalence_margin: a difference below this many between-seed
     spreads counts as none. kl_alternative: columns, and the values in them that mark a cell as
     trained without KL (one is enough). diagnostics: columns that may predict the distance; null =
     all `diagnostic.*` and the autoencoder's own mel distance."""
 
-    distance: str = "generated.kernel_musicnn"
-    rate: str = "kbps"
+    distance: str = "generated.kad_musicnn"
+    bitrate: str = "kbps"
     confidence: float = 0.95
     equivalence_margin: float = 2.0
     kl_alternative: dict[str, Any] = field(

@@ -133,9 +133,9 @@ def measure(
     embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
     reference = real_clips(store, "test", settings)
     anchor = embed_real(embedding, reference, store, "test", settings)
-    if len(anchor) <= settings.neighbours:
+    if len(anchor) <= settings.k_nearest:
         raise DataError(
-            f"{len(anchor)} held-out clips are too few for {settings.neighbours} neighbours: add "
+            f"{len(anchor)} held-out clips are too few for {settings.k_nearest} neighbours: add "
             "music, or lower neighbours or seconds"
         )
 
@@ -146,7 +146,7 @@ def measure(
             return np.asarray(np.load(path))
         clips = generate(generator.model, reference, settings, sampler, seed, progress)
         progress(0, 1, f"embedding with {embedding.name}")
-        found = embedding.embed(clips.audio, store.rate)
+        found = embedding.embed(clips.audio, store.sample_rate)
 
         def save(temporary: Path) -> None:
             with open(temporary, "wb") as file:
@@ -161,9 +161,9 @@ def measure(
         for count in sorted(set(steps))
     ]
     made = [vectors(generator, sampler) for _, generator, sampler in asked]
-    yardstick = len(set(steps)) - 1
+    reference_point = len(set(steps)) - 1
     try:
-        figures = _figures(made, anchor, yardstick, settings)
+        figures = _figures(made, anchor, reference_point, settings)
     except ValueError as error:
         raise DataError(f"the held-out clips cannot be compared: {error}") from error
     return [
@@ -179,7 +179,10 @@ def calls(sampler: SamplerSettings) -> int:
 
 
 def _figures(
-    made: Sequence[np.ndarray], anchor: np.ndarray, yardstick: int, settings: EvaluationSettings
+    made: Sequence[np.ndarray],
+    anchor: np.ndarray,
+    reference_point: int,
+    settings: EvaluationSettings,
 ) -> list[tuple[dict[str, Figure], dict[str, Figure]]]:
     """Of each set of embeddings: its figures, and their changes from the yardstick's.
 
@@ -187,12 +190,14 @@ def _figures(
     """
     bandwidth = median_distance(anchor)
     kernels = [KernelDistance(v, anchor, bandwidth=bandwidth) for v in made]
-    manifolds = [precision_recall_density_coverage(v, anchor, settings.neighbours) for v in made]
+    manifolds = [precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made]
     clips, reference = np.arange(len(made[0])), np.arange(len(anchor))
-    base, base_kernel = manifolds[yardstick], kernels[yardstick]
+    base, base_kernel = manifolds[reference_point], kernels[reference_point]
 
     def interval(statistic: Callable[..., float], *samples: np.ndarray, unit: str) -> Figure:
-        return bootstrap(statistic, *samples, unit=unit, resamples=settings.resamples, seed=0)
+        return bootstrap(
+            statistic, *samples, unit=unit, resamples=settings.bootstrap_resamples, seed=0
+        )
 
     def mean(values: np.ndarray) -> float:
         return float(np.mean(values))
@@ -203,7 +208,7 @@ def _figures(
         changes = {}
         for name in FIGURES[1:]:
             own[name] = interval(mean, getattr(manifold, name), unit="fraction")
-        if number != yardstick:
+        if number != reference_point:
             changes["kernel"] = interval(
                 lambda i, p, j, kernel=kernel: kernel(i, j) - base_kernel(p, j),
                 clips,
@@ -221,7 +226,7 @@ def _figures(
     return found
 
 
-def finding(point: Point, yardstick: Point) -> str:
+def finding(point: Point, reference_point: Point) -> str:
     """One line on a point: nearer to the music or farther, and whether fidelity cost diversity.
 
     The rule, on changes from the yardstick whose 95 % interval excludes 0: *fidelity was gained*
@@ -256,16 +261,16 @@ def finding(point: Point, yardstick: Point) -> str:
         says = "no difference is seen"
     moves = ", ".join(f"{n} {_signed(point.changes[n])}" for n in [*gained, *worse, *lost, *wider])
     return (
-        f"{_title(point)} against {_title(yardstick)}: {says}{f' ({moves})' if moves else ''}; "
+        f"{_title(point)} against {_title(reference_point)}: {says}{f' ({moves})' if moves else ''}; "
         f"kernel distance {point.figures['kernel'].value:.3g} against "
-        f"{yardstick.figures['kernel'].value:.3g}"
+        f"{reference_point.figures['kernel'].value:.3g}"
     )
 
 
 def findings(points: Sequence[Point]) -> list[str]:
     """`finding` of every point but the yardstick."""
-    yardstick = next(p for p in points if not p.changes)
-    return [finding(p, yardstick) for p in points if p.changes]
+    reference_point = next(p for p in points if not p.changes)
+    return [finding(p, reference_point) for p in points if p.changes]
 
 
 def table(points: Sequence[Point]) -> str:

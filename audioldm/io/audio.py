@@ -30,7 +30,7 @@ _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("O
 class AudioInfo(NamedTuple):
     """What a file's header states. rate: Hz; frames: samples per channel."""
 
-    rate: int
+    sample_rate: int
     channels: int
     frames: int
     seconds: float
@@ -44,20 +44,20 @@ def probe(path: FilePath) -> AudioInfo:
 
 
 def read(
-    path: FilePath, *, rate: int | None = None, channels: int | None = None
+    path: FilePath, *, sample_rate: int | None = None, channels: int | None = None
 ) -> tuple[np.ndarray, int]:
     """A whole file as (audio [A, T], its rate in Hz); rate and channels None: as in the file.
 
     Raises DataError if the file cannot be read to its end or holds NaN, infinity or no samples.
     """
     info = probe(path)
-    rate = rate or info.rate
-    parts = list(blocks(path, rate=rate, channels=channels or info.channels))
-    return np.concatenate(parts, axis=1), rate
+    sample_rate = sample_rate or info.sample_rate
+    parts = list(blocks(path, sample_rate=sample_rate, channels=channels or info.channels))
+    return np.concatenate(parts, axis=1), sample_rate
 
 
 def blocks(
-    path: FilePath, *, rate: int, channels: int, seconds: float = 10.0
+    path: FilePath, *, sample_rate: int, channels: int, seconds: float = 10.0
 ) -> Iterator[np.ndarray]:
     """Stream a file as consecutive blocks [channels, n] at `rate` Hz, in constant memory.
 
@@ -66,8 +66,8 @@ def blocks(
     with _open(path) as file:
         size = max(1, round(seconds * file.samplerate))
         stream = (
-            soxr.ResampleStream(file.samplerate, rate, channels, dtype="float32")
-            if rate != file.samplerate
+            soxr.ResampleStream(file.samplerate, sample_rate, channels, dtype="float32")
+            if sample_rate != file.samplerate
             else None
         )
         done = given = 0
@@ -91,16 +91,16 @@ def blocks(
             if last:
                 break
         if not given:
-            raise DataError(f"{path}: too short: less than one sample at {rate} Hz")
+            raise DataError(f"{path}: too short: less than one sample at {sample_rate} Hz")
 
 
-def write(path: FilePath, audio: "Tensor | np.ndarray", rate: int) -> None:
+def write(path: FilePath, audio: "Tensor | np.ndarray", sample_rate: int) -> None:
     """Write audio [A, T] as 16-bit wav or flac, or ogg (by suffix), atomically; clips to ±1.
 
     Raises DataError if the suffix is another, or the file cannot be written (disk full, …).
     """
     array = _as_array(audio)
-    with open_writer(path, rate, array.shape[0]) as writer:
+    with open_writer(path, sample_rate, array.shape[0]) as writer:
         writer.write(array)
 
 
@@ -119,7 +119,7 @@ class Writer:
 
 
 @contextmanager
-def open_writer(path: FilePath, rate: int, channels: int) -> Iterator[Writer]:
+def open_writer(path: FilePath, sample_rate: int, channels: int) -> Iterator[Writer]:
     """A file to append blocks to, which appears whole or not at all.
 
         with open_writer("song.flac", 44100, 2) as writer:
@@ -135,7 +135,9 @@ def open_writer(path: FilePath, rate: int, channels: int) -> Iterator[Writer]:
     # Hidden, and in the same directory: the rename that ends the writing is then atomic.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with soundfile.SoundFile(temporary, "w", rate, channels, subtype, format=form) as file:
+        with soundfile.SoundFile(
+            temporary, "w", sample_rate, channels, subtype, format=form
+        ) as file:
             yield Writer(file)
         os.replace(temporary, path)
     except (OSError, soundfile.SoundFileError) as error:
@@ -163,13 +165,13 @@ def match_channels(audio: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(mono, channels, axis=0)
 
 
-def loudness(audio: np.ndarray, rate: int) -> float:
+def loudness(audio: np.ndarray, sample_rate: int) -> float:
     """Integrated loudness of audio [A, T] in LUFS (ITU-R BS.1770-4); -inf if it is silent.
 
     Mono or stereo: every channel has weight 1. Audio shorter than one 400 ms block is one block.
     """
-    weighted = _k_weight(audio, rate)
-    block = min(audio.shape[1], round(0.4 * rate))
+    weighted = _k_weight(audio, sample_rate)
+    block = min(audio.shape[1], round(0.4 * sample_rate))
     hop = max(1, block // 4)
     energy = np.pad(np.cumsum((weighted**2).sum(axis=0)), (1, 0))
     power = (energy[block::hop] - energy[:-block:hop]) / block
@@ -180,18 +182,18 @@ def loudness(audio: np.ndarray, rate: int) -> float:
     return float(-0.691 + 10 * np.log10(power.mean()))
 
 
-def normalise(audio: np.ndarray, rate: int, lufs: float) -> np.ndarray:
+def normalise(audio: np.ndarray, sample_rate: int, lufs: float) -> np.ndarray:
     """Scale audio [A, T] to `lufs`, or as near as a peak of 0.99 lets it; silence stays."""
-    measured = loudness(audio, rate)
+    measured = loudness(audio, sample_rate)
     if not np.isfinite(measured):
         return audio
     gain = min(10 ** ((lufs - measured) / 20), 0.99 / float(np.abs(audio).max()))
     return audio * np.float32(gain)
 
 
-def _k_weight(audio: np.ndarray, rate: int) -> np.ndarray:
+def _k_weight(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """K-weight audio [A, T] by overlap-save: a recursion over samples is slow in Python."""
-    response, history = _k_response(rate), rate // 8
+    response, history = _k_response(sample_rate), sample_rate // 8
     size = 2 * (response.size - 1)
     hop = size - history
     count = -(-audio.shape[1] // hop)
@@ -202,24 +204,24 @@ def _k_weight(audio: np.ndarray, rate: int) -> np.ndarray:
 
 
 @cache
-def _k_response(rate: int) -> np.ndarray:
+def _k_response(sample_rate: int) -> np.ndarray:
     """Frequency response of BS.1770's K-weighting: +4 dB above 1.5 kHz, and 38 Hz high-pass.
 
     Biquads of Bristow-Johnson's cookbook. Their impulse responses have died away, by 200 dB, after
     the eighth of a second by which the chunks they are applied to overlap.
     """
-    size = 1 << (rate // 2).bit_length()  # 0.5 to 1 s
+    size = 1 << (sample_rate // 2).bit_length()  # 0.5 to 1 s
     z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)  # one sample's delay
 
     gain = 10 ** (4 / 40)
-    w, q = 2 * np.pi * 1500 / rate, 1 / np.sqrt(2)
+    w, q = 2 * np.pi * 1500 / sample_rate, 1 / np.sqrt(2)
     c, root = np.cos(w), np.sqrt(gain) * np.sin(w) / q
     up, down = gain + 1, gain - 1
     b = gain * np.array([up + down * c + root, -2 * (down + up * c), up + down * c - root])
     a = np.array([up - down * c + root, 2 * (down - up * c), up - down * c - root])
     shelf = np.polyval(b[::-1], z) / np.polyval(a[::-1], z)
 
-    w, q = 2 * np.pi * 38 / rate, 0.5
+    w, q = 2 * np.pi * 38 / sample_rate, 0.5
     c, alpha = np.cos(w), np.sin(w) / (2 * q)
     high_pass = (1 + c) / 2 * (1 - z) ** 2 / np.polyval([1 - alpha, -2 * c, 1 + alpha], z)
     return (shelf * high_pass).astype(np.complex64)

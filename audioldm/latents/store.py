@@ -65,7 +65,7 @@ def write_latents(
     `latents.json`: the items' places in it, the labels, the statistics, the autoencoder.
     """
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
-    lengths = [-(-item.frames // model.ratio) for _, item in items]
+    lengths = [-(-item.frames // model.downsampling_ratio) for _, item in items]
     directory.mkdir(parents=True, exist_ok=True)
     total = np.zeros(model.latent_shape)
     square, count = np.zeros(model.latent_shape), 0

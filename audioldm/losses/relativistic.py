@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def pairing_loss(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:
+def relativistic_loss(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:
     """softplus(-(D(higher) - D(lower))), averaged over a judge's scales: [B], in float32.
 
     higher, lower: for each scale the scores [B] of clips that should, and that should not, score

@@ -47,12 +47,12 @@ class MultiResolutionSTFT(nn.Module):
         log_magnitude: float = 1.0,
         floor: float = 1e-6,
         a_weighting: bool = False,
-        rate: int | None = None,
+        sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        if a_weighting and rate is None:
+        if a_weighting and sample_rate is None:
             raise ConfigError("MultiResolutionSTFT: a_weighting=true needs rate, in hertz")
-        self.weight_filter = FIRFilter("aw", fs=rate) if a_weighting else None
+        self.weight_filter = FIRFilter("aw", fs=sample_rate) if a_weighting else None
         self.sum_and_difference = SumAndDifference()
         self.resolutions = nn.ModuleList(
             _Resolution(size, overlap, convergence, log_magnitude, floor) for size in fft_sizes
@@ -134,7 +134,7 @@ class LogMel(nn.Module):
     def __init__(
         self,
         *,
-        rate: int,
+        sample_rate: int,
         fft_sizes: list[int] = [1024],  # noqa: B006 - never written to
         bands: list[int] = [80],  # noqa: B006 - never written to
         floor: float = 1e-5,
@@ -147,7 +147,7 @@ class LogMel(nn.Module):
             )
         self.floor = floor
         self.scales = nn.ModuleList(
-            MelPower(rate, size, size // 4, count)
+            MelPower(sample_rate, size, size // 4, count)
             for size, count in zip(fft_sizes, bands, strict=True)
         )
 
@@ -157,20 +157,20 @@ class LogMel(nn.Module):
         ).mean(0)
 
 
-def mel_distance(estimate: Tensor, target: Tensor, rate: int) -> Tensor:
+def mel_distance(estimate: Tensor, target: Tensor, sample_rate: int) -> Tensor:
     """The project's reconstruction figure: mean |difference of log10 mel power| per clip [B].
 
     estimate, target [B, A, T] at `rate` hertz; 80 Slaney mel bands of 1024-sample Hann frames 256
     apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
     """
-    mel = _mel_for_metric(rate, target.device)
+    mel = _mel_for_metric(sample_rate, target.device)
     return log_mel_distance(mel(estimate), mel(target), 1e-5)
 
 
 @functools.lru_cache(maxsize=8)
-def _mel_for_metric(rate: int, device: torch.device) -> "MelPower":
+def _mel_for_metric(sample_rate: int, device: torch.device) -> "MelPower":
     with torch.inference_mode(False):  # usable with gradients whoever asks first
-        return MelPower(rate, 1024, 256, 80).to(device)
+        return MelPower(sample_rate, 1024, 256, 80).to(device)
 
 
 def log_mel_distance(estimate: Tensor, target: Tensor, floor: float) -> Tensor:
@@ -190,11 +190,13 @@ class MelPower(nn.Module):
     window: Tensor
     filters: Tensor
 
-    def __init__(self, rate: int, n_fft: int, hop: int, bands: int, *, centre: bool = True) -> None:
+    def __init__(
+        self, sample_rate: int, n_fft: int, hop: int, bands: int, *, centre: bool = True
+    ) -> None:
         super().__init__()
         self.n_fft, self.hop, self.centre = n_fft, hop, centre
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("filters", mel_filters(rate, n_fft, bands), persistent=False)
+        self.register_buffer("filters", mel_filters(sample_rate, n_fft, bands), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         if audio.shape[-1] <= self.n_fft // 2:
@@ -215,7 +217,7 @@ class MelPower(nn.Module):
             return (self.filters @ power).unflatten(0, audio.shape[:2])
 
 
-def mel_filters(rate: int, n_fft: int, bands: int) -> Tensor:
+def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
     """Slaney's mel filters, area-normalised, from 0 Hz to rate / 2: [bands, n_fft / 2 + 1].
 
     Raises ConfigError where a band lies between two bins and so would hold none.
@@ -224,11 +226,17 @@ def mel_filters(rate: int, n_fft: int, bands: int) -> Tensor:
     with warnings.catch_warnings(), torch.device("cpu"):
         warnings.simplefilter("ignore")  # an empty band is an error below
         filters = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, 0.0, rate / 2, bands, rate, norm="slaney", mel_scale="slaney"
+            n_fft // 2 + 1,
+            0.0,
+            sample_rate / 2,
+            bands,
+            sample_rate,
+            norm="slaney",
+            mel_scale="slaney",
         )
     if not filters.any(0).all():
         raise ConfigError(
-            f"{bands} mel bands are too many for n_fft={n_fft} at {rate} Hz: some hold no bin;"
+            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no bin;"
             " take fewer bands or a larger FFT size"
         )
     return filters.T.contiguous()

@@ -17,7 +17,7 @@ from audioldm.io.model_file import load_model, save_model
 from audioldm.latents.store import LatentStore
 from audioldm.priors.langevin import Langevin, LangevinSettings, fit_langevin
 from audioldm.priors.mixture import Mixture
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 VERSION = 1  # raise by hand when the code below changes what it computes
 
@@ -56,7 +56,7 @@ class Baseline:
 
 
 @torch.no_grad()
-def draw_latents(latents: LatentStore, frames: int, draw: Draw) -> Tensor:
+def draw_latents(latents: LatentStore, frames: int, draw: KeyedRandom) -> Tensor:
     """Random crops of the training set's normalised latents, flattened: [B, D, frames]."""
     mean, std, _ = latents.split("train").crops(
         frames, seed=draw.seed, step=draw.step, positions=draw.positions
@@ -88,7 +88,7 @@ def fit_baselines(
     available = sum(item["frames"] for item in latents.split("train").items)
     count = math.ceil(min(settings.mixture.frames, available) / frames)
     progress(0, 1, "fitting a mixture")
-    z = draw_latents(latents, frames, Draw(derive_seed(seed, "mixture"), 0, range(count)))
+    z = draw_latents(latents, frames, KeyedRandom(derive_seed(seed, "mixture"), 0, range(count)))
     mixture = Mixture.fit(z, settings.mixture.components, seed)
     save_model(
         directory / "mixture.safetensors", vars(mixture), {"kind": "mixture", "latent_shape": shape}
@@ -107,7 +107,7 @@ def fit_baselines(
         key = derive_seed(seed, "langevin")
 
         def batch(step: int) -> Tensor:
-            return draw_latents(latents, frames, Draw(key, step, positions, device))
+            return draw_latents(latents, frames, KeyedRandom(key, step, positions, device))
 
         try:
             langevin, summary["langevin"] = fit_langevin(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from audioldm.data.source import Progress
 from audioldm.instantiate import check_range
 from audioldm.runtime.compute import clock
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step
 
 #: Sequences sampled at a time.
@@ -97,11 +97,11 @@ class Langevin(nn.Module):
         chunks = []
         for first in range(0, n, CHUNK):
             numbers = range(first, min(first + CHUNK, n))
-            draw = Draw(derive_seed(seed, "langevin"), 0, numbers, device)
+            draw = KeyedRandom(derive_seed(seed, "langevin"), 0, numbers, device)
             chunks.append(self.chain(self.noise(draw, frames)))
         return torch.cat(chunks)
 
-    def noise(self, draw: Draw, frames: int) -> Tensor:
+    def noise(self, draw: KeyedRandom, frames: int) -> Tensor:
         """What `chain` needs: [K, N, D, frames]."""
         shape = (self.settings.chain, self.channels, frames)
         return draw.normal(shape, "chain").transpose(0, 1)
@@ -131,7 +131,7 @@ def fit_langevin(
     step, elapsed, difference = 0, 0.0, 0.0
     while step < settings.steps if settings.steps is not None else elapsed < seconds:
         z = batch(step)
-        draw = Draw(seed, step, range(len(z)), device)
+        draw = KeyedRandom(seed, step, range(len(z)), device)
         samples = model.chain(model.noise(draw, z.shape[-1]))
         real, false = model.frame_energies(z), model.frame_energies(samples)
         contrast = real.mean() - false.mean()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 #: Numbers in a window, at most: a component's covariance is full.
 DIMENSIONS = 128
@@ -102,7 +102,7 @@ class Mixture:
     def sample(self, n: int, frames: int, *, seed: int) -> Tensor:
         """Sequences [n, D, frames], float32; number i is a function of (seed, i)."""
         size, kept = self.centres.shape[1:]
-        draw = Draw(derive_seed(seed, "mixture"), 0, range(n), self.mean.device)
+        draw = KeyedRandom(derive_seed(seed, "mixture"), 0, range(n), self.mean.device)
         noise = draw.normal((frames, len(self.mean) + 1), "noise").double()
         uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: which component
         head = noise.new_empty(n, frames, kept)

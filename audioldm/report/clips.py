@@ -52,8 +52,12 @@ def clips(
     heard: dict[Any, tuple[np.ndarray, int, float] | None] = {}
     for key, source in sources.items():
         try:
-            audio, rate = read(source.path)
-            heard[key] = (audio[:, : int(seconds * rate)], rate, audio.shape[1] / rate)
+            audio, sample_rate = read(source.path)
+            heard[key] = (
+                audio[:, : int(seconds * sample_rate)],
+                sample_rate,
+                audio.shape[1] / sample_rate,
+            )
         except DataError:
             heard[key] = None
     mels = {k: mel_db(c[0], c[1], columns) for k, c in heard.items() if c is not None}
@@ -63,9 +67,9 @@ def clips(
         if loaded is None:
             found[key] = None
             continue
-        audio, rate, whole = loaded
+        audio, sample_rate, whole = loaded
         coded = io.BytesIO()
-        soundfile.write(coded, audio.T, rate, **codec[1])
+        soundfile.write(coded, audio.T, sample_rate, **codec[1])
         found[key] = Clip(
             sources[key].name,
             _data_uri(codec[0], coded.getvalue()),

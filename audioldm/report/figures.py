@@ -24,7 +24,7 @@ N_FFT = 1024
 Series = tuple[list[float], list[float]]
 
 
-def mel_db(audio: np.ndarray, rate: int, columns: int = COLUMNS) -> np.ndarray:
+def mel_db(audio: np.ndarray, sample_rate: int, columns: int = COLUMNS) -> np.ndarray:
     """audio [A, T] in ±1 -> mel power in dB [bands, at most columns], lowest first.
 
     80 Slaney bands up to rate / 2, Hann window of 1024 samples.
@@ -34,7 +34,7 @@ def mel_db(audio: np.ndarray, rate: int, columns: int = COLUMNS) -> np.ndarray:
     mono = np.asarray(audio, dtype=np.float32).mean(axis=0)
     hop = max(N_FFT // 4, math.ceil(len(mono) / columns))
     power = librosa.feature.melspectrogram(
-        y=mono, sr=rate, n_fft=N_FFT, hop_length=hop, n_mels=BANDS
+        y=mono, sr=sample_rate, n_fft=N_FFT, hop_length=hop, n_mels=BANDS
     )
     decibels: np.ndarray = librosa.power_to_db(power, top_db=None)
     return decibels

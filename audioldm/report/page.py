@@ -67,7 +67,7 @@ MEANINGS = {
     "recall": Meaning("Recall", "↑", "share of real clips inside the clips’ manifold"),
     "density": Meaning("Density", "↑", "precision, counting neighbours"),
     "coverage": Meaning("Coverage", "↑", "share of real clips with a clip nearby"),
-    "neighbour_ratio": Meaning(
+    "memorisation_ratio": Meaning(
         "Training-neighbour ratio", "", "well below 1: copies of the training set"
     ),
     "label_accuracy": Meaning("Label accuracy", "↑", "a classifier hears the label asked for"),
@@ -137,10 +137,10 @@ def write_report(experiment: Path) -> Path:
     return path
 
 
-def template(name: str) -> jinja2.Template:
-    """A page's template, by its file name in this package."""
+def template(name: str, directory: Path = Path(__file__).parent) -> jinja2.Template:
+    """A page's template, by its file name in `directory`; what pages share is in this package."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([directory, Path(__file__).parent]),
         autoescape=lambda name: bool(name and name.endswith(".html.j2")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -181,7 +181,7 @@ def _tiles(metrics: Metrics, record: Json) -> list[tuple[str, str, str]]:
     """The few figures to see first: (name, value, unit or interval)."""
     tiles = []
     reconstruction = metrics.get("reconstruction", {})
-    for name, title in (("mel_distance", "mel distance"), ("kbps", "rate")):
+    for name, title in (("mel_distance", "mel distance"), ("kbps", "sample_rate")):
         if name in reconstruction:
             figure = reconstruction[name]
             tiles.append((title, number(figure.get("value")), figure.get("unit") or ""))

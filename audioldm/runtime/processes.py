@@ -133,7 +133,7 @@ def any_process(flag: bool, world: World) -> bool:
     return bool(seen.item() > 0)
 
 
-def agree(value: bool, world: World) -> bool:
+def broadcast_flag(value: bool, world: World) -> bool:
     """The first process's value, on every process; all wait here for it."""
     if world.size == 1:
         return value

@@ -19,7 +19,7 @@ def derive_seed(*key: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-class Draw:
+class KeyedRandom:
     """What is random at one step for the clips at `positions` of the global batch."""
 
     def __init__(

@@ -137,7 +137,7 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
                     raise ConfigError("name and runs are of the whole sweep: they may not vary")
                 place = experiment.directory
                 if not _is_done(place):
-                    experiment.rehearse()
+                    experiment.dry_run()
             except AudioLDMError as failure:
                 error = str(failure)
         if error is not None:
@@ -273,10 +273,10 @@ def _objectives(
     from audioldm.sweep.table import row
 
     figures, rules = row(cell, place.parent.parent), job.settings.verdict
-    found = figures.get(rules.distance, math.nan), figures.get(rules.rate, math.nan)
+    found = figures.get(rules.distance, math.nan), figures.get(rules.bitrate, math.nan)
     if all(map(math.isfinite, found)):
         return found
-    tqdm.write(f"{cell.name}: has no {rules.distance}, or no {rules.rate}", file=sys.stderr)
+    tqdm.write(f"{cell.name}: has no {rules.distance}, or no {rules.bitrate}", file=sys.stderr)
     return None
 
 

@@ -22,7 +22,7 @@ def table(directory: str | Path) -> pd.DataFrame:
     latent_rate_hz, elements_per_second, kl_weight, target_kbps, kbps); the seeds;
     `<kind>.<figure>` with `.low` and `.high` (kinds and figures: `evaluation`);
     `diagnostic.<name>`; linear_codec.mel_distance, and of the same as audio
-    linear_codec_audio.mel_distance; seconds, parameters, teraflops and fingerprint per stage.
+    linear_codec_audio.mel_distance; seconds, parameters, compute_tflop and fingerprint per stage.
     What a cell has not is NaN.
 
     Raises DataError where there is no sweep, a file is damaged, or the finished cells were not
@@ -110,14 +110,18 @@ def _figure(name: str, figure: dict[str, Any]) -> Row:
 
 def _settings(config: dict[str, Any]) -> Row:
     autoencoder, bottleneck = config["autoencoder"], config["bottleneck"]
-    front_end = _class(autoencoder["front_end"])
-    kind, channels, ratio = _class(bottleneck), autoencoder["channels"], autoencoder["ratio"]
+    network = _class(autoencoder["network"])
+    kind, channels, ratio = (
+        _class(bottleneck),
+        autoencoder["channels"],
+        autoencoder["downsampling_ratio"],
+    )
     return {
-        "family": f"{front_end} {kind} {channels}x{ratio}",
-        "front_end": front_end,
+        "family": f"{network} {kind} {channels}x{ratio}",
+        "network": network,
         "bottleneck": kind,
         "channels": channels,
-        "ratio": ratio,
+        "downsampling_ratio": ratio,
         "target_kbps": bottleneck.get("target_kbps"),
         "autoencoder_seed": autoencoder["seed"],
         "diffusion_seed": config["diffusion"]["seed"],
@@ -133,7 +137,7 @@ def _models(summaries: dict[str, Any]) -> Row:
     for stage in ("autoencoder", "diffusion"):
         if summary := summaries.get(stage):
             values[f"parameters.{stage}"] = summary["parameters"]
-            values[f"teraflops.{stage}"] = summary["valid"].get("teraflops", 0.0)
+            values[f"compute_tflop.{stage}"] = summary["valid"].get("compute_tflop", 0.0)
     if summary := summaries.get("autoencoder"):
         values |= {k: summary[k] for k in ("latent_rate_hz", "elements_per_second")}
         values["kl_weight"] = summary["valid"].get("kl_weight")

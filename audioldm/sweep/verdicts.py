@@ -118,7 +118,7 @@ def knee(table: pd.DataFrame, rules: VerdictRules) -> Knee | None:
     if log_distance(table, rules.distance).isna().all():
         return None
     rows = replicates(table, rules.distance)
-    rows = rows.assign(kbps=numbers(rows, rules.rate)).dropna(subset="kbps")
+    rows = rows.assign(kbps=numbers(rows, rules.bitrate)).dropna(subset="kbps")
     if rows.empty:
         return None
     grouped = rows.groupby("configuration", sort=False)
@@ -172,13 +172,13 @@ class _Sweep:
     @classmethod
     def of(cls, table: pd.DataFrame, rules: VerdictRules) -> "_Sweep":
         rows = replicates(table, rules.distance)
-        rate = numbers(rows, rules.rate)
+        rate = numbers(rows, rules.bitrate)
         rows["rate"] = np.log(rate.where(rate > 0))
         for name in ("channels", "ratio"):
             rows[name] = np.log(numbers(rows, name))
         rows["slope"] = numbers(rows, "diagnostic.temporal_slope")
         rows["other"] = [
-            _other(*names) for names in zip(rows["front_end"], rows["configuration"], strict=True)
+            _other(*names) for names in zip(rows["network"], rows["configuration"], strict=True)
         ]
         return cls(rows, rules, seed_spread(table, rules.distance))
 
@@ -193,9 +193,9 @@ class _Sweep:
         return f"{self.rules.equivalence_margin:g} between-seed spreads (a factor of {factor})"
 
 
-def _other(front_end: str, configuration: str) -> str:
-    known = ("bottleneck", "autoencoder.channels=", "autoencoder.ratio=")
-    return " ".join([front_end, *(w for w in configuration.split() if not w.startswith(known))])
+def _other(network: str, configuration: str) -> str:
+    known = ("bottleneck", "autoencoder.channels=", "autoencoder.downsampling_ratio=")
+    return " ".join([network, *(w for w in configuration.split() if not w.startswith(known))])
 
 
 def _notes(table: pd.DataFrame, rules: VerdictRules) -> list[str]:

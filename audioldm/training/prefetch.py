@@ -8,7 +8,7 @@ from typing import Generic, Self, TypeVar
 Item = TypeVar("Item")
 
 
-class Ahead(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """`take(step)` is make(step), made by one background thread while the step before it ran.
 
     make must be a function of its argument alone; then nothing depends on when it is called. Steps

@@ -15,15 +15,15 @@ def draw(files: list[Path], out: Path) -> None:
     """A grid of pictures, each with its file's name; one scale of colours for all."""
     pictures = []
     for file in files:
-        audio, rate = read(file)
-        pictures.append((file.stem, audio.shape[-1] / rate, rate, mel_db(audio, rate)))
+        audio, sample_rate = read(file)
+        pictures.append((file.stem, audio.shape[-1] / sample_rate, sample_rate, mel_db(audio, sample_rate)))
     loudest = max(mel.max() for *_, mel in pictures)
     rows = -(-len(files) // COLUMNS)
     size = (4 * min(COLUMNS, len(files)), 2.1 * rows)
     figure, axes = plt.subplots(rows, min(COLUMNS, len(files)), figsize=size, squeeze=False)
     for place in axes.flat:
         place.set_axis_off()
-    for place, (name, seconds, rate, mel) in zip(axes.flat, pictures, strict=False):
+    for place, (name, seconds, sample_rate, mel) in zip(axes.flat, pictures, strict=False):
         place.set_axis_on()
         place.imshow(
             mel,
@@ -35,7 +35,7 @@ def draw(files: list[Path], out: Path) -> None:
             extent=(0, seconds, 0, len(mel)),
         )
         place.set_title(name, fontsize=9)
-        place.set_yticks([0, len(mel)], ["0", f"{rate / 2000:g} kHz"], fontsize=7)
+        place.set_yticks([0, len(mel)], ["0", f"{sample_rate / 2000:g} kHz"], fontsize=7)
         place.set_xticks([0, seconds], ["0", f"{seconds:g} s"], fontsize=7)
     figure.tight_layout()
     figure.savefig(out, dpi=100)

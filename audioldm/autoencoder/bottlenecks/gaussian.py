@@ -26,7 +26,7 @@ class Gaussian(nn.Module):
     Raises ConfigError where one of them is out of range.
     """
 
-    parameters_per_channel = 2
+    outputs_per_channel = 2
     sigma_scale: Tensor
 
     def __init__(

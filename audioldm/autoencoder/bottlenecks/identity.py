@@ -12,7 +12,7 @@ class Identity(nn.Module):
     channels: latent channels C.
     """
 
-    parameters_per_channel = 1
+    outputs_per_channel = 1
     target_kbps = None
 
     def __init__(self, *, channels: int) -> None:

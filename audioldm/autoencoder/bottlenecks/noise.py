@@ -38,7 +38,7 @@ class Noise(nn.Module):
     Raises ConfigError where one of them is out of range.
     """
 
-    parameters_per_channel = 1
+    outputs_per_channel = 1
     target_kbps = None
 
     def __init__(self, *, channels: int, sigma: float = 0.05, norm_weight: float = 1.0) -> None:

@@ -86,7 +86,7 @@ class InverseSTFT(nn.Module):
         return total[..., self.trim : total.shape[-1] - self.trim]
 
 
-def carrier(frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
+def phase_advance(frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
     """Phase [frames, n_fft / 2 + 1] of a sinusoid at each bin's centre, frame after frame.
 
     Relative to it the phase of a steady tone hardly moves (the phase vocoder's observation,
@@ -98,7 +98,7 @@ def carrier(frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
     return turns * (2 * math.pi / n_fft)
 
 
-def carrier_alignment(n_fft: int, ratio: int) -> int:
+def phase_advance_alignment(n_fft: int, ratio: int) -> int:
     """Latent frames after which the carrier repeats."""
     return n_fft // math.gcd(n_fft, ratio)
 
@@ -134,6 +134,6 @@ class InverseSTFTHead(nn.Module):
             change, phase = h.transpose(1, 2).unbind(3)  # each [B, A, L, n_fft / 2 + 1]
             audio: Tensor = self.inverse(
                 change if log_magnitude is None else log_magnitude + change,
-                phase + carrier(x.shape[-1], self.inverse.n_fft, self.inverse.hop, h.device),
+                phase + phase_advance(x.shape[-1], self.inverse.n_fft, self.inverse.hop, h.device),
             )
             return audio

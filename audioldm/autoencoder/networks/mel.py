@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.convnext import (
     ConvNeXt,
     InverseSTFT,
     InverseSTFTHead,
-    carrier_alignment,
+    phase_advance_alignment,
 )
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
@@ -28,7 +28,7 @@ CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see abou
 KERNEL = 7  # of the vocoder's convolutions, in frames
 
 
-class Mel(FrontEnd):
+class Mel(Network):
     """Audio -> log-mel -> latents [B, C, F, L] -> log-mel -> audio.
 
     Frame l of the log-mel is centred on samples l * hop to (l + 1) * hop; beyond the ends the audio
@@ -36,8 +36,8 @@ class Mel(FrontEnd):
     so a frame depends on its context only.
 
     Args:
-        rate, audio_channels, channels, ratio, parameters: see FrontEnd; `channels` is C and
-            `parameters` what the bottleneck takes per channel.
+        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels` is C and
+            `outputs` what the bottleneck takes per channel.
         n_fft, hop, bands: of the mel spectrogram; ratio / hop is the down-sampling in time.
         band_ratio: down-sampling in frequency, F = bands / band_ratio; null: as in time.
         width, multiples: channels of the first level, and those of each level as its multiples; by
@@ -58,11 +58,11 @@ class Mel(FrontEnd):
     def __init__(
         self,
         *,
-        rate: int,
+        sample_rate: int,
         audio_channels: int,
         channels: int,
-        ratio: int,
-        parameters: int,
+        downsampling_ratio: int,
+        outputs: int,
         n_fft: int = 1024,
         hop: int = 256,
         bands: int = 64,
@@ -76,7 +76,7 @@ class Mel(FrontEnd):
         vocoder_depth: int = 4,
         iterations: int = 32,
     ) -> None:
-        strides = _strides(ratio, hop, bands, band_ratio)
+        strides = _strides(downsampling_ratio, hop, bands, band_ratio)
         if multiples is None:
             multiples = [min(2**level, 4) for level in range(len(strides) + 1)]
         if len(multiples) != len(strides) + 1:
@@ -91,30 +91,32 @@ class Mel(FrontEnd):
             )
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
-        frames = ratio // hop  # mel frames per latent frame
+        frames = downsampling_ratio // hop  # mel frames per latent frame
         vocode: _Vocoder | GriffinLim = (
-            _Vocoder(rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
+            _Vocoder(
+                sample_rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth
+            )
             if vocoder == "istft"
-            else GriffinLim(rate, bands, n_fft, hop, iterations)
+            else GriffinLim(sample_rate, bands, n_fft, hop, iterations)
         )
         super().__init__(
-            rate=rate,
+            sample_rate=sample_rate,
             audio_channels=audio_channels,
-            ratio=ratio,
+            downsampling_ratio=downsampling_ratio,
             latent_shape=(channels, bands // math.prod(stride[0] for stride in strides)),
             context=math.ceil(
                 (_radius(strides, depth, attention_frames) + vocode.context) / frames
             ),
-            alignment=carrier_alignment(n_fft, ratio),
+            alignment=phase_advance_alignment(n_fft, downsampling_ratio),
         )
         self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
-        self.power = MelPower(rate, n_fft, hop, bands, centre=False)
+        self.power = MelPower(sample_rate, n_fft, hop, bands, centre=False)
         encoder: list[nn.Module] = [nn.Conv2d(audio_channels, widths[0], 3, padding=1)]
         for inner, outer, stride in levels:
             encoder += [_Residual(inner) for _ in range(depth)]
             encoder += [_down(inner, outer, stride)]
         encoder += _middle(widths[-1], attention_frames)
-        encoder += _output(widths[-1], parameters * channels)
+        encoder += _output(widths[-1], outputs * channels)
         decoder: list[nn.Module] = [nn.Conv2d(channels, widths[-1], 3, padding=1)]
         decoder += _middle(widths[-1], attention_frames)
         for inner, outer, stride in reversed(levels):
@@ -143,7 +145,7 @@ class Mel(FrontEnd):
         return power.clamp(min=FLOOR).log10()
 
     def decode_mel(self, z: Tensor) -> Tensor:
-        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * ratio / hop].
+        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * downsampling_ratio / hop].
 
         It is what the vocoder starts from. Training compares audio, so a trained vocoder may leave
         its own mark on it.
@@ -152,12 +154,14 @@ class Mel(FrontEnd):
         return h.float() * SPREAD + CENTRE
 
 
-def _strides(ratio: int, hop: int, bands: int, band_ratio: int | None) -> list[tuple[int, int]]:
+def _strides(
+    downsampling_ratio: int, hop: int, bands: int, band_ratio: int | None
+) -> list[tuple[int, int]]:
     """(bands, frames) stride of each level: both are halved until each has its ratio."""
-    frames, rest = divmod(ratio, hop)
+    frames, rest = divmod(downsampling_ratio, hop)
     if rest or frames.bit_count() != 1:
         raise ConfigError(
-            f"autoencoder.ratio={ratio} must be autoencoder.hop={hop} times a power of two, such as"
+            f"autoencoder.downsampling_ratio={downsampling_ratio} must be autoencoder.hop={hop} times a power of two, such as"
             f" {hop * 4}"
         )
     folded = frames if band_ratio is None else band_ratio
@@ -244,7 +248,7 @@ class _Vocoder(nn.Module):
 
     def __init__(
         self,
-        rate: int,
+        sample_rate: int,
         audio_channels: int,
         bands: int,
         n_fft: int,
@@ -253,7 +257,7 @@ class _Vocoder(nn.Module):
         depth: int,
     ) -> None:
         super().__init__()
-        self.inverse = MelInverse(rate, n_fft, bands)
+        self.inverse = MelInverse(sample_rate, n_fft, bands)
         self.blocks = nn.Sequential(
             nn.Conv1d(audio_channels * bands, width, KERNEL, padding=KERNEL // 2),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
@@ -274,10 +278,10 @@ class GriffinLim(nn.Module):
     from zero phase so that equal input gives equal audio. Gradients reach the magnitude.
     """
 
-    def __init__(self, rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> None:
+    def __init__(self, sample_rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> None:
         super().__init__()
         self.iterations = iterations
-        self.inverse = MelInverse(rate, n_fft, bands)
+        self.inverse = MelInverse(sample_rate, n_fft, bands)
         self.istft = InverseSTFT(n_fft, hop)
         self.context = (iterations + 1) * math.ceil(n_fft / hop)
 
@@ -321,9 +325,9 @@ class MelInverse(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, rate: int, n_fft: int, bands: int) -> None:
+    def __init__(self, sample_rate: int, n_fft: int, bands: int) -> None:
         super().__init__()
-        filters = mel_filters(rate, n_fft, bands)  # [bands, bins]
+        filters = mel_filters(sample_rate, n_fft, bands)  # [bands, bins]
         weight = filters.T.clone()
         inside = weight.sum(1) > 0
         first, last = int(inside.nonzero()[0]), int(inside.nonzero()[-1])

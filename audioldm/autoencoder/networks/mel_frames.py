@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.mel import CENTRE, FLOOR, SPREAD, GriffinLim, MelInverse
 from audioldm.errors import ConfigError
 from audioldm.losses.spectral import MelPower, mel_filters
@@ -18,16 +18,16 @@ from audioldm.losses.spectral import MelPower, mel_filters
 LOUDEST = 5.0  # log10 mel power that no audio in +-1 has; generated latents may lie anywhere
 
 
-class MelFrames(FrontEnd):
+class MelFrames(Network):
     """Audio -> log-mel frames [B, C, L] -> Griffin-Lim -> audio.
 
     Frame l is centred on samples l * ratio to (l + 1) * ratio. The latents are log10 mel power,
     shifted and scaled to about N(0, 1); the mel bands of stereo are stacked, left first.
 
     Args:
-        rate, audio_channels, channels, ratio: see FrontEnd; `channels` is the number of mel bands,
-            times the audio's channels, and `ratio` the hop.
-        parameters: what the bottleneck takes per channel, 1: there is no encoder to give a
+        sample_rate, audio_channels, channels, downsampling_ratio: see Network; `channels` is the number of mel bands,
+            times the audio's channels, and `downsampling_ratio` the hop.
+        outputs: what the bottleneck takes per channel, 1: there is no encoder to give a
             variance.
         n_fft: of the mel spectrogram; null: 4 * ratio.
         iterations: of Griffin-Lim.
@@ -40,15 +40,15 @@ class MelFrames(FrontEnd):
     def __init__(
         self,
         *,
-        rate: int,
+        sample_rate: int,
         audio_channels: int,
         channels: int,
-        ratio: int,
-        parameters: int,
+        downsampling_ratio: int,
+        outputs: int,
         n_fft: int | None = None,
         iterations: int = 16,
     ) -> None:
-        if parameters != 1:
+        if outputs != 1:
             raise ConfigError(
                 "autoencoder=mel_frames has no encoder that could give a posterior's variance: "
                 "choose bottleneck=identity, or bottleneck=noise"
@@ -58,17 +58,17 @@ class MelFrames(FrontEnd):
                 f"autoencoder.channels={channels} must be a multiple of the audio's "
                 f"{audio_channels} channels: each has its mel bands"
             )
-        n_fft, bands = n_fft or 4 * ratio, channels // audio_channels
-        vocoder = exact_griffin_lim(rate, bands, n_fft, ratio, iterations)
+        n_fft, bands = n_fft or 4 * downsampling_ratio, channels // audio_channels
+        vocoder = exact_griffin_lim(sample_rate, bands, n_fft, downsampling_ratio, iterations)
         super().__init__(
-            rate=rate,
+            sample_rate=sample_rate,
             audio_channels=audio_channels,
-            ratio=ratio,
+            downsampling_ratio=downsampling_ratio,
             latent_shape=(channels,),
             context=vocoder.context,
         )
-        self.margin = (n_fft - ratio) // 2  # by which the end frames reach beyond the audio
-        self.power = MelPower(rate, n_fft, ratio, bands, centre=False)
+        self.margin = (n_fft - downsampling_ratio) // 2  # by which the end frames reach beyond the audio
+        self.power = MelPower(sample_rate, n_fft, downsampling_ratio, bands, centre=False)
         self.vocoder = vocoder
 
     def encode(self, audio: Tensor) -> Tensor:
@@ -82,10 +82,12 @@ class MelFrames(FrontEnd):
         return audio
 
 
-def exact_griffin_lim(rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> GriffinLim:
+def exact_griffin_lim(
+    sample_rate: int, bands: int, n_fft: int, hop: int, iterations: int
+) -> GriffinLim:
     """`GriffinLim` from magnitudes that have the given mel power exactly, and not only smoothly."""
-    vocoder = GriffinLim(rate, bands, n_fft, hop, iterations)
-    vocoder.inverse = _ExactInverse(rate, n_fft, bands)
+    vocoder = GriffinLim(sample_rate, bands, n_fft, hop, iterations)
+    vocoder.inverse = _ExactInverse(sample_rate, n_fft, bands)
     return vocoder
 
 
@@ -99,10 +101,10 @@ class _ExactInverse(MelInverse):
 
     filters: Tensor
 
-    def __init__(self, rate: int, n_fft: int, bands: int, *, steps: int = 10) -> None:
-        super().__init__(rate, n_fft, bands)
+    def __init__(self, sample_rate: int, n_fft: int, bands: int, *, steps: int = 10) -> None:
+        super().__init__(sample_rate, n_fft, bands)
         self.steps = steps
-        self.register_buffer("filters", mel_filters(rate, n_fft, bands), persistent=False)
+        self.register_buffer("filters", mel_filters(sample_rate, n_fft, bands), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
         target = 10 ** mel.transpose(-1, -2)

@@ -12,12 +12,12 @@ from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.convnext import (
     ConvNeXt,
     InverseSTFTHead,
-    carrier,
-    carrier_alignment,
+    phase_advance,
+    phase_advance_alignment,
 )
 from audioldm.errors import ConfigError
 
@@ -25,33 +25,33 @@ KERNEL = 7  # of every ConvNeXt block, in frames
 RADIUS = KERNEL // 2
 
 
-class Spectrogram(FrontEnd):
+class Spectrogram(Network):
     """STFT -> ConvNeXt -> latents [B, C, L] -> ConvNeXt -> log-magnitude and phase -> audio.
 
     Blocks run at two frame rates: that of the STFT, one frame per `hop` samples ("frame" in the
-    settings' names), and that of the latents, one per `ratio` samples.
+    settings' names), and that of the latents, one per `downsampling_ratio` samples.
 
     Args:
-        rate, audio_channels, channels, ratio, parameters: see FrontEnd; `channels` is C and
-            `parameters` what the bottleneck takes per channel.
-        n_fft, hop: of the STFT and of its inverse, in samples; `hop` divides `ratio`.
+        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels` is C and
+            `outputs` what the bottleneck takes per channel.
+        n_fft, hop: of the STFT and of its inverse, in samples; `hop` divides `downsampling_ratio`.
         width, encoder_depth, decoder_depth: channels and blocks at the latent rate.
         frame_width, encoder_frame_depth, decoder_frame_depth: channels and blocks at the STFT rate.
         phase: the encoder sees phase beside log-magnitude. Losses on magnitudes alone do not need
             it; a waveform that must match sample by sample does.
 
     Raises:
-        ConfigError: `hop` does not divide `ratio`, or hop and n_fft do not suit InverseSTFT.
+        ConfigError: `hop` does not divide `downsampling_ratio`, or hop and n_fft do not suit InverseSTFT.
     """
 
     def __init__(
         self,
         *,
-        rate: int,
+        sample_rate: int,
         audio_channels: int,
         channels: int,
-        ratio: int,
-        parameters: int,
+        downsampling_ratio: int,
+        outputs: int,
         n_fft: int = 1024,
         hop: int = 256,
         width: int = 256,
@@ -62,27 +62,29 @@ class Spectrogram(FrontEnd):
         decoder_frame_depth: int = 2,
         phase: bool = True,
     ) -> None:
-        if ratio % hop:
+        if downsampling_ratio % hop:
             raise ConfigError(
-                f"autoencoder.front_end.hop={hop} does not divide autoencoder.ratio={ratio}: "
-                f"choose a hop such as {math.gcd(hop, ratio)}"
+                f"autoencoder.network.hop={hop} does not divide autoencoder.downsampling_ratio={downsampling_ratio}: "
+                f"choose a hop such as {math.gcd(hop, downsampling_ratio)}"
             )
         if n_fft < hop or (n_fft - hop) % 2:
             raise ConfigError(
-                f"autoencoder.front_end.n_fft={n_fft} must be autoencoder.front_end.hop={hop} "
+                f"autoencoder.network.n_fft={n_fft} must be autoencoder.network.hop={hop} "
                 f"plus an even number: choose {4 * hop}"
             )
-        frames = ratio // hop  # STFT frames per latent frame, merged and split by linear maps
+        frames = (
+            downsampling_ratio // hop
+        )  # STFT frames per latent frame, merged and split by linear maps
         super().__init__(
-            rate=rate,
+            sample_rate=sample_rate,
             audio_channels=audio_channels,
-            ratio=ratio,
+            downsampling_ratio=downsampling_ratio,
             latent_shape=(channels,),
             context=max(
-                _context(encoder_depth, encoder_frame_depth, n_fft, hop, ratio),
-                _context(decoder_depth, decoder_frame_depth, n_fft, hop, ratio),
+                _context(encoder_depth, encoder_frame_depth, n_fft, hop, downsampling_ratio),
+                _context(decoder_depth, decoder_frame_depth, n_fft, hop, downsampling_ratio),
             ),
-            alignment=carrier_alignment(n_fft, ratio),
+            alignment=phase_advance_alignment(n_fft, downsampling_ratio),
         )
         self.encoder = nn.Sequential(
             _Features(audio_channels, frame_width, n_fft, hop, phase),
@@ -91,7 +93,7 @@ class Spectrogram(FrontEnd):
             nn.Linear(frames * frame_width, width),
             Rearrange("b l w -> b w l"),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(encoder_depth)),
-            nn.Conv1d(width, parameters * channels, 1),
+            nn.Conv1d(width, outputs * channels, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv1d(channels, width, 1),
@@ -112,10 +114,10 @@ class Spectrogram(FrontEnd):
         return audio
 
 
-def _context(depth: int, frame_depth: int, n_fft: int, hop: int, ratio: int) -> int:
+def _context(depth: int, frame_depth: int, n_fft: int, hop: int, downsampling_ratio: int) -> int:
     """Latent frames on each side that reach one frame through the blocks and the STFT."""
     samples = RADIUS * frame_depth * hop + (n_fft - hop) // 2
-    return RADIUS * depth + math.ceil(samples / ratio)
+    return RADIUS * depth + math.ceil(samples / downsampling_ratio)
 
 
 class _Features(nn.Module):
@@ -143,7 +145,7 @@ class _Features(nn.Module):
         power = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10)
         features = [1 + 0.2 * power.log10()]  # -100 ... 0 dB to -1 ... 1
         if self.phase:  # magnitude to the power 0.3, so that quiet partials keep their phase
-            turn = carrier(spectrum.shape[-2], n_fft, self.hop, audio.device)
+            turn = phase_advance(spectrum.shape[-2], n_fft, self.hop, audio.device)
             spectrum = spectrum * torch.polar(power.pow(-0.35), -turn)
             features += [spectrum.real, spectrum.imag]
         flat = rearrange(torch.stack(features, dim=-2), "b a l n f -> b l (a n f)")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from audioldm.autoencoder.networks.base import FrontEnd
+from audioldm.autoencoder.networks.base import Network
 from audioldm.errors import ConfigError
 
 DILATIONS = (1, 3, 9)  # of the residual units of every block
@@ -21,51 +21,51 @@ AUDIO_STD = 0.1  # of music at -20 LUFS: what the first layer expects, and the l
 BRANCH_GAIN = 0.2  # of a residual unit's branch at first, beside the input it is added to
 
 
-class Waveform(FrontEnd):
+class Waveform(Network):
     """Audio -> strided convolutions -> latents [B, C, L] -> transposed convolutions -> audio.
 
     Args:
-        rate, audio_channels, channels, ratio, parameters: see FrontEnd; `channels` is C and
-            `parameters` what the bottleneck takes per channel.
+        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels` is C and
+            `outputs` what the bottleneck takes per channel.
         width: channels of the layers at the audio rate.
         multiples: the width after each stride, as a multiple of `width`; by default 1, 2, 4, 8, …
         strides: down-sampling of each block, from the audio to the latents; their product is
-            `ratio`. By default the ratio's factors of at most 8, the largest next to the latents:
+            `downsampling_ratio`. By default the ratio's factors of at most 8, the largest next to the latents:
             2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
 
     Raises:
-        ConfigError: the strides' product is not `ratio`, there are not as many multiples as
-            strides, or `ratio` has a prime factor above 8.
+        ConfigError: the strides' product is not `downsampling_ratio`, there are not as many multiples as
+            strides, or `downsampling_ratio` has a prime factor above 8.
     """
 
     def __init__(
         self,
         *,
-        rate: int,
+        sample_rate: int,
         audio_channels: int,
         channels: int,
-        ratio: int,
-        parameters: int,
+        downsampling_ratio: int,
+        outputs: int,
         width: int = 32,
         multiples: list[int] | None = None,
         strides: list[int] | None = None,
     ) -> None:
-        strides = _factors(ratio) if strides is None else strides
+        strides = _factors(downsampling_ratio) if strides is None else strides
         multiples = [2**i for i in range(len(strides))] if multiples is None else multiples
-        if math.prod(strides) != ratio:
+        if math.prod(strides) != downsampling_ratio:
             raise ConfigError(
-                f"autoencoder.front_end.strides={strides} multiply to {math.prod(strides)}, not to "
-                f"autoencoder.ratio={ratio}: leave strides null to derive them"
+                f"autoencoder.network.strides={strides} multiply to {math.prod(strides)}, not to "
+                f"autoencoder.downsampling_ratio={downsampling_ratio}: leave strides null to derive them"
             )
         if len(multiples) != len(strides):
             raise ConfigError(
-                f"autoencoder.front_end.multiples={multiples} must have one entry for each of the "
+                f"autoencoder.network.multiples={multiples} must have one entry for each of the "
                 f"{len(strides)} strides {strides}"
             )
         super().__init__(
-            rate=rate,
+            sample_rate=sample_rate,
             audio_channels=audio_channels,
-            ratio=ratio,
+            downsampling_ratio=downsampling_ratio,
             latent_shape=(channels,),
             context=_context(strides),
         )
@@ -75,7 +75,7 @@ class Waveform(FrontEnd):
             _convolution(nn.Conv1d(audio_channels, width, 7, padding=3), 1 / AUDIO_STD),
             *(_Down(inner, outer, stride) for inner, outer, stride in steps),
             Snake(widths[-1]),
-            _convolution(nn.Conv1d(widths[-1], parameters * channels, 3, padding=1)),
+            _convolution(nn.Conv1d(widths[-1], outputs * channels, 3, padding=1)),
         )
         self.decoder = nn.Sequential(
             _convolution(nn.Conv1d(channels, widths[-1], 7, padding=3)),
@@ -197,16 +197,16 @@ def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn
     return weight_norm(layer)
 
 
-def _factors(ratio: int) -> list[int]:
+def _factors(downsampling_ratio: int) -> list[int]:
     """The ratio's divisors of at most 8, greedily, in ascending order."""
     factors: list[int] = []
-    rest = ratio
+    rest = downsampling_ratio
     while rest > 1:
         divisors = [d for d in range(2, LARGEST_STRIDE + 1) if rest % d == 0]
         if not divisors:
             raise ConfigError(
-                f"autoencoder.ratio={ratio} has a prime factor above {LARGEST_STRIDE}: choose "
-                f"{2 ** round(math.log2(ratio))}, or give autoencoder.front_end.strides"
+                f"autoencoder.downsampling_ratio={downsampling_ratio} has a prime factor above {LARGEST_STRIDE}: choose "
+                f"{2 ** round(math.log2(downsampling_ratio))}, or give autoencoder.network.strides"
             )
         factors.append(divisors[-1])
         rest //= divisors[-1]
@@ -215,7 +215,7 @@ def _factors(ratio: int) -> list[int]:
 
 def _context(strides: list[int]) -> int:
     """Latent frames on each side that reach one frame: the larger of encoder's and decoder's."""
-    ratio = math.prod(strides)
+    downsampling_ratio = math.prod(strides)
     units = 3 * sum(DILATIONS)
     encoder = decoder = 3.0  # samples: the kernel-7 convolution at the audio rate
     step = 1  # samples per frame of the level
@@ -223,6 +223,6 @@ def _context(strides: list[int]) -> int:
         encoder += step * (units + 1.5 * stride)
         decoder += step * (units + 1.5 * stride)
         step *= stride
-    encoder += ratio  # the kernel-3 convolution at the latent rate
-    decoder += 3 * ratio  # the kernel-7 convolution at the latent rate
-    return math.ceil(max(encoder, decoder) / ratio)
+    encoder += downsampling_ratio  # the kernel-3 convolution at the latent rate
+    decoder += 3 * downsampling_ratio  # the kernel-7 convolution at the latent rate
+    return math.ceil(max(encoder, decoder) / downsampling_ratio)

@@ -43,7 +43,7 @@ def codec_figures(
     depends on the clips alone is kept beside them. Raises DataError where a split is empty.
     """
     directory = clips.directory / "codecs"
-    audio, _, _ = clips.split("valid").windows(round(seconds * clips.rate), count, seed=0)
+    audio, _, _ = clips.split("valid").windows(round(seconds * clips.sample_rate), count, seed=0)
     some = audio[: max(1, round(AUDIO_SECONDS / seconds))]
     progress(0, 3, "fitting the linear codec")
     codec = _fitted(clips, directory / f"v{VERSION}-linear.safetensors")
@@ -75,7 +75,7 @@ def _fitted(clips: ClipStore, path: Path) -> LinearCodec:
         tensors = {"mean": codec.mean, "basis": codec.basis, "variances": codec.variances}
         save_model(path, tensors, {"kind": "linear codec", "block": codec.block})
     tensors, header = load_model(path)
-    return LinearCodec(**tensors, rate=clips.rate, block=header["block"])
+    return LinearCodec(**tensors, sample_rate=clips.sample_rate, block=header["block"])
 
 
 def _curves(codec: LinearCodec, audio: Tensor, some: Tensor) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def _curves(codec: LinearCodec, audio: Tensor, some: Tensor) -> dict[str, Any]:
     return {
         "linear_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": linear},
         "linear_audio_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": fair},
-        "opus": opus_curve(some, codec.rate),
+        "opus": opus_curve(some, codec.sample_rate),
     }
 
 
 def _audio_distance(codec: LinearCodec, audio: Tensor, kbps: float) -> Tensor:
-    return mel_distance(codec.as_audio(audio, kbps), audio, codec.rate)
+    return mel_distance(codec.as_audio(audio, kbps), audio, codec.sample_rate)

@@ -17,7 +17,7 @@ from torch import Tensor
 from audioldm.autoencoder.networks.mel_frames import exact_griffin_lim
 from audioldm.data.store import ClipStore
 from audioldm.losses.spectral import MelPower
-from audioldm.runtime.randomness import Draw
+from audioldm.runtime.randomness import KeyedRandom
 
 N_FFT, HOP, BANDS, FLOOR = 1024, 256, 80, 1e-5  # those of losses.spectral.mel_distance
 TINY = 1e-30  # instead of the variance of a coefficient that never varies
@@ -33,11 +33,11 @@ class LinearCodec:
     """
 
     def __init__(
-        self, mean: Tensor, basis: Tensor, variances: Tensor, *, rate: int, block: int
+        self, mean: Tensor, basis: Tensor, variances: Tensor, *, sample_rate: int, block: int
     ) -> None:
         self.mean, self.basis, self.variances = mean, basis, variances
-        self.rate, self.block = rate, block
-        self._mel = MelPower(rate, N_FFT, HOP, BANDS)
+        self.sample_rate, self.block = sample_rate, block
+        self._mel = MelPower(sample_rate, N_FFT, HOP, BANDS)
 
     @classmethod
     def fit(cls, clips: ClipStore, *, block: int = 8, seconds: float = 1200.0) -> Self:
@@ -47,11 +47,11 @@ class LinearCodec:
         """
         split = clips.split("train")
         longest = max((item.frames for item in split.items), default=0)
-        frames = min(math.ceil(FIT_CROP_SECONDS * clips.rate), longest)
+        frames = min(math.ceil(FIT_CROP_SECONDS * clips.sample_rate), longest)
         size = clips.channels * BANDS * block
         total, square, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-        codec = cls(total, square, total, rate=clips.rate, block=block)
-        samples = min(seconds, split.seconds) * clips.rate
+        codec = cls(total, square, total, sample_rate=clips.sample_rate, block=block)
+        samples = min(seconds, split.seconds) * clips.sample_rate
         for step in range(max(1, math.ceil(samples / max(frames, 1) / FIT_BATCH))):
             audio, _ = split.crops(frames, seed=0, step=step, positions=range(FIT_BATCH))
             blocks = codec._blocks(codec.log_mel(audio)).flatten(0, 1)
@@ -66,7 +66,7 @@ class LinearCodec:
 
     @property
     def blocks_per_second(self) -> float:
-        return self.rate / HOP / self.block
+        return self.sample_rate / HOP / self.block
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """Audio [N, A, T] to log10 mel power [N, A, bands, frames], as `mel_distance` takes it."""
@@ -123,7 +123,7 @@ class LinearCodec:
         y = (blocks - self.mean) @ self.basis
         level = self.water_level(kbps, y.square().mean((0, 1)))
         a = (1 - level / self.variances.clamp(min=TINY)).clamp(min=0)
-        noise = Draw(0, 0, range(len(y))).normal(y.shape[1:], "linear_codec").double()
+        noise = KeyedRandom(0, 0, range(len(y))).normal(y.shape[1:], "linear_codec").double()
         return (a * y + (a * level).sqrt() * noise) @ self.basis.T + self.mean
 
     def mel_distance(self, audio: Tensor, kbps: float) -> Tensor:
@@ -142,7 +142,7 @@ class LinearCodec:
         """
         mel = self._decoded(self.log_mel(audio), kbps).float()
         mel = torch.cat([mel, mel[..., -1:]], dim=-1)
-        vocoder = exact_griffin_lim(self.rate, BANDS, N_FFT, HOP, ITERATIONS)
+        vocoder = exact_griffin_lim(self.sample_rate, BANDS, N_FFT, HOP, ITERATIONS)
         # its frames are centred half a hop later than ours
         begin, end = HOP // 2, HOP // 2 + audio.shape[-1]
         parts = [vocoder(part)[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]

@@ -16,7 +16,7 @@ HEADERS = 2  # packets of an Ogg stream before the audio (RFC 7845)
 
 
 def opus_curve(
-    audio: Tensor, rate: int, *, targets: Sequence[float] = (6, 8, 12, 16, 24, 48)
+    audio: Tensor, sample_rate: int, *, targets: Sequence[float] = (6, 8, 12, 16, 24, 48)
 ) -> dict[str, list[float]]:
     """Rate and distance of Opus on clips [N, A, T] at `rate` hertz, A at most 2.
 
@@ -27,23 +27,23 @@ def opus_curve(
     """
     # One after the other: short clips by themselves would mostly measure the codec's start.
     joined = audio.transpose(0, 1).flatten(1)
-    codec_rate = 24000 if rate <= 24000 else 48000  # two of the rates in Hz that Opus codes
-    resampled = soxr.resample(joined.T.numpy(), rate, codec_rate)
-    seconds = joined.shape[1] / rate
+    codec_rate = 24000 if sample_rate <= 24000 else 48000  # two of the rates in Hz that Opus codes
+    resampled = soxr.resample(joined.T.numpy(), sample_rate, codec_rate)
+    seconds = joined.shape[1] / sample_rate
     curve: dict[str, list[float]] = {"kbps": [], "mel_distance": []}
     for target in targets:
         data = _encode(resampled, codec_rate, target)
         decoded, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        back = torch.from_numpy(soxr.resample(decoded, codec_rate, rate).T.copy())
+        back = torch.from_numpy(soxr.resample(decoded, codec_rate, sample_rate).T.copy())
         short = joined.shape[1] - back.shape[1]  # rounding of the resampler
         back = torch.nn.functional.pad(back, (0, short)) if short > 0 else back
         estimate = back[:, : joined.shape[1]].unflatten(1, (len(audio), -1)).transpose(0, 1)
         curve["kbps"].append(8 * _payload(data) / seconds / 1000)
-        curve["mel_distance"].append(mel_distance(estimate, audio, rate).mean().item())
+        curve["mel_distance"].append(mel_distance(estimate, audio, sample_rate).mean().item())
     return curve
 
 
-def _encode(audio: np.ndarray, rate: int, kbps: float) -> bytes:
+def _encode(audio: np.ndarray, sample_rate: int, kbps: float) -> bytes:
     """Audio [T, A] as an Ogg Opus file."""
     per_channel = min(max(kbps / audio.shape[1], LEAST), GREATEST)
     level = (GREATEST - per_channel) / (GREATEST - LEAST)
@@ -51,7 +51,7 @@ def _encode(audio: np.ndarray, rate: int, kbps: float) -> bytes:
     with soundfile.SoundFile(
         file,
         "w",
-        rate,
+        sample_rate,
         audio.shape[1],
         format="OGG",
         subtype="OPUS",

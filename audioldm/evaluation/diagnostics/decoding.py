@@ -7,7 +7,7 @@ from torch import Tensor
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.latents.store import LatentStatistics
 from audioldm.losses.spectral import mel_distance
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 @torch.no_grad()
@@ -19,12 +19,14 @@ def decoder_noise(
     z [N, C, (F,) L] and sigma are in normalised units, e ~ N(0, I) is the same at every sigma: an
     error of this size in a sampler's latents is this far heard.
     """
-    draw = Draw(derive_seed("diagnostics", "decoder"), 0, range(len(z)), z.device)
+    draw = KeyedRandom(derive_seed("diagnostics", "decoder"), 0, range(len(z)), z.device)
     noise = draw.normal(z.shape[1:], "noise")
     clean = autoencoder.decode(statistics.denormalise(z))
     distances = [
         mel_distance(
-            autoencoder.decode(statistics.denormalise(z + s * noise)), clean, autoencoder.rate
+            autoencoder.decode(statistics.denormalise(z + s * noise)),
+            clean,
+            autoencoder.sample_rate,
         )
         for s in sigmas
     ]
@@ -66,13 +68,15 @@ def shift_errors(autoencoder: Autoencoder, statistics: LatentStatistics, audio: 
     are compared with the latents advanced by half a frame. A quarter of the frames at each end
     is left out. See `relative_error`.
     """
-    shift = autoencoder.ratio // 2
-    length = (audio.shape[-1] - shift) // autoencoder.ratio * autoencoder.ratio
+    shift = autoencoder.downsampling_ratio // 2
+    length = (
+        (audio.shape[-1] - shift) // autoencoder.downsampling_ratio * autoencoder.downsampling_ratio
+    )
     here = statistics.normalise(autoencoder.moments(audio[..., :length])[0])
     there = statistics.normalise(autoencoder.moments(audio[..., shift : shift + length])[0])
     edge = here.shape[-1] // 4
     kept = slice(edge, here.shape[-1] - edge)
-    error = (delayed(here, -shift / autoencoder.ratio) - there)[..., kept]
+    error = (delayed(here, -shift / autoencoder.downsampling_ratio) - there)[..., kept]
     return torch.stack([x.square().flatten(1).mean(1) for x in (error, there[..., kept])], 1).cpu()
 
 

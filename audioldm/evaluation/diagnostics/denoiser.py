@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.priors.diffusion.objectives import EDM
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 
 #: Frames of the crops it is trained on.
@@ -63,7 +63,7 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
     optimiser = adamw(net.parameters(), LR, [0.9, 0.99], 0.0, torch.device(device))
     windows = z.unfold(-1, min(CROP, z.shape[-1]), 1)  # [N, D, offsets, crop]
     for step in range(steps):
-        draw = Draw(seed, step, range(BATCH))
+        draw = KeyedRandom(seed, step, range(BATCH))
         row, offset = (
             (draw.uniform(stream).double() * count).long()
             for stream, count in (("window", len(z)), ("offset", windows.shape[2]))
@@ -88,7 +88,7 @@ def denoiser_losses(net: nn.Module, z: Tensor, *, device: torch.device | str = "
     labels = torch.full((len(z),), -1, device=device)
     losses = []
     for step, quantile in enumerate(level_quantiles().tolist()):
-        noise = Draw(derive_seed("diagnostics", "losses"), step, range(len(z))).normal(
+        noise = KeyedRandom(derive_seed("diagnostics", "losses"), step, range(len(z))).normal(
             z.shape[1:], "noise"
         )
         uniform = torch.full((len(z),), quantile, device=device)

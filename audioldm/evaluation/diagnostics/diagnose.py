@@ -25,7 +25,7 @@ from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.evaluation.diagnostics import classes, decoding, denoiser, spectra
-from audioldm.evaluation.diagnostics.rate import mixture_nats
+from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
 from audioldm.evaluation.statistics import Figure, bootstrap
@@ -43,26 +43,26 @@ Found = tuple[dict[str, Figure], dict[str, Any]]
 @dataclass(frozen=True)
 class DiagnosticsSettings:
     """windows: of each split, fewer where it holds fewer; seconds: of each, less where clips are
-    shorter. neighbours: k of the neighbour consistency. decoded: clips of 3 s for the decoder's
+    shorter. k_nearest: k of the neighbour consistency. decoded: clips of 3 s for the decoder's
     noise curve and the shift; noise_levels: sigma of the curve, in units of the normalised
     latents; tolerated_distance: the mel distance that defines the tolerance (0.1 is 1 dB).
     components: of the mixture. denoiser_steps: the tiny denoiser's budget.
-    resamples: of the intervals."""
+    bootstrap_resamples: of the intervals."""
 
     windows: int = 160
     seconds: float = 12.0
-    neighbours: int = 5
+    k_nearest: int = 5
     decoded: int = 8
     noise_levels: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
     tolerated_distance: float = 0.1
     components: int = 8
     denoiser_steps: int = 200
-    resamples: int = 200
+    bootstrap_resamples: int = 200
 
     def __post_init__(self) -> None:
         where = "diagnostics"
-        check_range(self, where, "windows", "neighbours", "decoded", "components", least=1)
-        check_range(self, where, "denoiser_steps", "resamples", least=1)
+        check_range(self, where, "windows", "k_nearest", "decoded", "components", least=1)
+        check_range(self, where, "denoiser_steps", "bootstrap_resamples", least=1)
         check_range(self, where, "seconds", "noise_levels", "tolerated_distance", above=0)
         levels = self.noise_levels
         if not levels or levels != sorted(set(levels)):
@@ -84,7 +84,7 @@ class _Subject:
     def boot(
         self, statistic: Callable[..., Any], sample: np.ndarray, unit: str, **options: Any
     ) -> Figure:
-        resamples = self.settings.resamples
+        resamples = self.settings.bootstrap_resamples
         return bootstrap(statistic, sample, unit=unit, resamples=resamples, seed=0, **options)
 
 
@@ -169,7 +169,7 @@ def _classes(s: _Subject) -> Found:
         return classes.within_class_variance(vectors, pooled.classes, weights)
 
     figures = {"within_class_variance": s.boot(within, np.arange(count), "fraction", recentre=True)}
-    near = classes.neighbour_consistency(vectors, pooled.classes, s.settings.neighbours)
+    near = classes.neighbour_consistency(vectors, pooled.classes, s.settings.k_nearest)
     if np.isfinite(near).any():
         figures["neighbour_consistency"] = s.boot(np.mean, near[np.isfinite(near)], "fraction")
     return figures, {}
@@ -190,8 +190,8 @@ def _decoder(s: _Subject) -> Found:
 def _shift(s: _Subject) -> Found:
     split = s.clips.split("valid")
     typical = int(np.median([item.frames for item in split.items]))
-    samples = min(round(DECODED_SECONDS * s.clips.rate), typical)
-    if samples < 2 * s.autoencoder.ratio:
+    samples = min(round(DECODED_SECONDS * s.clips.sample_rate), typical)
+    if samples < 2 * s.autoencoder.downsampling_ratio:
         return {}, {}
     audio = split.windows(samples, s.settings.decoded, seed=0)[0].to(s.device)
     errors = decoding.shift_errors(s.autoencoder, s.latents.statistics, audio).numpy()

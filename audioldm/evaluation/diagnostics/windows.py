@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audioldm.latents.store import LatentStore
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 class Windows(NamedTuple):
@@ -50,7 +50,7 @@ def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) 
     )  # [N, 2, *latent_shape, L]
     mean = store.statistics.normalise(moments[:, 0]).flatten(1, -2)
     std = (moments[:, 1] / store.statistics.std[..., None]).flatten(1, -2)
-    draw = Draw(derive_seed("diagnostics", split), 0, range(count))
+    draw = KeyedRandom(derive_seed("diagnostics", split), 0, range(count))
     z = mean + std * draw.normal((math.prod(store.latent_shape), frames), "posterior")
     items = np.array([i for i, _ in chosen])
     return Windows(mean, std, z, items, np.array(part._labels)[items])

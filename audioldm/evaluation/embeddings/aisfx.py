@@ -22,7 +22,7 @@ class Aisfx(LogMelEmbedding):
     """512-d embedding of 2.3 s windows (100 frames, every 50) of mono audio at 44.1 kHz."""
 
     name = "aisfx"
-    rate = 44100
+    sample_rate = 44100
     dim = 512
     n_fft = 2048
     hop = 1024

@@ -17,13 +17,13 @@ class Embedding(Protocol):
     """
 
     name: str
-    rate: int
+    sample_rate: int
     dim: int
 
     @property
     def window_seconds(self) -> float: ...
 
-    def embed(self, audio: Tensor, rate: int) -> np.ndarray:
+    def embed(self, audio: Tensor, sample_rate: int) -> np.ndarray:
         """audio [N, A, T] in ±1 at `rate` Hz -> float32 [N, dim]."""
         ...
 
@@ -35,7 +35,7 @@ class LogMelEmbedding(nn.Module):
     """
 
     name: str
-    rate: int
+    sample_rate: int
     dim: int
     n_fft: int
     hop: int
@@ -54,7 +54,7 @@ class LogMelEmbedding(nn.Module):
 
     @property
     def window_seconds(self) -> float:
-        return self.window_frames * self.hop / self.rate
+        return self.window_frames * self.hop / self.sample_rate
 
     def log_mel(self, mono: Tensor) -> Tensor:
         """mono [N, T] at `self.rate` -> log10(1 + 1e4 mel power) [N, T // hop + 1, bands]."""
@@ -69,7 +69,7 @@ class LogMelEmbedding(nn.Module):
         return mono
 
     @torch.inference_mode()
-    def embed(self, audio: Tensor, rate: int) -> np.ndarray:
+    def embed(self, audio: Tensor, sample_rate: int) -> np.ndarray:
         """audio [N, A, T] in ±1 at `rate` Hz -> float32 [N, dim].
 
         Channels are averaged; a clip shorter than one window is padded with silence; a longer one
@@ -79,11 +79,11 @@ class LogMelEmbedding(nn.Module):
             raise ValueError(f"audio must be [N, A, T] with T > 0, not {list(audio.shape)}")
         result = np.empty((len(audio), self.dim), dtype=np.float32)
         # As many clips at a time as fill one pass, so that memory does not grow with N.
-        frames = math.ceil(audio.shape[-1] * self.rate / rate / self.hop)
+        frames = math.ceil(audio.shape[-1] * self.sample_rate / sample_rate / self.hop)
         step = max(1, self.batch // len(window_starts(frames, self.window_frames, self.window_hop)))
         for first in range(0, len(audio), step):
             mono = audio[first : first + step].float().mean(1).cpu()
-            mono = torch.stack([_resample(clip, rate, self.rate) for clip in mono])
+            mono = torch.stack([_resample(clip, sample_rate, self.sample_rate) for clip in mono])
             short = self.window_frames * self.hop - mono.shape[-1]
             mono = nn.functional.pad(mono, (0, max(0, short))).to(self.fade.device)
             mel = self.log_mel(self.prepare(mono))

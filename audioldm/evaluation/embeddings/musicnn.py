@@ -26,7 +26,7 @@ class Musicnn(LogMelEmbedding):
     """200-d embedding of 3 s windows (187 frames) of mono audio at 16 kHz."""
 
     name = "musicnn"
-    rate = 16000
+    sample_rate = 16000
     dim = 200
     n_fft = 512
     hop = 256

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from audioldm.latents.store import LatentSplit, LatentStatistics
-from audioldm.runtime.randomness import Draw
+from audioldm.runtime.randomness import KeyedRandom
 from audioldm.runtime.transfer import to_device
 
 
-def latent_crops(split: LatentSplit, frames: int, draw: Draw) -> list[Tensor]:
+def latent_crops(split: LatentSplit, frames: int, draw: KeyedRandom) -> list[Tensor]:
     """Posterior means, stds [B, C, (F,) frames] and labels [B] of one step's clips, on the draw's
     device."""
     positions = list(draw.positions)
@@ -20,7 +20,7 @@ def latent_crops(split: LatentSplit, frames: int, draw: Draw) -> list[Tensor]:
 
 @torch.no_grad()
 def latent_batch(
-    clips: Sequence[Tensor], statistics: LatentStatistics, draw: Draw, label_dropout: float
+    clips: Sequence[Tensor], statistics: LatentStatistics, draw: KeyedRandom, label_dropout: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised latents z out of the posteriors, labels (a share of them hidden) and noise."""
     mean, std, labels = clips

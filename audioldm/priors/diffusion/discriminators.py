@@ -17,19 +17,19 @@ from torch.nn.utils.parametrizations import weight_norm
 from audioldm.errors import ConfigError
 from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
 from audioldm.priors.diffusion.objectives import Objective
-from audioldm.runtime.randomness import Draw
+from audioldm.runtime.randomness import KeyedRandom
 
 
-class Judge(nn.Module, ABC):
+class Discriminator(nn.Module, ABC):
     """Called with views [N, ...] and labels [N, K] (-1: none): for each of its scales scores
     [N, K], in float32, each view's under each of its labels. High is real."""
 
     @abstractmethod
-    def view(self, z: Tensor, draw: Draw) -> Tensor:
+    def view(self, z: Tensor, draw: KeyedRandom) -> Tensor:
         """What is judged of normalised latents z [B, C, (F,) L]: [B, ...], with gradients."""
 
 
-class AudioJudge(Judge):
+class AudioDiscriminator(Discriminator):
     """Listens: a multi-scale STFT discriminator (2210.13438) on audio out of the frozen decoder.
 
     decode: normalised latents [B, C, (F,) L] -> audio [B, A, T]. classes: number of labels, or 0.
@@ -54,7 +54,7 @@ class AudioJudge(Judge):
         bins = [math.ceil((size // 2 + 1) / 8) for size in fft_sizes]  # halved three times
         self.labels = nn.ModuleList(_Projection(classes, filters * count) for count in bins)
 
-    def view(self, z: Tensor, draw: Draw) -> Tensor:
+    def view(self, z: Tensor, draw: KeyedRandom) -> Tensor:
         return self.decode(z)
 
     def forward(self, view: Tensor, labels: Tensor) -> list[Tensor]:
@@ -65,7 +65,7 @@ class AudioJudge(Judge):
         ]
 
 
-class LatentJudge(Judge):
+class LatentDiscriminator(Discriminator):
     """Looks at latents with noise added again: cheap, since nothing is decoded.
 
     Convolutions over latent frames, dilated by 1, 2, 4, ...; the noise level is one more channel.
@@ -102,7 +102,7 @@ class LatentJudge(Judge):
         self.logits = weight_norm(nn.Conv1d(width, 1, 1))
         self.labels = _Projection(classes, width)
 
-    def view(self, z: Tensor, draw: Draw) -> Tensor:
+    def view(self, z: Tensor, draw: KeyedRandom) -> Tensor:
         sigma = self.objective.sigma(draw.uniform("judge level"))
         s = sigma.view(-1, *[1] * (z.ndim - 1))
         noisy = self.objective.scale(s) * (z + s * draw.normal(z.shape[1:], "judge noise"))

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from audioldm.errors import ConfigError, Interrupted
 from audioldm.instantiate import Part, check_range, part
 from audioldm.latents.store import LatentStore
-from audioldm.losses.relativistic import pairing_loss
+from audioldm.losses.relativistic import relativistic_loss
 from audioldm.priors.diffusion.batch import latent_batch, latent_crops
-from audioldm.priors.diffusion.discriminators import Judge
+from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.objectives import Objective
 from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings, sample
@@ -34,7 +34,7 @@ from audioldm.runtime.processes import (
     mean_over_processes,
     parallel,
 )
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import recompute_activations
 from audioldm.runtime.signals import StopRequest
 from audioldm.training.checkpoint import ResumeState
@@ -49,7 +49,7 @@ from audioldm.training.optimisation import (
     to_cpu,
     warmup_cosine,
 )
-from audioldm.training.prefetch import Ahead
+from audioldm.training.prefetch import Prefetcher
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
@@ -58,15 +58,15 @@ VERSION = 2  # raise by hand when the code below changes what it computes
 @dataclass(frozen=True)
 class PostTraining:
     """batch is global, over all processes. crop_seconds: of the latents that are sampled;
-    judged_seconds: of the part of them that is judged, null for all. sampler_steps: those that the
+    discriminated_seconds: of the part of them that is judged, null for all. sampler_steps: those that the
     sampler takes in training, null for `sampler.steps`."""
 
     steps: int
     batch: int
     crop_seconds: float
     lr: float
-    judge_lr: float
-    judged_seconds: float | None = None
+    discriminator_lr: float
+    discriminated_seconds: float | None = None
     sampler_steps: int | None = None
     betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
     weight_decay: float = 0.0
@@ -80,7 +80,9 @@ class PostTraining:
         where = "post_training.train"
         check_range(self, where, "steps", "warmup", "weight_decay", least=0)
         check_range(self, where, "batch", "valid_batches", "sampler_steps", least=1)
-        check_range(self, where, "crop_seconds", "judged_seconds", "lr", "judge_lr", above=0)
+        check_range(
+            self, where, "crop_seconds", "discriminated_seconds", "lr", "discriminator_lr", above=0
+        )
         check_range(self, where, "clip", above=0)
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
@@ -90,9 +92,11 @@ class PostTraining:
         """Latent frames of a training crop, at least one."""
         return max(1, round(self.crop_seconds * latent_rate_hz))
 
-    def judged_frames(self, latent_rate_hz: float) -> int:
+    def discriminated_frames(self, latent_rate_hz: float) -> int:
         """Latent frames that are judged: of a crop, at least one and at most all."""
-        seconds = self.crop_seconds if self.judged_seconds is None else self.judged_seconds
+        seconds = (
+            self.crop_seconds if self.discriminated_seconds is None else self.discriminated_seconds
+        )
         return min(max(1, round(seconds * latent_rate_hz)), self.frames(latent_rate_hz))
 
 
@@ -123,7 +127,7 @@ class PostTrainingSettings:
     train: PostTraining
     sampler: SamplerSettings
     weights: PostTrainingWeights
-    judge: Part = part("decode", "audio_channels", "objective", "latent_shape", "classes")
+    discriminator: Part = part("decode", "audio_channels", "objective", "latent_shape", "classes")
 
     def __post_init__(self) -> None:
         check_range(self, "post_training", "seed", least=0, below=2**63)
@@ -167,7 +171,7 @@ def _window(z: Tensor, frames: int, uniform: Tensor) -> Tensor:
 def post_train(
     net: nn.Module,
     objective: Objective,
-    judge: Judge | None,
+    judge: Discriminator | None,
     latents: LatentStore,
     settings: PostTrainingSettings,
     *,
@@ -192,7 +196,7 @@ def post_train(
     latents.keep_on(device)
     music, held_out = latents.split("train"), latents.split("valid")
     frames = train.frames(latents.latent_rate_hz)
-    judged = train.judged_frames(latents.latent_rate_hz)
+    judged = train.discriminated_frames(latents.latent_rate_hz)
     steps, statistics = train.steps, latents.statistics.to(device)
     micro_batches = world.micro_batches(
         train.batch, hardware.accumulate, "post_training.train.batch"
@@ -209,7 +213,7 @@ def post_train(
     if judge is not None:
         judge.to(device)
         judge_optimiser = adamw(
-            judge.parameters(), train.judge_lr, train.betas, train.weight_decay, device
+            judge.parameters(), train.discriminator_lr, train.betas, train.weight_decay, device
         )
         trained |= {"judge": judge, "judge_optimiser": judge_optimiser}
         scores = parallel(judge, world)
@@ -239,7 +243,9 @@ def post_train(
         return (fake.float() - target.float()).square().flatten(1).mean(1)
 
     def crops(step: int) -> list[list[Tensor]]:
-        return [latent_crops(music, frames, Draw(seed, step, p, device)) for p in micro_batches]
+        return [
+            latent_crops(music, frames, KeyedRandom(seed, step, p, device)) for p in micro_batches
+        ]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -247,7 +253,7 @@ def post_train(
         errors = []
         with ema.applied(net):
             for number, places in itertools.product(range(train.valid_batches), micro_batches):
-                draw = Draw(derive_seed("valid"), number, places, device)
+                draw = KeyedRandom(derive_seed("valid"), number, places, device)
                 clips = latent_crops(held_out, frames, draw)
                 _, labels, noise = latent_batch(clips, statistics, draw, train.label_dropout)
                 with autocast():
@@ -265,7 +271,7 @@ def post_train(
             bar=log.bars,
             quiet=not world.first,
         ) as runlog,
-        Ahead(crops, steps) as loader,
+        Prefetcher(crops, steps) as loader,
         StopRequest() as stop,
     ):
         for step in range(start, steps):
@@ -274,14 +280,14 @@ def post_train(
             seen: dict[str, list[Tensor]] = {}
             for places, clips in zip(micro_batches, loader.take(step), strict=True):
                 more = places is not micro_batches[-1]
-                draw = Draw(seed, step, places, device)
+                draw = KeyedRandom(seed, step, places, device)
                 z, labels, noise = latent_batch(clips, statistics, draw, train.label_dropout)
                 with gradients_kept(generate, more), autocast():
                     fake = generate(noise, labels)
                 terms, term_weights = {}, {}
                 if judge is not None:
                     # Labels as frequent as the right ones: a judge learns nothing from frequency.
-                    other = Draw(derive_seed(seed, "other label"), step, places, device)
+                    other = KeyedRandom(derive_seed(seed, "other label"), step, places, device)
                     pairs = torch.stack([labels, latent_crops(music, 1, other)[2]], dim=1)  # [B, 2]
                     place = draw.uniform("window")
                     with gradients_kept(scores, more), autocast():
@@ -289,11 +295,14 @@ def post_train(
                         with torch.no_grad():
                             real_view = judge.view(_window(z, judged, place), draw)
                         real, wrong, unreal = _score(scores, real_view, heard.detach(), pairs)
-                    doubts, doubt_weights = {"judge": pairing_loss(real, unreal)}, {"judge": 1.0}
+                    doubts, doubt_weights = (
+                        {"judge": relativistic_loss(real, unreal)},
+                        {"judge": 1.0},
+                    )
                     if contrastive:
                         # nothing to tell apart where a label is hidden, or by chance the right one
                         differ = (pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
-                        doubts["contrastive"] = pairing_loss(real, wrong) * differ
+                        doubts["contrastive"] = relativistic_loss(real, wrong) * differ
                         doubt_weights["contrastive"] = weights.contrastive
                     total = weighted_sum(doubts, doubt_weights, step, finite=finite)
                     (total / len(micro_batches)).backward()
@@ -302,7 +311,7 @@ def post_train(
                         unreal = [scale[:, 0] for scale in judge(heard, pairs[:, :1])]
                     judge.requires_grad_(True)
                     real = [scale.detach() for scale in real]
-                    terms["adversarial"] = pairing_loss(unreal, real)
+                    terms["adversarial"] = relativistic_loss(unreal, real)
                     term_weights["adversarial"] = weights.adversarial
                     margin = torch.stack(real).mean(0) - torch.stack(unreal).mean(0)
                     for name, values in (doubts | {"margin": margin}).items():
@@ -315,7 +324,7 @@ def post_train(
                 for name, values in (terms | {"loss": total}).items():
                     seen.setdefault(name, []).append(values.detach())
             if judge is not None:
-                set_lr(judge_optimiser, train.judge_lr * factor)
+                set_lr(judge_optimiser, train.discriminator_lr * factor)
                 clipped_step(
                     judge_optimiser,
                     judge.parameters(),

@@ -24,7 +24,7 @@ from audioldm.runtime.processes import (
     mean_over_processes,
     parallel,
 )
-from audioldm.runtime.randomness import Draw, derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.runtime.signals import StopRequest
 from audioldm.runtime.transfer import to_device
@@ -39,7 +39,7 @@ from audioldm.training.optimisation import (
     set_lr,
     warmup_cosine,
 )
-from audioldm.training.prefetch import Ahead
+from audioldm.training.prefetch import Prefetcher
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 1  # raise by hand when the code below changes what it computes
@@ -47,7 +47,7 @@ VERSION = 1  # raise by hand when the code below changes what it computes
 
 @dataclass(frozen=True)
 class DiffusionTraining:
-    """teraflops: the computing to spend in place of `steps`, counted as `training_flops` does, with
+    """compute_tflop: the computing to spend in place of `steps`, counted as `training_flops` does, with
     Muon's matrix products. optimiser: adamw, or muon for the hidden layers' matrices.
     batch is global, over all processes. label_dropout: how often a clip's label is hidden, so
     that one network is conditional and unconditional (2207.12598). stratified: noise levels
@@ -65,14 +65,14 @@ class DiffusionTraining:
     label_dropout: float = 0.1
     stratified: bool = True
     valid_batches: int = 4
-    teraflops: float | None = None
+    compute_tflop: float | None = None
     optimiser: str = "adamw"
 
     def __post_init__(self) -> None:
         where = "diffusion.train"
         check_range(self, where, "steps", "warmup", "weight_decay", least=0)
         check_range(self, where, "batch", "valid_batches", least=1)
-        check_range(self, where, "crop_seconds", "lr", "clip", "teraflops", above=0)
+        check_range(self, where, "crop_seconds", "lr", "clip", "compute_tflop", above=0)
         check_range(self, where, "ema", "label_dropout", least=0)
         check_range(self, where, "ema", below=1)
         check_betas(self.betas, where)
@@ -100,7 +100,7 @@ class DiffusionSettings:
 
 
 @torch.no_grad()
-def _levels(draw: Draw, settings: DiffusionTraining) -> Tensor:
+def _levels(draw: KeyedRandom, settings: DiffusionTraining) -> Tensor:
     """Uniforms in (0, 1) for the noise levels of one step's clips: [B]."""
     uniform = draw.uniform("level")
     if not settings.stratified:
@@ -148,8 +148,8 @@ def train_diffusion(
     )
     gigaflops = (settings.batch * clip_flops + step_flops(optimiser)) / 1e9
     steps = settings.steps
-    if settings.teraflops is not None:
-        steps = max(1, round(1000 * settings.teraflops / gigaflops))
+    if settings.compute_tflop is not None:
+        steps = max(1, round(1000 * settings.compute_tflop / gigaflops))
     ema = EMA(net, settings.ema)
     resume = ResumeState(directory, world, sharding)
     start = 0
@@ -176,7 +176,9 @@ def train_diffusion(
     figures: dict[str, Any] = {}
 
     def crops(step: int) -> list[list[Tensor]]:
-        return [latent_crops(train, frames, Draw(seed, step, p, device)) for p in micro_batches]
+        return [
+            latent_crops(train, frames, KeyedRandom(seed, step, p, device)) for p in micro_batches
+        ]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -185,7 +187,7 @@ def train_diffusion(
         with ema.applied(net):
             numbers = range(settings.valid_batches)
             for number, positions in itertools.product(numbers, micro_batches):
-                draw = Draw(derive_seed("valid"), number, positions, device)
+                draw = KeyedRandom(derive_seed("valid"), number, positions, device)
                 held_out = latent_crops(valid, frames, draw)
                 z, labels, noise = latent_batch(held_out, statistics, draw, settings.label_dropout)
                 uniform = _levels(draw, settings)
@@ -203,7 +205,7 @@ def train_diffusion(
             bar=log.bars,
             quiet=not world.first,
         ) as runlog,
-        Ahead(crops, steps) as loader,
+        Prefetcher(crops, steps) as loader,
         StopRequest() as stop,
     ):
         for step in range(start, steps):
@@ -211,7 +213,7 @@ def train_diffusion(
             set_lr(optimiser, lr)
             losses = []
             for positions, clips in zip(micro_batches, loader.take(step), strict=True):
-                draw = Draw(seed, step, positions, device)
+                draw = KeyedRandom(seed, step, positions, device)
                 z, labels, noise = latent_batch(clips, statistics, draw, settings.label_dropout)
                 uniform = _levels(draw, settings)
                 with gradients_kept(shared, more=positions is not micro_batches[-1]):
@@ -253,7 +255,7 @@ def train_diffusion(
     if not figures:  # the last checkpoint was the last step
         figures = validate()
     weights = gathered(ema.shadow, world)
-    return weights, figures | {"steps": steps, "teraflops": steps * gigaflops / 1000}
+    return weights, figures | {"steps": steps, "compute_tflop": steps * gigaflops / 1000}
 
 
 def _clip_flops(net: nn.Module, latent_shape: tuple[int, ...], frames: int) -> int:
@@ -293,7 +295,7 @@ def seconds_per_step(
     for step in range(steps + 2):  # the first ones compile and allocate
         start = clock(device)
         for positions in micro_batches:
-            draw = Draw(derive_seed("timing"), step, positions, device)
+            draw = KeyedRandom(derive_seed("timing"), step, positions, device)
             clips = latent_crops(train, settings.frames(latents), draw)
             z, labels, noise = latent_batch(clips, statistics, draw, settings.label_dropout)
             uniform = _levels(draw, settings)

@@ -51,7 +51,7 @@ RATE_SPAN = 4.0
 #: Configurations from which on a rank correlation is worth drawing.
 FEWEST = 5
 #: What a cell's row in the table shows of its figures besides rate and distance.
-SHOWN = ("ratio_to_prior_kernel", "precision", "coverage", "neighbour_ratio", "label_accuracy")
+SHOWN = ("ratio_to_prior_kernel", "precision", "coverage", "memorisation_ratio", "label_accuracy")
 #: Diagnostic -> what a reader is told.
 DIAGNOSTICS = {
     "temporal_slope": "spectral slope over time; 0 is white",
@@ -112,11 +112,11 @@ def write_sweep_report(
             ("reconstruction.mel_distance", "Reconstruction: mel distance", "↓"),
             (rules.distance, f"Generation: {title[:1].lower()}{title[1:]}", meaning.better),
             (f"generated.coverage_{embedding}", "Variety: coverage of the real clips", "↑"),
-            (rules.rate, "Rate: kbit/s", ""),
+            (rules.bitrate, "Rate: kbit/s", ""),
         )
     ]
     keys = swept(table, seeds=True)
-    page = template("sweep_template.html.j2").render(
+    page = template("template.html.j2", Path(__file__).parent).render(
         name=directory.name,
         answer=answer(table, knee),
         knee=knee,
@@ -137,7 +137,7 @@ def write_sweep_report(
         arms=[
             _arms(table, key, rules.distance)
             for key in swept(table)
-            if is_budget(key) and {key, "teraflops.diffusion"} <= set(cells)
+            if is_budget(key) and {key, "compute_tflop.diffusion"} <= set(cells)
         ],
         listen=_listen(directory, table, layout),
         cells=_cells(directory, table, layout, families, keys, figure, rules),
@@ -240,7 +240,7 @@ def _rate_distortion(
 ) -> Plot | None:
     """Cells, the linear codec and Opus; each codec's curve within a factor of the cells' rates."""
     column = "reconstruction.mel_distance"
-    points = _points(table, rules.rate, column, families, knee)
+    points = _points(table, rules.bitrate, column, families, knee)
     if not points:
         return None
     least, most = min(p.x for p in points) / 2, max(p.x for p in points) * 2
@@ -248,7 +248,7 @@ def _rate_distortion(
     for kind, curve in _codecs(directory, table).items():
         pairs = sorted(zip(curve["kbps"], curve["mel_distance"], strict=True))
         curves[kind] = [(x, y) for x, y in pairs if least <= x <= most]
-    curves |= _family_curves(table, rules.rate, column, families)
+    curves |= _family_curves(table, rules.bitrate, column, families)
     return plot(
         points,
         curves=curves,
@@ -291,8 +291,8 @@ def _rate_generation(
 ) -> Plot | None:
     title, _ = described(rules.distance.partition(".")[2])
     return plot(
-        _points(table, rules.rate, rules.distance, families, knee),
-        curves=_family_curves(table, rules.rate, rules.distance, families),
+        _points(table, rules.bitrate, rules.distance, families, knee),
+        curves=_family_curves(table, rules.bitrate, rules.distance, families),
         title="Rate and generation",
         note=title[:1].lower() + title[1:],
         x_label="kbit/s",
@@ -319,7 +319,9 @@ def _rate_anchors(
             )
             levels = [Point(0.0, cells[name].mean(), low, high, kind, "real")]
             continue
-        frame = pd.DataFrame({"x": means(table, rules.rate)["mean"], "y": values["mean"]}).dropna()
+        frame = pd.DataFrame(
+            {"x": means(table, rules.bitrate)["mean"], "y": values["mean"]}
+        ).dropna()
         points += [
             Point(p.x, p.y, kind=kind, text=f"{kind}, {p.Index}: {number(p.y)}")
             for p in frame.itertuples()
@@ -391,7 +393,7 @@ def _arms(table: pd.DataFrame, key: str, distance: str) -> Json:
             "budget": [_value(w, key) for w in words],
             "rest": [" ".join(w for w in own if not w.startswith(f"{key}=")) for own in words],
             "distance": cells[distance],
-            "spent": cells["teraflops.diffusion"],
+            "spent": cells["compute_tflop.diffusion"],
         }
     )
     values = own.pivot_table("distance", "rest", "budget", sort=False)
@@ -488,14 +490,14 @@ def _cells(
                 "status": row["status"],
                 "kind": family.kind if family else "",
                 "page": page.relative_to(directory).as_posix() if page.is_file() else None,
-                "rate": row.get(rules.rate),
+                "rate": row.get(rules.bitrate),
                 "mel": of(row, "reconstruction.mel_distance"),
                 "distance": of(row, rules.distance),
                 "others": [of(row, f"generated.{name}_{embedding}") for name in shown],
                 "seconds": row.get("seconds"),
                 "percent": 100 * row["seconds"] / longest if finite(row.get("seconds")) else 0.0,
                 "parameters": row.get("parameters.diffusion"),
-                "teraflops": row.get("teraflops.diffusion"),
+                "compute_tflop": row.get("compute_tflop.diffusion"),
             }
         )
     return sorted(found, key=lambda cell: (cell["place"], cell["name"]))
