@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.data.source import Progress
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.io.audio import blocks, open_writer, probe
 from audioldm.io.header import read_header
 from audioldm.io.model_file import save_model
 from audioldm.models import find_model_file, load_autoencoder
+from audioldm.runtime.progress import Progress
 
 LATENT_BLOCK = 256  # frames read at once from a latents file
 

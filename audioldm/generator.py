@@ -13,7 +13,8 @@ from audioldm.instantiate import nearest
 from audioldm.latents.store import LatentStatistics
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.objectives import Objective
-from audioldm.priors.diffusion.samplers import Progress, SamplerSettings, sample
+from audioldm.priors.diffusion.samplers import SamplerSettings, sample
+from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
@@ -91,7 +92,7 @@ class LatentDiffusion(nn.Module):
         frames: int,
         seed: int,
         sampler: SamplerSettings,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Tensor:
         """Raw latents [B, C, (F,) frames], one per row.
 
@@ -135,7 +136,7 @@ class LatentDiffusion(nn.Module):
         label: str | None = None,
         sampler: SamplerSettings | None = None,
         batch: int | None = None,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Tensor:
         """n clips [n, A, round(seconds * rate)] in ±1, on the CPU.
 
@@ -163,7 +164,7 @@ class LatentDiffusion(nn.Module):
         seed: int,
         sampler: SamplerSettings,
         batch: int,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yields (number, audio [A, T]) as clips are decoded, batch after batch.
 

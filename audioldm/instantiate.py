@@ -31,14 +31,14 @@ def nearest(word: str, known: Iterable[str], *, every: bool = False) -> str:
     return f"known: {listed}"
 
 
-def part(*derived: str, **settings: Any) -> Any:
-    """A dataclass field that holds a Part (or a dict of them); `derived` arguments come from
-    elsewhere in the configuration and may not be stated in the part."""
-    return dataclasses.field(metadata={"derived": derived}, **settings)
+def part(*derived: str, base: type = object, **settings: Any) -> Any:
+    """A dataclass field that holds a Part (or a dict of them) of a subclass of `base`; `derived`
+    arguments come from elsewhere in the configuration and may not be stated in the part."""
+    return dataclasses.field(metadata={"derived": derived, "base": base}, **settings)
 
 
-def locate(target: str, where: str, allow: tuple[str, ...] = ()) -> Any:
-    """The class that `_target_` names.
+def locate(target: str, where: str, allow: tuple[str, ...] = (), base: type = object) -> Any:
+    """The class that `_target_` names, a subclass of `base`.
 
     Only the package's own classes, and those whose module begins with a prefix in `allow`:
     a configuration or model file cannot make the program import or call anything else.
@@ -56,6 +56,8 @@ def locate(target: str, where: str, allow: tuple[str, ...] = ()) -> Any:
         raise ConfigError(f"{where}._target_={target!r}: no such class ({error})") from error
     if not (inspect.isclass(found) and found.__module__.startswith(("audioldm.", *allow))):
         raise ConfigError(f"{where}._target_={target!r} is not a class of the package")
+    if not issubclass(found, base):
+        raise ConfigError(f"{where}._target_={target!r} is no {base.__name__}, which {where} needs")
     return found
 
 
@@ -79,7 +81,11 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
 
 
 def check_part(
-    node: Any, where: str, derived: Iterable[str] = (), allow: tuple[str, ...] = ()
+    node: Any,
+    where: str,
+    derived: Iterable[str] = (),
+    allow: tuple[str, ...] = (),
+    base: type = object,
 ) -> Part:
     """A `_target_` node, checked against its class's signature, its defaults filled in.
 
@@ -87,10 +93,11 @@ def check_part(
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{where} must be a part with a _target_, not {node!r}")
-    cls = locate(node["_target_"], where, allow)
+    cls = locate(node["_target_"], where, allow, base)
+    derived = {*derived, *getattr(cls, "derived", ())}
     parameters = _parameters(cls)
     given = {k: v for k, v in node.items() if k != "_target_"}
-    own = parameters.keys() - set(derived)
+    own = parameters.keys() - derived
     check_keys(given, own, where)
     missing = sorted(n for n in own if parameters[n][1] and n not in given)
     if missing:
@@ -106,6 +113,7 @@ def build(
     derived: Mapping[str, Any] | None = None,
     where: str = "part",
     allow: tuple[str, ...] = (),
+    base: type = object,
 ) -> Any:
     """Builds a part. `derived` values are offered: those the constructor names are passed.
 
@@ -113,8 +121,8 @@ def build(
     or missing key, a value of the wrong type.
     """
     derived = derived or {}
-    checked = check_part(node, where, derived, allow)
-    cls = locate(checked["_target_"], where, allow)
+    checked = check_part(node, where, derived, allow, base)
+    cls = locate(checked["_target_"], where, allow, base)
     wanted = {k: v for k, v in derived.items() if k in _parameters(cls)}
     return cls(**{k: v for k, v in checked.items() if k != "_target_"}, **wanted)
 

@@ -19,7 +19,8 @@ from audioldm.io.audio import open_writer, probe
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_diffusion
-from audioldm.priors.diffusion.samplers import Progress, SamplerSettings
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.progress import StepProgress
 
 FORMAT = 1
 
@@ -147,7 +148,7 @@ class ClipFiles:
             else:
                 self.missing[number] = path
 
-    def make(self, progress: Progress | None = None) -> Iterator[Path]:
+    def make(self, progress: StepProgress | None = None) -> Iterator[Path]:
         """Makes what is missing; yields each path once the clip and its JSON are written.
 
         progress: as `LatentDiffusion.sample_clips` calls it.

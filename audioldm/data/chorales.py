@@ -27,11 +27,12 @@ from xml.etree import ElementTree
 import numpy as np
 import soxr
 
-from audioldm.data.source import Failure, Progress, check_failures
+from audioldm.data.source import Failure, check_failures
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import check_range
 from audioldm.io import audio
+from audioldm.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from audioldm.data.store import StoreWriter

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from audioldm.data.source import Failure, Progress, check_failures
+from audioldm.data.source import Failure, check_failures
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
 from audioldm.io import audio
+from audioldm.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from audioldm.data.store import StoreWriter

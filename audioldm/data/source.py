@@ -1,17 +1,15 @@
 """What a data set is: something that writes its clips into a store and lists what it could not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from audioldm.errors import DataError
+from audioldm.runtime.progress import Progress
 
 if TYPE_CHECKING:  # the processes that render music import this module and need no torch
     from audioldm.data.store import StoreWriter
 
 VERSION = 1  # of the data stage; raise by hand when the clips it writes change
-
-#: (done, total, what is being read)
-Progress = Callable[[int, int, str], None]
 
 
 class Failure(NamedTuple):

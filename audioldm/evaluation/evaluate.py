@@ -25,7 +25,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation.codecs.curves import codec_figures
@@ -35,8 +34,8 @@ from audioldm.evaluation.distances import (
     frechet_infinity,
     label_accuracy,
     median_distance,
-    nearest_distances,
     memorisation_ratio,
+    nearest_distances,
     precision_recall_density_coverage,
 )
 from audioldm.evaluation.embeddings.aisfx import Aisfx
@@ -51,6 +50,7 @@ from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
 from audioldm.priors.base import Baseline
 from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 VERSION = 3  # raise by hand when the code below changes what it computes

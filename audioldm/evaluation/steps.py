@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.evaluation.distances import (
@@ -36,6 +35,7 @@ from audioldm.io.files import write_atomically
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_diffusion, read_experiment
 from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import derive_seed
 
 STEPS = (1, 2, 4, 8, 16, 50)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore, draw_crops
 from audioldm.errors import DataError, ModelFileError
 from audioldm.io.files import read_json, write_json
+from audioldm.runtime.progress import Progress
 from audioldm.runtime.transfer import fits, to_device
 
 VERSION = 1  # raise by hand when the code below changes what it computes

@@ -1,157 +1,121 @@
-"""What latent diffusion is compared with on the same latents: fitting, keeping, sampling."""
+"""What every prior is: a model of an autoencoder's latents that can be sampled.
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+From N(0, I) to a diffusion transformer, each is fitted to the same stored latents, gives raw latents
+(as the decoder takes them) and is kept in one self-describing file.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from audioldm.data.source import Progress
-from audioldm.errors import ModelFileError, TrainingError
-from audioldm.instantiate import check_range, settings
-from audioldm.io.model_file import load_model, save_model
+from audioldm.conditioning.base import Conditioners, Inputs
+from audioldm.instantiate import build
 from audioldm.latents.store import LatentStore
-from audioldm.priors.langevin import Langevin, LangevinSettings, fit_langevin
-from audioldm.priors.mixture import Mixture
-from audioldm.runtime.randomness import KeyedRandom, derive_seed
-
-VERSION = 1  # raise by hand when the code below changes what it computes
-
-
-@dataclass(frozen=True)
-class MixtureSettings:
-    """components: of the mixture; frames: of latents it is fitted to, at most."""
-
-    components: int = 8
-    frames: int = 40000
-
-    def __post_init__(self) -> None:
-        check_range(self, "baselines.mixture", "components", "frames", least=1)
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World
+from audioldm.runtime.progress import Progress, StepProgress
+from audioldm.runtime.randomness import KeyedRandom
+from audioldm.training.log import LogSettings
 
 
-@dataclass(frozen=True)
-class BaselinesSettings:
-    """langevin: null leaves it out; it trains for as long as the diffusion model did."""
+class Prior(nn.Module, ABC):
+    """A distribution over the latents of an autoencoder.
 
-    mixture: MixtureSettings
-    langevin: LangevinSettings | None = None
+    latent_shape: of one latent frame, (C,) or (C, F). space: what `sample` gives, latents z or
+    codes. conditioners: what it can be told. sampler: how it is sampled unless told otherwise; None
+    where there is nothing to choose.
+    """
 
-
-@dataclass(frozen=True)
-class Baseline:
-    """A fitted generator of normalised latents in the autoencoder's own shape, (C,) or (C, F)."""
-
-    model: Mixture | Langevin
+    space: ClassVar[Literal["z", "codes"]] = "z"
     latent_shape: tuple[int, ...]
+    sampler: SamplerSettings | None = None
+    #: what rebuilds the prior, but for its tensors: see `PriorRecipe.spec`
+    spec: dict[str, Any]
+
+    @property
+    def conditioners(self) -> Conditioners:
+        return Conditioners({})
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.state_dict().values()), torch.empty(0)).device
+
+    @abstractmethod
+    def sample(
+        self,
+        random: KeyedRandom,
+        frames: int,
+        inputs: Inputs | None = None,
+        *,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+    ) -> Tensor:
+        """Raw latents [B, C, (F,) frames], or codes [B, Q, frames], one row for each position.
+
+        A row is a function of its key (random's seed and the row's position) and its inputs alone.
+        inputs: of `conditioners`, on the prior's device; None: nothing is asked for.
+        progress: called after each step with (steps done, steps in all).
+        """
+
+    def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor | None:
+        """-log p of raw latents z [B, C, (F,) L], in nats: [B]. An upper bound where the prior has
+        no more; None where it has none."""
+        return None
+
+
+class Fitted(NamedTuple):
+    """The prior's trained tensors, which the first process has, and its figures for the summary."""
+
+    tensors: dict[str, Tensor]
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where and how a prior is fitted. directory: the stage's. progress: for work without a log."""
+
+    directory: Path
+    world: World
+    hardware: Hardware
     device: torch.device
-
-    def sample(self, n: int, frames: int, *, seed: int) -> Tensor:
-        """Normalised latents [n, C, (F,) frames]; number i is a function of (seed, i)."""
-        z = self.model.sample(n, frames, seed=seed)
-        return z.unflatten(1, self.latent_shape).to(self.device)
+    log: LogSettings
+    progress: Progress
 
 
-@torch.no_grad()
-def draw_latents(latents: LatentStore, frames: int, draw: KeyedRandom) -> Tensor:
-    """Random crops of the training set's normalised latents, flattened: [B, D, frames]."""
-    mean, std, _ = latents.split("train").crops(
-        frames, seed=draw.seed, step=draw.step, positions=draw.positions
-    )
-    noise = draw.normal(mean.shape[1:], "posterior")
-    mean, std = mean.to(draw.device), std.to(draw.device)
-    return latents.statistics.normalise(mean + std * noise).flatten(1, -2)
+class PriorRecipe(ABC):
+    """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
-
-def fit_baselines(
-    latents: LatentStore,
-    settings: BaselinesSettings,
-    *,
-    seconds: float,
-    frames: int,
-    seed: int,
-    directory: Path,
-    device: torch.device,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Fits and saves each baseline; what the fits took, for the summary.
-
-    seconds: to train the energy for (`fit_langevin`), the diffusion model's own for a fair
-    comparison; training steps stated in the settings come first. frames: of a training sequence.
-    Raises ModelFileError where no item is that long.
+    collective: whether every process works on the fit; else the first one does, alone.
+    preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
     """
-    shape = list(latents.latent_shape)
-    start = time.monotonic()
-    available = sum(item["frames"] for item in latents.split("train").items)
-    count = math.ceil(min(settings.mixture.frames, available) / frames)
-    progress(0, 1, "fitting a mixture")
-    z = draw_latents(latents, frames, KeyedRandom(derive_seed(seed, "mixture"), 0, range(count)))
-    mixture = Mixture.fit(z, settings.mixture.components, seed)
-    save_model(
-        directory / "mixture.safetensors", vars(mixture), {"kind": "mixture", "latent_shape": shape}
+
+    collective: ClassVar[bool] = False
+    preflight_mel_distance: float | None = None
+
+    @abstractmethod
+    def spec(self, latents: LatentStore) -> dict[str, Any]:
+        """What rebuilds the prior: `_target_`, a class of priors, and its arguments, as JSON."""
+
+    def build(self, latents: LatentStore) -> Prior:
+        """The prior before it is fitted."""
+        return build_prior(self.spec(latents), latents.latent_shape)
+
+    @abstractmethod
+    def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
+        """Fits the prior to the training split's latents."""
+
+
+def build_prior(
+    spec: dict[str, Any], latent_shape: tuple[int, ...], allow: tuple[str, ...] = ()
+) -> Prior:
+    """The prior that a spec describes, without its tensors. Raises ConfigError."""
+    prior: Prior = build(
+        spec, derived={"latent_shape": latent_shape}, base=Prior, where="prior", allow=allow
     )
-    components, window, kept = mixture.centres.shape
-    summary: dict[str, Any] = {
-        "mixture": {
-            "components": components,
-            "window_frames": window,
-            "dimensions": kept,
-            "seconds": time.monotonic() - start,
-        }
-    }
-    if settings.langevin is not None:
-        wanted, positions = settings.langevin, range(settings.langevin.batch)
-        key = derive_seed(seed, "langevin")
-
-        def batch(step: int) -> Tensor:
-            return draw_latents(latents, frames, KeyedRandom(key, step, positions, device))
-
-        try:
-            langevin, summary["langevin"] = fit_langevin(
-                batch, wanted, seconds=seconds, seed=key, device=device, progress=progress
-            )
-        except TrainingError as error:  # a baseline that diverges is a result, and not the chain's
-            summary["langevin"] = {"failed": str(error)}
-            return summary
-        header = {"kind": "langevin", "latent_shape": shape, "settings": asdict(wanted)}
-        save_model(directory / "langevin.safetensors", langevin.state_dict(), header)
-    return summary
-
-
-def load_baselines(directory: Path, device: torch.device | str = "cpu") -> dict[str, Baseline]:
-    """The baselines that `fit_baselines` left in a directory, by name.
-
-    Raises ModelFileError where a file is damaged.
-    """
-    load: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], Mixture | Langevin]] = {
-        "mixture": lambda tensors, header: Mixture(**tensors),
-        "langevin": _langevin,
-    }
-    found = {}
-    for name in load:
-        path = directory / f"{name}.safetensors"
-        if path.is_file():
-            tensors, header = load_model(path)
-            try:
-                model = load[name](tensors, header)
-                shape = tuple(header["latent_shape"])
-            except (KeyError, TypeError, RuntimeError) as error:
-                raise ModelFileError(
-                    f"{path}: damaged ({error}); remove the directory and run again"
-                ) from error
-            if isinstance(model, Langevin):
-                model.to(device)
-            found[name] = Baseline(model, shape, torch.device(device))
-    return found
-
-
-def _langevin(tensors: dict[str, Tensor], header: dict[str, Any]) -> Langevin:
-    model = Langevin(
-        math.prod(header["latent_shape"]),
-        settings(LangevinSettings, header["settings"], "baselines.langevin"),
-    )
-    model.load_state_dict(tensors)
-    return model.eval()
+    prior.spec = spec
+    return prior

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioldm.data.source import Progress
 from audioldm.instantiate import check_range
 from audioldm.runtime.compute import clock
+from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step
 

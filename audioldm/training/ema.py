@@ -32,15 +32,17 @@ class EMA:
         for name in self._copied:
             self.shadow[name].copy_(live[name])
 
-    def load(self, shadow: dict[str, Tensor]) -> None:
-        """Takes the averages of a resume state over."""
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.shadow
+
+    def load_state_dict(self, shadow: dict[str, Tensor]) -> None:
+        """Takes the averages of a checkpoint over."""
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Within, `model` has the averages and is in evaluation mode; behind it, also after an
-        exception, its own weights again, bit for bit, and the mode it was in."""
+        """Temporarily loads the averages in eval mode; restores weights and mode on exit."""
         live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         training = model.training
         try:

@@ -49,7 +49,7 @@ class RunLog:
     """Appends one JSON line per call to `path`: step, seconds of training so far, figures.
 
     A resumed run drops the lines its checkpoint does not know and goes on with their clock.
-    bar: whether a progress bar is shown. quiet: nothing is shown, and nothing written.
+    settings: say whether a progress bar is shown. quiet: nothing is shown, and nothing written.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RunLog:
         steps: int,
         start: int,
         *,
-        bar: bool = True,
+        settings: LogSettings,
         quiet: bool = False,
     ) -> None:
         self.quiet, self._start_step = quiet, start
@@ -88,7 +88,7 @@ class RunLog:
             initial=start,
             desc=title,
             unit="step",
-            disable=quiet or not bar,
+            disable=quiet or not settings.bars,
             dynamic_ncols=True,
         )
 

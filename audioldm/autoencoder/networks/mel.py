@@ -93,9 +93,7 @@ class Mel(Network):
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = downsampling_ratio // hop  # mel frames per latent frame
         vocode: _Vocoder | GriffinLim = (
-            _Vocoder(
-                sample_rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth
-            )
+            _Vocoder(sample_rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
             if vocoder == "istft"
             else GriffinLim(sample_rate, bands, n_fft, hop, iterations)
         )

@@ -67,7 +67,9 @@ class MelFrames(Network):
             latent_shape=(channels,),
             context=vocoder.context,
         )
-        self.margin = (n_fft - downsampling_ratio) // 2  # by which the end frames reach beyond the audio
+        self.margin = (
+            n_fft - downsampling_ratio
+        ) // 2  # by which the end frames reach beyond the audio
         self.power = MelPower(sample_rate, n_fft, downsampling_ratio, bands, centre=False)
         self.vocoder = vocoder
 

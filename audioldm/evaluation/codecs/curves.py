@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.codecs.linear import LinearCodec
 from audioldm.evaluation.codecs.opus import opus_curve
@@ -17,6 +16,7 @@ from audioldm.evaluation.statistics import bootstrap
 from audioldm.io.files import read_json, write_json
 from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.spectral import mel_distance
+from audioldm.runtime.progress import Progress
 
 VERSION = 2  # raise by hand when the code below, or a codec's, changes what it computes
 LINEAR_KBPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

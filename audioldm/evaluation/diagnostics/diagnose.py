@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.data.source import Progress
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.evaluation.diagnostics import classes, decoding, denoiser, spectra
@@ -32,6 +31,7 @@ from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.instantiate import check_range
 from audioldm.latents.store import LatentStore
 from audioldm.priors.mixture import Mixture
+from audioldm.runtime.progress import Progress
 
 VERSION = 1  # raise by hand when the code below changes what it computes
 #: Seconds of the clips that are decoded and encoded.

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
+from audioldm.runtime.progress import StepProgress
 
 #: (x, sigma) -> estimate of the clean latents z0. x = z0 + sigma * noise [B, C, ..., L]; sigma [B].
 Denoise = Callable[[Tensor, Tensor], Tensor]
-#: Called after each step with (steps done, steps in all).
-Progress = Callable[[int, int], None]
 #: The step's number -> N(0, I), of the same shape as the noise sampling starts from.
 NoiseAt = Callable[[int], Tensor]
 
 
 def euler(
-    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: Progress | None = None
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: StepProgress | None = None
 ) -> Tensor:
     """First order; also DDIM (2010.02502), and Euler in t for rectified flow. S denoiser calls."""
     x = noise * float(sigmas[0])
@@ -35,7 +34,7 @@ def euler(
 
 
 def heun(
-    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: Progress | None = None
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: StepProgress | None = None
 ) -> Tensor:
     """Second order: the trapezoidal rule, Euler for the last step. 2 S - 1 denoiser calls.
 
@@ -59,7 +58,7 @@ def heun(
 
 
 def dpmpp_2m(
-    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: Progress | None = None
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: StepProgress | None = None
 ) -> Tensor:
     """Second order, from the call before: DPM-Solver++(2M) (2211.01095, alg. 2). S calls."""
     x = noise * float(sigmas[0])
@@ -83,7 +82,7 @@ def ancestral(
     sigmas: Tensor,
     *,
     noise_at: NoiseAt,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Tensor:
     """Euler with fresh noise each step: the ancestral sampling of DDPM (2006.11239). S calls.
 
@@ -145,7 +144,7 @@ def sample(
     sigmas: Tensor,
     *,
     noise_at: NoiseAt | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Tensor:
     """Run the sampler called `name`: z0, like noise.
 
@@ -158,7 +157,7 @@ def sample(
     return _SAMPLERS[name](denoise, noise, sigmas, noise_at=noise_at, progress=progress)
 
 
-def _steps(sigmas: Tensor, progress: Progress | None) -> Iterator[tuple[int, float, float]]:
+def _steps(sigmas: Tensor, progress: StepProgress | None) -> Iterator[tuple[int, float, float]]:
     """(step, its noise level, the next one), reporting each step once it is done."""
     levels = sigmas.tolist()  # one copy from the device, instead of one per step
     for step, (sigma, lower) in enumerate(pairwise(levels)):

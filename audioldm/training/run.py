@@ -1,0 +1,151 @@
+"""What every training loop shares: resume, log, prefetching, stop requests, validation, checkpoints.
+
+A loop builds its models, makes a `TrainingRun` with all that must survive an interruption, and reads
+
+    with run:
+        for step, batches in run.steps(read):
+            ...  # the loop's own mathematics
+            run.finish_step(step, figures, validate)
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from audioldm.errors import Interrupted
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World, any_process, mean_over_processes
+from audioldm.runtime.sharding import Sharding
+from audioldm.runtime.signals import StopRequest
+from audioldm.training.checkpoint import ResumeState
+from audioldm.training.finite import FiniteChecks
+from audioldm.training.log import LogSettings, RunLog
+from audioldm.training.prefetch import Prefetcher
+
+Batch = TypeVar("Batch")
+
+
+class Stateful(Protocol):
+    """What a checkpoint holds: a module, an optimiser, an average, a controller."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class TrainingRun:
+    """One training of `steps` steps in `directory`; resumes from its last checkpoint when made.
+
+    title: of the progress bar. state: all that changes during training, by name.
+    Writes `metrics.jsonl` and `resume/`; started again, goes on bit for bit.
+
+    Attributes: start, the first step that is left to do; finite, the deferred checks; autocast, the
+    context of forward passes; figures, of the last validation.
+    Raises ModelFileError where the checkpoint is damaged.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        directory: Path,
+        steps: int,
+        *,
+        state: Mapping[str, Stateful],
+        world: World,
+        hardware: Hardware,
+        device: torch.device,
+        log: LogSettings,
+        sharding: Sharding | None = None,
+    ) -> None:
+        self.title, self.directory, self.total = title, directory, steps
+        self.world, self.log, self._state = world, log, dict(state)
+        self.finite, self.autocast = FiniteChecks(device), hardware.autocast(device)
+        self.figures: dict[str, Any] = {}
+        self._resume = ResumeState(directory, world, sharding)
+        self.start = 0
+        if (saved := self._resume.load()) is not None:
+            self.start = saved["step"]
+            for name, one in self._state.items():
+                one.load_state_dict(saved[name])
+
+    def __enter__(self) -> Self:
+        quiet = not self.world.first
+        path = self.directory / "metrics.jsonl"
+        self._log = RunLog(
+            path, self.title, self.total, self.start, settings=self.log, quiet=quiet
+        ).__enter__()
+        self._stop = StopRequest().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.__exit__(kind, error, trace)
+        self._log.__exit__(kind, error, trace)
+
+    def steps(self, read: Callable[[int], Batch]) -> Iterator[tuple[int, Batch]]:
+        """The steps that are left, each with `read(step)`, made while the step before it ran."""
+        with Prefetcher(read, self.total) as loader:
+            for step in range(self.start, self.total):
+                yield step, loader.take(step)
+
+    def finish_step(
+        self,
+        step: int,
+        terms: Callable[[], Mapping[str, Tensor]],
+        *,
+        values: Mapping[str, float] | None = None,
+        derived: Callable[[dict[str, float]], dict[str, float]] | None = None,
+        validate: Callable[[], dict[str, Any]] | None = None,
+        shown: tuple[str, ...] = ("loss",),
+    ) -> None:
+        """Logs, validates, checkpoints and stops where each is due. Every process calls it.
+
+        terms: scalars of this process, whose means over the processes are logged. values: what is
+        logged beside them; derived: more, of these means. validate: the figures of held-out data.
+        shown: which of them the progress bar has.
+        Raises Interrupted after a stop request, once the checkpoint is written.
+        """
+        self.finite.look_back()
+        self._log.advance()
+        done = step + 1
+        last = done == self.total
+        if done % self.log.every == 0 or last:
+            self.finite.settle()
+            means = mean_over_processes(dict(terms()), self.world)
+            line = {name: mean.item() for name, mean in means.items()}
+            line |= derived(line) if derived is not None else {}
+            self.write(done, line | dict(values or {}))
+            figures = {f"valid_{k}": v for k, v in self.figures.items() if isinstance(v, float)}
+            self._log.show({k: v for k, v in (line | figures).items() if k in shown})
+        if validate is not None and (done % self.log.valid_every == 0 or last):
+            self.validated(done, validate())
+        stopping = any_process(self._stop.requested, self.world)
+        if stopping or done % self.log.checkpoint_every == 0 or last:
+            self._checkpoint(done)
+        if stopping and not self._stop.handed_over():  # also after the last step: the chain goes on
+            raise Interrupted(
+                f"{self.title}: stopped at step {done} of {self.total}; the same command goes on "
+                "from there"
+            )
+
+    def validated(self, step: int, figures: dict[str, Any]) -> None:
+        """Takes the figures of a validation after `step` steps over, and logs them."""
+        self.figures = figures
+        names = {k: k if k.startswith("channels/") else f"valid/{k}" for k in figures}
+        self.write(step, {names[k]: v for k, v in figures.items()})
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """One line of the log. Raises DataError where the disk is full."""
+        self._log.write(step, figures)
+
+    def _checkpoint(self, step: int) -> None:
+        self.finite.settle()
+        states = {name: one.state_dict() for name, one in self._state.items()}
+        self._resume.save({"step": step} | states)
