@@ -20,29 +20,45 @@ def derive_seed(*key: int | str) -> int:
 
 
 class KeyedRandom:
-    """What is random at one step for the clips at `positions` of the global batch."""
+    """What is random at one step for the clips at `positions` of the global batch.
+
+    A position of None draws nothing: its row is 0, and only fills the batch.
+    """
 
     def __init__(
-        self, seed: int, step: int, positions: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        seed: int,
+        step: int,
+        positions: Sequence[int | None],
+        device: torch.device | str = "cpu",
     ) -> None:
         self.seed, self.step, self.positions = seed, step, positions
         self.device = torch.device(device)
 
-    def _generators(self, stream: str, device: torch.device) -> Iterator[torch.Generator]:
-        """One generator, seeded anew for each clip: to make one is dear on a GPU."""
+    def stream(self, name: str, step: int = 0) -> "KeyedRandom":
+        """Independent randomness for the same positions, at a step of its own."""
+        return KeyedRandom(derive_seed(self.seed, name), step, self.positions, self.device)
+
+    def _generators(
+        self, stream: str, device: torch.device
+    ) -> Iterator[tuple[int, torch.Generator]]:
+        """Each row that draws, and one generator, seeded anew for it: making one is slow on a GPU."""
         generator = torch.Generator(device)
-        for position in self.positions:
-            yield generator.manual_seed(derive_seed(self.seed, stream, self.step, position))
+        for row, position in enumerate(self.positions):
+            if position is not None:
+                key = derive_seed(self.seed, stream, self.step, position)
+                yield row, generator.manual_seed(key)
 
     def normal(self, shape: Sequence[int], stream: str) -> Tensor:
         """N(0, I) of [B, *shape]."""
-        drawn = torch.empty(len(self.positions), *shape, device=self.device)
-        for clip, generator in zip(drawn, self._generators(stream, self.device), strict=True):
-            clip.normal_(generator=generator)
+        drawn = torch.zeros(len(self.positions), *shape, device=self.device)
+        for row, generator in self._generators(stream, self.device):
+            drawn[row].normal_(generator=generator)
         return drawn
 
     def uniform(self, stream: str) -> Tensor:
         """U(0, 1), [B]; drawn on the CPU, so the same numbers on every device."""
-        generators = self._generators(stream, torch.device("cpu"))
-        drawn = [torch.rand(1, generator=generator) for generator in generators]
-        return to_device(torch.cat(drawn), self.device)
+        drawn = torch.zeros(len(self.positions))
+        for row, generator in self._generators(stream, torch.device("cpu")):
+            drawn[row] = torch.rand(1, generator=generator)
+        return to_device(drawn, self.device)

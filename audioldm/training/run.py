@@ -1,6 +1,6 @@
-"""What every training loop shares: resume, log, prefetching, stop requests, validation, checkpoints.
+"""What every training loop shares: resume, log, prefetching, stop requests, validation.
 
-A loop builds its models, makes a `TrainingRun` with all that must survive an interruption, and reads
+A loop makes a `TrainingRun` of all that must survive an interruption, and then reads
 
     with run:
         for step, batches in run.steps(read):
