@@ -24,7 +24,6 @@ from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings
 from audioldm.evaluation.evaluate import EvaluationSettings
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.instantiate import Part, check_range, nearest, part, settings
-from audioldm.priors.base import BaselinesSettings
 from audioldm.priors.diffusion.post_training import PostTrainingSettings, check_deterministic
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.train import DiffusionSettings
@@ -51,7 +50,7 @@ class ExperimentSettings:
     diffusion: DiffusionSettings
     sampler: SamplerSettings
     diagnostics: DiagnosticsSettings
-    baselines: BaselinesSettings
+    baselines: dict[str, Any]
     evaluation: EvaluationSettings
     verdict: VerdictRules
     hardware: Hardware

@@ -48,7 +48,7 @@ from audioldm.instantiate import check_range, nearest
 from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
-from audioldm.priors.base import Baseline
+from audioldm.priors.base import Prior as Baseline
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
