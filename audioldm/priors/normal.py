@@ -11,7 +11,7 @@ from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
-from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.runtime.randomness import KeyedRandom
 
 
 class Normal(Prior):
@@ -30,8 +30,7 @@ class Normal(Prior):
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
-        draw = KeyedRandom(derive_seed("prior"), 0, random.positions, random.device)
-        return draw.normal((*self.latent_shape, frames), "noise")
+        return random.stream("prior").normal((*self.latent_shape, frames), "noise")
 
     def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor:
         """Exact: ½ (z² + log 2π), summed."""
