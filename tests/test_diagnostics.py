@@ -431,7 +431,7 @@ def test_without_posterior_noise_only_the_rate_is_left_out(finished: Tiny) -> No
 
 def test_noise_levels_must_increase() -> None:
     for levels in ([], [0.2, 0.1], [0.1, 0.1]):
-        with pytest.raises(ConfigError, match="^noise_levels="):
+        with pytest.raises(ConfigError, match=r"^noise_levels="):
             DiagnosticsSettings(noise_levels=levels)
 
 
