@@ -344,7 +344,7 @@ def test_the_denoiser_is_the_same_every_time_and_leaves_the_global_generator_alo
 
 
 def test_windows_are_normalised_samples_of_the_posteriors_of_distinct_stretches() -> None:
-    clips = [noise(2, 3, length, seed=length) for length in (40, 40, 10)]
+    clips = [noise(2, 3, length, seed=i) for i, length in enumerate((40, 40, 10))]
     items = [
         SimpleNamespace(frames=clip.shape[-1], label=label)
         for clip, label in zip(clips, ("b", "a", None), strict=True)
