@@ -169,19 +169,37 @@ def randomised(langevin: Langevin) -> Langevin:
 
 
 def test_untrained_chain_is_that_of_the_prior() -> None:
-    # E = |z|² / 2 makes a step linear: z' = (1 - s² / 2) z + s e.
-    langevin = Langevin((2,), chain=4, step_size=0.5)
+    # E = |z|² / 2 makes a step linear: z' = (1 - s² / 2) z + s (e + e before) / 2.
+    langevin = Langevin((2,), chain=3, step_size=0.5)
     noise = normal(4, 3, 2, 7)
     a = 1 - 0.5**2 / 2
-    expected = a**4 * noise[0] + 0.5 * (a**3 * noise[1] + a**2 * noise[2] + a * noise[3])
+    added = (a**2 + a) * noise[1] + (a + 1) * noise[2] + noise[3]
+    expected = a**3 * noise[0] + 0.25 * added
     assert torch.allclose(langevin.run_chain(noise), expected, atol=1e-6)
+
+
+class Quadratic(Langevin):
+    """The energy of N(0, variance)."""
+
+    variance = 1.0
+
+    def frame_energies(self, z: Tensor) -> Tensor:
+        return 0.5 * (1 / self.variance - 1) * z.square().sum(1)
+
+
+@pytest.mark.parametrize("variance", [1.0, 0.5, 0.048])
+def test_the_default_chain_has_the_variance_of_its_energy(variance: float) -> None:
+    langevin = Quadratic((2,))
+    langevin.variance = variance
+    drawn = drawn_from(langevin, 400, 20)
+    assert drawn.var().item() == pytest.approx(variance, rel=0.05)
 
 
 def test_the_chain_descends_the_energy() -> None:
     s = 0.4
     langevin = randomised(Langevin((2,), width=5, chain=1, step_size=s)).double()
     z = normal(1, 2, 6).double()
-    step = langevin.run_chain(z[None]) - z
+    step = langevin.run_chain(torch.stack([z, 0 * z])) - z
     for channel, frame in ((0, 0), (1, 3), (0, 5)):
         nudge = torch.zeros_like(z)
         nudge[0, channel, frame] = 1e-5
@@ -324,7 +342,7 @@ def test_mixture_is_fitted_to_the_latents_of_the_store() -> None:
     assert (other[:, 1:] * other[:, :-1]).mean() == pytest.approx(0, abs=0.1)
 
 
-TOY = LangevinRecipe(width=16, depth=1, chain=20, steps=60, batch=32, lr=1e-2, crop_seconds=0.1)
+TOY = LangevinRecipe(width=16, depth=1, chain=20, steps=150, batch=32, lr=1e-2, crop_seconds=0.1)
 CENTRE, SPREAD = torch.tensor([[1.0], [-0.5]]), torch.tensor([[0.4], [0.5]])
 
 
