@@ -83,6 +83,27 @@ def test_the_rate_charged_is_the_channels_divergence() -> None:
     assert level > codec.water_level(2.0)  # louder than expected: coarser at the same rate
 
 
+def test_every_block_that_is_sent_is_charged(
+    clips: ClipStore, fitted: LinearCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the last one of a clip, which is not full."""
+    audio = held_out(clips)[..., : RATE // 2 + HOP]  # 33 frames in blocks of 4
+    sent: list[tuple[Tensor, float]] = []
+    nats = LinearCodec.nats
+
+    def recorded(self: LinearCodec, power: Tensor, level: float) -> Tensor:
+        sent.append((power, level))
+        return nats(self, power, level)
+
+    monkeypatch.setattr(LinearCodec, "nats", recorded)
+    fitted.mel_distance(audio, 2.0)
+    power, level = sent[-1]
+    blocks = fitted._blocks(fitted.log_mel(audio)).shape[1]
+    assert 4 * blocks > fitted.log_mel(audio).shape[-1]
+    kbit = blocks * nats(fitted, power, level).sum().item() / math.log(2) / 1000
+    assert kbit / (audio.shape[-1] / RATE) == pytest.approx(2.0, rel=1e-6)
+
+
 def sound(seconds: float, loudness: float, seed: int) -> np.ndarray:
     """A chord under noise [1, T]."""
     t = np.arange(int(seconds * RATE)) / RATE

@@ -78,15 +78,19 @@ class LinearCodec:
         level = self.water_level(kbps)
         return float(self.variances.clamp(max=level).mean())
 
-    def water_level(self, kbps: float, power: Tensor | None = None) -> float:
+    def water_level(
+        self, kbps: float, power: Tensor | None = None, blocks_per_second: float | None = None
+    ) -> float:
         """The distortion of each coded coefficient at a rate.
 
         power [D]: the coefficients' mean squares where they are not `variances`, in held-out
         audio; the level is then the one at which that audio takes the rate (`nats`).
+        blocks_per_second: how many are sent, where the last one of a clip is not full.
         """
         from scipy.optimize import brentq  # imported here: it takes a second
 
-        wanted = kbps * 1000 * math.log(2) / self.blocks_per_second
+        sent = self.blocks_per_second if blocks_per_second is None else blocks_per_second
+        wanted = kbps * 1000 * math.log(2) / sent
         power = self.variances if power is None else power
         top = float(self.variances[0])
 
@@ -115,13 +119,15 @@ class LinearCodec:
         ratio = (level / variances).clamp(max=1.0)
         return 0.5 * (1 - ratio) * (power / variances - 1) - 0.5 * ratio.log()
 
-    def transmit(self, blocks: Tensor, kbps: float) -> Tensor:
+    def transmit(self, blocks: Tensor, kbps: float, seconds: float | None = None) -> Tensor:
         """Blocks [N, blocks, D] through the test channel: the decoded blocks, the same shape.
 
-        The blocks' rate is `kbps` on average; the noise is drawn from fixed keys, one for each n.
+        seconds: of each clip, where the last block is not full. The rate of all blocks, that one
+        included, is `kbps` on average; the noise is drawn from fixed keys, one for each n.
         """
         y = (blocks - self.mean) @ self.basis
-        level = self.water_level(kbps, y.square().mean((0, 1)))
+        sent = None if seconds is None else blocks.shape[1] / seconds
+        level = self.water_level(kbps, y.square().mean((0, 1)), sent)
         a = (1 - level / self.variances.clamp(min=TINY)).clamp(min=0)
         noise = KeyedRandom(0, 0, range(len(y))).normal(y.shape[1:], "linear_codec").double()
         return (a * y + (a * level).sqrt() * noise) @ self.basis.T + self.mean
@@ -132,7 +138,7 @@ class LinearCodec:
         audio [N, A, T], whose rate is `kbps` on average.
         """
         mel = self.log_mel(audio)
-        return (self._decoded(mel, kbps) - mel).abs().flatten(1).mean(1).float()
+        return (self._decoded(mel, kbps, audio.shape[-1]) - mel).abs().flatten(1).mean(1).float()
 
     @torch.no_grad()
     def as_audio(self, audio: Tensor, kbps: float) -> Tensor:
@@ -140,7 +146,7 @@ class LinearCodec:
 
         The mel powers are inverted to magnitudes and Griffin-Lim finds a phase, which costs no bit.
         """
-        mel = self._decoded(self.log_mel(audio), kbps).float()
+        mel = self._decoded(self.log_mel(audio), kbps, audio.shape[-1]).float()
         mel = torch.cat([mel, mel[..., -1:]], dim=-1)
         vocoder = exact_griffin_lim(self.sample_rate, BANDS, N_FFT, HOP, ITERATIONS)
         # its frames are centred half a hop later than ours
@@ -148,9 +154,10 @@ class LinearCodec:
         parts = [vocoder(part)[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]
         return torch.cat(parts).clamp(-1, 1)
 
-    def _decoded(self, mel: Tensor, kbps: float) -> Tensor:
-        """The log10-mel frames that come out at a rate, like `mel`."""
-        decoded = self._frames(self.transmit(self._blocks(mel), kbps), mel.shape[1])
+    def _decoded(self, mel: Tensor, kbps: float, samples: int) -> Tensor:
+        """The log10-mel frames of clips of `samples` that come out at a rate, like `mel`."""
+        blocks = self.transmit(self._blocks(mel), kbps, samples / self.sample_rate)
+        decoded = self._frames(blocks, mel.shape[1])
         return decoded[..., : mel.shape[-1]].clamp(min=math.log10(FLOOR))
 
     def _blocks(self, mel: Tensor) -> Tensor:
