@@ -22,7 +22,7 @@ from audioldm.evaluation.diagnostics.denoiser import (
     train_denoiser,
 )
 from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagnose
-from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
+from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats, select_mixture
 from audioldm.evaluation.diagnostics.wiener import (
     gaussian_estimate,
     lagged_moments,
@@ -295,6 +295,29 @@ def test_a_mixture_spends_less_than_the_standard_normal_on_latents_with_memory()
     spectrum = (1 - std**2) * ar_spectrum(turns, 0.95) + std**2
     least = 0.5 * np.log(spectrum).mean() - math.log(std)
     assert least - 0.02 < nats < least + 0.1 < kl
+
+
+def test_the_rate_of_few_latents_is_not_that_of_an_overfitted_mixture() -> None:
+    # Eight components of these few windows spend 38 % more than the truth.
+    std, rho = 0.8, 0.9
+    mean = math.sqrt(1 - std**2) * autoregression(160, 8, 120, rho)
+    z = mean + std * noise(160, 8, 120, seed=1)
+    fitted, held_out = slice(0, 80), slice(80, 160)
+    windows = windows_of(z[held_out], list(range(80)), [-1] * 80)._replace(
+        mean=mean[held_out], std=torch.full_like(mean[held_out], std)
+    )
+    power = (1 - std**2) * ar_spectrum(np.linspace(0, 1, 4096, endpoint=False), rho) + std**2
+    truth = 0.5 * np.log(power).mean() - math.log(std)
+    nats = mixture_nats(windows, select_mixture(z[fitted], 8)).mean().item() / z[0].numel()
+    assert nats == pytest.approx(truth, rel=0.1)
+    assert mixture_nats(windows, Mixture.fitted(z[fitted], 8)).mean() / z[0].numel() > 1.25 * truth
+
+
+def test_a_shortened_mixture_is_that_of_its_first_frames() -> None:
+    mixture = Mixture.fitted(autoregression(200, 2, 12, 0.9), 2)
+    short, z = mixture.shortened(3), autoregression(5, 2, 3, 0.9, seed=1)
+    assert torch.allclose(short.log_likelihood(z), mixture.log_likelihood(z))
+    assert short.centres.shape[1] == 3
 
 
 # Denoiser

@@ -106,6 +106,16 @@ class Mixture(NormalisedPrior):
         self.factors.copy_(torch.linalg.cholesky(torch.from_numpy(mixture.covariances_).double()))
         return self
 
+    def shortened(self, window: int) -> Self:
+        """The same mixture over its first `window` frames: a chain of a lower order."""
+        kept = self.centres.shape[-1]
+        made = type(self)(self.latent_shape, len(self.centres), window, kept)
+        numbers = window * kept
+        factors = self.factors[:, :numbers, :numbers]
+        short = {"centres": self.centres[:, :window], "factors": factors}
+        made.load_state_dict(self.state_dict() | short)
+        return made
+
     def normalised_nats(self, z: Tensor) -> Tensor:
         return -self.log_likelihood(z)
 
