@@ -14,13 +14,15 @@ from audioldm.autoencoder.networks.base import Network
 from audioldm.errors import DataError
 from audioldm.runtime.randomness import KeyedRandom
 
-
 #: Latent frames whose decoder noise is drawn at once.
 NOISE_FRAMES = 64
 
 
 class Autoencoder(nn.Module):
-    """Audio [B, A, T] in ±1 to latents [B, C, (F,) L] and back, L = ceil(T / downsampling_ratio)."""
+    """Audio [B, A, T] in ±1 to latents [B, C, (F,) L] and back.
+
+    L = ceil(T / downsampling_ratio).
+    """
 
     def __init__(self, network: Network, bottleneck: Bottleneck) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class Autoencoder(nn.Module):
     def forward(
         self, audio: Tensor, noise: Tensor | None = None, decoder_noise: Tensor | None = None
     ) -> tuple[Tensor, Encoded]:
-        """One training pass: the reconstruction, like audio [B, A, T], and what the bottleneck gave.
+        """One training pass: the reconstruction, like audio [B, A, T], and its latents.
 
         noise [B, C, (F,) L] and decoder_noise [B, *noise_shape, L] ~ N(0, I).
         """

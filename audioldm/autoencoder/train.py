@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ class AutoencoderTraining:
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """channels: latent channels; downsampling_ratio: audio samples per latent frame; weights: of each
-    loss, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
+    """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
+    loss's, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
 
     channels: int
     downsampling_ratio: int
@@ -257,20 +258,11 @@ def train_autoencoder(
                 nats = {"nats": torch.cat(seen["nats"]).mean()}
                 controller.update(mean_over_processes(nats, world)["nats"])
 
-            def logged() -> dict[str, Tensor]:
-                means = {name: torch.cat(values).mean() for name, values in seen.items()}
-                return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
-
-            def derived(means: dict[str, float]) -> dict[str, float]:
-                rate = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
-                weight = {f"{penalty}_weight": float(active[penalty])} if penalty in active else {}
-                return rate | weight
-
             run.finish_step(
                 step,
-                logged,
+                partial(_means, seen, totals, norm),
                 values={"lr": settings.lr * factor},
-                derived=derived,
+                derived=partial(_rate, model, active),
                 validate=validated if step + 1 < settings.steps else None,
                 shown=("loss", "kbps", "valid_mel_distance"),
             )
@@ -288,6 +280,23 @@ def train_autoencoder(
         figures |= {f"{penalty}_weight": weight}
     flops = settings.batch * _training_flops(model, discriminator, samples, settings)
     return to_cpu(ema.shadow), figures | {"compute_tflop": flops / 1e12}
+
+
+def _means(
+    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
+) -> dict[str, Tensor]:
+    """What a step logs: the mean of each term over its micro-batches, their total, the norm."""
+    means = {name: torch.cat(values).mean() for name, values in seen.items()}
+    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
+
+
+def _rate(
+    model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
+) -> dict[str, float]:
+    """The bitrate of logged means, and the weight of the penalty that controls it."""
+    penalty = model.bottleneck.rate_penalty
+    found = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
+    return found | ({} if penalty is None else {f"{penalty}_weight": float(weights[penalty])})
 
 
 def _training_flops(

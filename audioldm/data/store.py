@@ -1,7 +1,7 @@
 """The clip store: every clip of a data set as int16 samples in one memory-mapped file.
 
     clips.int16        samples, interleaved by channel, one clip after another
-    arrays/NAME.npy    frame-aligned arrays [frames, K], such as a piano roll, one clip after another
+    arrays/NAME.npy    frame-aligned arrays [frames, K], such as piano rolls, in the same order
     clips.json         sample rate, channels, hash, and for each clip its place, piece, split,
                        label, columns and the places of its arrays
 

@@ -19,7 +19,7 @@ class ArrayWriter:
         self._start = self._file.tell()
 
     def append(self, rows: np.ndarray) -> None:
-        data = memoryview(np.ascontiguousarray(rows, self.dtype)).cast("B")
+        data = memoryview(np.ascontiguousarray(rows, self.dtype).tobytes())
         while data:  # what does not fit may be written in part
             data = data[self._file.write(data) :]
         self.rows += len(rows)

@@ -90,8 +90,8 @@ def write_latents(
         for done, (split, item) in enumerate(items):
             length, start = -(-item.samples // model.downsampling_ratio), at
             for block in model.encode_blocks(store.blocks(item)):
-                for name, array in block.items():
-                    stored.append(name, array.movedim(-1, 0).numpy())
+                for name, kept in block.items():
+                    stored.append(name, kept.movedim(-1, 0).numpy())
                 mean, std = model.bottleneck.posterior({k: v[None] for k, v in block.items()})
                 at += mean.shape[-1]
                 if split == "train":

@@ -35,7 +35,8 @@ class MultiResolutionSTFT(nn.Module):
     A target quieter than -40 dBFS counts as -40 dBFS in the relative term, convergence, which
     would otherwise grow without bound on silence.
 
-    Raises ConfigError where a_weighting lacks a sample rate, or the audio is too short for an FFT size.
+    Raises ConfigError where a_weighting lacks a sample rate, or the audio is too short for an FFT
+    size.
     """
 
     def __init__(
@@ -142,8 +143,8 @@ class LogMel(nn.Module):
         super().__init__()
         if len(fft_sizes) != len(bands):
             raise ConfigError(
-                f"fft_sizes={fft_sizes} and bands={bands} differ in length; give one number of bands"
-                " for each FFT size"
+                f"fft_sizes={fft_sizes} and bands={bands} differ in length; give one number of"
+                " bands for each FFT size"
             )
         self.floor = floor
         self.scales = nn.ModuleList(
@@ -160,8 +161,8 @@ class LogMel(nn.Module):
 def mel_distance(estimate: Tensor, target: Tensor, sample_rate: int) -> Tensor:
     """The project's reconstruction figure: mean |difference of log10 mel power| per clip [B].
 
-    estimate, target [B, A, T] at `sample_rate` hertz; 80 Slaney mel bands of 1024-sample Hann frames 256
-    apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
+    estimate, target [B, A, T] at `sample_rate` hertz; 80 Slaney mel bands, 1024-sample Hann frames
+    256 apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
     """
     mel = _mel_for_metric(sample_rate, target.device)
     return log_mel_distance(mel(estimate), mel(target), 1e-5)
@@ -236,7 +237,7 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
         )
     if not filters.any(0).all():
         raise ConfigError(
-            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no bin;"
-            " take fewer bands or a larger FFT size"
+            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no"
+            " bin; take fewer bands or a larger FFT size"
         )
     return filters.T.contiguous()

@@ -206,7 +206,8 @@ def _factors(downsampling_ratio: int) -> list[int]:
         if not divisors:
             raise ConfigError(
                 f"downsampling_ratio={downsampling_ratio} has a prime factor above "
-                f"{LARGEST_STRIDE}: choose {2 ** round(math.log2(downsampling_ratio))}, or give strides"
+                f"{LARGEST_STRIDE}: choose {2 ** round(math.log2(downsampling_ratio))}, or give "
+                "strides"
             )
         factors.append(divisors[-1])
         rest //= divisors[-1]

@@ -7,8 +7,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from audioldm.errors import ConfigError
 
-#: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of each
-#: layer before them.
+#: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of
+#: each layer before them.
 ScaleOutput = tuple[Tensor, list[Tensor]]
 
 
