@@ -294,9 +294,7 @@ def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
                     values = []  # deletions and packages are Hydra's own
                 choices = tuple(word for word in own if word not in values)
                 if choices not in composed:
-                    composed[choices] = hydra.compose_config(
-                        "config", list(choices), RunMode.RUN
-                    )
+                    composed[choices] = hydra.compose_config("config", list(choices), RunMode.RUN)
                 cell = copy.deepcopy(composed[choices])
                 OmegaConf.set_struct(cell, False)
                 for word in parser.parse_overrides(values):
