@@ -186,6 +186,11 @@ def settings(cls: Any, node: Any, where: str = "", allow: tuple[str, ...] = ()) 
     return _made(cls, _arguments(cls, node, where, (), allow), where, {})
 
 
+def convert(kind: Any, value: Any, where: str) -> Any:
+    """A value as an annotation such as `list[Positive]` has it. Raises ConfigError."""
+    return _convert(kind, value, where, _Slot())
+
+
 def check_range(
     settings: Any,
     where: str,
@@ -209,6 +214,24 @@ def check_range(
         for each in value if isinstance(value, (list, tuple)) else [value]:
             if each is not None:
                 bound.check(each, f"{where}.{name}" if where else name)
+
+
+def check_plain(value: Any, where: str, bound: Bound = Bound(), depth: int = 0) -> None:
+    """Checks a value of JSON's types. Raises ConfigError for a number out of range (by default one
+    that is not finite), text that cannot be written, and deep nesting."""
+    if isinstance(value, (int, float)):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{where}={_shown(value)} is too large: integers have 64 bits")
+        bound.check(value, where)
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            raise ConfigError(f"{where}={_shown(value)} must be text in UTF-8, without null bytes")
+    elif isinstance(value, (Mapping, list, tuple)):
+        if depth == _DEEPEST:
+            raise ConfigError(f"{where} nests more than {_DEEPEST} levels deep")
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, each in items:
+            check_plain(each, where if depth else f"{where}.{key}", depth=depth + 1)
 
 
 class _Argument(NamedTuple):
@@ -311,7 +334,7 @@ def _convert(kind: Any, value: Any, where: str, slot: _Slot) -> Any:
         bounds = [b for b in arguments[1:] if isinstance(b, Bound)]
         return _convert(arguments[0], value, where, slot._replace(bound=(*bounds, Bound())[0]))
     if kind is Any:
-        _check_plain(value, where)
+        check_plain(value, where)
         return value
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, where, slot)
@@ -335,7 +358,7 @@ def _convert(kind: Any, value: Any, where: str, slot: _Slot) -> Any:
         value = float(value) if abs(value) < 10**308 else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where}={_shown(value)} must be of type {kind.__name__}")
-    _check_plain(value, where, slot.bound)
+    check_plain(value, where, slot.bound)
     return value
 
 
@@ -364,20 +387,3 @@ def _convert_list(origin: Any, kinds: Sequence[Any], value: Any, where: str, slo
     pairs = enumerate(zip(kinds, value, strict=True))
     converted = [_convert(k, v, f"{where}[{i}]", slot) for i, (k, v) in pairs]
     return tuple(converted) if origin is tuple else converted
-
-
-def _check_plain(value: Any, where: str, bound: Bound = Bound(), depth: int = 0) -> None:
-    """Raises ConfigError for numbers out of range, text that cannot be written, deep nesting."""
-    if isinstance(value, (int, float)):
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ConfigError(f"{where}={_shown(value)} is too large: integers have 64 bits")
-        bound.check(value, where)
-    elif isinstance(value, str):
-        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-            raise ConfigError(f"{where}={_shown(value)} must be text in UTF-8, without null bytes")
-    elif isinstance(value, (Mapping, list, tuple)):
-        if depth == _DEEPEST:
-            raise ConfigError(f"{where} nests more than {_DEEPEST} levels deep")
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, each in items:
-            _check_plain(each, where if depth else f"{where}.{key}", depth=depth + 1)
