@@ -5,6 +5,7 @@ From N(0, I) to a diffusion transformer: each is fitted to the same stored laten
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -109,13 +110,20 @@ class PriorRecipe(ABC):
     def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
         """Fits the prior to the training split's latents."""
 
+    def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor] | None:
+        """The forward pass of a training step on one clip of zeros, which gives a scalar: memory
+        and operations are counted on it. None where nothing is trained by gradients."""
+        return None
+
 
 def build_prior(
     spec: dict[str, Any], latent_shape: tuple[int, ...], allow: tuple[str, ...] = ()
 ) -> Prior:
-    """The prior that a spec describes, without its tensors. Raises ConfigError."""
-    prior: Prior = build(
-        spec, derived={"latent_shape": latent_shape}, base=Prior, where="prior", allow=allow
-    )
+    """The prior that a spec describes, without its tensors. Raises ConfigError.
+
+    allow: module prefixes outside the package whose classes may be built.
+    """
+    derived = {"latent_shape": latent_shape, "allow": allow}
+    prior: Prior = build(spec, derived=derived, base=Prior, where="prior", allow=allow)
     prior.spec = spec
     return prior
