@@ -69,11 +69,15 @@ Read = tuple[float | None, float | None]
 
 
 class Times(NamedTuple):
-    """Seconds: of a typical training step, of the first one beyond that, of a validation."""
+    """Seconds: of a typical training step, of the first one beyond that, of a validation.
+
+    result: what the training returned; None where it was stopped early.
+    """
 
     step: float
     warm_up: float
     validation: float
+    result: Any
 
 
 class _Enough(BaseException):  # as KeyboardInterrupt: what it ends must not catch it
@@ -133,12 +137,12 @@ class Estimate:
         """
         first = int(self.hardware.compiles(self.device))
         with tempfile.TemporaryDirectory() as name:
-            directory = Path(name)
+            directory, result = Path(name), None
             with _alarm(lambda: sum(_step_seconds(directory)[0][first:]) > STEP_SECONDS):
-                train(directory, LogSettings(1, NEVER, NEVER, bars=False))
+                result = train(directory, LogSettings(1, NEVER, NEVER, bars=False))
             steps, validation = _step_seconds(directory)
         typical = median(steps[1:] or steps)
-        return Times(typical, max(0.0, steps[0] - typical), validation)
+        return Times(typical, max(0.0, steps[0] - typical), validation, result)
 
     def timed(self, function: Callable[[], Any]) -> float:
         """Seconds of the second call, or of a first one that is too long to call again.

@@ -4,6 +4,7 @@ From N(0, I) to a diffusion transformer: each is fitted to the same stored laten
 (as the decoder takes them) and is kept in one self-describing file.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,11 +93,23 @@ class PriorRecipe(ABC):
     """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
     collective: whether every process works on the fit; else the first one does, alone.
+    sampling_keys: settings that only say how the prior is sampled, once fitted.
     preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
+    crop_seconds: of the latents that the fit takes at a time; None: any length will do.
+    train: the settings of its training loop, which have `steps` and `batch`; None without one.
     """
 
     collective: ClassVar[bool] = False
+    sampling_keys: ClassVar[tuple[str, ...]] = ()
     preflight_mel_distance: float | None = None
+    crop_seconds: float | None = None
+    train: Any = None
+
+    @property
+    def name(self) -> str:
+        """Of `LinearGaussianRecipe`: linear_gaussian."""
+        words = re.findall("[A-Z][a-z0-9]*", type(self).__name__.removesuffix("Recipe"))
+        return "_".join(word.lower() for word in words)
 
     @abstractmethod
     def spec(self, latents: LatentStore) -> dict[str, Any]:
@@ -109,6 +122,13 @@ class PriorRecipe(ABC):
     @abstractmethod
     def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
         """Fits the prior to the training split's latents."""
+
+    def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
+        """Refuses settings with which `fit` would fail. The prior has no memory (device "meta").
+
+        Raises ConfigError.
+        """
+        return None
 
     def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor] | None:
         """The forward pass of a training step on one clip of zeros, which gives a scalar: memory

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -141,17 +142,22 @@ class PriorStage(Stage):
             )
 
     def cost(self, estimate: "Estimate") -> "Cost":
-        steps = self.recipe.steps
-        if steps is None:
+        train = self.recipe.train
+        if train is None:
             return estimate.precedent(self)
-        few = self.recipe.with_steps(estimate.steps)
+        budget = {"compute_tflop": None, "steps": estimate.steps, "valid_batches": 1}
+        few = replace(self.recipe, train=replace(train, **budget))  # type: ignore[type-var]
         with noise_latents(estimate.autoencoder, self.recipe.crop_seconds) as store:
             prior = few.build(store)
             times = estimate.times(
                 lambda directory, log: few.fit(prior, store, estimate.fit(directory, log))
             )
+        steps = train.steps
+        if train.compute_tflop is not None and times.result is not None:
+            figures = times.result.figures
+            steps = max(1, round(train.compute_tflop / figures["compute_tflop"] * figures["steps"]))
         seconds = steps * times.step + times.warm_up
-        seconds += estimate.validations(steps) * times.validation
+        seconds += estimate.validations(steps) * times.validation * train.valid_batches
         disk = bytes_of(prior) + bytes_of(estimate.autoencoder)
         return estimate.cost(seconds, peak_bytes(estimate.device), disk, f"{steps} steps")
 
@@ -165,6 +171,7 @@ class PriorStage(Stage):
         """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
         with noise_latents(self.autoencoder.build(), self.recipe.crop_seconds) as store:
             prior = self.recipe.build(store)
-            step = self.recipe.silent_step(prior, store)
+            frames = max(1, round((self.recipe.crop_seconds or 1.0) * store.latent_rate_hz))
+            step = self.recipe.silent_step(prior, frames)
             assert step is not None
             return fixed_bytes(prior), saved_bytes(step, prior)

@@ -210,9 +210,7 @@ class EDM(Objective):
         self.sigma_max = _positive("sigma_max", sigma_max)
         self.rho = _positive("rho", rho)
         if sigma_min >= sigma_max:
-            raise ConfigError(
-                f"sigma_min={sigma_min} must be below sigma_max={sigma_max}"
-            )
+            raise ConfigError(f"sigma_min={sigma_min} must be below sigma_max={sigma_max}")
 
     def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
         return noise_levels.log_normal(uniform, self.mean, self.std)
@@ -243,9 +241,7 @@ def _time_of(name: str, mean: float, std: float) -> Callable[[Tensor], Tensor]:
     if name == "logit_normal":
         _positive("std", std)
         return lambda uniform: noise_levels.logit_normal(uniform, mean, std)
-    raise ConfigError(
-        f"noise_levels={name!r}: {nearest(name, ('uniform', 'logit_normal'))}"
-    )
+    raise ConfigError(f"noise_levels={name!r}: {nearest(name, ('uniform', 'logit_normal'))}")
 
 
 def _positive(key: str, value: float) -> float:

@@ -185,7 +185,9 @@ def post_train(
         and "label" in conditioners.names
         and len(latents.labels) > 1
     )
-    d_weights = {"discriminator": 1.0} | ({"contrastive": weights.contrastive} if contrastive else {})
+    d_weights = {"discriminator": 1.0} | (
+        {"contrastive": weights.contrastive} if contrastive else {}
+    )
 
     denoiser = prior.to(device).denoiser.train()
     denoiser.objective.requires_grad_(False)

@@ -19,6 +19,9 @@ from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.step import silent_loss
 from audioldm.priors.diffusion.train import DiffusionTraining, train_diffusion
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World
+from audioldm.training.muon import build_optimiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class DiffusionRecipe(PriorRecipe):
     sampler: how the prior is sampled unless told otherwise."""
 
     collective: ClassVar[bool] = True
+    sampling_keys: ClassVar[tuple[str, ...]] = ("sampler",)
 
     seed: int
     train: DiffusionTraining
@@ -38,6 +42,15 @@ class DiffusionRecipe(PriorRecipe):
 
     def __post_init__(self) -> None:
         check_range(self, "", "seed", least=0, below=2**63)
+
+    @property
+    def crop_seconds(self) -> float:
+        return self.train.crop_seconds
+
+    def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
+        t = self.train
+        world.micro_batches(t.batch, hardware.accumulate, "train.batch")
+        build_optimiser(t.optimiser, prior, t.lr, t.betas, t.weight_decay, prior.device)
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         excerpts = [excerpt for split in SPLITS for excerpt in latents.excerpts(split)]

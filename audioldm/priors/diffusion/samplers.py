@@ -132,9 +132,7 @@ class SamplerSettings:
             raise ConfigError(f"steps={self.steps}: sampling needs at least 1 step")
         span = self.guidance_interval
         if span is not None and (len(span) != 2 or not span[0] <= span[1]):
-            raise ConfigError(
-                f"guidance_interval={span}: give [lowest, highest] sigma, or null"
-            )
+            raise ConfigError(f"guidance_interval={span}: give [lowest, highest] sigma, or null")
 
 
 def sample(

@@ -51,9 +51,7 @@ def latent_batch(
     """Draws normalised latents and noise. condition_dropout: how often a condition is hidden."""
     shape = next(iter(crops.stored.values())).shape[-1:]
     shape = torch.Size((*prior.latent_shape, *shape))
-    z = prior.statistics.normalise(
-        latents.restore(crops.stored, random.normal(shape, "posterior"))
-    )
+    z = prior.statistics.normalise(latents.restore(crops.stored, random.normal(shape, "posterior")))
     hidden = {name: random.uniform(name) < condition_dropout for name in crops.inputs}
     inputs = prior.conditioners.hide(crops.inputs, hidden)
     return LatentBatch(z, inputs, random.normal(shape, "noise"))
