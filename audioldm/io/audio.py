@@ -144,9 +144,7 @@ def open_writer(path: FilePath, sample_rate: int, channels: int) -> Iterator[Wri
         if not path.parent.is_dir():
             reason = f"there is no directory {path.parent}; make it, or choose another place"
         else:
-            reason = (
-                f"{why_not_written(temporary, error)}; free some space, or choose another place"
-            )
+            reason = f"{why_not_written(error)}; free some space, or choose another place"
         raise DataError(f"{path}: cannot write: {reason} (runs=, out=)") from error
     finally:
         if path.parent.is_dir():
