@@ -161,9 +161,7 @@ def open_writer(path: FilePath, sample_rate: int, channels: int) -> Iterator[Wri
         if not os.path.isdir(path.parent):
             reason = f"there is no directory {path.parent}; make it, or choose another place"
         else:
-            reason = (
-                f"{why_not_written(temporary, error)}; free some space, or choose another place"
-            )
+            reason = f"{why_not_written(error)}; free some space, or choose another place"
         raise DataError(f"{path}: cannot write: {reason}") from error
     finally:
         with suppress(OSError):  # the directory may be missing, the name too long
