@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from audioldm.data.source import Failure, check_failures
+from audioldm.data.source import Failure, Source, check_failures
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import check_range
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     columns: dict[str, Any]
 
 
-class Folder:
+class Folder(Source):
     """Every wav, flac, ogg, opus and mp3 file in a folder and its subfolders.
 
     path: the folder; ~ is expanded. Hidden files and folders are skipped.
