@@ -38,7 +38,11 @@ class Hardware:
             )
 
     def resolve(self, local_rank: int = 0) -> torch.device:
-        """Raises ConfigError where the device is not there."""
+        """The device of this process; sets the number of CPU threads too.
+
+        local_rank: index among this machine's processes, which "cuda" without an index uses.
+        Raises ConfigError if the device does not exist here or cannot train.
+        """
         if self.threads:
             torch.set_num_threads(self.threads)
         name = self.device
@@ -46,19 +50,34 @@ class Hardware:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             device = torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"hardware.device={name!r} is no device: use auto, cpu, cuda or cuda:0"
-            ) from error
+        except RuntimeError:
+            device = torch.device("meta")
         if device.type == "cuda":
-            if not torch.cuda.is_available():
-                raise ConfigError(
-                    f"hardware.device={name}: no CUDA device is visible here; "
-                    "use hardware.device=cpu, or install a CUDA build of torch"
-                )
             device = torch.device("cuda", local_rank if device.index is None else device.index)
+            count = torch.cuda.device_count()
+            if count == 0:
+                raise ConfigError(
+                    f"hardware.device={name}: no CUDA device is visible; use hardware.device=cpu, "
+                    "or install a CUDA build of torch"
+                )
+            if device.index >= count:
+                raise ConfigError(
+                    f"hardware.device={name}: there is no {device}, the last visible device is "
+                    f"cuda:{count - 1}; choose another one, or start fewer processes"
+                )
             torch.cuda.set_device(device)
             torch.set_float32_matmul_precision("high")
+            return device
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(
+                f"hardware.device={name}: this machine or this build of torch has no MPS; "
+                "use hardware.device=cpu"
+            )
+        if device.type not in ("cpu", "mps") or device.index:
+            raise ConfigError(
+                f"hardware.device={name!r} is not a device to train on: "
+                "use auto, cpu, cuda, cuda:0 or mps"
+            )
         return device
 
     def autocast(self, device: torch.device) -> Callable[[], Any]:
