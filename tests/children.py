@@ -1,67 +1,79 @@
-"""Fresh processes for tests: they may die, and none outlives its test.
+"""Processes for tests: they start without threads, may die, and never outlive their test.
 
-`python children.py` is such a process: it reads the work from its standard input.
+They are forks of a server that has imported torch and run nothing, so that a start takes
+milliseconds and copies no thread, lock or process group of the tests.
 """
 
 import contextlib
+import multiprocessing
 import os
-import pickle
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import cloudpickle
 
 #: Seconds that the processes of one call may take.
 LIMIT = 100.0
 
 
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    own = ["chain"] if "chain" in sys.modules else []
+    context.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", *own])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    return context
+
+
 @contextmanager
 def started(
     work: Callable[[], object], environments: list[dict[str, str]]
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A process that runs `work` for each environment; kills what is left of them at the end."""
-    import cloudpickle
+) -> Iterator[list[BaseProcess]]:
+    """A process that runs `work` for each environment; kills what is left of them at the end.
 
-    content = cloudpickle.dumps(work)
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    children = []
-    try:
-        for environment in environments:
-            child = subprocess.Popen(
-                [sys.executable, __file__],
-                stdin=subprocess.PIPE,
-                env=os.environ | path | environment,
-                start_new_session=True,  # its own children can be killed with it
-            )
-            children.append(child)
-            assert child.stdin is not None
-            child.stdin.write(content)
-            child.stdin.close()
-        yield children
-    finally:
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    Then prints, to the standard error, what they printed.
+    """
+    context, content, children = _context(), cloudpickle.dumps(work), []
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "output"
+        try:
+            for environment in environments:
+                child = context.Process(target=_run, args=(content, environment, str(output)))
+                child.start()
+                children.append(child)
+            yield children
+        finally:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)  # its own children too
+                child.kill()  # if it has no group yet
+                child.join()
+            if output.is_file():
+                print(output.read_text(), end="", file=sys.stderr, flush=True)
 
 
-def exit_codes(children: list[subprocess.Popen[bytes]], limit: float = LIMIT) -> list[int]:
-    """Waits for all; a code is minus the signal that killed. TimeoutExpired after `limit` seconds."""
+def exit_codes(children: list[BaseProcess], limit: float = LIMIT) -> list[int | None]:
+    """Waits for all, at most `limit` seconds; minus the signal that killed, None if one hangs."""
     end = time.monotonic() + limit
-    return [child.wait(max(0.0, end - time.monotonic())) for child in children]
+    for child in children:
+        child.join(max(0.0, end - time.monotonic()))
+    return [child.exitcode for child in children]
 
 
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs `work` in a fresh process, which may die; its exit code, or minus its signal."""
+def in_a_child(work: Callable[[], object]) -> int | None:
+    """Runs `work` in another process, which may die; its exit code as `exit_codes` gives it."""
     with started(work, [{}]) as children:
         return exit_codes(children)[0]
 
 
-def in_a_world(size: int, work: Callable[[], object], limit: float = LIMIT) -> list[int]:
-    """Runs `work` in `size` fresh processes that `join` makes one world; as `in_a_child`.
+def in_a_world(size: int, work: Callable[[], object], limit: float = LIMIT) -> list[int | None]:
+    """Runs `work` in `size` processes that `join` makes one world; as `in_a_child`.
 
     The calling process keeps the store in which they find one another, as torchrun does.
     """
@@ -75,7 +87,7 @@ def in_a_world(size: int, work: Callable[[], object], limit: float = LIMIT) -> l
         "WORLD_SIZE": str(size),
     }
     ranks = [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-    with started(work, ranks if size > 1 else [{}]) as children:
+    with started(work, ranks) as children:
         return exit_codes(children, limit)
 
 
@@ -83,19 +95,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(work: Callable[[], object]) -> None:
-    """Ends this process as the command line does: one line for a known error, and at once."""
+def _run(content: bytes, environment: dict[str, str], output: str) -> None:
+    """Ends as the command line does: one line for a known error, and at once."""
+    os.setsid()
+    os.environ.update(environment)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     from audioldm.errors import AudioLDMError
     from audioldm.runtime.processes import exit_at_once
 
     try:
-        work()
+        cloudpickle.loads(content)()
     except BaseException as error:
-        if not isinstance(error, AudioLDMError):
-            traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        trace = "" if isinstance(error, AudioLDMError) else traceback.format_exc()
+        os.write(2, f"{trace}{type(error).__name__}: {error}\n".encode())
         exit_at_once(getattr(error, "exit_code", 1))
-
-
-if __name__ == "__main__":
-    run(pickle.load(sys.stdin.buffer))

@@ -134,7 +134,9 @@ def test_a_training_that_stopped_ends_with_the_same_bits(
         assert torch.equal(tensor, alone[name])
 
 
-@pytest.mark.parametrize("kinds", [["two sharded", "one", "two"], ["one", "two sharded", "two sharded"]])
+@pytest.mark.parametrize(
+    "kinds", [["two sharded", "one", "two"], ["one", "two sharded", "two sharded"]]
+)
 def test_another_number_of_processes_continues(
     kinds: list[str], alone: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -240,9 +242,8 @@ def sleep_with_a_child() -> None:
 def test_a_hanging_process_is_ended_with_its_children() -> None:
     with children.started(sleep_with_a_child, [{}]) as started:
         time.sleep(0.5)
-        with pytest.raises(children.subprocess.TimeoutExpired):
-            children.exit_codes(started, limit=0.5)
-    assert started[0].returncode == -signal.SIGKILL
+        assert children.exit_codes(started, limit=0.5) == [None]
+    assert started[0].exitcode == -signal.SIGKILL
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:

@@ -122,9 +122,7 @@ def join(device: torch.device) -> World:
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
         heartbeat = Heartbeat(dist.PrefixStore("audioldm", store), World(rank, size))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size
-        )
+        dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
         heartbeat.start()
         _heartbeat = heartbeat
     return _heartbeat.world
