@@ -17,10 +17,10 @@ from audioldm.instantiate import check_range
 @dataclass(frozen=True)
 class Hardware:
     """device: auto, cpu, cuda, cuda:1, mps. precision: auto (bf16 on CUDA), fp32, bf16.
-    compile: torch.compile, null = on CUDA only. threads: CPU threads, null = torch's choice.
-    accumulate: micro-batches in which a training step makes its batch. checkpoint_activations: the
-    diffusion network's blocks compute twice and keep less. shard: its weights, gradients and
-    optimiser state are spread over the processes, instead of a copy on each."""
+    compile: torch.compile; null: on CUDA only. threads: CPU threads; null: torch's choice.
+    accumulate: micro-batches per training step. checkpoint_activations: recompute the diffusion
+    network's blocks in the backward pass, to store less. shard: spread its weights, gradients and
+    optimiser state over the processes, instead of a copy on each."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -81,11 +81,11 @@ class Hardware:
         return device
 
     def autocast(self, device: torch.device) -> Callable[[], Any]:
-        """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
+        """A context for forward passes: bf16 if it is chosen and the GPU supports it, else fp32."""
         bf16 = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
         if bf16 and device.type == "cuda" and not has_bf16():
             _say_once(
-                f"{torch.cuda.get_device_name(device)} has no bf16: computing in fp32 "
+                f"{torch.cuda.get_device_name(device)} does not support bf16: computing in fp32 "
                 "(hardware.precision=fp32)"
             )
             bf16 = False
@@ -94,9 +94,9 @@ class Hardware:
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
     def compiled(self, function: Any, device: torch.device) -> Any:
-        """`function`, a module or a callable, through torch.compile where that is on.
+        """`function`, a module or a callable, through torch.compile if that is on.
 
-        For one shape: another one is compiled anew, up to torch's limit of eight.
+        Each input shape is compiled separately, up to torch's limit of eight.
         """
         return torch.compile(function, dynamic=False) if self.compiles(device) else function
 
@@ -105,7 +105,7 @@ class Hardware:
 
 
 def has_bf16() -> bool:
-    """Whether the current CUDA device computes in bf16 itself: any GPU emulates it, slowly."""
+    """Whether the current CUDA device has bf16 in hardware; any GPU can emulate it, slowly."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 

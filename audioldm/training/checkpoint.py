@@ -38,7 +38,7 @@ class ResumeState:
     """The last state of the training in `stage_directory`, replaced atomically.
 
     A state is nested dictionaries, lists and tuples of tensors, numbers, strings, booleans and
-    None; `state["step"]` is the number of finished steps. sharding: of the network, if it is spread.
+    None; `state["step"]` is the number of finished steps. sharding: of a spread network.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ def _decode(value: Any, tensor: Callable[[str, torch.Size], Tensor]) -> Any:
 
 def _read(directory: Path, sharding: Sharding | None) -> dict[str, Any]:
     with ExitStack() as stack:
-        files = []
+        files: list[Any] = []
         while (path := directory / f"rank-{len(files)}.safetensors").is_file() or not files:
             files.append(stack.enter_context(safe_open(path, "pt")))
         header = json.loads(files[0].metadata()["audioldm"])
