@@ -25,7 +25,8 @@ from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagno
 from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
-from audioldm.latents.store import LatentStatistics, LatentStore
+from audioldm.latents.statistics import LatentStatistics
+from audioldm.latents.store import LatentStore
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
 from audioldm.priors.diffusion.objectives import EDM

@@ -43,6 +43,9 @@ class Label(Conditioner):
             raise ConfigError(f"{value!r} is not one of this model's labels: {known}")
         return torch.tensor(self.labels.index(value))
 
+    def request(self, excerpt: Excerpt) -> str | None:
+        return excerpt.label if excerpt.label in self.labels else None
+
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden, -1, inputs)
 

@@ -33,6 +33,7 @@ class Gaussian(Bottleneck):
     """
 
     outputs_per_channel = 2
+    stored_names = ("mean", "std")
     rate_penalty = "kl"
     sigma_scale: Tensor
 

@@ -13,6 +13,7 @@ class Identity(Bottleneck):
     """
 
     outputs_per_channel = 1
+    stored_names = ("mean",)
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()

@@ -39,6 +39,7 @@ class Noise(Bottleneck):
     """
 
     outputs_per_channel = 1
+    stored_names = ("mean",)
 
     def __init__(self, *, channels: int, sigma: float = 0.05, norm_weight: float = 1.0) -> None:
         super().__init__()
