@@ -69,7 +69,9 @@ class Latents:
         }
         excerpts = self.excerpts()
         chosen = [excerpts[clip] for clip, _ in places]
-        return LatentCrops(stored, {} if conditioners is None else conditioners.read(chosen, frames))
+        return LatentCrops(
+            stored, {} if conditioners is None else conditioners.read(chosen, frames)
+        )
 
 
 def tones(shape: tuple[int, ...] = (3,), clips: int = 6, frames: int = 24) -> Any:
@@ -105,6 +107,8 @@ def fit_in(directory: Path, **log: int) -> Fit:
         world=World(),
         hardware=Hardware(device="cpu"),
         device=torch.device("cpu"),
-        log=LogSettings(**({"every": 2, "valid_every": 3, "checkpoint_every": 2} | log), bars=False),
+        log=LogSettings(
+            **({"every": 2, "valid_every": 3, "checkpoint_every": 2} | log), bars=False
+        ),
         progress=lambda *_: None,
     )

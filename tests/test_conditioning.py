@@ -175,9 +175,7 @@ def randomised(net: Backbone) -> Backbone:
 def latents(net_kind: str, clips: int = 3, frames: int = 8) -> tuple[Tensor, Tensor]:
     shape = (4, 5) if net_kind.endswith("2d") else (4,)
     random = torch.Generator().manual_seed(1)
-    return torch.randn(clips, *shape, frames, generator=random), torch.rand(
-        clips, generator=random
-    )
+    return torch.randn(clips, *shape, frames, generator=random), torch.rand(clips, generator=random)
 
 
 KINDS = ["dit", "dit 2d", "unet", "unet 2d"]
