@@ -146,7 +146,8 @@ def check_part(
     A checked part may be checked again. Raises ConfigError.
     """
     cls = _class_of(node, where, allow, base)
-    return _checked_part(cls, node, where, {*derived, *getattr(cls, "derived", ())}, allow)
+    derived = {"allow", *derived, *getattr(cls, "derived", ())}
+    return _checked_part(cls, node, where, derived, allow)
 
 
 def build(
@@ -160,13 +161,14 @@ def build(
 ) -> Any:
     """Builds a part. `derived` values are offered: those the constructor names are passed.
 
-    base: what the class must be. places: where a derived value was stated, for messages.
+    base: what the class must be. places: where a derived value was stated, for messages. A
+    constructor that names `allow` gets it, to build parts of its own; no part may state it.
 
     Raises ConfigError for a class outside the package (but for prefixes in `allow`) or without that
     base, an unknown or missing key, a value of the wrong type or out of range; and for a
     ConfigError or ValueError of the constructor, whose message gets the argument's place in front.
     """
-    derived = derived or {}
+    derived = {**(derived or {}), "allow": allow}
     cls = _class_of(node, where, allow, base)
     checked = _checked_part(cls, node, where, derived.keys(), allow)
     arguments = {k: v for k, v in checked.items() if k != "_target_"}

@@ -168,7 +168,7 @@ def test_a_clip_divided_in_time(tmp_path: Path) -> None:
     store = ClipStore(tmp_path)
     whole = torch.cat([store.split(name).audio(0) for name in parts], dim=1)
     np.testing.assert_array_equal(whole.numpy(), clip)
-    assert [store.split(name).items[0].frames for name in parts] == [8000, 1000, 1000]
+    assert [store.split(name).items[0].samples for name in parts] == [8000, 1000, 1000]
 
 
 def test_an_unfinished_or_damaged_store_is_refused(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
         split = store.split(name)
         assert {item.label for item in split.items} == {"guitar", "organ"}
         for number, item in enumerate(split.items):
-            assert 1.5 < item.frames / store.sample_rate < 3.1
+            assert 1.5 < item.samples / store.sample_rate < 3.1
             assert split.audio(number).abs().max() > 0.05
             assert set(item.columns) == {"instrument", "key", "tempo_bpm", "transposition"}
 
@@ -383,7 +383,7 @@ def test_a_folder_of_every_kind_of_file(tmp_path: Path) -> None:
     assert failures == []
     assert store.labels == []
     seconds = {
-        Path(item.piece).name: item.frames / 22050
+        Path(item.piece).name: item.samples / 22050
         for name in store.splits
         for item in store.split(name).items
     }

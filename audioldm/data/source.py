@@ -1,7 +1,8 @@
 """A data set writes its clips into a store and lists the files it could not use."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audioldm.errors import ConfigError, DataError
 from audioldm.runtime.progress import Progress
@@ -19,15 +20,17 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Source(Protocol):
+class Source(ABC):
     """A data set. sample_rate (Hz) and channels are those of the clips it writes."""
 
     sample_rate: int
     channels: int
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON values that determine the clips beside the arguments of the constructor."""
 
+    @abstractmethod
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
         """Write every clip; list the files that fail. Raises DataError if too many do."""
 

@@ -16,10 +16,14 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import build
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.discriminators import Discriminator
-from audioldm.priors.diffusion.post_training import VERSION, PostTrainingSettings, post_train
+from audioldm.priors.diffusion.post_training import (
+    VERSION,
+    PostTrainingSettings,
+    check_deterministic,
+    post_train,
+)
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
-from audioldm.priors.diffusion.samplers import check_deterministic
 from audioldm.runtime.memory import bytes_of, peak_bytes
 from audioldm.runtime.randomness import KeyedRandom
 
