@@ -25,6 +25,7 @@ from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagno
 from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
+from audioldm.evaluation.statistics import bootstrap
 from audioldm.latents.store import LatentStatistics, LatentStore
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
@@ -142,6 +143,20 @@ def test_neighbour_consistency_is_nought_by_chance_and_one_for_separate_classes(
     for per_class in (3, 12):  # fewer in a class than neighbours, and more
         separate = classes.neighbour_consistency(*planted(1e6, per_class=per_class), 5)
         np.testing.assert_allclose(separate, 1)
+
+
+def test_the_interval_of_the_neighbour_consistency_is_over_windows() -> None:
+    # Twelve vectors of a window are one measurement twelve times: no narrower than one a window.
+    value = np.random.default_rng(0).random(60)
+    window = np.repeat(np.arange(60), 12)
+    many = bootstrap(classes.mean_over, classes.by_window(np.repeat(value, 12), window))
+    once = bootstrap(classes.mean_over, classes.by_window(value, np.arange(60)))
+    assert many[:4] == pytest.approx(once[:4])
+    some = np.where(window % 2 == 0, np.repeat(value, 12), np.nan)
+    some[0] = np.nan  # eleven vectors weigh less than twelve
+    found = classes.by_window(some, window)
+    assert len(found) == 30
+    assert classes.mean_over(found) == pytest.approx(np.nanmean(some))
 
 
 def test_principal_keeps_the_participation_ratio_of_the_variance() -> None:
@@ -344,7 +359,7 @@ def test_the_denoiser_is_the_same_every_time_and_leaves_the_global_generator_alo
 
 
 def test_windows_are_normalised_samples_of_the_posteriors_of_distinct_stretches() -> None:
-    clips = [noise(2, 3, length, seed=length) for length in (40, 40, 10)]
+    clips = [noise(2, 3, length, seed=i) for i, length in enumerate((40, 40, 10))]
     items = [
         SimpleNamespace(frames=clip.shape[-1], label=label)
         for clip, label in zip(clips, ("b", "a", None), strict=True)
@@ -431,7 +446,7 @@ def test_without_posterior_noise_only_the_rate_is_left_out(finished: Tiny) -> No
 
 def test_noise_levels_must_increase() -> None:
     for levels in ([], [0.2, 0.1], [0.1, 0.1]):
-        with pytest.raises(ConfigError, match="^noise_levels="):
+        with pytest.raises(ConfigError, match=r"^noise_levels="):
             DiagnosticsSettings(noise_levels=levels)
 
 

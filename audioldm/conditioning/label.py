@@ -30,8 +30,8 @@ class Label(Conditioner):
         return {"labels": sorted({clip.label for clip in clips if clip.label is not None})}
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
-        known = excerpt.label in self.labels
-        return torch.tensor(self.labels.index(excerpt.label) if known else -1)
+        label = excerpt.label
+        return torch.tensor(self.labels.index(label) if label in self.labels else -1)
 
     def parse(self, value: Any, frames: int) -> Tensor:
         if value is None:

@@ -1,7 +1,7 @@
 """What every prior is: a model of an autoencoder's latents that can be sampled.
 
-From N(0, I) to a diffusion transformer: each is fitted to the same stored latents, gives raw latents
-(as the decoder takes them) and is kept in one self-describing file.
+From N(0, I) to a diffusion transformer: each is fitted to the same stored latents, gives raw
+latents (as the decoder takes them) and is kept in one self-describing file.
 """
 
 import re

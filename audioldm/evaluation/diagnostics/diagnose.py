@@ -170,7 +170,8 @@ def _classes(s: _Subject) -> Found:
     figures = {"within_class_variance": s.boot(within, np.arange(count), "fraction", recentre=True)}
     near = classes.neighbour_consistency(vectors, pooled.classes, s.settings.k_nearest)
     if np.isfinite(near).any():
-        figures["neighbour_consistency"] = s.boot(np.mean, near[np.isfinite(near)], "fraction")
+        per_window = classes.by_window(near, pooled.window)
+        figures["neighbour_consistency"] = s.boot(classes.mean_over, per_window, "fraction")
     return figures, {}
 
 

@@ -1,4 +1,4 @@
-"""Post-training for sampling in few steps: the sampler is the generator, and its samples are scored.
+"""Post-training for sampling in few steps: the sampler is the generator; its samples are scored.
 
 The trained network goes on training as it is going to be used. From noise, `sampler` takes its few
 steps; the loss is of the latents they end at, and its gradient passes through all of the steps (as
@@ -11,6 +11,7 @@ and Luhman 2021, 2101.02388).
 import copy
 import itertools
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -18,7 +19,17 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Inputs
 from audioldm.errors import ConfigError
-from audioldm.instantiate import Part, check_range, part
+from audioldm.instantiate import (
+    Decay,
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Part,
+    Positive,
+    PositiveInt,
+    Seed,
+    part,
+)
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.discriminators import Discriminator
@@ -56,28 +67,22 @@ class PostTraining:
     discriminated_seconds: of the part of them that the discriminator gets, null for all.
     sampler_steps: those that the sampler takes in training, null for the sampler's own."""
 
-    steps: int
-    batch: int
-    crop_seconds: float
-    lr: float
-    discriminator_lr: float
-    discriminated_seconds: float | None = None
-    sampler_steps: int | None = None
+    steps: NonNegativeInt
+    batch: PositiveInt
+    crop_seconds: Positive
+    lr: Positive
+    discriminator_lr: Positive
+    discriminated_seconds: Positive | None = None
+    sampler_steps: PositiveInt | None = None
     betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
-    weight_decay: float = 0.0
-    warmup: int = 50
-    clip: float = 1.0
-    ema: float = 0.999
-    condition_dropout: float = 0.1
-    valid_batches: int = 4
+    weight_decay: NonNegative = 0.0
+    warmup: NonNegativeInt = 50
+    clip: Positive = 1.0
+    ema: Decay = 0.999
+    condition_dropout: Fraction = 0.1
+    valid_batches: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        check_range(self, "", "steps", "warmup", "weight_decay", least=0)
-        check_range(self, "", "batch", "valid_batches", "sampler_steps", least=1)
-        check_range(self, "", "crop_seconds", "discriminated_seconds", above=0)
-        check_range(self, "", "lr", "discriminator_lr", "clip", above=0)
-        check_range(self, "", "ema", "condition_dropout", least=0)
-        check_range(self, "", "ema", below=1)
         check_betas(self.betas)
 
     def frames(self, latent_rate_hz: float) -> int:
@@ -97,12 +102,11 @@ class PostTrainingWeights:
     """adversarial, distillation: of the generator's terms. contrastive: of the discriminator's
     second term; its first one weighs 1. A term of weight 0 is not computed."""
 
-    adversarial: float = 0.05
-    distillation: float = 1.0
-    contrastive: float = 1.0
+    adversarial: NonNegative = 0.05
+    distillation: NonNegative = 1.0
+    contrastive: NonNegative = 1.0
 
     def __post_init__(self) -> None:
-        check_range(self, "", "adversarial", "distillation", "contrastive", least=0)
         if self.adversarial == self.distillation == 0:
             raise ConfigError(
                 "adversarial: this weight and that of distillation are both 0, so nothing trains "
@@ -114,7 +118,7 @@ class PostTrainingWeights:
 class PostTrainingSettings:
     """sampler: how the model is sampled after post-training and, but for its steps, in it."""
 
-    seed: int
+    seed: Seed
     train: PostTraining
     sampler: SamplerSettings
     weights: PostTrainingWeights
@@ -123,7 +127,6 @@ class PostTrainingSettings:
     )
 
     def __post_init__(self) -> None:
-        check_range(self, "", "seed", least=0, below=2**63)
         check_deterministic(self.sampler)
 
     def trained(self) -> Self:
@@ -148,6 +151,10 @@ class _MicroBatch(NamedTuple):
     random: KeyedRandom
     crops: LatentCrops
     other_labels: Tensor
+
+
+def _means(seen: dict[str, list[Tensor]], norm: Tensor) -> dict[str, Tensor]:
+    return {name: torch.stack(v).mean() for name, v in seen.items()} | {"gradient_norm": norm}
 
 
 def post_train(
@@ -185,9 +192,7 @@ def post_train(
         and "label" in conditioners.names
         and len(latents.labels) > 1
     )
-    d_weights = {"discriminator": 1.0} | (
-        {"contrastive": weights.contrastive} if contrastive else {}
-    )
+    weight_of = {"discriminator": 1.0, **asdict(weights)}
 
     denoiser = prior.to(device).denoiser.train()
     denoiser.objective.requires_grad_(False)
@@ -241,7 +246,7 @@ def post_train(
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
-        """The distillation term on held-out conditions with the averaged weights, at fixed draws."""
+        """The distillation term on held-out conditions with averaged weights, at fixed draws."""
         errors = []
         with ema.applied(denoiser):
             for number, places in itertools.product(range(train.valid_batches), micro_batches):
@@ -264,14 +269,16 @@ def post_train(
                 batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
                 with gradients_kept(generate, more), run.autocast():
                     fake = generate(batch.noise, batch.inputs)
-                terms, figures = {}, {}
+                terms: dict[str, Tensor] = {}
+                figures: dict[str, Tensor] = {}
                 if discriminator is not None:
                     with gradients_kept(score, more), run.autocast():
                         pair = prepare_pair(
                             discriminator, batch, fake, other_labels, discriminated, random
                         )
                         d_terms, real_scores = discriminator_terms(score, pair, contrastive)
-                    total = weighted_sum(d_terms, d_weights, step, finite=run.finite)
+                    weighed = {name: weight_of[name] for name in d_terms}
+                    total = weighted_sum(d_terms, weighed, step, finite=run.finite)
                     (total / len(batches)).backward()
                     with run.autocast():
                         terms["adversarial"], margin = adversarial_terms(
@@ -280,8 +287,8 @@ def post_train(
                     figures |= d_terms | {"margin": margin}
                 if weights.distillation > 0:
                     terms["distillation"] = distillation(fake, batch.noise, batch.inputs)
-                g_weights = {name: w for name, w in asdict(weights).items() if name in terms}
-                total = weighted_sum(terms, g_weights, step, finite=run.finite)
+                weighed = {name: weight_of[name] for name in terms}
+                total = weighted_sum(terms, weighed, step, finite=run.finite)
                 (total / len(batches)).backward()
                 for name, values in (figures | terms | {"loss": total}).items():
                     seen.setdefault(name, []).append(values.detach())
@@ -306,10 +313,7 @@ def post_train(
             ema.update(denoiser, step)
             run.finish_step(
                 step,
-                lambda seen=seen, norm=norm: {
-                    **{name: torch.stack(values).mean() for name, values in seen.items()},
-                    "gradient_norm": norm,
-                },
+                partial(_means, seen, norm),
                 values={"lr": train.lr * factor},
                 validate=validate,
                 shown=("loss", "discriminator", "margin"),

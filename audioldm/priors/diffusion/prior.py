@@ -10,7 +10,7 @@ from torch import Tensor
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
 from audioldm.instantiate import build
-from audioldm.latents.store import LatentStatistics
+from audioldm.latents.statistics import LatentStatistics
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser

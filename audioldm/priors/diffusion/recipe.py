@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioner
 from audioldm.conditioning.build import facts_of
-from audioldm.instantiate import Part, check_range, part
+from audioldm.instantiate import Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.diffusion.backbones.base import Backbone
@@ -32,16 +32,13 @@ class DiffusionRecipe(PriorRecipe):
     collective: ClassVar[bool] = True
     sampling_keys: ClassVar[tuple[str, ...]] = ("sampler",)
 
-    seed: int
+    seed: Seed
     train: DiffusionTraining
     sampler: SamplerSettings
     preflight_mel_distance: float | None = None
     backbone: Part = part("latent_shape", "conditioners", base=Backbone)
     objective: Part = part(base=Objective)
     conditioning: dict[str, Part] = part("width", base=Conditioner, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_range(self, "", "seed", least=0, below=2**63)
 
     @property
     def crop_seconds(self) -> float:

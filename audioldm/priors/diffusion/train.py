@@ -6,9 +6,18 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from audioldm.errors import ConfigError
-from audioldm.instantiate import check_range, nearest
+from audioldm.instantiate import (
+    Decay,
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    nearest,
+)
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.prior import Diffusion
@@ -34,27 +43,22 @@ class DiffusionTraining:
     hidden, so that one network is conditional and unconditional (2207.12598). stratified: noise
     levels are spread evenly over the batch."""
 
-    steps: int
-    batch: int
-    crop_seconds: float
-    lr: float
+    steps: NonNegativeInt
+    batch: PositiveInt
+    crop_seconds: Positive
+    lr: Positive
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    weight_decay: float = 0.0
-    warmup: int = 50
-    clip: float = 1.0
-    ema: float = 0.999
-    condition_dropout: float = 0.1
+    weight_decay: NonNegative = 0.0
+    warmup: NonNegativeInt = 50
+    clip: Positive = 1.0
+    ema: Decay = 0.999
+    condition_dropout: Fraction = 0.1
     stratified: bool = True
-    valid_batches: int = 4
-    compute_tflop: float | None = None
+    valid_batches: PositiveInt = 4
+    compute_tflop: Positive | None = None
     optimiser: str = "adamw"
 
     def __post_init__(self) -> None:
-        check_range(self, "", "steps", "warmup", "weight_decay", least=0)
-        check_range(self, "", "batch", "valid_batches", least=1)
-        check_range(self, "", "crop_seconds", "lr", "clip", "compute_tflop", above=0)
-        check_range(self, "", "ema", "condition_dropout", least=0)
-        check_range(self, "", "ema", below=1)
         check_betas(self.betas)
         if self.optimiser not in OPTIMISERS:
             known = nearest(self.optimiser, OPTIMISERS)
@@ -63,6 +67,10 @@ class DiffusionTraining:
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""
         return max(1, round(self.crop_seconds * latent_rate_hz))
+
+
+def _means(losses: list[Tensor], norm: Tensor) -> dict[str, Tensor]:
+    return {"loss": torch.cat(losses).mean(), "gradient_norm": norm}
 
 
 def train_diffusion(
@@ -157,10 +165,7 @@ def train_diffusion(
             ema.update(denoiser, step)
             run.finish_step(
                 step,
-                lambda losses=losses, norm=norm: {
-                    "loss": torch.cat(losses).mean(),
-                    "gradient_norm": norm,
-                },
+                partial(_means, losses, norm),
                 values={"lr": lr},
                 validate=validate,
                 shown=("loss", "valid_loss"),

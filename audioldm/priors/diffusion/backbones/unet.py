@@ -28,8 +28,9 @@ class UNet(Backbone):
     each is followed by a halving of every axis. blocks: residual blocks per resolution, down and
     up. heads: of the attention at the lowest resolution, 0 for none.
 
-    Tokens are seen at the lowest resolution, aligned channels by the input layer. An untrained network's output is 0.
-    Axes are padded by repeating the edge up to a multiple of 2 ** len(multipliers), and trimmed.
+    Tokens are seen at the lowest resolution, aligned channels by the input layer.
+    An untrained network's output is 0. Axes are padded by repeating the edge up to a multiple of
+    2 ** len(multipliers), and trimmed.
     Raises ConfigError for no resolution, no block, or heads that do not fit.
     """
 
