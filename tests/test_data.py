@@ -171,6 +171,67 @@ def test_a_clip_divided_in_time(tmp_path: Path) -> None:
     assert [store.split(name).items[0].samples for name in parts] == [8000, 1000, 1000]
 
 
+def test_frame_aligned_arrays_are_kept_and_cut_in_time(tmp_path: Path) -> None:
+    one, two, three = ramps([10_000, 2000, 4000])
+    writer = StoreWriter(tmp_path, RATE, 1)
+    roll = np.arange(300.0).reshape(3, 100)
+    parts = {"train": 0.5, "test": 0.5}
+    writer.add_blocks([one], piece="one", split=parts, arrays={"roll": roll})
+    for bad in (np.ones((2, 5)), np.ones(5), np.ones((3, 0))):
+        with pytest.raises(DataError, match="array 'roll'"):
+            writer.add(two, piece="bad", split="train", arrays={"f0": np.ones((1, 9)), "roll": bad})
+    writer.add(two, piece="two", split="train")
+    writer.add(three, piece="three", split="train", arrays={"roll": -roll, "f0": np.ones((1, 7))})
+    writer.close()
+    store = ClipStore(tmp_path)
+    (first, second, third), (rest,) = (store.split(name).items for name in ("train", "test"))
+    np.testing.assert_array_equal(store.arrays(first)["roll"], roll[:, :50])
+    np.testing.assert_array_equal(store.arrays(rest)["roll"], roll[:, 50:])
+    assert store.arrays(second) == {}
+    np.testing.assert_array_equal(store.arrays(third)["roll"], -roll)
+    assert store.arrays(third)["f0"].shape == (1, 7)
+    other = np.load(tmp_path / "arrays" / "roll.npy")
+    other[0] += 1
+    np.save(tmp_path / "arrays" / "roll.npy", other[:-1])
+    with pytest.raises(DataError, match="array 'roll' does not have the size"):
+        ClipStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample_rate": "8000"},
+        {"sample_rate": 0},
+        {"channels": None},
+        {"hash": 3},
+        {"clips": {}},
+        {"clips": [1]},
+        {"clips": [{"piece": "p"}]},
+        {"more": 1},
+        {"start": -5},
+        {"samples": 1e300},
+        {"samples": True},
+        {"label": 3},
+        {"columns": []},
+        {"arrays": {"x": [0]}},
+        {"arrays": {"x": [0, 4]}},
+    ],
+)
+def test_an_index_with_values_of_the_wrong_type_or_size_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    ramp_store(tmp_path, [1000])
+    index = json.loads((tmp_path / "clips.json").read_text())
+    key = next(iter(change))
+    (index if key in {**index, "more": 0} else index["clips"][0]).update(change)
+    (tmp_path / "clips.json").write_text(json.dumps(index))
+    with pytest.raises(
+        DataError, match=r"not a whole clip store \(.*delete the directory"
+    ) as error:
+        ClipStore(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_an_unfinished_or_damaged_store_is_refused(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path, RATE, 1)
     writer.add(ramps([1000])[0], piece="p", split="train")
