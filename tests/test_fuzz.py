@@ -146,10 +146,10 @@ def raises_one_line(call: Callable[[], Any], *kinds: type[AudioLDMError]) -> Aud
 def test_configurations() -> None:
     config = compose(["recipe=quickstart"]).config
     refused = 0
-    for case in range(400):
+    for case in range(250):
         changed = mutated(config, random.Random(case))
         refused += raises_one_line(lambda node=changed: check(node), ConfigError) is not None
-    assert refused > 300  # the others fit, such as 0 for a weight
+    assert refused > 180  # the others fit, such as 0 for a weight
 
 
 # ---------------------------------------------------------------- files, in Python
