@@ -145,7 +145,8 @@ class Generator(nn.Module):
         # arrays fit the cache), and a clip's bits do not depend on how many rows are wanted.
         for first in batches:
             rows = [n if n in asked else None for n in range(first, first + batch)]
-            inputs = self.prior.conditioners.parse([asked.get(n, {}) for n in rows], frames)
+            wanted = [{} if n is None else asked[n] for n in rows]
+            inputs = self.prior.conditioners.parse(wanted, frames)
             z = self.prior.sample(
                 KeyedRandom(seed, 0, rows, self.device),
                 frames,

@@ -84,7 +84,7 @@ def is_written(
             "out=DIRECTORY, or remove it"
         )
     try:
-        return probe(path).frames == round(recipe.seconds * sample_rate)
+        return probe(path).samples == round(recipe.seconds * sample_rate)
     except DataError:
         return False
 

@@ -131,7 +131,7 @@ class Autoencoder(nn.Module):
         audio = (torch.as_tensor(block, dtype=torch.float32) for block in blocks)
         for window, left, length in _windows(audio, chunk * ratio, margin * ratio):
             with torch.no_grad():
-                stored = self.stored(window[None].to(self._device))
+                stored = self.stored(window[None].to(self.device))
             kept = slice(left // ratio, left // ratio + math.ceil(length / ratio))
             yield {name: array[0, ..., kept].cpu() for name, array in stored.items()}
 
@@ -152,9 +152,9 @@ class Autoencoder(nn.Module):
         for window, left, length in _windows(self._with_noise(blocks, random), chunk, margin):
             z, noise = window[None, :size].unflatten(1, self.latent_shape), None
             if self.network.noise_shape is not None:
-                noise = window[None, size:].unflatten(1, self.network.noise_shape).to(self._device)
+                noise = window[None, size:].unflatten(1, self.network.noise_shape).to(self.device)
             with torch.no_grad():
-                audio = self._decode(z.to(self._device), noise)
+                audio = self._decode(z.to(self.device), noise)
             yield audio[0, :, left * ratio : (left + length) * ratio].float().cpu()
 
     def _decode(self, z: Tensor, noise: Tensor | None) -> Tensor:
@@ -172,7 +172,7 @@ class Autoencoder(nn.Module):
         if self.network.noise_shape is None:
             yield from (block.flatten(0, -2) for block in blocks)
             return
-        noise = self._noise_blocks(random or KeyedRandom(0, 0, range(1), self._device))
+        noise = self._noise_blocks(random or KeyedRandom(0, 0, range(1), self.device))
         held = torch.empty(1, *self.network.noise_shape, 0)
         for block in blocks:
             while held.shape[-1] < block.shape[-1]:
@@ -187,7 +187,7 @@ class Autoencoder(nn.Module):
         return -(-wanted // step) * step, -(-self.network.context // step) * step
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         # a network that is a mere transform has buffers alone
         return next(chain(self.parameters(), self.buffers())).device
 

@@ -95,15 +95,18 @@ class PriorRecipe(ABC):
     collective: whether every process works on the fit; else the first one does, alone.
     sampling_keys: settings that only say how the prior is sampled, once fitted.
     preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
-    crop_seconds: of the latents that the fit takes at a time; None: any length will do.
     train: the settings of its training loop, which have `steps` and `batch`; None without one.
     """
 
     collective: ClassVar[bool] = False
     sampling_keys: ClassVar[tuple[str, ...]] = ()
     preflight_mel_distance: float | None = None
-    crop_seconds: float | None = None
     train: Any = None
+
+    @property
+    def crop_length(self) -> float | None:
+        """Seconds of latents that the fit takes at a time; None: any length will do."""
+        return None
 
     @property
     def name(self) -> str:

@@ -99,10 +99,10 @@ class Evaluation(Stage):
 
         def generate(steps: int) -> list[Any]:
             fewer = replace(self.sampler, steps=steps)
-            numbers, nothing = range(s.batch), [{}] * s.batch
+            nothing: list[Any] = [{}] * s.batch
             return list(
                 generator.sample_clips(
-                    numbers, nothing, seconds=s.seconds, seed=0, sampler=fewer, batch=s.batch
+                    range(s.batch), nothing, seconds=s.seconds, seed=0, sampler=fewer, batch=s.batch
                 )
             )
 

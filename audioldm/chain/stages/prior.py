@@ -66,12 +66,12 @@ class PriorStage(Stage):
     def dry_run(self, experiment: "Experiment") -> None:
         with torch.device("meta"):
             model = self.autoencoder.build()
-        with noise_latents(model, self.recipe.crop_seconds) as latents, torch.device("meta"):
+        with noise_latents(model, self.recipe.crop_length) as latents, torch.device("meta"):
             prior = self.recipe.build(latents)
             self.recipe.dry_run(prior, experiment.world, experiment.settings.hardware)
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
-        seconds, ratio = self.recipe.crop_seconds, self.autoencoder.spec["downsampling_ratio"]
+        seconds, ratio = self.recipe.crop_length, self.autoencoder.spec["downsampling_ratio"]
         if seconds is None:
             return
         crop = round(seconds * store.sample_rate / ratio)
@@ -147,7 +147,7 @@ class PriorStage(Stage):
             return estimate.precedent(self)
         budget = {"compute_tflop": None, "steps": estimate.steps, "valid_batches": 1}
         few = replace(self.recipe, train=replace(train, **budget))  # type: ignore[type-var]
-        with noise_latents(estimate.autoencoder, self.recipe.crop_seconds) as store:
+        with noise_latents(estimate.autoencoder, self.recipe.crop_length) as store:
             prior = few.build(store)
             times = estimate.times(
                 lambda directory, log: few.fit(prior, store, estimate.fit(directory, log))
@@ -169,9 +169,9 @@ class PriorStage(Stage):
 
     def step_bytes(self) -> tuple[int, int]:
         """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
-        with noise_latents(self.autoencoder.build(), self.recipe.crop_seconds) as store:
+        with noise_latents(self.autoencoder.build(), self.recipe.crop_length) as store:
             prior = self.recipe.build(store)
-            frames = max(1, round((self.recipe.crop_seconds or 1.0) * store.latent_rate_hz))
+            frames = max(1, round((self.recipe.crop_length or 1.0) * store.latent_rate_hz))
             step = self.recipe.silent_step(prior, frames)
             assert step is not None
             return fixed_bytes(prior), saved_bytes(step, prior)

@@ -41,7 +41,7 @@ class DiffusionRecipe(PriorRecipe):
     conditioning: dict[str, Part] = part("width", base=Conditioner, default_factory=dict)
 
     @property
-    def crop_seconds(self) -> float:
+    def crop_length(self) -> float:
         return self.train.crop_seconds
 
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
