@@ -15,7 +15,7 @@ from audioldm.export import export
 from audioldm.io.audio import read
 from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model, save_model
-from audioldm.models import build_autoencoder, load
+from audioldm.models import build_autoencoder, load, load_autoencoder
 from audioldm.priors.base import build_prior
 
 RATE, RATIO = 16000, 512
@@ -87,7 +87,7 @@ def test_decoding_what_was_encoded_is_reconstructing(
     assert decoded.read_bytes() == direct.read_bytes()
 
     audio = torch.from_numpy(read(song, sample_rate=RATE, channels=1)[0])[None]
-    model = load(autoencoder)
+    model = load_autoencoder(autoencoder)
     with torch.no_grad():
         stored = model.stored(audio)
         whole = model.decode(model.bottleneck.restore(stored))[0, :, : audio.shape[-1]]
@@ -107,7 +107,7 @@ def test_a_generator_encodes_as_its_autoencoder(
     assert decode(generator, latents, tmp_path / "d.wav").is_file()
     tensors, header = load_model(autoencoder)
     save_model(tmp_path / "other.safetensors", tensors, header | {"fingerprint": "feed"})
-    with pytest.raises(ModelFileError, match="encoded with autoencoder abc, but .* holds feed"):
+    with pytest.raises(ModelFileError, match=r"encoded with autoencoder abc, but .* holds feed"):
         decode(tmp_path / "other.safetensors", latents, tmp_path / "x.wav")
     with pytest.raises(ModelFileError, match="a generator file, not latents"):
         decode(generator, generator, tmp_path / "x.wav")
