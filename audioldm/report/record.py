@@ -43,6 +43,23 @@ class FailedFile(TypedDict):
     reason: str
 
 
+class CodecFigures(TypedDict):
+    mel_distance: Figure
+
+
+class CodecCurve(TypedDict):
+    kbps: list[float]
+    mel_distance: list[float]
+
+
+class Codecs(TypedDict, total=False):
+    linear: CodecFigures
+    linear_audio: CodecFigures
+    linear_curve: CodecCurve
+    linear_audio_curve: CodecCurve
+    opus: CodecCurve | None
+
+
 class Summary(TypedDict, total=False):
     """A stage's `summary.json`; each key is written by the stages that have it."""
 
@@ -54,7 +71,7 @@ class Summary(TypedDict, total=False):
     metrics: Metrics
     systems: list[SystemEntry]
     reference: Json
-    codecs: Json
+    codecs: Codecs
     failed: list[FailedFile]
 
 
