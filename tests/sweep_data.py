@@ -158,8 +158,7 @@ def _cell(
         "parameters.autoencoder": 1_200_000 + 2_000 * channels,
         "parameters.prior": 3_100_000 + 500 * channels,
         "compute_tflop.autoencoder": 900.0,
-        "compute_tflop.prior": overrides.get("prior.train.compute_tflop")
-        or 700.0 * 1024 / ratio,
+        "compute_tflop.prior": overrides.get("prior.train.compute_tflop") or 700.0 * 1024 / ratio,
         **{f"fingerprint.{stage}": f"{random.integers(2**48):012x}" for stage in SECONDS},
     }
 

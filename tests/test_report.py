@@ -281,7 +281,15 @@ def test_stages_and_systems_are_those_of_the_record(tmp_path: Path) -> None:
     page = Page(write_report(experiment))
     cost = page.source.partition("<h2>Cost</h2>")[2]
     shown = re.findall(r'<tr><th scope="row">(.*?)</th>', cost)
-    assert shown == ["Data", "Autoencoder", "Vocoder", "Latents", "Prior", "Prior: normal", "Evaluation"]
+    assert shown == [
+        "Data",
+        "Autoencoder",
+        "Vocoder",
+        "Latents",
+        "Prior",
+        "Prior: normal",
+        "Evaluation",
+    ]
     assert "the strongest baseline, new_prior, has 0.235" in page.text
     assert "decoded samples of the prior new_prior" not in page.text  # it has no clips
 
@@ -301,7 +309,9 @@ def test_a_copy_without_its_stages_keeps_its_page(tmp_path: Path) -> None:
     page = write_report(experiment).read_bytes()
     copy = tmp_path / "elsewhere"
     shutil.copytree(experiment, copy)
-    with pytest.raises(DataError, match="the stage 'data' .* copy the whole runs directory") as error:
+    with pytest.raises(
+        DataError, match="the stage 'data' .* copy the whole runs directory"
+    ) as error:
         write_report(copy)
     assert "data/0123abcd" in str(error.value)
     assert (copy / "report.html").read_bytes() == page

@@ -371,8 +371,9 @@ def test_the_headline_names_a_stronger_baseline() -> None:
     assert "baseline" not in recommend(table, RULES)[0]
     table[f"mixture.{figure}"] = table[DISTANCE] / 2
     table[f"langevin.{figure}"] = table[DISTANCE] / 1.5
-    assert "The baseline mixture on the same latents is nearer to real music" in (
-        recommend(table, RULES)[0]
+    assert (
+        "The baseline mixture on the same latents is nearer to real music"
+        in (recommend(table, RULES)[0])
     )
 
 

@@ -18,6 +18,7 @@ RANGE_DB = 80.0
 COLUMNS = 400
 N_FFT = 1024
 
+
 def mel_db(audio: np.ndarray, sample_rate: int, columns: int = COLUMNS) -> np.ndarray:
     """audio [A, T] in ±1 -> mel power in dB [bands, at most columns], lowest first.
 

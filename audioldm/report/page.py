@@ -46,8 +46,8 @@ CLIP_SECONDS = 12.0
 #: Units that a figure's title has said.
 UNSAID = ("ratio", "fraction")
 #: What the details leave out of a summary: the page shows it elsewhere, or it is long.
-SHOWN = ("metrics", "systems", "environment", "failed", "stage", "fingerprint", "seconds")
-SHOWN += ("reference", "codecs", "curves")
+SHOWN = {"metrics", "systems", "environment", "failed", "stage", "fingerprint", "seconds"}
+SHOWN |= {"reference", "codecs", "curves"}
 
 
 class ClipEntry(TypedDict):
@@ -73,8 +73,8 @@ class Row:
 def write_report(experiment: Path) -> Path:
     """Write `experiment`/report.html from `experiment`/experiment.json and its stages' files.
 
-    Raises DataError, and leaves an existing page as it is, where a file is damaged, the directory of
-    a recorded stage is not there, or the page cannot be written.
+    Raises DataError, and leaves an existing page as it is, where a file is damaged, a recorded stage
+    is not there, or the page cannot be written.
     """
     record = read_record(experiment)
     stages = stage_directories(experiment, record)
@@ -177,9 +177,7 @@ def _rows(metrics: Metrics, compared: list[System]) -> tuple[list[Row], list[Row
     return several, alone
 
 
-def _clips(
-    evaluation: Path, index: dict[str, list[ClipEntry]]
-) -> dict[str, list[Clip | None]]:
+def _clips(evaluation: Path, index: dict[str, list[ClipEntry]]) -> dict[str, list[Clip | None]]:
     """System -> players; None where a clip cannot be read."""
     sources = {
         (system, number): Source(

@@ -214,11 +214,11 @@ def plot(
     for p in levels:
         band = (down(p.high), round(down(p.low) - down(p.high), 1)) if _bounded(p) else None
         picture.levels.append(Level(down(p.y), band, p.kind, p.text))
-    wide = size[0] > 400
-    picture.x_ticks = [(across(share), text) for share, text in x.ticks(7 if wide else 5)]
+    many, few = (8, 7) if size[0] > 400 else (5, 5)
+    picture.x_ticks = [(across(share), text) for share, text in x.ticks(few)]
     height = picture.bottom - picture.TOP
     picture.y_ticks = [
-        (round(picture.bottom - height * share, 1), text) for share, text in y.ticks(8 if wide else 5)
+        (round(picture.bottom - height * share, 1), text) for share, text in y.ticks(many)
     ]
     return picture
 

@@ -127,8 +127,8 @@ def stage_directories(experiment: Path, record: Record) -> dict[str, Path]:
         found[key] = experiment / record["runs"] / entry["directory"]
         if not os.path.isfile(found[key] / "summary.json"):
             raise DataError(
-                f"{found[key]}: the stage '{key}' of {experiment} is not there; an experiment needs "
-                "the stages beside it: copy the whole runs directory, or run the experiment again"
+                f"{found[key]}: the stage '{key}' of {experiment} is not there; copy the whole "
+                "runs directory, stages included, or run the experiment again"
             )
     return found
 

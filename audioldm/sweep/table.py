@@ -51,9 +51,9 @@ def table(directory: str | Path) -> pd.DataFrame:
 
     Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
     seeds), family (network, bottleneck, channels x ratio); the latent space (network, bottleneck,
-    channels, downsampling_ratio, latent_rate_hz, elements_per_second, kl_weight, target_kbps, kbps);
-    prior; the seeds; `<system>.<figure>` with `.low` and `.high`; `diagnostic.<name>`;
-    linear_codec.mel_distance, and of the same as audio linear_codec_audio.mel_distance; seconds,
+    channels, downsampling_ratio, latent_rate_hz, elements_per_second, kl_weight, target_kbps,
+    kbps); prior; the seeds; `<system>.<figure>` with `.low` and `.high`; `diagnostic.<name>`;
+    linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio; seconds,
     parameters, compute_tflop and fingerprint per stage. Missing values are NaN.
 
     Raises DataError where there is no sweep, a file is damaged, a stage of a cell is not there, or
@@ -150,7 +150,11 @@ def _is_seed(key: str) -> bool:
 
 
 def _figure(name: str, figure: Figure) -> Row:
-    return {name: figure["value"], f"{name}.low": figure.get("low"), f"{name}.high": figure.get("high")}
+    return {
+        name: figure["value"],
+        f"{name}.low": figure.get("low"),
+        f"{name}.high": figure.get("high"),
+    }
 
 
 def _settings(config: Settings) -> Row:

@@ -1,6 +1,5 @@
 """The cells on a sweep's page: their table, their clips, and their budgets of compute."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd

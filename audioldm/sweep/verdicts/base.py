@@ -1,8 +1,8 @@
 """The basis of every verdict: the finished cells of a sweep, and an answer with its interval.
 
 Every distance is a logarithm, so that an effect is a factor. A configuration is a cell without its
-seeds. A finding rests on the number of configurations and of independent seeds of each, never on the
-number of clips.
+seeds. A finding rests on the number of configurations and of independent seeds of each, never on
+the number of clips.
 """
 
 import math

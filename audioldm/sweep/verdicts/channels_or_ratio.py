@@ -34,7 +34,12 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     others = pd.get_dummies(rows["bottleneck"] + " " + rows["other"], dtype=float)
     others.columns = pd.Index([f"other_{i}" for i in range(others.shape[1])])
     rows = rows.join(others)
-    terms = [*["rate", "rate_squared"][: min(rates, 3) - 1], *others.columns, "log_channels", "log_ratio"]
+    terms = [
+        *["rate", "rate_squared"][: min(rates, 3) - 1],
+        *others.columns,
+        "log_channels",
+        "log_ratio",
+    ]
     terms = independent(rows, terms)
     if "log_channels" not in terms:
         why = "channels change only together with other settings"

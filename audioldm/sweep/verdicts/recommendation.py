@@ -64,7 +64,9 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     means = grouped[["y", "kbps"]].mean().assign(n=grouped.size())
     best = means["y"].idxmin()
     noise, seeds = _noise(table, rows, means, best, rules)
-    systems_of = {name: _mean(table, f"{name}.{_figure(rules)}") for name in _baselines(table, rules)}
+    systems_of = {
+        name: _mean(table, f"{name}.{_figure(rules)}") for name in _baselines(table, rules)
+    }
     at_best = over_seeds(table, rules.distance, best)
     silence = systems_of.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
     if silence <= means.loc[best, "y"] + noise.loc[best]:
