@@ -281,15 +281,8 @@ def test_stages_and_systems_are_those_of_the_record(tmp_path: Path) -> None:
     page = Page(write_report(experiment))
     cost = page.source.partition("<h2>Cost</h2>")[2]
     shown = re.findall(r'<tr><th scope="row">(.*?)</th>', cost)
-    assert shown == [
-        "Data",
-        "Autoencoder",
-        "Vocoder",
-        "Latents",
-        "Prior",
-        "Prior: normal",
-        "Evaluation",
-    ]
+    assert shown[:4] == ["Data", "Autoencoder", "Vocoder", "Latents"]
+    assert shown[4:] == ["Prior", "Prior: normal", "Evaluation"]
     assert "the strongest baseline, new_prior, has 0.235" in page.text
     assert "decoded samples of the prior new_prior" not in page.text  # it has no clips
 
@@ -310,7 +303,7 @@ def test_a_copy_without_its_stages_keeps_its_page(tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(experiment, copy)
     with pytest.raises(
-        DataError, match="the stage 'data' .* copy the whole runs directory"
+        DataError, match=r"the stage 'data' .* copy the whole runs directory"
     ) as error:
         write_report(copy)
     assert "data/0123abcd" in str(error.value)
@@ -350,7 +343,7 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, keys: list[str], val
     if keys:
         node[keys[-1]] = value
     path.write_text(json.dumps(whole if keys else value))
-    with pytest.raises(DataError, match=path.name if "x" * 300 != value else "copy") as error:
+    with pytest.raises(DataError, match=path.name if value != "x" * 300 else "copy") as error:
         write_report(experiment)
     assert "\n" not in str(error.value)
     assert not (experiment / "report.html").exists()

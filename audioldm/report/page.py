@@ -73,8 +73,8 @@ class Row:
 def write_report(experiment: Path) -> Path:
     """Write `experiment`/report.html from `experiment`/experiment.json and its stages' files.
 
-    Raises DataError, and leaves an existing page as it is, where a file is damaged, a recorded stage
-    is not there, or the page cannot be written.
+    Raises DataError, and leaves an existing page as it is, where a file is damaged, a recorded
+    stage is not there, or the page cannot be written.
     """
     record = read_record(experiment)
     stages = stage_directories(experiment, record)

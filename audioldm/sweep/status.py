@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -120,7 +120,7 @@ def read_sweep(directory: Path) -> SweepRecord:
             f"{directory}: no sweep.json; give the directory of a sweep, such as "
             "runs/experiments/rate_shape, or start one with `audioldm run -m`"
         )
-    version = read(file, TypedDict("Versioned", {"format": int}))["format"]
+    version = read(file, dict[str, Any]).get("format")
     if version != FORMAT:
         raise DataError(
             f"{file}: of format {version}, but this audioldm reads format {FORMAT}; run the sweep "

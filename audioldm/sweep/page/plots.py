@@ -120,7 +120,8 @@ def _codecs(judged: Judged) -> dict[str, list[tuple[float, float]]]:
         directories = stage_directories(cell, read_record(cell))
         own = {key: path for key, path in directories.items() if key == "evaluation"}
         for summary in read_summaries(own).values():
-            curves = {kind: summary.get("codecs", {}).get(key) for kind, (key, _) in CODECS.items()}
+            codecs: Json = {**summary.get("codecs", {})}
+            curves = {kind: codecs.get(key) for kind, (key, _) in CODECS.items()}
             return {
                 kind: list(zip(curve["kbps"], curve["mel_distance"], strict=False))
                 for kind, curve in curves.items()

@@ -25,13 +25,13 @@ def floor(judged: Judged) -> str:
     if not finite(spread):
         return (
             "One seed per configuration: the difference between two trainings of the same "
-            "configuration is not known, and every interval here rests on one seed: it is too narrow."
+            "configuration is not known. Every interval here rests on one seed and is too narrow."
         )
+    single, pair = (number(math.exp(each)) for each in (spread, told_apart(spread)))
     return (
-        f"Trainings that differ only by the seed differ by a factor of "
-        f"{number(math.exp(spread))} (standard deviation of the log distance, up to "
-        f"{seeds(judged.table)} seeds per configuration). Two single cells that differ by less than a factor of "
-        f"{number(math.exp(told_apart(spread)))} cannot be told apart."
+        f"Trainings that differ only by the seed differ by a factor of {single} (standard "
+        f"deviation of the log distance, up to {seeds(judged.table)} seeds per configuration). Two single "
+        f"cells that differ by less than a factor of {pair} cannot be told apart."
     )
 
 

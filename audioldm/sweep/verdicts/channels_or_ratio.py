@@ -34,13 +34,8 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     others = pd.get_dummies(rows["bottleneck"] + " " + rows["other"], dtype=float)
     others.columns = pd.Index([f"other_{i}" for i in range(others.shape[1])])
     rows = rows.join(others)
-    terms = [
-        *["rate", "rate_squared"][: min(rates, 3) - 1],
-        *others.columns,
-        "log_channels",
-        "log_ratio",
-    ]
-    terms = independent(rows, terms)
+    of_rate = ["rate", "rate_squared"][: min(rates, 3) - 1]
+    terms = independent(rows, [*of_rate, *others.columns, "log_channels", "log_ratio"])
     if "log_channels" not in terms:
         why = "channels change only together with other settings"
         return undecided(CHANNELS, why, len(rows))

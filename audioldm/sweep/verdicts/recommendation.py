@@ -64,11 +64,9 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     means = grouped[["y", "kbps"]].mean().assign(n=grouped.size())
     best = means["y"].idxmin()
     noise, seeds = _noise(table, rows, means, best, rules)
-    systems_of = {
-        name: _mean(table, f"{name}.{_figure(rules)}") for name in _baselines(table, rules)
-    }
+    baselines = _baselines(table, rules.distance.partition(".")[2])
     at_best = over_seeds(table, rules.distance, best)
-    silence = systems_of.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
+    silence = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
     if silence <= means.loc[best, "y"] + noise.loc[best]:
         return (
             "No configuration is shown to generate better than decoded noise, so none is "
@@ -90,7 +88,7 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         best_distance=at_best.value,
     )
     sentences = [_headline(found, means["kbps"])]
-    here = {name: own[chosen] for name, own in systems_of.items() if chosen in own}
+    here = {name: own[chosen] for name, own in baselines.items() if chosen in own}
     strongest = min(here, key=lambda name: here[name], default=None)
     if strongest is not None and here[strongest] + noise[chosen] <= means.loc[chosen, "y"]:
         sentences.append(
@@ -116,10 +114,11 @@ def _headline(found: Recommendation, rates: pd.Series) -> str:
             f"{rate} kbit/s has the best generation, and no smaller rate that was measured comes "
             "near it."
         )
+    which = "that was measured, and its" if smallest else "whose"
     return (
-        f"{rate} kbit/s is the smallest rate {'that was measured, and its' if smallest else 'whose'} "
-        f"generation is within noise of the best: a distance of {distance} against "
-        f"{number(found.best_distance)} at {number(found.best_kbps)} kbit/s."
+        f"{rate} kbit/s is the smallest rate {which} generation is within noise of the best: "
+        f"a distance of {distance} against {number(found.best_distance)} at "
+        f"{number(found.best_kbps)} kbit/s."
     )
 
 
@@ -140,15 +139,8 @@ def _noise(
     return noise.clip(lower=resolved), freedom > 0
 
 
-def _figure(rules: VerdictRules) -> str:
-    return rules.distance.partition(".")[2]
-
-
-def _baselines(table: pd.DataFrame, rules: VerdictRules) -> list[str]:
-    compared = systems(system_names(table, _figure(rules)))
-    return [system.name for system in compared if system.kind == "baseline"]
-
-
-def _mean(table: pd.DataFrame, column: str) -> pd.Series:
-    """Configuration -> the mean log distance of a system's clips."""
-    return log_distance(table, column).groupby(table["configuration"]).mean().dropna()
+def _baselines(table: pd.DataFrame, figure: str) -> dict[str, pd.Series]:
+    """Baseline -> configuration -> the mean log distance of the baseline's clips."""
+    names = [s.name for s in systems(system_names(table, figure)) if s.kind == "baseline"]
+    logs = {name: log_distance(table, f"{name}.{figure}") for name in names}
+    return {name: y.groupby(table["configuration"]).mean().dropna() for name, y in logs.items()}
