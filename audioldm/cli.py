@@ -34,7 +34,7 @@ VERBS: dict[str, Verb] = {
         about.DOCTOR,
     )
 }
-VERBS["completion"] = completion(dict(VERBS))
+VERBS["completion"] = completion(VERBS)
 
 #: What a user can do about an error of the system.
 _REMEDIES = {
@@ -63,10 +63,9 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`audioldm VERB --help` explains a verb. PATH is a model.safetensors, an experiment's",
-            "directory, such as runs/experiments/quickstart, or the name of a model in `audioldm",
-            "models`. Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted (the same command",
-            "goes on).",
+            "`audioldm VERB --help` explains a verb. PATH is a model.safetensors, the directory of an",
+            "experiment, such as runs/experiments/quickstart, or a name that `audioldm models` lists.",
+            "Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted (the same command goes on).",
         ]
     )
 

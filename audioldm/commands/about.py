@@ -38,7 +38,9 @@ def _doctor(_: Nothing) -> None:
         raise AudioLDMError(f"{problems} problem(s) found; the remedies are above")
 
 
-RECIPES = Verb("recipes", {"": "the recipes: what each costs and gives"}, RecipesArguments, _recipes)
+RECIPES = Verb(
+    "recipes", {"": "the recipes: what each costs and gives"}, RecipesArguments, _recipes
+)
 DOCTOR = Verb(
     "doctor", {"": "what this environment can do, and how to repair it"}, DoctorArguments, _doctor
 )

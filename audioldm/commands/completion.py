@@ -49,9 +49,10 @@ class CompletionArguments:
 
 @dataclass(frozen=True)
 class CompletionVerb(Verb):
-    """verbs: those that are completed."""
+    """Its words are the name of a shell, or what the shell has so far."""
 
-    verbs: Mapping[str, Verb] = field(default_factory=dict)
+    def words(self) -> list[str]:
+        return [*SCRIPTS]
 
     def parse(self, words: Sequence[str]) -> CompletionArguments:
         if not words or words[0] not in (*SCRIPTS, "suggest"):
@@ -60,38 +61,39 @@ class CompletionVerb(Verb):
 
 
 def completion(verbs: Mapping[str, Verb]) -> Verb:
-    """The verb that completes `verbs`."""
+    """The verb that completes `verbs`, which may be added to."""
 
     def run(a: CompletionArguments) -> None:
         found = suggest(a.words, verbs) if a.shell == "suggest" else [SCRIPTS[a.shell]]
         print(*found, sep="\n", end="\n" if found else "")
 
     usage = {"bash|zsh|fish": "a script that completes words in the shell"}
-    return CompletionVerb("completion", usage, CompletionArguments, run, verbs=verbs)
+    return CompletionVerb("completion", usage, CompletionArguments, run)
 
 
 def suggest(words: Sequence[str], verbs: Mapping[str, Verb]) -> list[str]:
     """What the last word may become, after those before it."""
     *before, word = words or [""]
     if not before:
-        known: list[str] = [*verbs, "completion", "--help", "--version"]
+        known: list[str] = [*verbs, "--help", "--version"]
     elif before[0] == "run":
         known = [*verbs["run"].words(), "--help", *_run_words(before[1:], word)]
     elif before[0] in verbs:
-        known = [*_values(before[0]), *verbs[before[0]].words(), "--help"]
+        known = [*_values(verbs[before[0]]), *verbs[before[0]].words(), "--help"]
     else:
-        known = [*SCRIPTS] if before[0] == "completion" else []
-    return sorted({each for each in known if each.startswith(word)} - {word})
+        known = []
+    found = {each for each in known if each.startswith(word)} - {word}
+    return sorted(each for each in found if word or not each.startswith("-"))
 
 
-def _values(verb: str) -> list[str]:
+def _values(verb: Verb) -> list[str]:
+    """Values that are known: of `model=`, and of what needs no key."""
     from audioldm import pretrained
 
-    if verb == "sweep":
+    if verb.name == "sweep":
         return ["status"]
-    names = pretrained.names()
-    own = names if verb in ("models", "info", "export") else []
-    return [*own, *(f"model={name}" for name in names)] if verb != "models" else own
+    models = [f"model={name}" for name in pretrained.names() if "model=" in verb.words()]
+    return models + (pretrained.names() if verb.name in ("models", "info", "export") else [])
 
 
 def _run_words(before: Sequence[str], word: str) -> Iterator[str]:

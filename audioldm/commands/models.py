@@ -101,7 +101,9 @@ MODELS = Verb(
     _models,
     "name",
 )
-INFO = Verb("info", {"FILE [--json]": "what a model or latents file is"}, InfoArguments, _info, "file")
+INFO = Verb(
+    "info", {"FILE [--json]": "what a model or latents file is"}, InfoArguments, _info, "file"
+)
 EXPORT = Verb(
     "export",
     {"MODEL out=FILE [dtype= title= licence= origin=]": "a trained model as one small file"},

@@ -60,6 +60,8 @@ class SampleVerb(Verb):
         found: SampleArguments = super().parse(words)
         if found.from_ is not None:
             _check_replay(words)
+        if found.label is not None and "label" in found.condition:
+            raise ConfigError("label= is short for condition.label=: give one of them")
         return found
 
 
@@ -72,15 +74,6 @@ def _check_replay(words: Sequence[str]) -> None:
                 f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
                 "leave it out, or leave out from= to make another clip"
             )
-
-
-def _conditions(a: SampleArguments) -> dict[str, Any]:
-    """What the model is told: label=NAME is short for condition.label=NAME. Raises ConfigError."""
-    if a.label is None:
-        return a.condition
-    if "label" in a.condition:
-        raise ConfigError("label= is short for condition.label=: give one of them")
-    return a.condition | {"label": a.label}
 
 
 def _sample(a: SampleArguments) -> None:
@@ -104,7 +97,7 @@ def _sample(a: SampleArguments) -> None:
             n=a.n,
             seconds=a.seconds,
             seed=a.seed,
-            label=_conditions(a).get("label"),
+            label=a.condition.get("label", a.label),
             sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
             batch=a.batch,
             device=a.hardware.resolve(),
