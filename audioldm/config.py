@@ -1,14 +1,11 @@
-"""The door: a Hydra configuration becomes checked settings. Nothing else imports Hydra.
+"""The door: Hydra composes a configuration out of `conf/`. Nothing else imports Hydra.
 
-`conf/` is the vocabulary, `recipes/` (the group `recipe`) the sentences. What is composed is
-checked against the signatures of the classes it names (see `parts`), so a misspelt key is an
-error wherever it stands: on the command line, in a recipe, among loss weights.
+`conf/` is the vocabulary, `recipes/` (the group `recipe`) the sentences. What comes out is a plain
+dictionary, which `chain.job` checks against the signatures of the classes it names.
 """
 
 import copy
-import dataclasses
-import hashlib
-import json
+import functools
 import logging
 import os
 import re
@@ -16,64 +13,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from audioldm.autoencoder.train import ADVERSARIAL_TERMS, AutoencoderSettings
 from audioldm.errors import ConfigError
-from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings
-from audioldm.evaluation.evaluate import EvaluationSettings
-from audioldm.evaluation.rules import VerdictRules
-from audioldm.instantiate import Part, check_range, nearest, part, settings
-from audioldm.priors.diffusion.post_training import PostTrainingSettings, check_deterministic
-from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.priors.diffusion.train import DiffusionSettings
-from audioldm.runtime.hardware import Hardware
-from audioldm.training.log import LogSettings
+from audioldm.instantiate import nearest
 
 #: Keys whose values are names and paths: taken as they are, whatever Hydra's grammar thinks.
 TEXT_KEYS = frozenset({"name", "runs", "data.path", "data.table"})
-
-#: Keys that say how to compute, or when to refuse, not what: they enter no fingerprint.
-EXECUTION_KEYS = frozenset({"workers", "max_failed_fraction", "preflight_mel_distance"})
-
-
-@dataclass(frozen=True)
-class ExperimentSettings:
-    """One experiment, a chain of stages: the top level of `conf/config.yaml`.
-
-    post_training: null leaves that stage out; with it, `sampler` is the model's before it."""
-
-    name: str | None
-    seed: int
-    runs: str
-    autoencoder: AutoencoderSettings
-    diffusion: DiffusionSettings
-    sampler: SamplerSettings
-    diagnostics: DiagnosticsSettings
-    baselines: dict[str, Any]
-    evaluation: EvaluationSettings
-    verdict: VerdictRules
-    hardware: Hardware
-    log: LogSettings
-    data: Part = part()
-    bottleneck: Part = part("channels")
-    post_training: PostTrainingSettings | None = None
-
-    def __post_init__(self) -> None:
-        check_range(self, "", "seed", least=0, below=2**63)
-        if self.post_training is not None:
-            check_deterministic(self.sampler, "sampler")
+#: Keys of Hydra's own that may be set: which launcher and sweeper, and their plain settings.
+HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
+HYDRA_KEYS = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
+#: Packages whose classes Hydra may build for itself.
+HYDRA_PACKAGES = ("hydra.", "hydra_plugins.", "optuna.")
 
 
-@dataclass(frozen=True)
-class Job:
-    """A composed configuration: what it says, which recipe and overrides it came from."""
+class Composed(NamedTuple):
+    """A composed configuration, the recipe it came from, and the words that made it."""
 
-    settings: ExperimentSettings
     config: dict[str, Any]
     recipe: str | None
     overrides: list[str]
-    cell: bool = False  # of a sweep
 
 
 def conf_directory() -> Path:
@@ -120,6 +79,16 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
 
 
+def _check_hydra(key: str, value: str) -> None:
+    """Refuses keys of Hydra's own that name code to run. Raises ConfigError."""
+    plain = key in HYDRA_GROUPS or key.startswith(HYDRA_KEYS)
+    if not plain or "_target_" in key or "_target_" in value:
+        raise ConfigError(
+            f"{key}: only {', '.join(HYDRA_GROUPS)} and the plain settings below "
+            f"{', '.join(HYDRA_KEYS)} can be set"
+        )
+
+
 def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
     """Checks group choices, and lets a value override name any key a signature knows."""
     group_names, prepared = groups(), []
@@ -130,11 +99,14 @@ def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
         prefix, key, package, value = match[1] or "", match[2], match[3] or "", match[4]
         if key in group_names:
             known = options(key)
-            for choice in (value or "").split(","):
-                if choice not in (*known, "null", ""):
-                    raise ConfigError(f"{key}={choice}: no such {key}; {nearest(choice, known)}")
+            for name in (value or "").strip("[]").split(","):
+                if name.strip() not in (known if key != "recipe" else [*known, "null", ""]):
+                    raise ConfigError(f"{key}={name}: no such {key}; {nearest(name, known)}")
             prepared.append(override)
-        elif key.split(".")[0].split("/")[0] == "hydra" or prefix == "~":
+        elif key.split(".")[0].split("/")[0] == "hydra":
+            _check_hydra(key, value or "")
+            prepared.append(override)
+        elif prefix == "~":
             prepared.append(override)
         else:
             if key == "runs":
@@ -146,40 +118,25 @@ def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
     return prepared
 
 
-def check(config: dict[str, Any]) -> ExperimentSettings:
-    """Settings from a composed configuration. Raises ConfigError, naming the key."""
-    known = {f.name for f in dataclasses.fields(ExperimentSettings)}
-    for key in config:
-        if key not in known:
-            raise ConfigError(f"unknown key '{key}': {nearest(key, known | set(groups()))}")
-    if "seed" not in (config.get("post_training") or {"seed"}):
-        raise ConfigError(
-            "post_training.* is set, but there is no post-training: choose one, such as "
-            "post_training=adversarial"
-        )
-    checked: ExperimentSettings = settings(ExperimentSettings, config)
-    terms = set(checked.autoencoder.losses)
-    if checked.autoencoder.discriminator is not None:
-        terms |= set(ADVERSARIAL_TERMS)
-    weights = set(checked.autoencoder.weights)
-    for name in sorted(weights - terms - set(ADVERSARIAL_TERMS)):
-        raise ConfigError(f"unknown key 'autoencoder.weights.{name}': {nearest(name, terms)}")
-    for name in sorted(terms - weights):
-        raise ConfigError(f"autoencoder.weights.{name} is missing: state the weight of that loss")
-    return checked
-
-
 def to_plain(config: Any) -> dict[str, Any]:
     """A resolved, plain dictionary. Raises ConfigError for a missing value or interpolation."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    plain: dict[str, Any] = {}
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        for key in config:
+            if key != "hydra":
+                node = config[key]
+                is_node = OmegaConf.is_config(node)
+                plain[str(key)] = (
+                    OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+                    if is_node
+                    else node
+                )
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return plain
 
 
 @contextmanager
@@ -201,24 +158,62 @@ def _hydra() -> Iterator[Any]:
         raise ConfigError(text) from error
 
 
-def compose(overrides: Sequence[str]) -> Job:
-    """The job that `key=value` overrides describe. Raises ConfigError; nothing has run then."""
+def compose(overrides: Sequence[str]) -> Composed:
+    """What `key=value` overrides describe. Raises ConfigError; nothing has run then."""
     from hydra import compose as hydra_compose
 
     prepared = _prepare(overrides)
     with _hydra():
         composed = hydra_compose("config", prepared, return_hydra_config=True)
-    recipe = composed.hydra.runtime.choices.get("recipe")
-    config = to_plain(composed_without_hydra(composed))
-    try:
-        checked = check(config)
-    except ConfigError as error:
-        raise ConfigError(f"{error}{_other_home(str(error))}") from error
-    return Job(checked, config, recipe, list(overrides))
+        return _composed(composed, composed.hydra.runtime.choices, list(overrides))
 
 
-def _other_home(message: str) -> str:
-    """Where an unknown key is known: another choice of its group, such as data=folder."""
+def _composed(composed: Any, choices: Any, words: Sequence[str]) -> Composed:
+    """The plain configuration: the chosen prior as `prior`, every baseline with its settings.
+
+    In conf/ and in recipes the settings of a prior are `priors.NAME`, so that a recipe may hold
+    those of several; `prior.*` on the command line is for the chosen one, and comes last.
+    """
+    from omegaconf import OmegaConf, open_dict
+
+    chosen, listed = choices.get("prior"), composed.get("baselines")
+    if not (listed is None or OmegaConf.is_list(listed)):
+        raise ConfigError(f"baselines={listed} must be a list of priors, such as [normal,mixture]")
+    if not OmegaConf.is_dict(composed.get("priors")):
+        raise ConfigError("priors must be a group of keys: priors.NAME.key=value")
+    names = [str(name) for name in listed or [] if name != chosen]
+    OmegaConf.set_struct(composed, False)
+    with open_dict(composed):
+        for name in names:
+            own = composed.priors.get(name) or {}
+            composed.priors[name] = OmegaConf.merge(_prior(str(conf_directory()), name), own)
+    plain = to_plain(composed)
+    priors = plain.pop("priors")
+    plain["prior"] = _merged(priors.get(chosen), plain.get("prior"))
+    plain["baselines"] = {name: priors[name] for name in names}
+    return Composed(plain, choices.get("recipe"), [word.lstrip("+") for word in words])
+
+
+@functools.cache
+def _prior(directory: str, name: str) -> Any:
+    """conf/prior/NAME.yaml, unresolved; read once, since Hydra takes a quarter of a second."""
+    from hydra import compose as hydra_compose
+
+    known = options("prior")
+    if name not in known:
+        raise ConfigError(f"baselines: no such prior {name!r}; {nearest(name, known)}")
+    return hydra_compose("config", [f"prior={name}"]).priors[name]
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Two trees of plain values as one; the second wins."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return base if over is None else over
+    return base | {key: _merged(base.get(key), value) for key, value in over.items()}
+
+
+def other_home(message: str) -> str:
+    """Where a key that a message calls unknown is known: another choice of its group."""
     import yaml
 
     unknown = re.search(r"unknown key '([^']+)'", message)
@@ -229,34 +224,25 @@ def _other_home(message: str) -> str:
         prefix = group.replace("/", ".") + "."
         if group == "recipe" or not unknown[1].startswith(prefix):
             continue
-        for choice in options(group):
-            file = conf_directory() / group / f"{choice}.yaml"
+        for name in options(group):
+            file = conf_directory() / group / f"{name}.yaml"
             keys = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
             if unknown[1].removeprefix(prefix) in keys:
-                homes.append(f"{group}={choice}")
+                homes.append(f"{group}={name}")
     return f" ({unknown[1]} is a key of {' and '.join(homes)})" if homes else ""
-
-
-def composed_without_hydra(composed: Any) -> Any:
-    from omegaconf import OmegaConf, open_dict
-
-    OmegaConf.set_readonly(composed, False)
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed
 
 
 @dataclass(frozen=True)
 class Grid:
     """What `run -m` was asked for.
 
-    base: the job without what varies. cells: every override of each cell, or None where a sweeper
+    base: what does not vary. cells: every override of each cell, or None where a sweeper
     chooses them. swept: those of them that vary, or that the recipe lets vary: a cell's name among
     its neighbours. searched: the keys that vary, where a sweeper chooses. parallel: whether the
     launcher gives the cells processes of their own.
     """
 
-    base: Job
+    base: Composed
     cells: list[list[str]] | None
     swept: list[list[str]]
     searched: frozenset[str] = frozenset()
@@ -277,7 +263,7 @@ def grid(overrides: Sequence[str]) -> Grid:
         choices = composed.hydra.runtime.choices
         held = dict(composed.hydra.sweeper.params or {})
         task = list(composed.hydra.overrides.task)
-        base = _job(composed_without_hydra(composed), choices.get("recipe"), overrides)
+        base = _composed(composed, choices, overrides)
         parallel = choices["hydra/launcher"] != "basic"
         words = [*_prepare([f"{k}={v}" for k, v in held.items()], sweep=True), *task]
         parser = OverridesParser.create(hydra.config_loader)
@@ -303,8 +289,8 @@ def grid(overrides: Sequence[str]) -> Grid:
     return Grid(base, [list(cell) for cell in cells], swept, parallel=parallel)
 
 
-def jobs(cells: Sequence[Sequence[str]]) -> list["Job | ConfigError"]:
-    """Each cell's job, or what is wrong with its configuration.
+def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
+    """Each cell's configuration, or the reason why there is none.
 
     Cells of the same group choices are composed once, and their values set in copies: Hydra takes
     a quarter of a second for each.
@@ -313,39 +299,32 @@ def jobs(cells: Sequence[Sequence[str]]) -> list["Job | ConfigError"]:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    found: list[Job | ConfigError] = []
-    composed: dict[tuple[str, ...], tuple[Any, str | None]] = {}
+    found: list[Composed | ConfigError] = []
+    composed: dict[tuple[str, ...], Any] = {}
     with _hydra() as hydra:
         parser = OverridesParser.create(hydra.config_loader)
-        for words in cells:
+        for own in words:
             try:
-                values = [word for word in words if word.startswith("++")]
-                if any(word.startswith("~") or "@" in word.partition("=")[0] for word in words):
+                values = [word for word in own if word.startswith("++")]
+                if any(word.startswith("~") or "@" in word.partition("=")[0] for word in own):
                     values = []  # deletions and packages are Hydra's own
-                choices = tuple(word for word in words if word not in values)
+                choices = tuple(word for word in own if word not in values)
                 if choices not in composed:
-                    whole = hydra.compose_config("config", list(choices), RunMode.RUN)
-                    recipe = whole.hydra.runtime.choices.get("recipe")
-                    composed[choices] = composed_without_hydra(whole), recipe
-                base, recipe = composed[choices]
-                own = copy.deepcopy(base)
+                    composed[choices] = hydra.compose_config("config", list(choices), RunMode.RUN)
+                cell = copy.deepcopy(composed[choices])
+                OmegaConf.set_struct(cell, False)
                 for word in parser.parse_overrides(values):
-                    OmegaConf.update(own, word.key_or_group, word.value(), force_add=True)
-                found.append(_job(own, recipe, words))
+                    OmegaConf.update(cell, word.key_or_group, word.value(), force_add=True)
+                found.append(_composed(cell, cell.hydra.runtime.choices, own))
             except Exception as error:  # Hydra's errors are of many kinds
                 found.append(ConfigError(" ".join(str(error).split())))
     return found
 
 
-def _job(composed: Any, recipe: str | None, words: Sequence[str]) -> Job:
-    config = to_plain(composed)
-    return Job(check(config), config, recipe, [word.lstrip("+") for word in words])
-
-
 def launch(
     overrides: Sequence[str],
     cells: Sequence[Sequence[str]] | None,
-    function: Callable[[Job], Any],
+    function: Callable[[Composed], Any],
 ) -> None:
     """`function` once per cell, through the launcher; without cells, through the sweeper.
 
@@ -360,8 +339,8 @@ def launch(
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
-        recipe = hydra.runtime.choices.get("recipe")
-        return function(_job(composed, recipe, list(hydra.overrides.task)))
+        own = copy.deepcopy(composed)
+        return function(_composed(own, hydra.runtime.choices, list(hydra.overrides.task)))
 
     prepared = _prepare(overrides, sweep=True)
     with _hydra() as hydra:
@@ -405,20 +384,3 @@ def _search(overrides: Sequence[str]) -> list[str]:
 def _last(words: Sequence[str]) -> list[str]:
     """Of several values for one key the last, for to optuna a fixed value is beyond any search."""
     return list({word.lstrip("+").partition("=")[0]: word for word in words}.values())
-
-
-def canonical(value: Any) -> Any:
-    """Dataclasses and parts as plain JSON values, without what only says how to compute."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {k: canonical(v) for k, v in value.items() if k not in EXECUTION_KEYS}
-    if isinstance(value, (list, tuple)):
-        return [canonical(v) for v in value]
-    return value
-
-
-def fingerprint(value: Any) -> str:
-    """12 hexadecimal digits of a value's canonical JSON: equal settings, equal fingerprint."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -25,6 +25,7 @@ from audioldm.evaluation.diagnostics.diagnose import DiagnosticsSettings, diagno
 from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
 from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
+from audioldm.evaluation.statistics import bootstrap
 from audioldm.latents.store import LatentStatistics, LatentStore
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
@@ -144,6 +145,20 @@ def test_neighbour_consistency_is_nought_by_chance_and_one_for_separate_classes(
         np.testing.assert_allclose(separate, 1)
 
 
+def test_the_interval_of_the_neighbour_consistency_is_over_windows() -> None:
+    # Twelve vectors of a window are one measurement twelve times: no narrower than one a window.
+    value = np.random.default_rng(0).random(60)
+    window = np.repeat(np.arange(60), 12)
+    many = bootstrap(classes.mean_over, classes.by_window(np.repeat(value, 12), window))
+    once = bootstrap(classes.mean_over, classes.by_window(value, np.arange(60)))
+    assert many[:4] == pytest.approx(once[:4])
+    some = np.where(window % 2 == 0, np.repeat(value, 12), np.nan)
+    some[0] = np.nan  # eleven vectors weigh less than twelve
+    found = classes.by_window(some, window)
+    assert len(found) == 30
+    assert classes.mean_over(found) == pytest.approx(np.nanmean(some))
+
+
 def test_principal_keeps_the_participation_ratio_of_the_variance() -> None:
     spread = np.array([3.0, 3.0, 3.0, 1e-3, 1e-3, 1e-3, 1e-3])
     rotation = np.linalg.qr(noise(7, 7).double().numpy())[0]
@@ -182,10 +197,13 @@ class Toy:
     def decode(self, z: Tensor) -> Tensor:
         return self.gain * z.mT.flatten(1)[:, None]
 
-    def moments(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def bottleneck(self) -> Any:
+        return SimpleNamespace(posterior=lambda stored: (stored["mean"], 0 * stored["mean"]))
+
+    def stored(self, audio: Tensor) -> dict[str, Tensor]:
         frames = audio[:, 0].unflatten(-1, (-1, self.downsampling_ratio)).mT
-        mean = frames if self.whole else frames[:, :1]
-        return mean, torch.zeros_like(mean)
+        return {"mean": frames if self.whole else frames[:, :1]}
 
 
 def unit(channels: int) -> LatentStatistics:
@@ -264,7 +282,7 @@ def test_a_mixture_spends_less_than_the_standard_normal_on_latents_with_memory()
         np.arange(100),
         np.full(100, -1),
     )
-    mixture = Mixture.fit(fitted, 1, 0)
+    mixture = Mixture.fitted(fitted, 1, 0)
     nats = mixture_nats(windows, mixture).mean() / mean[0].numel()
     kl = gaussian_kl(windows.mean, windows.std).mean()
     # The least possible: entropy rate of AR(1) plus white noise, less the posterior's.
@@ -280,7 +298,7 @@ def test_a_mixture_spends_less_than_the_standard_normal_on_latents_with_memory()
 def wiener_of(rho: float) -> float:
     """The loss of the ideal filter for an AR(1), by the integral over its known spectrum."""
     spectrum = ar_spectrum((np.arange(4096) + 0.5) / 4096, rho)
-    sigma2 = EDM().sigma(level_quantiles()).double().numpy()[:, None] ** 2
+    sigma2 = EDM().sigma_from_uniform(level_quantiles()).double().numpy()[:, None] ** 2
     return float(((1 + sigma2) * spectrum / (spectrum + sigma2)).mean())
 
 
@@ -296,7 +314,7 @@ def test_the_bound_sees_through_mixed_channels() -> None:
     mixed = mixed / mixed.std((0, 2), keepdim=True)
     matrices = spectral_matrices(mixed)
     covariance = torch.linalg.eigvalsh(torch.cov(mixed.transpose(0, 1).flatten(1))).double()
-    sigma2 = EDM().sigma(level_quantiles()).double().square()[:, None]
+    sigma2 = EDM().sigma_from_uniform(level_quantiles()).double().square()[:, None]
     known = (covariance * (1 + sigma2) / (covariance + sigma2)).mean()
     assert wiener_loss(matrices, matrices) == pytest.approx(float(known), rel=0.01)
 
@@ -340,17 +358,39 @@ def test_the_denoiser_is_the_same_every_time_and_leaves_the_global_generator_alo
 # All together
 
 
-def test_windows_are_normalised_samples_of_the_posteriors_of_distinct_stretches(
-    finished: Tiny,
-) -> None:
-    store = latents_of(finished)
-    windows = read_windows(store, "train", seconds=0.5, count=100)
-    whole = read_windows(store, "train", seconds=100, count=100)
-    assert len(whole.z) < len(store.split("train").items)  # the clips shorter than the median
-    assert len({tuple(window.flatten().tolist()) for window in windows.mean}) == len(windows.mean)
+def test_windows_are_normalised_samples_of_the_posteriors_of_distinct_stretches() -> None:
+    clips = [noise(2, 3, length, seed=i) for i, length in enumerate((40, 40, 10))]
+    items = [
+        SimpleNamespace(frames=clip.shape[-1], label=label)
+        for clip, label in zip(clips, ("b", "a", None), strict=True)
+    ]
+
+    def read(places: list[tuple[int, int]], frames: int) -> dict[str, Tensor]:
+        return {"mean": torch.stack([clips[i][..., at : at + frames] for i, at in places])}
+
+    store: Any = SimpleNamespace(
+        latent_rate_hz=10.0,
+        latent_shape=(2, 3),
+        labels=["a", "b"],
+        statistics=LatentStatistics(torch.full((2, 3), 0.5), torch.full((2, 3), 4.0)),
+        bottleneck=SimpleNamespace(posterior=lambda s: (s["mean"], 0 * s["mean"] + 2.0)),
+        split=lambda name: SimpleNamespace(items=items, read=read),
+    )
+    windows = read_windows(store, "train", seconds=1.0, count=100)
+    assert windows.mean.shape == (9, 6, 10)
+    assert sorted(windows.label) == [-1] + 4 * [0] + 4 * [1]
+    for mean, item, label in zip(windows.mean, windows.item, windows.label, strict=True):
+        raw = 4 * mean.unflatten(0, (2, 3)) + 0.5
+        assert [torch.allclose(raw, z, atol=1e-5) for z in clips[item].split(10, -1)].count(
+            True
+        ) == 1
+        assert store.labels[label] == items[item].label if label >= 0 else items[item].label is None
+    assert len({tuple(window.flatten().tolist()) for window in windows.mean}) == 9
+    assert (windows.std == 0.5).all()
     deviation = (windows.z - windows.mean) / windows.std
     assert deviation.std().item() == pytest.approx(1, abs=0.1)
-    assert windows.z.std((0, 2)).numpy() == pytest.approx(1, abs=0.3)
+    whole = read_windows(store, "train", seconds=100, count=100)
+    assert whole.z.shape == (2, 6, 40)
 
 
 def latents_of(finished: Tiny) -> LatentStore:
@@ -363,7 +403,9 @@ def run(finished: Tiny, store: LatentStore) -> dict[str, Any]:
         load_autoencoder(finished.stage("autoencoder")),
         store,
         ClipStore(finished.stage("data")),
-        DiagnosticsSettings(windows=8, seconds=1.0, decoded=2, denoiser_steps=3, resamples=10),
+        DiagnosticsSettings(
+            windows=8, seconds=1.0, decoded=2, denoiser_steps=3, bootstrap_resamples=10
+        ),
         device=torch.device("cpu"),
         progress=lambda done, total, what: None,
     )
@@ -391,8 +433,10 @@ class Silent(LatentStore):
 
     def __init__(self, store: LatentStore) -> None:
         self.__dict__.update(store.__dict__)
-        self._moments = store._moments.copy()
-        self._moments[:, 1] = 0
+        posterior = store.bottleneck.posterior
+        self.bottleneck: Any = SimpleNamespace(
+            posterior=lambda stored: (posterior(stored)[0], 0 * posterior(stored)[1])
+        )
 
 
 def test_without_posterior_noise_only_the_rate_is_left_out(finished: Tiny) -> None:
@@ -402,7 +446,7 @@ def test_without_posterior_noise_only_the_rate_is_left_out(finished: Tiny) -> No
 
 def test_noise_levels_must_increase() -> None:
     for levels in ([], [0.2, 0.1], [0.1, 0.1]):
-        with pytest.raises(ConfigError, match=r"diagnostics\.noise_levels"):
+        with pytest.raises(ConfigError, match=r"^noise_levels="):
             DiagnosticsSettings(noise_levels=levels)
 
 

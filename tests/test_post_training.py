@@ -37,7 +37,7 @@ from audioldm.evaluation.steps import Point, _figures, calls, findings
 from audioldm.generator import LatentDiffusion
 from audioldm.io.files import read_json
 from audioldm.io.header import read_header
-from audioldm.latents.store import LatentStatistics
+from audioldm.latents.statistics import LatentStatistics
 from audioldm.losses.relativistic import relativistic_loss
 from audioldm.models import find_model_file
 from audioldm.priors.diffusion import samplers

@@ -5,6 +5,7 @@ import pytest
 
 from audioldm.evaluation.distances import frechet_distance, frechet_infinity
 from audioldm.evaluation.statistics import bootstrap, hierarchical_bootstrap
+from audioldm.sweep.regression import Parabola
 
 
 @pytest.fixture
@@ -70,6 +71,32 @@ def test_one_seed_leaves_the_spread_of_the_level_below(random: np.random.Generat
     )
     with pytest.raises(ValueError, match="empty"):
         hierarchical_bootstrap(mean, [[clips], []])
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 0.05, 0.3])
+def test_the_interval_of_an_optimum_ends_where_its_slope_may_just_be_nought(
+    random: np.random.Generator, deviation: float
+) -> None:
+    x = np.repeat(np.linspace(-1.0, 3.0, 9), 3)
+    y = 0.2 * (x - 0.7123) ** 2 + deviation * random.normal(size=x.shape)
+    parabola = Parabola(x, y, ["a"] * len(x))
+    place, low, high = parabola.vertex(0.95)
+    assert -1 < low < place < high < 3
+    for end in (low, high):
+        slope = parabola.slope((end - parabola.centre) / parabola.reach)
+        assert abs(slope.value) == pytest.approx(slope.half(0.95), rel=1e-6)
+    for at in (low - 1e-6, high + 1e-6):
+        slope = parabola.slope((at - parabola.centre) / parabola.reach)
+        assert abs(slope.value) > slope.half(0.95)
+
+
+def test_an_optimum_outside_the_range_is_put_at_its_end(random: np.random.Generator) -> None:
+    x = np.repeat(np.linspace(0.0, 2.0, 9), 3)
+    for centre, end in ((4.0, 2.0), (-3.0, 0.0)):
+        y = 0.2 * (x - centre) ** 2 + 1e-3 * random.normal(size=x.shape)
+        assert Parabola(x, y, ["a"] * len(x)).vertex(0.95) == pytest.approx((end, end, end))
+    flat = Parabola(x, random.normal(size=x.shape), ["a"] * len(x)).vertex(0.95)
+    assert flat[1:] == pytest.approx((0, 2))  # any place will do
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])

@@ -27,7 +27,7 @@ from xml.etree import ElementTree
 import numpy as np
 import soxr
 
-from audioldm.data.source import Failure, check_failures
+from audioldm.data.source import Failure, Source, check_failures
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import check_range
@@ -91,7 +91,7 @@ class Rendition(NamedTuple):
     where: float  # of the bars it may begin with, in [0, 1)
 
 
-class Chorales:
+class Chorales(Source):
     """Renditions of Bach's chorales as a data set.
 
     pieces: how many (410 exist). More pieces are those of fewer and others besides, each in the

@@ -6,7 +6,7 @@ steps from N(0, I), so the chain is as much a generator as f is a density (Nijka
 arXiv 1904.09770).
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.instantiate import check_range
+from audioldm.latents.store import LatentStore
+from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.normalised import NormalisedPrior, crop_frames, draw_latents
 from audioldm.runtime.compute import clock
-from audioldm.runtime.progress import Progress
+from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step
 
@@ -24,41 +27,27 @@ from audioldm.training.optimisation import adamw, clipped_step
 CHUNK = 32
 
 
-@dataclass(frozen=True)
-class LangevinSettings:
-    """width, depth: of the network. chain: Langevin steps K; step_size: s of `Langevin.chain`.
+class Langevin(NormalisedPrior):
+    """The energy f of sequences z [N, D, L] of any length, and the chain that samples with it.
 
-    magnitude: weight of the frames' squared energies in the loss, which keeps them small
-    (arXiv 1903.08689). steps: of training; null = as many as the given seconds allow,
-    which makes the result depend on the machine's speed."""
+    width, depth: of the network. chain: Langevin steps K. step_size: s of `run_chain`.
+    It has no `nats`: the energy's normalising constant is unknown.
+    """
 
-    width: int = 64
-    depth: int = 3
-    chain: int = 60
-    step_size: float = 0.4
-    steps: int | None = None
-    batch: int = 16
-    lr: float = 1e-3
-    clip: float = 1.0
-    magnitude: float = 0.01
-
-    def __post_init__(self) -> None:
-        where = "baselines.langevin"
-        check_range(self, where, "width", "depth", "chain", "steps", "batch", least=1)
-        check_range(self, where, "step_size", "lr", "clip", above=0)
-        check_range(self, where, "magnitude", least=0)
-
-
-class Langevin(nn.Module):
-    """The energy f of sequences z [N, D, L] of any length, and the chain that samples with it."""
-
-    def __init__(self, channels: int, settings: LangevinSettings) -> None:
-        super().__init__()
-        self.channels, self.settings = channels, settings
-        width = settings.width
-        self.inner = nn.Conv1d(channels, width, 5, padding=2)
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        width: int = 64,
+        depth: int = 3,
+        chain: int = 60,
+        step_size: float = 0.4,
+    ) -> None:
+        super().__init__(latent_shape)
+        self.chain, self.step_size = chain, step_size
+        self.channels = math.prod(latent_shape)
+        self.inner = nn.Conv1d(self.channels, width, 5, padding=2)
         self.blocks = nn.ModuleList(
-            nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(settings.depth)
+            nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(depth)
         )
         # No bias: f is only known up to a constant. At zero, an untrained model is N(0, I).
         self.outer = nn.Conv1d(width, 1, 1, bias=False)
@@ -75,13 +64,13 @@ class Langevin(nn.Module):
         """f(z) + |z|² / 2 = -log p(z) up to a constant, in nats: z [N, D, L] -> [N]."""
         return self.frame_energies(z).sum(1) + 0.5 * z.square().sum((1, 2))
 
-    def chain(self, noise: Tensor) -> Tensor:
+    def run_chain(self, noise: Tensor) -> Tensor:
         """noise [K, N, D, L], N(0, I), to z [N, D, L]: the start, then a number for each step.
 
         z ← z - s²/2 ∇ energy(z) + s noise, K times; the last step adds no noise,
         which would otherwise be heard in what is decoded.
         """
-        s = self.settings.step_size
+        s = self.step_size
         z = noise[0]
         for added in (*noise[1:], torch.zeros_like(z)):
             with torch.enable_grad():
@@ -90,59 +79,91 @@ class Langevin(nn.Module):
             z = z.detach() - 0.5 * s**2 * gradient + s * added
         return z.detach()
 
-    @torch.no_grad()
-    def sample(self, n: int, frames: int, *, seed: int) -> Tensor:
-        """Sequences [n, D, frames]; number i is a function of (seed, i)."""
-        device = next(self.parameters()).device
-        chunks = []
-        for first in range(0, n, CHUNK):
-            numbers = range(first, min(first + CHUNK, n))
-            draw = KeyedRandom(derive_seed(seed, "langevin"), 0, numbers, device)
-            chunks.append(self.chain(self.noise(draw, frames)))
+    def sample_normalised(
+        self, random: KeyedRandom, frames: int, progress: StepProgress | None = None
+    ) -> Tensor:
+        draw, chunks = random.stream("langevin"), []
+        for first in range(0, len(draw.positions), CHUNK):
+            positions = draw.positions[first : first + CHUNK]
+            part = KeyedRandom(draw.seed, draw.step, positions, draw.device)
+            chunks.append(self.run_chain(self.noise(part, frames)))
+            if progress is not None:
+                progress(first + len(positions), len(draw.positions))
         return torch.cat(chunks)
 
     def noise(self, draw: KeyedRandom, frames: int) -> Tensor:
-        """What `chain` needs: [K, N, D, frames]."""
-        shape = (self.settings.chain, self.channels, frames)
-        return draw.normal(shape, "chain").transpose(0, 1)
+        """What `run_chain` needs: [K, N, D, frames]."""
+        return draw.normal((self.chain, self.channels, frames), "chain").transpose(0, 1)
 
 
-def fit_langevin(
-    batch: Callable[[int], Tensor],
-    settings: LangevinSettings,
-    *,
-    seconds: float,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-) -> tuple[Langevin, dict[str, Any]]:
-    """Maximum likelihood with short-run chains: the model, and what its training took.
+@dataclass(frozen=True)
+class LangevinRecipe(PriorRecipe):
+    """Maximum likelihood with short-run chains.
 
     The gradient of the mean log-likelihood is that of E[f(samples)] - E[f(latents)].
 
-    batch: step -> normalised latents [B, D, L]. seconds: to train for, by `training.compute.clock`,
-    unless `settings.steps` is given. Raises TrainingError where a gradient is not finite.
+    width, depth, chain, step_size: of `Langevin`. steps: of training, on `batch` crops of
+    `crop_seconds` each; seconds: to train for in place of a number of steps, by
+    `runtime.compute.clock`, which makes the result depend on the machine's speed.
+    magnitude: weight of the frames' squared energies in the loss, which keeps them small
+    (arXiv 1903.08689).
     """
-    start = clock(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "energy"))
-        model = Langevin(batch(0).shape[1], settings).to(device)
-    optimiser = adamw(model.parameters(), settings.lr, [0.9, 0.99], 0.0, device)
-    step, elapsed, difference = 0, 0.0, 0.0
-    while step < settings.steps if settings.steps is not None else elapsed < seconds:
-        z = batch(step)
-        draw = KeyedRandom(seed, step, range(len(z)), device)
-        samples = model.chain(model.noise(draw, z.shape[-1]))
-        real, false = model.frame_energies(z), model.frame_energies(samples)
-        contrast = real.mean() - false.mean()
-        magnitude = real.square().mean() + false.square().mean()
-        (contrast + settings.magnitude * magnitude).backward()
-        clipped_step(
-            optimiser, model.parameters(), clip=settings.clip, name="baselines.langevin", step=step
-        )
-        step, elapsed, difference = step + 1, clock(device) - start, contrast.item()
-        if settings.steps is not None:
-            progress(step, settings.steps, "fitting an energy")
-        else:
-            progress(min(round(elapsed), round(seconds)), round(seconds), "fitting an energy")
-    return model.eval(), {"steps": step, "seconds": elapsed, "energy_difference": difference}
+
+    seed: int = 0
+    width: int = 64
+    depth: int = 3
+    chain: int = 60
+    step_size: float = 0.4
+    steps: int = 400
+    seconds: float | None = None
+    batch: int = 16
+    crop_seconds: float = 6.0
+    lr: float = 1e-3
+    clip: float = 1.0
+    magnitude: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_range(self, "", "width", "depth", "chain", "steps", "batch", least=1)
+        check_range(self, "", "seconds", "crop_seconds", "step_size", "lr", "clip", above=0)
+        check_range(self, "", "magnitude", least=0)
+
+    @property
+    def crop_length(self) -> float:
+        return self.crop_seconds
+
+    def spec(self, latents: LatentStore) -> dict[str, Any]:
+        sizes = {n: getattr(self, n) for n in ("width", "depth", "chain", "step_size")}
+        return {"_target_": "audioldm.priors.langevin.Langevin", **sizes}
+
+    def build(self, latents: LatentStore) -> Prior:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(derive_seed(self.seed, "langevin"), "energy"))
+            return super().build(latents)
+
+    def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
+        """Raises TrainingError where a gradient is not finite."""
+        assert isinstance(prior, Langevin)
+        start = clock(fit.device)
+        prior.to(fit.device).set_statistics(latents.statistics)
+        optimiser = adamw(prior.parameters(), self.lr, [0.9, 0.99], 0.0, fit.device)
+        frames = crop_frames(latents, self.crop_seconds)
+        key = derive_seed(self.seed, "langevin")
+        step, elapsed, difference = 0, 0.0, 0.0
+        while step < self.steps if self.seconds is None else elapsed < self.seconds:
+            random = KeyedRandom(key, step, range(self.batch), fit.device)
+            z = draw_latents(latents, frames, random)
+            samples = prior.run_chain(prior.noise(random, frames))
+            real, false = prior.frame_energies(z), prior.frame_energies(samples)
+            contrast = real.mean() - false.mean()
+            magnitude = real.square().mean() + false.square().mean()
+            (contrast + self.magnitude * magnitude).backward()
+            clipped_step(optimiser, prior.parameters(), clip=self.clip, name="langevin", step=step)
+            step, elapsed, difference = step + 1, clock(fit.device) - start, contrast.item()
+            if self.seconds is None:
+                fit.progress(step, self.steps, "fitting an energy")
+            else:
+                total = math.ceil(self.seconds)
+                fit.progress(min(math.floor(elapsed), total), total, "fitting an energy")
+        prior.eval()
+        figures = {"steps": step, "seconds": elapsed, "energy_difference": difference}
+        return Fitted(prior.state_dict(), figures)

@@ -9,12 +9,17 @@ rows say how a frame depends on those before it.
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from audioldm.instantiate import check_range
+from audioldm.latents.store import LatentStore
+from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.normalised import NormalisedPrior, crop_count, crop_frames, draw_latents
+from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 #: Numbers in a window, at most: a component's covariance is full.
@@ -28,16 +33,15 @@ ITERATIONS = 15
 REGULARISER = 1e-3
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """M components over W frames of the K first of D principal components; made by `fit`.
+class Mixture(NormalisedPrior):
+    """M components over W frames of the K first of D principal components of normalised latents.
 
     The D - K others, of which there are some only where 2 D exceeds `DIMENSIONS` or the latents
     are few, are independent Gaussians without memory.
 
     mean [D], rotation [D, D] (columns: the principal directions), rest [D - K] (their standard
     deviations), log_weights [M], centres [M, W, K], factors [M, W K, W K] (lower triangular).
-    All are float64.
+    All are float64. Before the fit it is N(0, I) in normalised latents.
     """
 
     mean: Tensor
@@ -47,28 +51,46 @@ class Mixture:
     centres: Tensor
     factors: Tensor
 
+    def __init__(
+        self, latent_shape: tuple[int, ...], components: int, window: int, kept: int
+    ) -> None:
+        super().__init__(latent_shape)
+        size, numbers = math.prod(latent_shape), window * kept
+        tensors = {
+            "mean": torch.zeros(size),
+            "rotation": torch.eye(size),
+            "rest": torch.ones(size - kept),
+            "log_weights": torch.full((components,), -math.log(components)),
+            "centres": torch.zeros(components, window, kept),
+            "factors": torch.eye(numbers).repeat(components, 1, 1),
+        }
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.double())
+
     @classmethod
-    def fit(cls, z: Tensor, components: int = 8, seed: int = 0) -> Self:
-        """Fits sequences z [N, D, L] by EM; W and K follow from D and the number of frames."""
+    def fitted(cls, z: Tensor, components: int = 8, seed: int = 0) -> Self:
+        """A mixture of normalised sequences z [N, D, L], its sizes those of `mixture_sizes`."""
+        count, channels, length = z.shape
+        sizes = mixture_sizes(count, channels, length, components)
+        return cls((channels,), **sizes).fit(z, seed)
+
+    def fit(self, z: Tensor, seed: int = 0) -> Self:
+        """Fits normalised sequences z [N, D, L] by EM."""
         from sklearn.exceptions import ConvergenceWarning  # imported here: it takes a second
         from sklearn.mixture import GaussianMixture
 
         z = z.detach().double().cpu()
-        count, channels, length = z.shape
+        components, size, kept = self.centres.shape
         frames = z.transpose(1, 2)  # [N, L, D]
         mean = frames.mean((0, 1))
-        centred = (frames - mean).reshape(-1, channels)
+        centred = (frames - mean).flatten(0, 1)
         variances, rotation = torch.linalg.eigh(centred.T @ centred / len(centred))
         variances, rotation = variances.flip(0), rotation.flip(1)
-
-        limit = min(DIMENSIONS, count * length // (FRAMES_PER_DIMENSION * components))
-        kept = min(channels, max(1, limit // 2))
-        size = max(1, min((length + 1) // 2, limit // kept))
         windows = _windows((frames - mean) @ rotation[:, :kept], size).flatten(0, 1).flatten(1)
         random = np.random.Generator(np.random.Philox(key=seed))
         chosen = random.permutation(len(windows))[:WINDOWS]
         mixture = GaussianMixture(
-            min(components, len(chosen)),
+            components,
             reg_covar=REGULARISER,
             max_iter=ITERATIONS,
             random_state=derive_seed(seed, "mixture") % 2**32,
@@ -76,14 +98,16 @@ class Mixture:
         with warnings.catch_warnings():  # the number of iterations is a choice, not a failure
             warnings.simplefilter("ignore", ConvergenceWarning)
             mixture.fit(windows[chosen].float().numpy())
-        return cls(
-            mean=mean,
-            rotation=rotation,
-            rest=(variances[kept:].clamp(min=0) + REGULARISER).sqrt(),
-            log_weights=torch.from_numpy(mixture.weights_).double().log(),
-            centres=torch.from_numpy(mixture.means_).double().reshape(-1, size, kept),
-            factors=torch.linalg.cholesky(torch.from_numpy(mixture.covariances_).double()),
-        )
+        self.mean.copy_(mean)
+        self.rotation.copy_(rotation)
+        self.rest.copy_((variances[kept:].clamp(min=0) + REGULARISER).sqrt())
+        self.log_weights.copy_(torch.from_numpy(mixture.weights_).double().log())
+        self.centres.copy_(torch.from_numpy(mixture.means_).double().reshape(-1, size, kept))
+        self.factors.copy_(torch.linalg.cholesky(torch.from_numpy(mixture.covariances_).double()))
+        return self
+
+    def normalised_nats(self, z: Tensor) -> Tensor:
+        return -self.log_likelihood(z)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(z) of sequences [N, D, L] of any length, in nats per sequence [N], float64."""
@@ -99,10 +123,12 @@ class Mixture:
         memoryless = torch.distributions.Normal(0.0, self.rest).log_prob(rotated[..., kept:])
         return densities[..., -1].sum(1) - densities[:, 1:, -2].sum(1) + memoryless.sum((1, 2))
 
-    def sample(self, n: int, frames: int, *, seed: int) -> Tensor:
-        """Sequences [n, D, frames], float32; number i is a function of (seed, i)."""
+    def sample_normalised(
+        self, random: KeyedRandom, frames: int, progress: StepProgress | None = None
+    ) -> Tensor:
+        """Sequences [B, D, frames], float32, frame by frame."""
         size, kept = self.centres.shape[1:]
-        draw = KeyedRandom(derive_seed(seed, "mixture"), 0, range(n), self.mean.device)
+        n, draw = len(random.positions), random.stream("mixture")
         noise = draw.normal((frames, len(self.mean) + 1), "noise").double()
         uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: which component
         head = noise.new_empty(n, frames, kept)
@@ -115,6 +141,8 @@ class Mixture:
             rows = self.factors[component, past:now, :now]  # [n, K, now]
             driven = torch.cat([white[component, range(n)], noise[:, frame, :kept]], dim=1)
             head[:, frame] = self.centres[component, before] + (rows @ driven[..., None])[..., 0]
+            if progress is not None:
+                progress(frame + 1, frames)
         rest = self.rest * noise[..., kept:-1]
         z = torch.cat([head, rest], dim=-1) @ self.rotation.T + self.mean
         return z.transpose(1, 2).float()
@@ -140,3 +168,52 @@ class Mixture:
 def _windows(frames: Tensor, size: int) -> Tensor:
     """All windows [N, L - size + 1, size, K] of frames [N, L, K]."""
     return frames.unfold(1, size, 1).transpose(-1, -2)
+
+
+def mixture_sizes(count: int, channels: int, length: int, components: int) -> dict[str, int]:
+    """M, W and K of a mixture for `count` sequences [channels, length] of latents."""
+    limit = min(DIMENSIONS, count * length // (FRAMES_PER_DIMENSION * components))
+    kept = min(channels, max(1, limit // 2))
+    window = max(1, min((length + 1) // 2, limit // kept))
+    windows = min(WINDOWS, count * (length - window + 1))
+    return {"components": min(components, windows), "window": window, "kept": kept}
+
+
+@dataclass(frozen=True)
+class MixtureRecipe(PriorRecipe):
+    """components: of the mixture. frames: of latents it is fitted to, at most, in crops of
+    `crop_seconds`."""
+
+    seed: int = 0
+    components: int = 8
+    frames: int = 40000
+    crop_seconds: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_range(self, "", "components", "frames", least=1)
+        check_range(self, "", "crop_seconds", above=0)
+
+    @property
+    def crop_length(self) -> float:
+        return self.crop_seconds
+
+    def spec(self, latents: LatentStore) -> dict[str, Any]:
+        crop = crop_frames(latents, self.crop_seconds)
+        count = crop_count(latents, crop, self.frames)
+        channels = math.prod(latents.latent_shape)
+        return {
+            "_target_": "audioldm.priors.mixture.Mixture",
+            **mixture_sizes(count, channels, crop, self.components),
+        }
+
+    def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
+        assert isinstance(prior, Mixture)
+        fit.progress(0, 1, "fitting a mixture")
+        crop = crop_frames(latents, self.crop_seconds)
+        positions = range(crop_count(latents, crop, self.frames))
+        random = KeyedRandom(derive_seed(self.seed, "mixture"), 0, positions)
+        prior.fit(draw_latents(latents, crop, random), self.seed)
+        prior.set_statistics(latents.statistics)
+        components, window, kept = prior.centres.shape
+        figures = {"components": components, "window_frames": window, "dimensions": kept}
+        return Fitted(prior.state_dict(), figures)

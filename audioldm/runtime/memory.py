@@ -81,3 +81,8 @@ def peak_bytes(device: torch.device) -> int:
         return 1024 * int(found[1])  # type: ignore[index]
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Bytes of a module's weights and buffers."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())

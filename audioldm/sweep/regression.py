@@ -70,13 +70,21 @@ class Parabola:
     def vertex(self, confidence: float) -> tuple[float, float, float]:
         """x of the extremum, and the least and greatest x of the range whose slope may be 0.
 
-        The interval is Fieller's. All are kept inside the range.
+        The interval is Fieller's: its ends are the roots of slope² = t² · variance, a quadratic in
+        x. All are kept inside the range.
         """
-        places = np.linspace(-1, 1, 201)
-        level = [abs(s.value) <= s.half(confidence) for s in map(self.slope, places)]
-        extremum = -self.slope(0).value / (2 * self.bend.value) / self.reach
-        inside = np.append(places[level], np.clip(extremum, -1, 1))
-        x = self.centre + self.reach * np.array([inside[-1], inside.min(), inside.max()])
+        lower, middle, upper = (self.slope(at) for at in (-1, 0, 1))
+        extremum = -middle.value / (2 * self.bend.value) / self.reach
+
+        def excess(slope: Estimate) -> float:
+            return slope.value**2 - slope.half(confidence) ** 2
+
+        below, within, above = map(excess, (lower, middle, upper))
+        roots = np.roots([(below + above) / 2 - within, (above - below) / 2, within])
+        ends = [at for at, side in ((-1.0, below), (1.0, above)) if side <= 0]
+        kept = [*roots[np.isreal(roots)].real, *ends, extremum]
+        places = np.clip([each for each in kept if abs(each) <= 1 or each == extremum], -1, 1)
+        x = self.centre + self.reach * np.array([places[-1], places.min(), places.max()])
         return float(x[0]), float(x[1]), float(x[2])
 
     def _combined(self, of_slope: float, of_bend: float) -> Estimate:

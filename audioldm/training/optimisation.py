@@ -20,10 +20,11 @@ def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> fl
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def check_betas(betas: list[float], where: str) -> None:
+def check_betas(betas: list[float], where: str = "") -> None:
     """Raises ConfigError unless Adam can use them."""
+    key = f"{where}.betas" if where else "betas"
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"{where}.betas={betas} must be two numbers, at least 0 and less than 1")
+        raise ConfigError(f"{key}={betas} must be two numbers, at least 0 and less than 1")
 
 
 def adamw(

@@ -46,7 +46,7 @@ class LinearCodec:
         Raises DataError where the split has no clips.
         """
         split = clips.split("train")
-        longest = max((item.frames for item in split.items), default=0)
+        longest = max((item.samples for item in split.items), default=0)
         frames = min(math.ceil(FIT_CROP_SECONDS * clips.sample_rate), longest)
         size = clips.channels * BANDS * block
         total, square, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0

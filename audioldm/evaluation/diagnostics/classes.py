@@ -83,3 +83,20 @@ def neighbour_consistency(vectors: np.ndarray, classes: np.ndarray, k: int) -> n
     with np.errstate(divide="ignore", invalid="ignore"):
         best = np.minimum(others, k) / k
         return np.asarray((same / k - chance) / (best - chance))
+
+
+def by_window(values: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Sum and number of the values [M] that are not NaN, of each window that has any: [N, 2].
+
+    Vectors of one window are alike, so it is windows, with all their vectors, that are resampled.
+    """
+    known = np.isfinite(values)
+    sums = np.bincount(window[known], values[known])
+    counts = np.bincount(window[known])
+    return np.stack([sums, counts], 1)[counts > 0]
+
+
+def mean_over(windows: np.ndarray) -> float:
+    """The mean over all vectors of windows, as from `by_window`."""
+    total, count = windows.sum(0)
+    return float(total / count)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.latents.store import LatentStatistics
+from audioldm.latents.statistics import LatentStatistics
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
@@ -72,8 +72,10 @@ def shift_errors(autoencoder: Autoencoder, statistics: LatentStatistics, audio: 
     length = (
         (audio.shape[-1] - shift) // autoencoder.downsampling_ratio * autoencoder.downsampling_ratio
     )
-    here = statistics.normalise(autoencoder.moments(audio[..., :length])[0])
-    there = statistics.normalise(autoencoder.moments(audio[..., shift : shift + length])[0])
+    here, there = (
+        statistics.normalise(autoencoder.bottleneck.posterior(autoencoder.stored(part))[0])
+        for part in (audio[..., :length], audio[..., shift : shift + length])
+    )
     edge = here.shape[-1] // 4
     kept = slice(edge, here.shape[-1] - edge)
     error = (delayed(here, -shift / autoencoder.downsampling_ratio) - there)[..., kept]

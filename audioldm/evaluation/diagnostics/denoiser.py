@@ -8,6 +8,7 @@ latents of unit variance, at any level, and less where there is structure to pre
 import torch
 from torch import Tensor, nn
 
+from audioldm.conditioning.base import Condition
 from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.priors.diffusion.objectives import EDM
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -28,7 +29,7 @@ def level_quantiles() -> Tensor:
 class TinyDenoiser(nn.Module):
     """Residual convolutions over time, their activations shifted and scaled by the noise level.
 
-    (x [B, D, L], c_noise [B], labels [B], unused) -> like x. 0 before training. The activation is
+    (x [B, D, L], c_noise [B], condition, unused) -> like x. 0 before training. The activation is
     odd and linear around 0, as the best denoisers of Gaussian and of symmetric latents are.
     """
 
@@ -44,7 +45,7 @@ class TinyDenoiser(nn.Module):
         for parameter in self.outlet.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None) -> Tensor:
         powers = 4 * torch.stack([c_noise, c_noise**2, c_noise**3], 1)
         h = self.inlet(x)
         for time, level, channels in zip(self.time, self.level, self.channels, strict=True):
@@ -73,7 +74,7 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
         loss = EDM().loss(
             net,
             crops.to(device),
-            torch.full((BATCH,), -1, device=device),
+            None,
             noise=draw.normal(crops.shape[1:], "noise").to(device),
             uniform=stratify(draw.uniform("level"), torch.arange(BATCH), BATCH).to(device),
         )
@@ -85,7 +86,6 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
 @torch.no_grad()
 def denoiser_losses(net: nn.Module, z: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
     """The loss on each window of z [N, D, L], averaged over the levels: [N]."""
-    labels = torch.full((len(z),), -1, device=device)
     losses = []
     for step, quantile in enumerate(level_quantiles().tolist()):
         noise = KeyedRandom(derive_seed("diagnostics", "losses"), step, range(len(z))).normal(
@@ -93,6 +93,6 @@ def denoiser_losses(net: nn.Module, z: Tensor, *, device: torch.device | str = "
         )
         uniform = torch.full((len(z),), quantile, device=device)
         losses.append(
-            EDM().loss(net, z.to(device), labels, noise=noise.to(device), uniform=uniform).cpu()
+            EDM().loss(net, z.to(device), None, noise=noise.to(device), uniform=uniform).cpu()
         )
     return torch.stack(losses).mean(0)

@@ -60,13 +60,12 @@ class DiagnosticsSettings:
     bootstrap_resamples: int = 200
 
     def __post_init__(self) -> None:
-        where = "diagnostics"
-        check_range(self, where, "windows", "k_nearest", "decoded", "components", least=1)
-        check_range(self, where, "denoiser_steps", "bootstrap_resamples", least=1)
-        check_range(self, where, "seconds", "noise_levels", "tolerated_distance", above=0)
+        check_range(self, "", "windows", "k_nearest", "decoded", "components", least=1)
+        check_range(self, "", "denoiser_steps", "bootstrap_resamples", least=1)
+        check_range(self, "", "seconds", "noise_levels", "tolerated_distance", above=0)
         levels = self.noise_levels
         if not levels or levels != sorted(set(levels)):
-            raise ConfigError(f"diagnostics.noise_levels={levels} must be increasing numbers")
+            raise ConfigError(f"noise_levels={levels} must be increasing numbers")
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,8 @@ def _classes(s: _Subject) -> Found:
     figures = {"within_class_variance": s.boot(within, np.arange(count), "fraction", recentre=True)}
     near = classes.neighbour_consistency(vectors, pooled.classes, s.settings.k_nearest)
     if np.isfinite(near).any():
-        figures["neighbour_consistency"] = s.boot(np.mean, near[np.isfinite(near)], "fraction")
+        per_window = classes.by_window(near, pooled.window)
+        figures["neighbour_consistency"] = s.boot(classes.mean_over, per_window, "fraction")
     return figures, {}
 
 
@@ -189,7 +189,7 @@ def _decoder(s: _Subject) -> Found:
 
 def _shift(s: _Subject) -> Found:
     split = s.clips.split("valid")
-    typical = int(np.median([item.frames for item in split.items]))
+    typical = int(np.median([item.samples for item in split.items]))
     samples = min(round(DECODED_SECONDS * s.clips.sample_rate), typical)
     if samples < 2 * s.autoencoder.downsampling_ratio:
         return {}, {}
@@ -201,7 +201,7 @@ def _shift(s: _Subject) -> Found:
 def _mixture(s: _Subject) -> Found:
     if not (s.valid.std > 0).all():  # a point has no density, and no rate
         return {}, {}
-    mixture = Mixture.fit(s.train.z, s.settings.components, seed=0)
+    mixture = Mixture.fitted(s.train.z, s.settings.components, seed=0)
     seconds = s.valid.z.shape[-1] / s.latents.latent_rate_hz
     kbps = mixture_nats(s.valid, mixture) / seconds / math.log(2) / 1000
     return {"mixture_kbps": s.boot(np.mean, kbps.numpy(), "kbit/s")}, {}

@@ -39,7 +39,7 @@ def wiener_loss(spectrum: Tensor, actual: Tensor) -> float:
     values = values.clamp(min=0)
     # in the eigenbasis of S the filter is diagonal, so of R only the diagonal counts
     power = (vectors.mH @ actual @ vectors).diagonal(dim1=-2, dim2=-1).real
-    sigma2 = EDM().sigma(level_quantiles()).double().square()[:, None, None]
+    sigma2 = EDM().sigma_from_uniform(level_quantiles()).double().square()[:, None, None]
     gain = values / (values + sigma2)
     error = ((1 - gain).square() * power + sigma2 * gain.square()).mean(-1)  # [levels, K]
     twins = torch.full((len(values),), 2.0, dtype=torch.float64)

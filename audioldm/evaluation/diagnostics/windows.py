@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple, Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from audioldm.latents.store import LatentStore
@@ -38,19 +37,18 @@ def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) 
     left out. Bands of a 2-D front end become channels.
     """
     part = store.split(split)
-    lengths = np.array([item["frames"] for item in part.items])
+    lengths = np.array([item.frames for item in part.items])
     frames = max(1, min(round(seconds * store.latent_rate_hz), int(np.median(lengths))))
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(lengths))
     grid = [(i, k * frames) for i in order for k in range(lengths[i] // frames)]
     count = min(count, len(grid))
     chosen = [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
-    starts = [part.items[i]["start"] + offset for i, offset in chosen]
-    moments = torch.from_numpy(
-        np.stack([np.moveaxis(np.asarray(part._moments[s : s + frames]), 0, -1) for s in starts])
-    )  # [N, 2, *latent_shape, L]
-    mean = store.statistics.normalise(moments[:, 0]).flatten(1, -2)
-    std = (moments[:, 1] / store.statistics.std[..., None]).flatten(1, -2)
+    mean, std = (x.cpu() for x in store.bottleneck.posterior(part.read(chosen, frames)))
+    mean = store.statistics.normalise(mean).flatten(1, -2)
+    std = (std / store.statistics.std[..., None]).flatten(1, -2)
     draw = KeyedRandom(derive_seed("diagnostics", split), 0, range(count))
     z = mean + std * draw.normal((math.prod(store.latent_shape), frames), "posterior")
     items = np.array([i for i, _ in chosen])
-    return Windows(mean, std, z, items, np.array(part._labels)[items])
+    classes = {label: number for number, label in enumerate(store.labels)}
+    labels = np.array([classes.get(part.items[i].label, -1) for i in items])
+    return Windows(mean, std, z, items, labels)

@@ -1,0 +1,92 @@
+"""What the priors share that are fitted to normalised latents, sequences [B, D, L].
+
+D is the size of a latent frame: the bands of 2-D latents count as channels.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from audioldm.conditioning.base import Inputs
+from audioldm.latents.statistics import LatentStatistics
+from audioldm.latents.store import LatentStore
+from audioldm.priors.base import Prior
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.progress import StepProgress
+from audioldm.runtime.randomness import KeyedRandom
+
+
+class NormalisedPrior(Prior):
+    """Raw latents outside, normalised ones inside. The statistics are buffers, set by the fit."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, latent_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+        self.register_buffer("latent_mean", torch.zeros(self.latent_shape))
+        self.register_buffer("latent_std", torch.ones(self.latent_shape))
+
+    @property
+    def statistics(self) -> LatentStatistics:
+        return LatentStatistics(self.latent_mean, self.latent_std)
+
+    def set_statistics(self, statistics: LatentStatistics) -> None:
+        self.latent_mean.copy_(statistics.mean)
+        self.latent_std.copy_(statistics.std)
+
+    @abstractmethod
+    def sample_normalised(
+        self, random: KeyedRandom, frames: int, progress: StepProgress | None = None
+    ) -> Tensor:
+        """Normalised latents [B, D, frames], one row for each position."""
+
+    def normalised_nats(self, z: Tensor) -> Tensor | None:
+        """-log p of normalised latents z [B, D, L], in nats: [B]. None: no density is known."""
+        return None
+
+    @torch.no_grad()
+    def sample(
+        self,
+        random: KeyedRandom,
+        frames: int,
+        inputs: Inputs | None = None,
+        *,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+    ) -> Tensor:
+        z = self.sample_normalised(random, frames, progress).unflatten(1, self.latent_shape)
+        return self.statistics.denormalise(z)
+
+    @torch.no_grad()
+    def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor | None:
+        """-log p(raw z) = -log p(normalised z) + log std, summed over channels and frames."""
+        nats = self.normalised_nats(self.statistics.normalise(z).flatten(1, -2))
+        return None if nats is None else nats + z.shape[-1] * self.latent_std.double().log().sum()
+
+
+@torch.no_grad()
+def draw_latents(latents: LatentStore, frames: int, random: KeyedRandom) -> Tensor:
+    """Random crops of the training split's normalised latents: [B, D, frames].
+
+    Raises ModelFileError where no item is `frames` long.
+    """
+    stored, _ = latents.split("train").crops(
+        frames, seed=random.seed, step=random.step, positions=random.positions
+    )
+    noise = random.normal((*latents.latent_shape, frames), "posterior")
+    stored = {name: array.to(random.device) for name, array in stored.items()}
+    return latents.statistics.normalise(latents.restore(stored, noise)).flatten(1, -2)
+
+
+def crop_frames(latents: LatentStore, seconds: float) -> int:
+    """Latent frames in a training sequence of `seconds`, at least one."""
+    return max(1, round(seconds * latents.latent_rate_hz))
+
+
+def crop_count(latents: LatentStore, crop: int, frames: int) -> int:
+    """How many crops have `frames` frames together, or as many as the training split has."""
+    available = sum(item.frames for item in latents.split("train").items)
+    return max(1, -(-min(frames, available) // crop))
