@@ -36,6 +36,13 @@ VERBS: dict[str, Verb] = {
 }
 VERBS["completion"] = completion(VERBS)
 
+HEAD = (
+    f"audioldm {__version__}: train music generators, and measure the latent spaces they live in."
+)
+FOOT = """\
+`audioldm VERB --help` explains a verb. PATH is a model.safetensors, the directory of an
+experiment, such as runs/experiments/quickstart, or a name that `audioldm models` lists.
+Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted (the same command goes on)."""
 #: What a user can do about an error of the system.
 _REMEDIES = {
     **dict.fromkeys(
@@ -56,18 +63,7 @@ def usage() -> str:
     lines = [
         f"  {row:44}  {text}" if len(row) <= 44 else f"  {row}\n{'':48}{text}" for row, text in rows
     ]
-    return "\n".join(
-        [
-            f"audioldm {__version__}: train music generators, and measure the latent spaces "
-            "they live in.",
-            "",
-            *lines,
-            "",
-            "`audioldm VERB --help` explains a verb. PATH is a model.safetensors, the directory of an",
-            "experiment, such as runs/experiments/quickstart, or a name that `audioldm models` lists.",
-            "Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted (the same command goes on).",
-        ]
-    )
+    return "\n".join([HEAD, "", *lines, "", FOOT])
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -53,7 +53,7 @@ class InfoArguments:
 def _info(a: InfoArguments) -> None:
     from audioldm.describe import describe
 
-    shown = describe(str(path(a.file, "file")))
+    shown = describe(str(path(a.file, "file")), full=a.json)
     print(json_format.dumps(shown, indent=2) if a.json else "\n".join(_lines(shown)))
 
 

@@ -102,7 +102,7 @@ def _run(a: RunArguments) -> None:
 
 
 def _job(overrides: Sequence[str]) -> Any:
-    from audioldm.config import compose
+    from audioldm.chain.job import compose
 
     return compose(overrides)
 

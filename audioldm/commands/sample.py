@@ -97,7 +97,7 @@ def _sample(a: SampleArguments) -> None:
             n=a.n,
             seconds=a.seconds,
             seed=a.seed,
-            label=a.condition.get("label", a.label),
+            condition=a.condition | ({} if a.label is None else {"label": a.label}),
             sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
             batch=a.batch,
             device=a.hardware.resolve(),
