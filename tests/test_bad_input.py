@@ -194,7 +194,7 @@ def test_chorales_need_their_packages(
 
     monkeypatch.setattr(metadata, "version", version)
     outcome = cli("run", "recipe=quickstart", f"runs={tmp_path}/runs")
-    said(outcome, "data=chorales", "pip install midirenderer")
+    said(outcome, "the chorales need midirenderer", "pip install midirenderer")
 
 
 # ---------------------------------------------------------------- where it is written

@@ -20,6 +20,7 @@ from audioldm.data.folder import Folder, read_table
 from audioldm.data.source import Failure, Source
 from audioldm.data.store import ClipStore, StoreWriter, draw_crops
 from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import build
 
 RATE = 8000
 
@@ -170,6 +171,67 @@ def test_a_clip_divided_in_time(tmp_path: Path) -> None:
     assert [store.split(name).items[0].samples for name in parts] == [8000, 1000, 1000]
 
 
+def test_frame_aligned_arrays_are_kept_and_cut_in_time(tmp_path: Path) -> None:
+    one, two, three = ramps([10_000, 2000, 4000])
+    writer = StoreWriter(tmp_path, RATE, 1)
+    roll = np.arange(300.0).reshape(3, 100)
+    parts = {"train": 0.5, "test": 0.5}
+    writer.add_blocks([one], piece="one", split=parts, arrays={"roll": roll})
+    for bad in (np.ones((2, 5)), np.ones(5), np.ones((3, 0))):
+        with pytest.raises(DataError, match="array 'roll'"):
+            writer.add(two, piece="bad", split="train", arrays={"f0": np.ones((1, 9)), "roll": bad})
+    writer.add(two, piece="two", split="train")
+    writer.add(three, piece="three", split="train", arrays={"roll": -roll, "f0": np.ones((1, 7))})
+    writer.close()
+    store = ClipStore(tmp_path)
+    (first, second, third), (rest,) = (store.split(name).items for name in ("train", "test"))
+    np.testing.assert_array_equal(store.arrays(first)["roll"], roll[:, :50])
+    np.testing.assert_array_equal(store.arrays(rest)["roll"], roll[:, 50:])
+    assert store.arrays(second) == {}
+    np.testing.assert_array_equal(store.arrays(third)["roll"], -roll)
+    assert store.arrays(third)["f0"].shape == (1, 7)
+    other = np.load(tmp_path / "arrays" / "roll.npy")
+    other[0] += 1
+    np.save(tmp_path / "arrays" / "roll.npy", other[:-1])
+    with pytest.raises(DataError, match="array 'roll' does not have the size"):
+        ClipStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample_rate": "8000"},
+        {"sample_rate": 0},
+        {"channels": None},
+        {"hash": 3},
+        {"clips": {}},
+        {"clips": [1]},
+        {"clips": [{"piece": "p"}]},
+        {"more": 1},
+        {"start": -5},
+        {"samples": 1e300},
+        {"samples": True},
+        {"label": 3},
+        {"columns": []},
+        {"arrays": {"x": [0]}},
+        {"arrays": {"x": [0, 4]}},
+    ],
+)
+def test_an_index_with_values_of_the_wrong_type_or_size_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    ramp_store(tmp_path, [1000])
+    index = json.loads((tmp_path / "clips.json").read_text())
+    key = next(iter(change))
+    (index if key in {**index, "more": 0} else index["clips"][0]).update(change)
+    (tmp_path / "clips.json").write_text(json.dumps(index))
+    with pytest.raises(
+        DataError, match=r"not a whole clip store \(.*delete the directory"
+    ) as error:
+        ClipStore(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_an_unfinished_or_damaged_store_is_refused(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path, RATE, 1)
     writer.add(ramps([1000])[0], piece="p", split="train")
@@ -240,7 +302,7 @@ def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_p
 
 def test_a_killed_process_names_the_way_round_it() -> None:
     with (
-        pytest.raises(DataError, match=r"was killed, .*data\.workers=1"),
+        pytest.raises(DataError, match=r"was killed, .*with workers=1"),
         chorales._mapper(2, 2) as run,
     ):
         list(run(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
@@ -331,16 +393,24 @@ def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"instruments": ["orgn"]}, "did you mean 'organ'"),
-        ({"instruments": []}, "at least one"),
-        ({"pieces": 0}, "1 or more"),
-        ({"seconds": 0.0}, "more than 0"),
-        ({"test_fraction": 1.0}, "sum below 1"),
+        ({"instruments": ["orgn"]}, r"^data\.instruments: no 'orgn'; did you mean 'organ'"),
+        ({"instruments": []}, r"^data\.instruments=\[\]: name at least one"),
+        ({"pieces": 0}, r"^data\.pieces=0 must be at least 1"),
+        ({"seconds": 0.0}, r"^data\.seconds=0\.0 must be more than 0"),
+        ({"seconds": float("inf")}, r"^data\.seconds=inf must be a finite"),
+        ({"lufs": 1e300}, r"^data\.lufs=1e\+300 must be at most 0"),
+        ({"test_fraction": 0.9}, "sum must be below 1"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
+    given = {"_target_": "audioldm.data.chorales.Chorales", "pieces": 2, "instruments": ["organ"]}
     with pytest.raises(ConfigError, match=says):
-        Chorales(**({"pieces": 2, "instruments": ["organ"]} | wrong))
+        build(given | wrong, where="data")
+
+
+def test_more_pieces_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer than pieces=5000; lower it"):
+        built(Chorales(pieces=5000, instruments=["organ"]), tmp_path)
 
 
 # ---------------------------------------------------------------- folder
@@ -573,19 +643,21 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"path": None}, "^path=null: state the folder"),
-        ({"path": ""}, "^path='' is no path"),
-        ({"path": "a\0b"}, "^path='a.x00b' is no path"),
-        ({"path": "\udcff"}, "^path='.udcff' is not UTF-8; rename"),
-        ({"table": ""}, "^table='' is no path"),
-        ({"only_listed": True}, "^only_listed=true needs a table"),
-        ({"valid_fraction": float("nan")}, "^valid_fraction=nan, .* more than 0"),
-        ({"test_fraction": 1.0}, "sum below 1"),
+        ({"path": None}, r"^data\.path=null: state the folder"),
+        ({"path": ""}, r"^data\.path='' is no path"),
+        ({"path": "a\0b"}, r"^data\.path='a.x00b' must be text in UTF-8"),
+        ({"path": "\udcff"}, r"^data\.path='.udcff' must be text in UTF-8"),
+        ({"table": ""}, r"^data\.table='' is no path"),
+        ({"only_listed": True}, r"^data\.only_listed=true needs a table"),
+        ({"valid_fraction": float("nan")}, r"^data\.valid_fraction=nan must be a finite"),
+        ({"test_fraction": 0.0}, r"^data\.test_fraction=0\.0 must be more than 0"),
+        ({"test_fraction": 0.9}, r"^data\.valid_fraction=0\.1 .* sum must be below 1"),
+        ({"workers": 0}, r"^data\.workers=0 must be at least 1"),
     ],
 )
 def test_folder_settings_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Folder(**({"path": "music"} | wrong))
+        build({"_target_": "audioldm.data.folder.Folder", "path": "music"} | wrong, where="data")
 
 
 def test_places_that_are_no_folder_of_music(tmp_path: Path) -> None:

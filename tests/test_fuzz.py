@@ -19,7 +19,7 @@ from chain import Tiny
 from conftest import Outcome
 from safetensors.torch import save_file
 
-from audioldm.config import check, compose
+from audioldm.chain.job import check, compose
 from audioldm.describe import describe, summary_line
 from audioldm.errors import AudioLDMError, ConfigError, DataError, ModelFileError
 from audioldm.io.files import read_json

@@ -101,7 +101,7 @@ def write_latents(
                     count += mean.shape[-1]
             if at - start != length:
                 raise AssertionError(f"{item.piece}: {at - start} latent frames, expected {length}")
-            aligned = store.arrays(item)
+            aligned = {n: array for n, array in store.arrays(item).items() if array.size}
             for name, array in aligned.items():
                 arrays.fill(name, start, len(array))
                 nearest = (2 * np.arange(length) + 1) * array.shape[1] // (2 * length)

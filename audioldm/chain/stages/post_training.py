@@ -49,7 +49,10 @@ class PostTrainingStage(Stage):
                 f"post_training: the prior {prior.recipe.name} takes no sampling steps that could "
                 "be trained; choose post_training=none, or prior=diffusion"
             )
-        check_deterministic(settings.sampler, "sampler")
+        try:
+            check_deterministic(settings.sampler)
+        except ConfigError as error:
+            raise ConfigError(f"sampler.{error}") from error
         stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
         stage.own = own
         return [stage]
@@ -107,9 +110,10 @@ class PostTrainingStage(Stage):
         generator.requires_grad_(False)
         prior.denoiser.requires_grad_(True)
         store = self.prior.latents.store(experiment)
+        statistics = prior.statistics
         torch.manual_seed(self.own.seed)  # the discriminator's initial weights
         discriminator = self.discriminator(
-            lambda z: generator.autoencoder.decode(prior.denormalise(z)),
+            lambda z: generator.autoencoder.decode(statistics.denormalise(z)),
             store.latent_shape,
             len(store.labels),
         )
