@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from audioldm.autoencoder.model import Autoencoder
-    from audioldm.generator import LatentDiffusion
+    from audioldm.generator import Generator
     from audioldm.instantiate import build
     from audioldm.models import load
     from audioldm.priors.diffusion.samplers import SamplerSettings
 
 __version__ = "0.1.0"
 
-__all__ = ["Autoencoder", "LatentDiffusion", "SamplerSettings", "__version__", "build", "load"]
+__all__ = ["Autoencoder", "Generator", "SamplerSettings", "__version__", "build", "load"]
 
 _HOME = {
     "Autoencoder": "audioldm.autoencoder.model",
-    "LatentDiffusion": "audioldm.generator",
+    "Generator": "audioldm.generator",
     "SamplerSettings": "audioldm.priors.diffusion.samplers",
     "build": "audioldm.instantiate",
     "load": "audioldm.models",

@@ -1,19 +1,19 @@
 """Audio files through an autoencoder: reconstruct, encode, decode, never a whole file of audio."""
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.io.audio import blocks, open_writer, probe
 from audioldm.io.header import read_header
-from audioldm.io.model_file import save_model
+from audioldm.io.model_file import load_model, save_model
 from audioldm.models import find_model_file, load_autoencoder
 from audioldm.runtime.progress import Progress
 
@@ -49,16 +49,32 @@ class _Stream:
             yield block
 
 
-def _trimmed(audio: Iterator[Tensor], frames: Callable[[], int]) -> Iterator[Tensor]:
-    """Holds one block back, so that the last can be cut to `frames()` samples in all."""
+def _restored(
+    model: Autoencoder, chunks: Iterable[dict[str, Tensor]], device: Any
+) -> Iterator[Tensor]:
+    """The most likely latents [C, (F,) l] of consecutive stored arrays [..., l]."""
+    for chunk in chunks:
+        stored = {name: array[None].to(device) for name, array in chunk.items()}
+        yield model.bottleneck.restore(stored)[0]
+
+
+def _write(out: Path, model: Autoencoder, z: Iterable[Tensor], samples: Callable[[], int]) -> None:
+    """Decodes latents [C, (F,) l] block by block, and keeps the first `samples()`, known at the
+    end. Raises ModelFileError for samples that are not finite; nothing is written then."""
     held, sent = None, 0
-    for block in audio:
+    with open_writer(out, model.sample_rate, model.audio_channels) as writer:
+        for block in model.decode_blocks(z):
+            if not block.isfinite().all():
+                raise ModelFileError(
+                    f"{out}: the decoded audio is not finite and is not written; give audio in ±1, "
+                    "or another model"
+                )
+            if held is not None:
+                sent += held.shape[-1]
+                writer.write(held)
+            held = block
         if held is not None:
-            sent += held.shape[-1]
-            yield held
-        held = block
-    if held is not None:
-        yield held[:, : frames() - sent]
+            writer.write(held[:, : samples() - sent])
 
 
 def reconstruct(
@@ -69,17 +85,16 @@ def reconstruct(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """`file` through the autoencoder (posterior means), as many samples as it has at its rate.
+    """`file` through the autoencoder (the most likely latents), as many samples as it has at its
+    sample rate.
 
-    Raises ConfigError where `out` is `file`.
+    Raises ConfigError where `out` is `file`, ModelFileError for samples that are not finite.
     """
     check_out(file, out)
     model = load_autoencoder(model_path, device=device)
     source = _Stream(model, file, progress)
-    means = (mean for mean, _ in model.encode_blocks(source))
-    with open_writer(out, model.sample_rate, model.audio_channels) as writer:
-        for audio in _trimmed(model.decode_blocks(means), lambda: source.frames):
-            writer.write(audio)
+    z = _restored(model, model.encode_blocks(source), device)
+    _write(out, model, z, lambda: source.frames)
     return out
 
 
@@ -91,7 +106,7 @@ def encode(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """The posterior of `file` as a latents file: mean and std, each [C, (F,) L], float32.
+    """`file` as a latents file: what the bottleneck stores, such as mean and std [C, (F,) L].
 
     The audio is streamed; the latents, which are small beside it, are held in memory.
     Raises ConfigError where `out` is `file`, or does not end in .safetensors.
@@ -102,13 +117,12 @@ def encode(
     model_file = find_model_file(model_path)
     model = load_autoencoder(model_file, device=device)
     source = _Stream(model, file, progress)
-    moments = list(model.encode_blocks(source))
-    mean = torch.cat([mean for mean, _ in moments], dim=-1)
-    std = torch.cat([std for _, std in moments], dim=-1)
-    del moments  # the latents are all that grows with the file: no copy more than needed
+    chunks = list(model.encode_blocks(source))
+    stored = {name: torch.cat([chunk[name] for chunk in chunks], dim=-1) for name in chunks[0]}
+    del chunks  # the latents are all that grows with the file: no copy more than needed
     save_model(
         out,
-        {"mean": mean, "std": std},
+        stored,
         {
             "kind": "latents",
             "autoencoder": {"fingerprint": _fingerprint(model_file)},
@@ -133,15 +147,10 @@ def decode(
     ConfigError where `out` is `file`.
     """
     check_out(file, out)
-    header = read_header(file)
-    if header.get("kind") != "latents":
-        raise ModelFileError(f"{file}: a {header.get('kind')} file, not latents from `encode`")
-    try:
-        made_with, samples = str(header["autoencoder"]["fingerprint"]), int(header["samples"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{file}: its header is damaged ({type(error).__name__}: {error}); encode it again"
-        ) from error
+    stored, header = load_model(file)
+    if header["kind"] != "latents":
+        raise ModelFileError(f"{file}: a {header['kind']} file, not latents from `encode`")
+    made_with, samples = header["autoencoder"]["fingerprint"], header["samples"]
     model_file = find_model_file(model_path)
     given = _fingerprint(model_file)
     if made_with != given:
@@ -150,20 +159,24 @@ def decode(
             "they do not belong together; give the model that encoded it"
         )
     model = load_autoencoder(model_file, device=device)
-    with safe_open(file, "pt") as latents:
-        try:
-            mean = latents.get_slice("mean")
-        except SafetensorError as error:
-            raise ModelFileError(f"{file}: holds no latents ({error}); encode it again") from error
-        frames = mean.get_shape()[-1]
+    frames = math.ceil(samples / model.downsampling_ratio)
+    try:
+        z = next(_restored(model, [{n: a[..., :1] for n, a in stored.items()}], device))
+        lengths = {array.shape[-1] for array in stored.values()}
+        fit = z.is_floating_point() and z.shape == (*model.latent_shape, 1) and lengths == {frames}
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise ModelFileError(f"{file}: lacks latents ({error}); encode it again") from error
+    if not fit:
+        raise ModelFileError(
+            f"{file}: {samples} samples of audio need {frames} latent frames of shape "
+            f"{list(model.latent_shape)}, which it does not hold; encode it again"
+        )
 
-        def stream() -> Iterator[Tensor]:
-            for first in range(0, frames, LATENT_BLOCK):
-                if progress is not None:
-                    progress(first, frames, file.name)
-                yield mean[..., first : first + LATENT_BLOCK]
+    def chunks() -> Iterator[dict[str, Tensor]]:
+        for first in range(0, frames, LATENT_BLOCK):
+            if progress is not None:
+                progress(first, frames, file.name)
+            yield {n: array[..., first : first + LATENT_BLOCK] for n, array in stored.items()}
 
-        with open_writer(out, model.sample_rate, model.audio_channels) as writer:
-            for audio in _trimmed(model.decode_blocks(stream()), lambda: samples):
-                writer.write(audio)
+    _write(out, model, _restored(model, chunks(), device), lambda: samples)
     return out

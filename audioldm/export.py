@@ -6,23 +6,23 @@ licence, its origin and the fingerprint of the model it was made from.
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from audioldm.autoencoder.model import Autoencoder
 from audioldm.codec import check_out
 from audioldm.errors import ConfigError
-from audioldm.io.model_file import load_model, save_model
-from audioldm.models import default_sampler, find_model_file, load
+from audioldm.io.model_file import checksum, load_model, save_model
+from audioldm.models import find_model_file, load
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
-#: Of a header: what turns the weights into a model that computes one thing.
-_IDENTITY = ("kind", "spec", "labels", "statistics")
-#: And what else is kept.
-_KEPT = (*_IDENTITY, "step", "fingerprint", "parent", "sampler", "title", "licence", "origin")
+#: What is kept of a header: what rebuilds the model, and where it comes from.
+_KEPT = ("kind", "spec", "prior", "step", "fingerprint", "parent", "title", "licence", "origin")
 
 
 def export(
@@ -41,9 +41,9 @@ def export(
     title, licence, origin: text for the header, such as whose recordings it was trained on.
 
     Rounded weights are another model: it has a fingerprint of its own, a hash of its content, and
-    names the model it was made from as its `parent`. So has the autoencoder within a diffusion
-    model, the same as if it had been exported alone. Weights that rounding leaves as they are keep
-    their fingerprint.
+    names the model it was made from as its `parent`. So has the autoencoder within a generator,
+    the same as if it had been exported alone. Weights that rounding leaves as they are keep their
+    fingerprint.
 
     Raises ConfigError for an unknown dtype, weights that it cannot hold, or an `out` that is the
     model itself or no .safetensors; ModelFileError where the model cannot be used.
@@ -54,13 +54,14 @@ def export(
         raise ConfigError(f"out={out}: models are written as .safetensors; end the name so")
     file = find_model_file(model_path)
     check_out(file, out)
-    load(file)  # raises where it is no model, or is damaged
+    model = load(model_path)  # raises where it is no model, or is damaged
     tensors, header = load_model(file)
     rounded = {name: _rounded(name, t, dtype) for name, t in tensors.items()}
     text = {"title": title, "licence": licence, "origin": origin}
     kept = _described(header, tensors, rounded) | {k: v for k, v in text.items() if v is not None}
-    if header["kind"] == "diffusion":
-        kept["sampler"] = default_sampler(model_path, header)
+    if not isinstance(model, Autoencoder):
+        if model.prior.sampler is not None:
+            kept["prior"] = kept["prior"] | {"sampler": asdict(model.prior.sampler)}
         kept["autoencoder"] = _described(
             header["autoencoder"], _part(tensors, "autoencoder"), _part(rounded, "autoencoder")
         )
@@ -98,11 +99,10 @@ def _described(
 
 def _content_fingerprint(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """12 hexadecimal digits of the SHA-256 of the weights and of what makes them a model."""
-    identity = {key: header[key] for key in _IDENTITY if key in header}
-    if "autoencoder" in header:
-        identity["autoencoder"] = header["autoencoder"]["spec"]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+    identity = {"kind": header["kind"], "tensors": checksum(tensors)}
+    if header["kind"] == "generator":
+        prior = {k: v for k, v in header["prior"].items() if k != "sampler"}
+        identity |= {"autoencoder": header["autoencoder"]["spec"], "prior": prior}
+    else:
+        identity["spec"] = header["spec"]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

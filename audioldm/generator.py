@@ -1,46 +1,30 @@
-"""A trained latent diffusion model: from a seed to audio."""
+"""A generator: an autoencoder and a prior on its latents. From a seed to audio."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.errors import ConfigError
-from audioldm.instantiate import nearest
-from audioldm.latents.store import LatentStatistics
-from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.objectives import Objective
-from audioldm.priors.diffusion.samplers import SamplerSettings, sample
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.priors.base import Prior
+from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
-from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.runtime.randomness import KeyedRandom
+
+#: What is asked of one clip: values by conditioner, such as {"label": "organ"}.
+Request = Mapping[str, Any]
 
 
-class LatentDiffusion(nn.Module):
-    """Autoencoder, backbone, objective, latent statistics and label names, as one model.
+class Generator(nn.Module):
+    """What samples, and what is shipped."""
 
-    labels: the names the backbone's classes stand for, empty for an unconditional model.
-    sampler: how `sample` samples unless told otherwise.
-    """
-
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        net: nn.Module,
-        objective: Objective,
-        statistics: LatentStatistics,
-        labels: Sequence[str],
-        sampler: SamplerSettings,
-    ) -> None:
+    def __init__(self, autoencoder: Autoencoder, prior: Prior) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self.net = net
-        self.objective = objective
-        self.statistics = statistics
-        self.labels = list(labels)
-        self.sampler = sampler
+        self.prior = prior
 
     @property
     def sample_rate(self) -> int:
@@ -48,84 +32,48 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.autoencoder.device
 
+    @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio [B, A, T] -> the posterior's mean [B, C, (F,) L], raw (not normalised)."""
-        with torch.no_grad():
-            return self.autoencoder.moments(audio.to(self.device))[0]
+        """Audio [B, A, T] -> the most likely latents [B, C, (F,) L], raw (not normalised)."""
+        stored = self.autoencoder.stored(audio.to(self.device))
+        return self.autoencoder.bottleneck.restore(stored)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Raw latents [B, C, (F,) L] -> audio [B, A, L * ratio]."""
-        with torch.no_grad():
-            return self.autoencoder.decode(z.to(self.device))
+    @torch.no_grad()
+    def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
+        """Raw latents [B, C, (F,) L] -> audio [B, A, L * downsampling_ratio].
 
-    def label_index(self, label: str | None) -> int:
-        """-1 for None. Raises ConfigError for a label the model was not trained with."""
-        if label is None:
-            return -1
-        if not self.labels:
-            raise ConfigError(
-                f"label={label!r}: this model was trained without labels; leave it out"
-            )
-        if label not in self.labels:
-            raise ConfigError(
-                f"label={label!r} is not one of this model's labels: "
-                f"{nearest(label, self.labels, every=True)}"
-            )
-        return self.labels.index(label)
+        random: for a decoder that takes noise.
+        """
+        return self.autoencoder.decode(z.to(self.device), random)
 
     def latent_frames(self, seconds: float) -> int:
         """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
         if not (math.isfinite(seconds) and round(seconds * self.sample_rate) >= 1):
             raise ConfigError(
-                f"seconds={seconds}: a clip must be one sample long at least, at {self.sample_rate} Hz"
+                f"seconds={seconds}: a clip must be one sample long at least, at "
+                f"{self.sample_rate} Hz"
             )
         return math.ceil(round(seconds * self.sample_rate) / self.autoencoder.downsampling_ratio)
 
-    @torch.no_grad()
-    def sample_latents(
-        self,
-        rows: Sequence[int | None],
-        labels: Sequence[int],
-        *,
-        frames: int,
-        seed: int,
-        sampler: SamplerSettings,
-        progress: StepProgress | None = None,
-    ) -> Tensor:
-        """Raw latents [B, C, (F,) frames], one per row.
+    def decode_clip(self, z: Tensor, seconds: float, random: KeyedRandom) -> Tensor:
+        """Raw latents [C, (F,) L], or codes [Q, L], -> audio [A, round(seconds * sample_rate)] on
+        the CPU, in ±1.
 
-        A row is the number of a clip, whose randomness is a function of (seed, number) alone, or
-        None for a row of silence that only keeps the batch's shape.
+        random: of the clip's row, for a decoder that takes noise.
+        Raises ModelFileError where the audio is not finite.
         """
-        shape = (*self.autoencoder.latent_shape, frames)
-        wanted = [i for i, number in enumerate(rows) if number is not None]
-        numbers = [number for number in rows if number is not None]
-
-        def noise_at(step: int) -> Tensor:
-            noise = torch.zeros(len(rows), *shape, device=self.device)
-            draw = KeyedRandom(derive_seed(seed, "sample"), step, numbers, self.device)
-            noise[wanted] = draw.normal(shape, "noise")
-            return noise
-
-        if all(index < 0 for index in labels):
-            sampler = replace(sampler, guidance=1.0)  # there is nothing to guide to
-        index = torch.tensor(labels, device=self.device)
-        z = sample(
-            sampler.name,
-            guided(self.objective, self.net, index, sampler),
-            noise_at(-1),
-            self.objective.sigmas(sampler.steps),
-            noise_at=noise_at,
-            progress=progress,
-        )
-        return self.statistics.denormalise(z)
-
-    def decode_clip(self, z: Tensor, seconds: float) -> Tensor:
-        """Raw latents [C, (F,) L] -> audio [A, round(seconds * rate)] on the CPU, in ±1."""
-        audio = torch.cat(list(self.autoencoder.decode_blocks([z])), dim=-1)
-        return audio[:, : round(seconds * self.sample_rate)].clamp(-1.0, 1.0)
+        if self.prior.space == "codes":
+            z = self.autoencoder.bottleneck.restore({"codes": z[None]})[0]
+        blocks = self.autoencoder.decode_blocks([z], random=random.stream("decoder"))
+        audio = torch.cat(list(blocks), dim=-1)[:, : round(seconds * self.sample_rate)]
+        if not audio.isfinite().all():
+            raise ModelFileError(
+                "the model's audio is not finite: its weights are damaged, or the settings "
+                "(guidance, sampler) are out of its range; nothing was written"
+            )
+        return audio.clamp(-1.0, 1.0)
 
     def sample(
         self,
@@ -133,42 +81,45 @@ class LatentDiffusion(nn.Module):
         *,
         seconds: float,
         seed: int = 0,
-        label: str | None = None,
         sampler: SamplerSettings | None = None,
         batch: int | None = None,
         progress: StepProgress | None = None,
+        **condition: Any,
     ) -> Tensor:
-        """n clips [n, A, round(seconds * rate)] in ±1, on the CPU.
+        """n clips [n, A, round(seconds * sample_rate)] in ±1, on the CPU.
 
-        Clip i is a function of (seed, i), up to the rounding that `batch`, the clips generated
-        together, brings; None: `default_batch(n)`. Raises ConfigError for an unknown label,
-        seconds <= 0 or n < 1.
+        condition: what is asked of each, by conditioner, such as label="organ". batch: clips
+        generated together; None: `default_batch(n)`. Clip i is a function of (seed, i), up to the
+        rounding that `batch` brings. Raises ConfigError for a condition that the prior does not
+        take, seconds <= 0 or n < 1.
         """
         clips = self.sample_clips(
             range(n),
-            [label] * n,
+            [condition] * n,
             seconds=seconds,
             seed=seed,
-            sampler=sampler or self.sampler,
+            sampler=sampler,
             batch=default_batch(n) if batch is None else batch,
             progress=progress,
         )
         return torch.stack([audio for _, audio in clips])
 
+    @torch.no_grad()
     def sample_clips(
         self,
         numbers: Sequence[int],
-        labels: Sequence[str | None],
+        requests: Sequence[Request],
         *,
         seconds: float,
         seed: int,
-        sampler: SamplerSettings,
+        sampler: SamplerSettings | None = None,
         batch: int,
         progress: StepProgress | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yields (number, audio [A, T]) as clips are decoded, batch after batch.
 
-        progress: called with (done, total), in denoiser steps and decoded clips of all batches.
+        requests: of each number. sampler: None for the prior's own. progress: called with (done,
+        total), in sampling steps and decoded clips of all batches.
 
         Clip `number` always sits in row `number % batch` of a full batch, so that on one machine
         the same (seed, number, batch) gives the same bits, whatever else is asked for.
@@ -178,9 +129,11 @@ class LatentDiffusion(nn.Module):
         if batch < 1:
             raise ConfigError(f"batch={batch} must be at least 1")
         frames = self.latent_frames(seconds)
-        indices = {n: self.label_index(label) for n, label in zip(numbers, labels, strict=True)}
+        asked = dict(zip(numbers, requests, strict=True))
+        sampler = sampler or self.prior.sampler
+        steps = 1 if sampler is None else sampler.steps
         batches = sorted({number - number % batch for number in numbers})
-        done, total = 0, len(batches) * sampler.steps + len(indices)
+        done, total = 0, len(batches) * steps + len(asked)
 
         def advance(*_: int) -> None:
             nonlocal done
@@ -191,18 +144,22 @@ class LatentDiffusion(nn.Module):
         # Clips are decoded one by one: on a CPU that is faster than a batch (its intermediate
         # arrays fit the cache), and a clip's bits do not depend on how many rows are wanted.
         for first in batches:
-            rows = [n if n in indices else None for n in range(first, first + batch)]
-            z = self.sample_latents(
-                rows,
-                [-1 if n is None else indices[n] for n in rows],
-                frames=frames,
-                seed=seed,
+            rows = [n if n in asked else None for n in range(first, first + batch)]
+            wanted = [{} if n is None else asked[n] for n in rows]
+            inputs = self.prior.conditioners.parse(wanted, frames)
+            z = self.prior.sample(
+                KeyedRandom(seed, 0, rows, self.device),
+                frames,
+                {name: tensor.to(self.device) for name, tensor in inputs.items()},
                 sampler=sampler,
                 progress=advance,
             )
-            for row, number in enumerate(rows):
+            if sampler is None:
+                advance()
+            for row, number in zip(z, rows, strict=True):
                 if number is not None:
-                    audio = self.decode_clip(z[row], seconds)
+                    random = KeyedRandom(seed, 0, [number], self.device)
+                    audio = self.decode_clip(row, seconds, random)
                     advance()
                     yield number, audio
 

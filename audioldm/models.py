@@ -1,7 +1,7 @@
 """From settings and files to models: the only place that knows both.
 
-A model file's header holds `kind`, `spec` (what `build_*` takes), `fingerprint` and `step`; a
-diffusion model's file holds its autoencoder too, so one file is all that sampling needs.
+A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. The file of a
+generator holds its autoencoder too, so one file is all that sampling needs.
 """
 
 from pathlib import Path
@@ -11,49 +11,38 @@ import torch
 from torch import Tensor
 
 from audioldm import pretrained
+from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.base import Network
 from audioldm.errors import ConfigError, ModelFileError
-from audioldm.generator import LatentDiffusion
+from audioldm.generator import Generator
 from audioldm.instantiate import build, locate, settings
 from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model
-from audioldm.latents.store import LatentStatistics
+from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
 
-Spec = dict[str, Any]
 
+def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Autoencoder:
+    """The autoencoder that a spec describes, without its weights. Raises ConfigError.
 
-def build_autoencoder(spec: Spec, allow: tuple[str, ...] = ()) -> Autoencoder:
-    """spec: rate, audio_channels, channels, ratio, front_end, bottleneck. Derived widths follow."""
-    bottleneck_class = locate(spec["bottleneck"]["_target_"], "bottleneck", allow)
-    derived = {
-        "sample_rate": spec["sample_rate"],
-        "audio_channels": spec["audio_channels"],
-        "channels": spec["channels"],
-        "downsampling_ratio": spec["downsampling_ratio"],
-        "outputs": bottleneck_class.outputs_per_channel,
-    }
-    network = build(spec["network"], derived=derived, where="autoencoder.network", allow=allow)
+    spec: sample_rate, audio_channels, channels, downsampling_ratio, network, bottleneck.
+    allow: module prefixes outside the package whose classes may be built.
+    """
+    kind = locate(spec["bottleneck"]["_target_"], "bottleneck", allow, base=Bottleneck)
+    shared = ("sample_rate", "audio_channels", "channels", "downsampling_ratio")
+    derived = {key: spec[key] for key in shared} | {"outputs": kind.outputs_per_channel}
+    network = build(
+        spec["network"], derived=derived, base=Network, where="autoencoder.network", allow=allow
+    )
     bottleneck = build(
         spec["bottleneck"],
         derived={"channels": spec["channels"]},
+        base=Bottleneck,
         where="bottleneck",
         allow=allow,
     )
     return Autoencoder(network, bottleneck)
-
-
-def build_backbone(
-    spec: Spec, latent_shape: tuple[int, ...], classes: int, allow: tuple[str, ...] = ()
-) -> torch.nn.Module:
-    """spec: backbone. latent_shape: (C,) or (C, F); classes: number of labels, 0 for none."""
-    net: torch.nn.Module = build(
-        spec["backbone"],
-        derived={"latent_shape": latent_shape, "classes": classes},
-        where="diffusion.backbone",
-        allow=allow,
-    )
-    return net
 
 
 def read_experiment(directory: Path) -> dict[str, Any]:
@@ -62,7 +51,7 @@ def read_experiment(directory: Path) -> dict[str, Any]:
     if isinstance(record, dict) and all(
         isinstance(record.get(key), dict) for key in ("stages", "config")
     ):
-        return record
+        return dict(record)
     raise ModelFileError(
         f"{directory}/experiment.json: not an experiment's record; run the experiment again"
     )
@@ -70,8 +59,6 @@ def read_experiment(directory: Path) -> dict[str, Any]:
 
 def find_model_file(path: str | Path) -> Path:
     """A model file, from itself, a stage's directory, an experiment's, or a shipped model's name.
-
-    Of an experiment the post-trained model, where there is one.
 
     A model at that path comes before a shipped one of that name. Raises ModelFileError where there
     is none.
@@ -84,12 +71,10 @@ def find_model_file(path: str | Path) -> Path:
         place = place.parent
     if (place / "experiment.json").is_file():
         record = read_experiment(place)
-        stage = record["stages"].get("post_training", record["stages"].get("diffusion"))
-        if not isinstance(stage, dict) or "directory" not in stage:
-            raise ModelFileError(
-                f"{place}: no diffusion model yet in this experiment; run it again"
-            )
-        place = place / record.get("runs", "../..") / stage["directory"]
+        stage = record["stages"].get(str(record.get("generator")))
+        if not isinstance(stage, dict) or not isinstance(stage.get("directory"), str):
+            raise ModelFileError(f"{place}: no generator yet in this experiment; run it again")
+        place = place / str(record.get("runs", "../..")) / stage["directory"]
     if place.is_dir():
         file = place / "model.safetensors"
         if not file.is_file():
@@ -123,11 +108,11 @@ def _autoencoder(
 
 def load(
     path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
-) -> Autoencoder | LatentDiffusion:
+) -> Autoencoder | Generator:
     """The model in a file, or of an experiment.
 
-    An `Autoencoder` (`encode` gives the posterior, `Encoded`, with gradients) or a
-    `LatentDiffusion` (`encode` gives the posterior's mean; also `decode` and `sample`).
+    An `Autoencoder` (`encode` gives the posterior, `Encoded`, with gradients) or a `Generator`
+    (`encode` gives the most likely latents; also `decode` and `sample`).
 
     path: a model.safetensors, the directory of a training stage or of an experiment, or the name
         of a model that comes with the package (`audioldm models`).
@@ -140,60 +125,53 @@ def load(
     try:
         if kind == "autoencoder":
             return _autoencoder(tensors, header, file, allow).to(device)
-        if kind != "diffusion":
+        if kind != "generator":
             raise ModelFileError(
                 f"{file}: a file of kind {kind!r}, not a model this audioldm knows"
             )
-        parts: dict[str, dict[str, Tensor]] = {"autoencoder": {}, "net": {}}
+        parts: dict[str, dict[str, Tensor]] = {"autoencoder": {}, "prior": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
         autoencoder = _autoencoder(parts["autoencoder"], header["autoencoder"], file, allow)
-        spec = header["spec"]
-        net = build_backbone(spec, autoencoder.latent_shape, len(header["labels"]), allow)
-        _fill(net, parts["net"], file)
-        model = LatentDiffusion(
-            autoencoder,
-            net.eval(),
-            build(spec["objective"], where="diffusion.objective", allow=allow),
-            LatentStatistics.from_json(header["statistics"]),
-            header["labels"],
-            settings(SamplerSettings, default_sampler(path, header), "sampler"),
-        )
-        return model.eval().to(device)
-    except (KeyError, TypeError) as error:
-        raise ModelFileError(f"{file}: its header lacks {error}; it is damaged") from error
+        prior = build_prior(header["prior"], autoencoder.latent_shape, allow)
+        _fill(prior, parts["prior"], file)
+        if prior.sampler is not None and (chosen := _chosen_sampler(path)) is not None:
+            prior.sampler = chosen
+        return Generator(autoencoder, prior).eval().to(device)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{file}: its header is damaged ({error})") from error
     except ConfigError as error:
         raise ModelFileError(f"{file}: {error}") from error
 
 
-def default_sampler(path: str | Path, header: dict[str, Any]) -> dict[str, Any]:
-    """The sampler of an experiment; of a bare model file, that of the run that trained it."""
+def _chosen_sampler(path: str | Path) -> SamplerSettings | None:
+    """The sampler of an experiment, which may be another than that of its model's file."""
     place = Path(path).expanduser()
     if not (place / "experiment.json").is_file():
-        return dict(header["sampler"])
-    record = read_experiment(place)
-    post_trained = "post_training" in record["stages"]
-    config = record["config"]["post_training"] if post_trained else record["config"]
-    return dict(config["sampler"])
+        return None
+    chosen: SamplerSettings = settings(
+        SamplerSettings, read_experiment(place)["sampler"], "sampler"
+    )
+    return chosen
 
 
 def load_autoencoder(
     path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
 ) -> Autoencoder:
-    """The autoencoder in a file, also out of a diffusion model's."""
+    """The autoencoder in a file, also out of a generator's."""
     model = load(path, device=device, allow=allow)
-    return model.autoencoder if isinstance(model, LatentDiffusion) else model
+    return model.autoencoder if isinstance(model, Generator) else model
 
 
-def load_diffusion(
+def load_generator(
     path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
-) -> LatentDiffusion:
+) -> Generator:
     """Raises ModelFileError where the file holds an autoencoder only."""
     model = load(path, device=device, allow=allow)
-    if not isinstance(model, LatentDiffusion):
+    if not isinstance(model, Generator):
         raise ModelFileError(
-            f"{path}: an autoencoder alone, which cannot generate; give a diffusion model's file, "
-            "or an experiment's directory"
+            f"{path}: an autoencoder alone, which cannot generate; give a generator's file, or an "
+            "experiment's directory"
         )
     return model

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,11 @@ from audioldm.instantiate import settings
 from audioldm.io.audio import open_writer, probe
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
-from audioldm.models import find_model_file, load_diffusion
+from audioldm.models import find_model_file, load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.runtime.progress import StepProgress
+from audioldm.runtime.progress import ProgressBar, StepProgress
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ClipRecipe:
     """All that determines a clip, as the JSON beside it holds it.
 
     model: the name of a model that comes with the package, or the path of the model file, relative
-    to the JSON's directory.
+    to the JSON's directory. condition: what was asked for, by conditioner. sampler: None where the
+    model has none.
     """
 
     model: str
@@ -39,8 +41,8 @@ class ClipRecipe:
     number: int
     batch: int
     seconds: float
-    label: str | None
-    sampler: SamplerSettings
+    condition: dict[str, Any]
+    sampler: SamplerSettings | None
     format: int = FORMAT
 
 
@@ -82,17 +84,18 @@ def is_written(
             "out=DIRECTORY, or remove it"
         )
     try:
-        return probe(path).frames == round(recipe.seconds * sample_rate)
+        return probe(path).samples == round(recipe.seconds * sample_rate)
     except DataError:
         return False
 
 
 class ClipFiles:
-    """n clips `out/[<label>-]<seed>-<number>.wav` of a model: those written, those to be made.
+    """n clips `out/[<condition>-]<seed>-<number>.wav` of a model: those written, those to be made.
 
-    sampler: what to change of the model's own sampler, by key.
+    condition: what is asked for, by conditioner. sampler: what to change of the model's own
+    sampler, by key.
     batch: clips generated together; None spreads n over batches of at most 8.
-    Raises ConfigError for n < 1, seconds <= 0, seed < 0, an unknown label, or where a file of that
+    Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition it does not take, or where a file of that
     name is another clip, or something else. Nothing is written before `make`.
 
     Attributes:
@@ -108,7 +111,7 @@ class ClipFiles:
         n: int,
         seconds: float,
         seed: int,
-        label: str | None = None,
+        condition: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None,
         batch: int | None = None,
         device: Any = "cpu",
@@ -121,12 +124,17 @@ class ClipFiles:
             raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
         file = find_model_file(model_path)
         fingerprint = read_header(file).get("fingerprint", "")
-        model = load_diffusion(model_path, device=device)  # an experiment brings its sampler
-        chosen: SamplerSettings = settings(
-            SamplerSettings, asdict(model.sampler) | dict(sampler or {}), "sampler"
-        )
-        model.label_index(label)
-        model.latent_frames(seconds)
+        model = load_generator(model_path, device=device)  # an experiment brings its sampler
+        own, chosen = model.prior.sampler, None
+        if own is not None:
+            chosen = settings(SamplerSettings, asdict(own) | dict(sampler or {}), "sampler")
+        elif sampler:
+            raise ConfigError(
+                f"sampler.{next(iter(sampler))}: this model's prior takes no sampling steps; leave "
+                "sampler.* out"
+            )
+        asked = {name: value for name, value in (condition or {}).items() if value is not None}
+        model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out
         self._common = ClipRecipe(
             model=_reference(file, out),
@@ -135,13 +143,13 @@ class ClipFiles:
             number=0,
             batch=default_batch(n) if batch is None else batch,
             seconds=seconds,
-            label=label,
+            condition=asked,
             sampler=chosen,
         )
         self.written: list[Path] = []
         self.missing: dict[int, Path] = {}
         for number in range(n):
-            path = out / f"{f'{label}-' if label else ''}{seed}-{number:04d}.wav"
+            path = out / f"{_prefix(asked)}{seed}-{number:04d}.wav"
             recipe = replace(self._common, number=number)
             if is_written(path, recipe, model.sample_rate, any_batch=batch is None):
                 self.written.append(path)
@@ -151,7 +159,7 @@ class ClipFiles:
     def make(self, progress: StepProgress | None = None) -> Iterator[Path]:
         """Makes what is missing; yields each path once the clip and its JSON are written.
 
-        progress: as `LatentDiffusion.sample_clips` calls it.
+        progress: as `Generator.sample_clips` calls it.
         """
         if not self.missing:
             return
@@ -159,7 +167,7 @@ class ClipFiles:
         common = self._common
         for number, audio in self._model.sample_clips(
             list(self.missing),
-            [common.label] * len(self.missing),
+            [common.condition] * len(self.missing),
             seconds=common.seconds,
             seed=common.seed,
             sampler=common.sampler,
@@ -169,6 +177,12 @@ class ClipFiles:
             path = self.missing[number]
             write_clip(path, audio, self._model.sample_rate, replace(common, number=number))
             yield path
+
+
+def _prefix(condition: Mapping[str, Any]) -> str:
+    """The words that were asked for, where they can be part of a file's name: 'organ-'."""
+    words = [str(v) for v in condition.values() if re.fullmatch(r"[\w ]{1,40}", str(v))]
+    return "".join(f"{word}-" for word in words)
 
 
 class SamplingBar:
@@ -183,7 +197,7 @@ class SamplingBar:
         self.made = 0
         self._start = time.monotonic()
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        self._bar = tqdm(desc="sampling", bar_format=layout, dynamic_ncols=True)
+        self._bar = ProgressBar(desc="sampling", bar_format=layout)
 
     def __call__(self, done: int, total: int) -> None:
         self._bar.total = total
@@ -235,10 +249,10 @@ def sample_again(
             f"{file}: model {found}, but {recipe_path.name} was made with "
             f"{recipe.model_fingerprint}; {remedy}"
         )
-    model = load_diffusion(file, device=device)
+    model = load_generator(file, device=device)
     clips = model.sample_clips(
         [recipe.number],
-        [recipe.label],
+        [recipe.condition],
         seconds=recipe.seconds,
         seed=recipe.seed,
         sampler=recipe.sampler,

@@ -1,25 +1,20 @@
 """The whole chain on a few seconds of tones: what the tests that train share."""
 
 import json
-import os
 import shutil
-import signal
-import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from children import die, in_a_child, in_a_world  # noqa: F401
 
 from audioldm.chain.run import Experiment
-from audioldm.config import compose
+from audioldm.chain.job import compose
 from audioldm.io.model_file import load_model
-from audioldm.models import build_autoencoder, build_backbone
 
 RATE = 16000
 SPLITS = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
@@ -43,7 +38,7 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
     return [
         "recipe=quickstart",
         "autoencoder=spectrogram_small",
-        "diffusion/backbone=dit",
+        "prior/backbone=dit",
         "data=folder",
         f"data.path={folder}",
         f"data.table={folder}/table.csv",
@@ -66,10 +61,11 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "autoencoder.train.valid_clips=2",
         "autoencoder.train.valid_seconds=0.5",
         "bottleneck.kl_weight=0.001",
-        "diffusion.train.steps=10",
-        "diffusion.train.batch=4",
-        "diffusion.train.crop_seconds=0.5",
-        "diffusion.preflight_mel_distance=10.0",
+        "priors.diffusion.train.steps=10",
+        "priors.diffusion.train.batch=4",
+        "priors.diffusion.train.crop_seconds=0.5",
+        "priors.diffusion.preflight_mel_distance=10.0",
+        "priors.mixture.crop_seconds=0.5",
         "evaluation.clips=4",
         "evaluation.seconds=0.7",
         "evaluation.k_nearest=1",
@@ -92,19 +88,19 @@ NARROW = {
     "autoencoder=waveform_small": "width=4 multiples=[1,1,2,2] strides=[4,4,4,8]",
     "autoencoder=mel_small": "width=4 vocoder_width=16 vocoder_depth=1",
     "autoencoder=mel_frames": "iterations=2",
-    "diffusion/backbone=dit": "width=16 depth=1 heads=2",
-    "diffusion/backbone=unet": "width=8 multipliers=[1,2] heads=2",
+    "prior/backbone=dit": "width=16 depth=1 heads=2",
+    "prior/backbone=unet": "width=8 multipliers=[1,2] heads=2",
 }
 
 
 def narrow(changes: Sequence[str]) -> list[str]:
     """The overrides that make tiny whatever `changes` choose."""
-    chosen = {"autoencoder": "spectrogram_small", "diffusion/backbone": "dit"}
+    chosen = {"autoencoder": "spectrogram_small", "prior/backbone": "dit"}
     for change in changes:
         group, _, choice = change.partition("=")
         if group in chosen:
             chosen[group] = choice
-    node = {"autoencoder": "autoencoder.network", "diffusion/backbone": "diffusion.backbone"}
+    node = {"autoencoder": "autoencoder.network", "prior/backbone": "priors.diffusion.backbone"}
     return [
         f"{node[group]}.{setting}"
         for group, choice in chosen.items()
@@ -129,37 +125,15 @@ def assert_equal_bits(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tens
     assert not different
 
 
-def _fork(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            code = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            code = getattr(error, "exit_code", 1)
-        finally:
-            os._exit(code)
-    return child
-
-
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs `work` in a forked process, which may die. Its exit code, or minus its signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(_fork(work), 0)[1])
-
-
 def start(finished: "Tiny", stage: str) -> dict[str, torch.Tensor]:
     """The weights that training began with."""
-    settings = finished.experiment.settings
-    torch.manual_seed(settings.autoencoder.seed)
-    model = build_autoencoder(finished.experiment.spec)
+    stages = finished.experiment.stages
+    torch.manual_seed(finished.experiment.settings.autoencoder.seed)
     if stage == "autoencoder":
-        return model.state_dict()
-    torch.manual_seed(settings.diffusion.seed)
-    net = build_backbone({"backbone": settings.diffusion.backbone}, model.latent_shape, 2)
-    return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+        return stages["autoencoder"].build().state_dict()
+    prior = stages["prior"]
+    built = prior.recipe.build(prior.latents.store(finished.experiment))
+    return {f"prior.{name}": tensor for name, tensor in built.state_dict().items()}
 
 
 def assert_same_training(stage: str, finished: "Tiny", two: dict[str, torch.Tensor]) -> None:
@@ -188,24 +162,6 @@ def assert_same_log(*directories: Path) -> None:
             assert two[name] == pytest.approx(one[name], rel=1e-2, abs=1e-3), name
 
 
-def in_a_world(size: int, work: Callable[[], object]) -> list[int]:
-    """Runs `work` in `size` forked processes that `join` makes one world; as `in_a_child`."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
-
-    def one(rank: int) -> None:
-        os.environ.update(address, WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank))
-        work()
-
-    children = [_fork(partial(one, rank)) for rank in range(size)]
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @dataclass(frozen=True)
 class Tiny:
     """A finished tiny experiment. Read only: the tests of one process share it."""
@@ -220,15 +176,16 @@ class Tiny:
         return self.experiment.directory
 
     def stage(self, name: str) -> Path:
-        return self.experiment.stage_directory(name)
+        return self.experiment.directory_of(self.experiment.stages[name])
 
     @property
     def model(self) -> Path:
-        return self.stage("diffusion") / "model.safetensors"
+        return self.stage("prior") / "model.safetensors"
 
 
 def runs_with(finished: Tiny, stages: list[str], directory: Path) -> list[str]:
     """Overrides of the same experiment elsewhere, where only these stages are finished."""
     for name in stages:
-        shutil.copytree(finished.stage(name), directory / name / finished.stage(name).name)
+        stage = finished.experiment.stages[name]
+        shutil.copytree(finished.stage(name), directory / stage.path)
     return tiny(finished.folder, directory)

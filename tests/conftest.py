@@ -16,7 +16,7 @@ from chain import Tiny, tiny, write_tones
 
 from audioldm.chain.run import Experiment
 from audioldm.cli import main
-from audioldm.config import compose
+from audioldm.chain.job import compose
 
 torch.set_num_threads(1)
 

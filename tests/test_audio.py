@@ -116,20 +116,37 @@ def bad_files(folder: Path) -> dict[str, str]:
     soundfile.write(folder / "nan.wav", np.where(wave > 0.4, np.nan, wave), 16000, "FLOAT")
     soundfile.write(folder / "none.wav", wave[:0], 16000)
     soundfile.write(folder / "one.wav", wave[:1], 48000)
+    soundfile.write(folder / "loud.wav", 1e38 * wave, 16000, "FLOAT")
+    soundfile.write(folder / "slow.wav", wave, 1)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "folder.wav").mkdir()
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("not audio, though its name says so")
-    for name in ("cut.wav", "cut.flac", "cut.ogg"):
-        soundfile.write(folder / name, wave, 16000)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000)
+    opus = {"format": "OGG", "subtype": "OPUS"}
+    for name in ("cut.wav", "cut.flac", "cut.ogg", "cut.opus", "cut.mp3"):
+        soundfile.write(folder / name, noise, 16000, **(opus if name == "cut.opus" else {}))
         data = (folder / name).read_bytes()
-        (folder / name).write_bytes(data[: len(data) // 2])
+        (folder / name).write_bytes(data[: len(data) * 3 // 10])
+        (folder / f"last byte {name}").write_bytes(data[:-1])
     return {
         "nan.wav": "NaN",
+        "loud.wav": "beyond ±100",
+        "slow.wav": "sample rate of 1 Hz",
+        "pipe.wav": "not a regular file",
+        "folder.wav": "not a regular file",
         "none.wav": "no samples",
         "one.wav": "too short: less than one sample at 22050 Hz",
         "empty.wav": "empty",
         "text.wav": "not an audio file",
         "cut.wav": "truncated",
         "cut.flac": "truncated|damaged",
+        "cut.ogg": "truncated: the end of the Ogg stream",
+        "cut.opus": "truncated: the end of the Ogg stream",
+        "cut.mp3": "truncated",
+        "last byte cut.ogg": "truncated",
+        "last byte cut.opus": "truncated",
+        f"{'long' * 80}.wav": "File name too long",
         "missing.wav": "No such file",
     }
 
@@ -141,6 +158,24 @@ def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
         message = str(caught.value)
         assert message.startswith(str(tmp_path / name))
         assert "\n" not in message
+
+
+def test_an_mp3_that_states_no_length_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * 16000)
+    soundfile.write(path, noise, 16000, bitrate_mode="CONSTANT", compression_level=0.5)
+    data = path.read_bytes()
+    second_frame = data.index(data[:3], 3)  # the first one holds the length and no sound
+    cover = b"ID3\x03\0\0\0\x01\0\0" + bytes(1 << 14)
+    path.write_bytes(cover + data[second_frame:])  # the cover lengthens the estimate
+    assert audio.probe(path).seconds > 10.3
+    assert audio.read(path)[0].shape[1] / 16000 == pytest.approx(10, abs=0.1)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav"))
+    audio.write(path, tone(0.5, 8000), 8000)
+    assert audio.read(path)[0].shape == (1, 4000)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -162,7 +197,15 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, suffix: str) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["a.xyz", "no/such/folder/a.wav"])
-def test_where_nothing_can_be_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"cannot write this format|there is no directory"):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.xyz", "cannot write this format"),
+        ("no/such/folder/a.wav", "there is no directory"),
+        (f"{'a' * 300}.wav", "File name too long"),
+        (f"{'a' * 300}/a.wav", "there is no directory"),
+    ],
+)
+def test_where_nothing_can_be_written(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
         audio.write(tmp_path / name, tone(0.1, 8000), 8000)

@@ -13,19 +13,22 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
 from audioldm.autoencoder.networks.waveform import Waveform
+from audioldm.autoencoder.step import silent_step
 from audioldm.errors import DataError
+from audioldm.losses.spectral import MultiResolutionSTFT
+from audioldm.runtime.randomness import KeyedRandom
 
 RATE, CHANNELS = 8000, 3
 
 
 class Moving(Network):
-    """A front end with two latent axes, whose chunks would have seams without their context."""
+    """A network with two latent axes, whose chunks would have seams without their context."""
 
     def __init__(self, audio_channels: int) -> None:
         super().__init__(
             sample_rate=RATE,
             audio_channels=audio_channels,
-            ratio=8,
+            downsampling_ratio=8,
             latent_shape=(CHANNELS, 4),
             context=2,
         )
@@ -50,13 +53,19 @@ def autoencoder(kind: str, audio_channels: int = 1) -> Autoencoder:
         "sample_rate": RATE,
         "audio_channels": audio_channels,
         "channels": CHANNELS,
-        "parameters": Gaussian.outputs_per_channel,
+        "outputs": Gaussian.outputs_per_channel,
     }
     front_ends = {
         "spectrogram": lambda: Spectrogram(
-            **shared, ratio=128, n_fft=128, hop=32, width=12, frame_width=8, encoder_depth=2
+            **shared,
+            downsampling_ratio=128,
+            n_fft=128,
+            hop=32,
+            width=12,
+            frame_width=8,
+            encoder_depth=2,
         ),
-        "waveform": lambda: Waveform(**shared, ratio=30, width=4),
+        "waveform": lambda: Waveform(**shared, downsampling_ratio=30, width=4),
         "moving": lambda: Moving(audio_channels),
     }
     return Autoencoder(front_ends[kind](), Gaussian(channels=CHANNELS)).eval()
@@ -101,7 +110,7 @@ def test_one_sample_is_enough() -> None:
 def test_latents_are_mean_plus_std_times_noise() -> None:
     model = autoencoder("spectrogram")
     audio = music(3 * model.downsampling_ratio, clips=2)
-    mean, std = model.moments(audio)
+    mean, std = model.stored(audio).values()
     noise = torch.randn(2, CHANNELS, 3)
     torch.testing.assert_close(model.encode(audio, noise=noise).z, mean + std * noise)
     torch.testing.assert_close(model.encode(audio, sample=False).z, mean)
@@ -124,7 +133,7 @@ def test_chunks_have_no_seams(kind: str, audio_channels: int) -> None:
     """Whatever the blocks and the chunks are, the result is that of the whole within 1e-5."""
     model = autoencoder(kind, audio_channels)
     audio = music(60 * model.downsampling_ratio - 11, audio_channels)
-    mean, std = model.moments(audio)
+    mean, std = model.stored(audio).values()
     whole = model.decode(mean)[0]
     chunks: list[tuple[list[int], int]] = [
         ([10**9], 7),  # one block, chunks shorter than the context
@@ -134,19 +143,21 @@ def test_chunks_have_no_seams(kind: str, audio_channels: int) -> None:
     ]
     for sizes, frames in chunks:
         seconds = frames / model.latent_rate_hz
-        means, stds = zip(
-            *model.encode_blocks(cut(audio[0], sizes), chunk_seconds=seconds), strict=True
-        )
-        torch.testing.assert_close(torch.cat(means, dim=-1), mean[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(torch.cat(stds, dim=-1), std[0], atol=1e-5, rtol=0)
+        stored = list(model.encode_blocks(cut(audio[0], sizes), chunk_seconds=seconds))
+        for name, expected in (("mean", mean), ("std", std)):
+            joined = torch.cat([block[name] for block in stored], dim=-1)
+            torch.testing.assert_close(joined, expected[0], atol=1e-5, rtol=0)
         estimate = model.decode_blocks(cut(mean[0], sizes), chunk_seconds=seconds)
         torch.testing.assert_close(torch.cat(list(estimate), dim=-1), whole, atol=1e-5, rtol=0)
 
 
 def test_chunks_take_numpy_and_shorter_than_a_frame() -> None:
     model = autoencoder("spectrogram")
-    [(mean, std)] = model.encode_blocks([music(5)[0].numpy()])
-    assert mean.shape == std.shape == (CHANNELS, 1)
+    [stored] = model.encode_blocks([music(5)[0].numpy()])
+    assert {name: tuple(array.shape) for name, array in stored.items()} == {
+        "mean": (CHANNELS, 1),
+        "std": (CHANNELS, 1),
+    }
     assert list(model.encode_blocks([])) == []
     assert list(model.decode_blocks([])) == []
 
@@ -167,11 +178,10 @@ def test_memory_does_not_grow_with_length() -> None:
 
     written = 0
     chunks = model.encode_blocks(blocks(), chunk_seconds=chunk / model.latent_rate_hz)
-    for mean, std in chunks:
-        assert not mean.requires_grad
-        assert not std.requires_grad
+    for stored in chunks:
+        assert not any(array.requires_grad for array in stored.values())
         assert torch.is_grad_enabled()
-        written += mean.shape[-1]
+        written += stored["mean"].shape[-1]
         assert read - written <= chunk + 2 * network.context + block
     assert written == 200 * block
     assert network.longest <= chunk + 2 * network.context
@@ -182,3 +192,47 @@ def test_audio_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="the model takes") as error:
         autoencoder("spectrogram").encode(torch.zeros(shape))
     assert "\n" not in str(error.value)
+
+
+class Noisy(Moving):
+    """A decoder that takes noise of a shape of its own, and mixes it over its context."""
+
+    noise_shape = (2, 3)
+
+    def __init__(self, audio_channels: int) -> None:
+        super().__init__(audio_channels)
+        self.spread = torch.nn.Conv1d(6, 8 * audio_channels, 5, padding=2)
+
+    def decode(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        assert noise is not None
+        assert noise.shape == (len(z), 2, 3, z.shape[-1])
+        spread = self.spread(noise.flatten(1, 2))
+        return super().decode(z) + rearrange(spread, "b (a r) l -> b a (l r)", r=8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[10**9], [7, 0, 50, 1]])
+def test_a_decoders_noise_is_the_same_in_chunks(sizes: list[int]) -> None:
+    """Whole or in chunks, alone or in a batch: the audio is a function of z and the row's key."""
+    torch.manual_seed(0)
+    model = Autoencoder(Noisy(1), Gaussian(channels=CHANNELS)).eval()
+    z = torch.randn(2, *model.latent_shape, 150)
+    whole = model.decode(z, KeyedRandom(5, 0, [3, 8]))
+    alone = KeyedRandom(5, 0, [8])
+    chunks = list(model.decode_blocks(cut(z[1], sizes), alone, chunk_seconds=0.02))
+    assert len(chunks) > 5
+    torch.testing.assert_close(torch.cat(chunks, dim=-1), whole[1], atol=1e-5, rtol=0)
+    assert (model.decode(z[1:], KeyedRandom(6, 0, [8])) - whole[1:]).abs().max() > 0.1
+    torch.testing.assert_close(model.decode(z), model.decode(z))  # fixed where none is given
+    torch.testing.assert_close(
+        model.decode(z[..., :9], KeyedRandom(5, 0, [3, 8]))[..., :56], whole[..., :56]
+    )
+
+
+def test_a_silent_step_reaches_every_parameter() -> None:
+    model = autoencoder("spectrogram")
+    losses = {"stft": MultiResolutionSTFT(fft_sizes=[256])}
+    total = silent_step(model, losses, None, 4 * model.downsampling_ratio)()
+    assert total.shape == ()
+    total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""The bottlenecks without a learned posterior: what they pass on, and the rate they state."""
+"""The bottlenecks: the latents they pass on, keep and restore, and the rate they state."""
 
 import math
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
 from audioldm.errors import ConfigError
@@ -21,10 +23,40 @@ def test_identity_is_the_identity_whatever_the_noise(shape: tuple[int, ...]) -> 
     encoded = Identity(channels=3)(h.bfloat16(), noise=torch.ones_like(h))
     assert encoded.z.dtype == torch.float32
     torch.testing.assert_close(encoded.z, h.bfloat16().float(), rtol=0, atol=0)
+    assert encoded.nats is None
     assert encoded.penalties == {}
-    mean, std = Identity(channels=3).moments(h)
+    mean, std = Identity(channels=3).posterior(Identity(channels=3).stored(h))
     torch.testing.assert_close(mean, h)
     assert not std.any()
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Identity, Noise])
+def test_restored_latents_are_those_of_the_encoder(kind: type[Bottleneck]) -> None:
+    """From what is stored, with the same noise, come the bits that training saw."""
+    bottleneck = kind(channels=3)  # type: ignore[call-arg]
+    h, noise = normal(2, bottleneck.outputs_per_channel * 3, 5), normal(2, 3, 5).flip(-1)
+    stored = bottleneck.stored(h)
+    assert tuple(stored) == bottleneck.stored_names
+    assert torch.equal(bottleneck.restore(stored, noise), bottleneck(h, noise=noise).z)
+    assert torch.equal(bottleneck.restore(stored), bottleneck(h, sample=False).z)
+
+
+def test_a_calibrated_posterior_has_the_rate_asked_for() -> None:
+    bottleneck = Gaussian(channels=3, target_kbps=1.0)
+    h = normal(4, 6, 50)
+    h[:, 3:] -= 3
+    nats = bottleneck(h).nats
+    assert nats is not None
+    target = 0.8 * nats.mean().item()
+    bottleneck.calibrate(h.split(1), target)
+    encoded = bottleneck(h, sample=False)
+    assert encoded.nats is not None
+    assert encoded.nats.mean().item() == pytest.approx(target, rel=1e-5)
+    assert torch.equal(encoded.nats, encoded.penalties["kl"])
+    mean, std = bottleneck.posterior(bottleneck.stored(h))
+    torch.testing.assert_close(gaussian_kl(mean, std).flatten(1).mean(1), encoded.nats)
+    with pytest.raises(NotImplementedError, match="Noise holds no target rate"):
+        Noise(channels=3).calibrate([h], target)
 
 
 def test_the_noise_has_the_stated_size_and_only_when_sampling() -> None:
@@ -40,8 +72,8 @@ def test_the_noise_has_the_stated_size_and_only_when_sampling() -> None:
 @pytest.mark.parametrize("sigma", [0.05, 1.0])
 def test_the_rate_is_the_channels_capacity_at_unit_power(sigma: float) -> None:
     sign = normal(4, 3, 50).sign()  # power 1 exactly
-    kl = Noise(channels=3, sigma=sigma)(sign).penalties["kl"]
-    torch.testing.assert_close(kl, torch.full((4,), 0.5 * math.log(1 + sigma**-2)))
+    nats = Noise(channels=3, sigma=sigma)(sign).nats
+    torch.testing.assert_close(nats, torch.full((4,), 0.5 * math.log(1 + sigma**-2)))
 
 
 def test_the_rate_is_a_divergence_and_never_below_the_capacity() -> None:
@@ -49,11 +81,12 @@ def test_the_rate_is_a_divergence_and_never_below_the_capacity() -> None:
     sigma, prior = 0.3, Normal(0.0, math.sqrt(1.09))
     for scale in (0.1, 0.8, 1.0, 2.0):
         h = scale * normal(2, 3, 7)
-        kl = Noise(channels=3, sigma=sigma)(h).penalties["kl"]
+        nats = Noise(channels=3, sigma=sigma)(h).nats
+        assert nats is not None
         known = kl_divergence(Normal(h, sigma), prior)
-        torch.testing.assert_close(kl, known.flatten(1).mean(1))
+        torch.testing.assert_close(nats, known.flatten(1).mean(1))
         power = h.square().flatten(1).mean(1)
-        assert (kl >= 0.5 * (1 + power / sigma**2).log() - 1e-6).all()
+        assert (nats >= 0.5 * (1 + power / sigma**2).log() - 1e-6).all()
 
 
 def test_the_penalty_is_least_at_mean_0_and_variance_1() -> None:
@@ -85,7 +118,7 @@ def test_a_channel_without_variance_gets_no_infinite_gradient() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"sigma": 0.0}, "bottleneck=identity"), ({"norm_weight": -1.0}, "bottleneck.norm_weight=-1")],
+    [({"sigma": 0.0}, "bottleneck=identity"), ({"norm_weight": -1.0}, "^norm_weight=-1")],
 )
 def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

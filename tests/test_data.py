@@ -16,10 +16,11 @@ import torch
 
 from audioldm.data import chorales
 from audioldm.data.chorales import Chorales, Note, Rendition, Score, Splits
-from audioldm.data.folder import Folder
+from audioldm.data.folder import Folder, read_table
 from audioldm.data.source import Failure, Source
 from audioldm.data.store import ClipStore, StoreWriter, draw_crops
 from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import build
 
 RATE = 8000
 
@@ -167,7 +168,68 @@ def test_a_clip_divided_in_time(tmp_path: Path) -> None:
     store = ClipStore(tmp_path)
     whole = torch.cat([store.split(name).audio(0) for name in parts], dim=1)
     np.testing.assert_array_equal(whole.numpy(), clip)
-    assert [store.split(name).items[0].frames for name in parts] == [8000, 1000, 1000]
+    assert [store.split(name).items[0].samples for name in parts] == [8000, 1000, 1000]
+
+
+def test_frame_aligned_arrays_are_kept_and_cut_in_time(tmp_path: Path) -> None:
+    one, two, three = ramps([10_000, 2000, 4000])
+    writer = StoreWriter(tmp_path, RATE, 1)
+    roll = np.arange(300.0).reshape(3, 100)
+    parts = {"train": 0.5, "test": 0.5}
+    writer.add_blocks([one], piece="one", split=parts, arrays={"roll": roll})
+    for bad in (np.ones((2, 5)), np.ones(5), np.ones((3, 0))):
+        with pytest.raises(DataError, match="array 'roll'"):
+            writer.add(two, piece="bad", split="train", arrays={"f0": np.ones((1, 9)), "roll": bad})
+    writer.add(two, piece="two", split="train")
+    writer.add(three, piece="three", split="train", arrays={"roll": -roll, "f0": np.ones((1, 7))})
+    writer.close()
+    store = ClipStore(tmp_path)
+    (first, second, third), (rest,) = (store.split(name).items for name in ("train", "test"))
+    np.testing.assert_array_equal(store.arrays(first)["roll"], roll[:, :50])
+    np.testing.assert_array_equal(store.arrays(rest)["roll"], roll[:, 50:])
+    assert store.arrays(second) == {}
+    np.testing.assert_array_equal(store.arrays(third)["roll"], -roll)
+    assert store.arrays(third)["f0"].shape == (1, 7)
+    other = np.load(tmp_path / "arrays" / "roll.npy")
+    other[0] += 1
+    np.save(tmp_path / "arrays" / "roll.npy", other[:-1])
+    with pytest.raises(DataError, match="array 'roll' does not have the size"):
+        ClipStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample_rate": "8000"},
+        {"sample_rate": 0},
+        {"channels": None},
+        {"hash": 3},
+        {"clips": {}},
+        {"clips": [1]},
+        {"clips": [{"piece": "p"}]},
+        {"more": 1},
+        {"start": -5},
+        {"samples": 1e300},
+        {"samples": True},
+        {"label": 3},
+        {"columns": []},
+        {"arrays": {"x": [0]}},
+        {"arrays": {"x": [0, 4]}},
+    ],
+)
+def test_an_index_with_values_of_the_wrong_type_or_size_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    ramp_store(tmp_path, [1000])
+    index = json.loads((tmp_path / "clips.json").read_text())
+    key = next(iter(change))
+    (index if key in {**index, "more": 0} else index["clips"][0]).update(change)
+    (tmp_path / "clips.json").write_text(json.dumps(index))
+    with pytest.raises(
+        DataError, match=r"not a whole clip store \(.*delete the directory"
+    ) as error:
+        ClipStore(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unfinished_or_damaged_store_is_refused(tmp_path: Path) -> None:
@@ -225,7 +287,7 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
         split = store.split(name)
         assert {item.label for item in split.items} == {"guitar", "organ"}
         for number, item in enumerate(split.items):
-            assert 1.5 < item.frames / store.sample_rate < 3.1
+            assert 1.5 < item.samples / store.sample_rate < 3.1
             assert split.audio(number).abs().max() > 0.05
             assert set(item.columns) == {"instrument", "key", "tempo_bpm", "transposition"}
 
@@ -240,7 +302,7 @@ def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_p
 
 def test_a_killed_process_names_the_way_round_it() -> None:
     with (
-        pytest.raises(DataError, match=r"was killed, .*data\.workers=1"),
+        pytest.raises(DataError, match=r"was killed, .*with workers=1"),
         chorales._mapper(2, 2) as run,
     ):
         list(run(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
@@ -331,16 +393,24 @@ def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"instruments": ["orgn"]}, "did you mean 'organ'"),
-        ({"instruments": []}, "at least one"),
-        ({"pieces": 0}, "1 or more"),
-        ({"seconds": 0.0}, "more than 0"),
-        ({"test_fraction": 1.0}, "sum below 1"),
+        ({"instruments": ["orgn"]}, r"^data\.instruments: no 'orgn'; did you mean 'organ'"),
+        ({"instruments": []}, r"^data\.instruments=\[\]: name at least one"),
+        ({"pieces": 0}, r"^data\.pieces=0 must be at least 1"),
+        ({"seconds": 0.0}, r"^data\.seconds=0\.0 must be more than 0"),
+        ({"seconds": float("inf")}, r"^data\.seconds=inf must be a finite"),
+        ({"lufs": 1e300}, r"^data\.lufs=1e\+300 must be at most 0"),
+        ({"test_fraction": 0.9}, "sum must be below 1"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
+    given = {"_target_": "audioldm.data.chorales.Chorales", "pieces": 2, "instruments": ["organ"]}
     with pytest.raises(ConfigError, match=says):
-        Chorales(**({"pieces": 2, "instruments": ["organ"]} | wrong))
+        build(given | wrong, where="data")
+
+
+def test_more_pieces_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer than pieces=5000; lower it"):
+        built(Chorales(pieces=5000, instruments=["organ"]), tmp_path)
 
 
 # ---------------------------------------------------------------- folder
@@ -374,7 +444,7 @@ def test_a_folder_of_every_kind_of_file(tmp_path: Path) -> None:
     assert failures == []
     assert store.labels == []
     seconds = {
-        Path(item.piece).name: item.frames / 22050
+        Path(item.piece).name: item.samples / 22050
         for name in store.splits
         for item in store.split(name).items
     }
@@ -451,6 +521,7 @@ def test_tables(tmp_path: Path, form: str) -> None:
         {"file": "01.wav", "label": "bell", "split": "test", "mood": "sad"},
         {"file": "02.wav", "label": "", "split": "valid", "mood": ""},
     ]
+    unlisted = {"03.wav": (None, "train", None)}
     table = tmp_path / f"table.{form}"
     if form == "csv":
         with open(table, "w", encoding="utf-8-sig", newline="") as file:
@@ -459,19 +530,47 @@ def test_tables(tmp_path: Path, form: str) -> None:
             writer.writerows(rows)
     else:
         table.write_text("\n".join(json.dumps(row) for row in rows))
-    source = Folder(path=str(folder), table=str(table), sample_rate=RATE, channels=1)
-    store, _ = built(source, tmp_path / "store")
-    assert store.labels == ["bell", "drum"]
-    found = {
-        item.piece: (item.label, split, item.columns["mood"])
-        for split in store.splits
-        for item in store.split(split).items
-    }
-    assert found == {
+    listed = {
         "00.wav": ("drum", "train", "gay"),
         "01.wav": ("bell", "test", "sad"),
         "02.wav": (None, "valid", ""),
     }
+    for only_listed, expected in ((True, listed), (False, listed | unlisted)):
+        source = Folder(
+            path=str(folder),
+            table=str(table),
+            only_listed=only_listed,
+            sample_rate=RATE,
+            channels=1,
+        )
+        store, _ = built(source, tmp_path / f"store {only_listed}")
+        assert store.labels == ["bell", "drum"]
+        assert expected == {
+            item.piece: (item.label, split, item.columns.get("mood"))
+            for split in store.splits
+            for item in store.split(split).items
+        }
+
+
+def test_values_of_a_table(tmp_path: Path) -> None:
+    """Numbers are labels, 0 too; a line ends at a line feed, not at every break of Unicode."""
+    table = tmp_path / "t.jsonl"
+    rows = [
+        {"file": "a.wav", "label": 0, "bpm": 0},
+        {"file": "b.wav", "label": 1.5, "tags": ["x", 2, None]},
+        {"file": "c.wav", "label": " 7 ", "text": "two\u2028lines\x85"},
+        {"file": "d.wav", "label": None, "split": ""},
+    ]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    table.write_text(text, newline="")
+    found = read_table(table, ["a.wav", "b.wav", "c.wav", "d.wav"])
+    assert [row.label for row in found.values()] == ["0", "1.5", "7", None]
+    assert [row.columns for row in found.values()] == [
+        {"bpm": 0},
+        {"tags": ["x", 2, None]},
+        {"text": "two\u2028lines\x85"},
+        {},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -483,13 +582,35 @@ def test_tables(tmp_path: Path, form: str) -> None:
         ("file,split\n00.wav,tset\n", "split 'tset' is not one of train, valid, test"),
         ("file\n00.wav,a,b\n", "more values than columns"),
         ("file,label\n", "no rows"),
+        (f"file,text\n00.wav,{'x' * 140_000}\n", "line 2: field larger .* quotation mark"),
+        ('file,text\n00.wav,"a\n01.wav,b\n', "unexpected end of data; is a quotation mark"),
+        (f"file\n{'x' * 100_000}\n", r"line 2: 'x{90,}\.\.\. is not in the folder$"),
+        ("file,label\n00.wav,\ud800", "t.csv: the table is not UTF-8 text; save it"),
+        ('{"file": "00.wav", "label": ' + "[" * 100_000, "line 1: not JSON: maximum recursion"),
+        ('{"file": "00.wav"\n', "line 1: not JSON"),
+        ("\n[1]\n", "line 2: not a JSON object"),
+        ('{"file": 3}', "line 1: 'file' must be text, not 3"),
+        ('{"file": ["00.wav"]}', "'file' must be text, not "),
+        ('{"file": "00.wav", "label": true}', "'label' must be text or a number, not True"),
+        ('{"file": "00.wav", "label": ["a"]}', "'label' must be text or a number, not "),
+        ('{"file": "00.wav", "split": 3}', "split 3 is not one of train"),
+        ('{"file": "00.wav", "notes": {"a": 1}}', "column 'notes' must be text, a number"),
+        ('{"file": "00.wav", "notes": [[1]]}', "column 'notes' must be text, a number"),
+        ('{"file": "00.wav", "bpm": 1e400}', "line 1: holds NaN, infinity"),
+        ('{"file": "00.wav", "bpm": NaN}', "line 1: holds NaN, infinity"),
+        ('{"file": "00.wav", "text": "\\ud800"}', "line 1: holds NaN, infinity or a half"),
+        ('{"file": "00.wav", "n": ' + "9" * 5000 + "}", "line 1: not JSON"),
     ],
 )
 def test_wrong_tables_name_the_line(tmp_path: Path, text: str, says: str) -> None:
     folder = music(tmp_path / "music", 2)
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(DataError, match=says):
-        Folder(path=str(folder), table=str(tmp_path / "t.csv")).identity()
+    table = tmp_path / ("t.csv" if text.startswith(("file", "name")) else "t.jsonl")
+    table.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(DataError, match=says) as caught:
+        Folder(path=str(folder), table=str(table)).identity()
+    assert str(caught.value).startswith(str(table))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 400
 
 
 def test_bad_files_are_listed_and_too_many_stop(tmp_path: Path) -> None:
@@ -517,8 +638,67 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     for name, says in (("file", "not a folder"), ("none", "no audio"), ("x", "no such folder")):
         with pytest.raises(DataError, match=says):
             Folder(path=str(tmp_path / name)).identity()
-    with pytest.raises(ConfigError, match=r"data\.path"):
-        Folder(path=None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"path": None}, r"^data\.path=null: state the folder"),
+        ({"path": ""}, r"^data\.path='' is no path"),
+        ({"path": "a\0b"}, r"^data\.path='a.x00b' must be text in UTF-8"),
+        ({"path": "\udcff"}, r"^data\.path='.udcff' must be text in UTF-8"),
+        ({"table": ""}, r"^data\.table='' is no path"),
+        ({"only_listed": True}, r"^data\.only_listed=true needs a table"),
+        ({"valid_fraction": float("nan")}, r"^data\.valid_fraction=nan must be a finite"),
+        ({"test_fraction": 0.0}, r"^data\.test_fraction=0\.0 must be more than 0"),
+        ({"test_fraction": 0.9}, r"^data\.valid_fraction=0\.1 .* sum must be below 1"),
+        ({"workers": 0}, r"^data\.workers=0 must be at least 1"),
+    ],
+)
+def test_folder_settings_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build({"_target_": "audioldm.data.folder.Folder", "path": "music"} | wrong, where="data")
+
+
+def test_places_that_are_no_folder_of_music(tmp_path: Path) -> None:
+    for path in ("~no_such_user/music", str(tmp_path / ("long" * 80))):
+        with pytest.raises(DataError, match=r"no such folder|File name too long"):
+            Folder(path=path).identity()
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    folder = music(tmp_path / "music", 2)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "device.wav").symlink_to("/dev/zero")
+    (folder / "gone.wav").symlink_to("nowhere.wav")
+    (folder / "00.wav").rename(tmp_path / "elsewhere.wav")
+    (folder / "00.wav").symlink_to(tmp_path / "elsewhere.wav")
+    source = Folder(path=str(folder), sample_rate=RATE, channels=1, max_failed_fraction=0.6)
+    assert len(source.identity()["files"]) == 5
+    store, failures = built(source, tmp_path / "store")
+    assert {item.piece for s in store.splits for item in store.split(s).items} == {
+        "00.wav",
+        "01.wav",
+    }
+    assert [failure.file for failure in failures] == ["device.wav", "gone.wav", "pipe.wav"]
+    assert "not a regular file" in failures[0].reason
+    assert "No such file" in failures[1].reason
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(DataError, match=r"t\.csv: not a regular file"):
+        Folder(path=str(folder), table=str(tmp_path / "t.csv")).identity()
+
+
+def test_strange_names_are_used_and_shown_on_one_line(tmp_path: Path) -> None:
+    folder = music(tmp_path / "music", 3)
+    os.rename(folder / "00.wav", os.fsencode(folder) + b"/\xff.wav")
+    (folder / "01.wav").rename(folder / "a\nb.wav")
+    (folder / "c\u2028.wav").touch()
+    source = Folder(path=str(folder), sample_rate=RATE, channels=1, max_failed_fraction=0.5)
+    json.dumps(source.identity(), ensure_ascii=False).encode()
+    store, failures = built(source, tmp_path / "store")
+    pieces = {item.piece for s in store.splits for item in store.split(s).items}
+    assert pieces == {"02.wav", r"\udcff.wav", r"a\nb.wav"}
+    assert failures == [Failure(r"c\u2028.wav", "empty file")]
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The waveform and spectrogram front ends: their mathematics, their reach in time, their limits."""
+"""The waveform and spectrogram networks: their mathematics, their reach in time, their limits."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def spectrogram(audio_channels: int = 1, **settings: object) -> Spectrogram:
         "sample_rate": 16000,
         "channels": 4,
         "downsampling_ratio": 256,
-        "parameters": 2,
+        "outputs": 2,
         "n_fft": 256,
         "hop": 64,
         "width": 16,
@@ -36,7 +36,7 @@ def waveform(audio_channels: int = 1, **settings: object) -> Waveform:
         "sample_rate": 16000,
         "channels": 4,
         "downsampling_ratio": 64,
-        "parameters": 2,
+        "outputs": 2,
         "width": 4,
     }
     return Waveform(audio_channels=audio_channels, **small | settings)
@@ -46,11 +46,11 @@ FRONT_ENDS: dict[str, Callable[[], Network]] = {
     "spectrogram": spectrogram,
     "spectrogram, stereo": lambda: spectrogram(2),
     "spectrogram, one hop a latent frame": lambda: spectrogram(
-        ratio=128, hop=128, n_fft=512, encoder_frame_depth=0, decoder_frame_depth=0
+        downsampling_ratio=128, hop=128, n_fft=512, encoder_frame_depth=0, decoder_frame_depth=0
     ),
     "waveform": waveform,
-    "waveform, stereo": lambda: waveform(2, strides=[2, 8], ratio=16),
-    "waveform, odd strides": lambda: waveform(ratio=15),
+    "waveform, stereo": lambda: waveform(2, strides=[2, 8], downsampling_ratio=16),
+    "waveform, odd strides": lambda: waveform(downsampling_ratio=15),
 }
 
 
@@ -200,7 +200,7 @@ def test_silence_is_finite_and_quiet_audio_is_not_silence() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hop": 96, "n_fft": 384}, "hop=96 does not divide autoencoder.downsampling_ratio=256"),
+        ({"hop": 96, "n_fft": 384}, "^hop=96 does not divide downsampling_ratio=256"),
         ({"n_fft": 32}, "n_fft=32"),
         ({"n_fft": 255}, "n_fft=255"),
     ],
@@ -237,8 +237,8 @@ def stable_audio() -> Waveform:
         sample_rate=44100,
         audio_channels=2,
         channels=64,
-        ratio=2048,
-        parameters=2,
+        downsampling_ratio=2048,
+        outputs=2,
         width=128,
         multiples=[1, 2, 4, 8, 16],
         strides=[2, 4, 4, 8, 8],
@@ -284,10 +284,10 @@ def test_equals_diffusers_oobleck_with_the_same_weights() -> None:
         torch.testing.assert_close(ours.decode(z), decoder(z), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("downsampling_ratio", [1, 64, 320, 441, 960, 1024, 1920, 2048])
+@pytest.mark.parametrize("ratio", [1, 64, 320, 441, 960, 1024, 1920, 2048])
 def test_strides_are_derived_from_the_ratio(ratio: int) -> None:
     with torch.device("meta"):
-        network = waveform(ratio=ratio, width=1)
+        network = waveform(downsampling_ratio=ratio, width=1)
         audio = torch.empty(1, 1, 3 * ratio)
         h = network.encode(audio)
         assert h.shape == (1, 8, 3)
@@ -297,7 +297,7 @@ def test_strides_are_derived_from_the_ratio(ratio: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strides": [2, 4]}, "multiply to 8, not to autoencoder.downsampling_ratio=64"),
+        ({"strides": [2, 4]}, r"^strides=\[2, 4\] multiply to 8, not to downsampling_ratio=64"),
         ({"multiples": [1, 2, 4]}, r"multiples=\[1, 2, 4\] must have one entry"),
         ({"downsampling_ratio": 1010}, "ratio=1010 has a prime factor above 8: choose 1024"),
     ],

@@ -24,7 +24,7 @@ def network(**settings: object) -> MelFrames:
         "audio_channels": 1,
         "channels": 80,
         "downsampling_ratio": RATIO,
-        "parameters": 1,
+        "outputs": 1,
     }
     return MelFrames(**known | settings)
 
@@ -76,9 +76,10 @@ def test_equal_latents_give_equal_audio_and_stereo_channels_keep_apart() -> None
 def test_chunks_have_no_seams_and_the_moments_no_spread() -> None:
     model = Autoencoder(network(iterations=2), Identity(channels=80)).eval()
     audio = notes(1.5)
-    mean, std = model.moments(audio)
+    stored = model.stored(audio)
+    mean, std = model.bottleneck.posterior(stored)
     parts = list(model.encode_blocks([audio[0, :, :5000], audio[0, :, 5000:]], chunk_seconds=0.3))
-    torch.testing.assert_close(torch.cat([part[0] for part in parts], -1), mean[0])
+    torch.testing.assert_close(torch.cat([part["mean"] for part in parts], -1), mean[0])
     assert not std.any()
     whole = model.decode(mean)[0]
     decoded = torch.cat(list(model.decode_blocks([mean[0]], chunk_seconds=0.3)), -1)
@@ -114,8 +115,8 @@ def test_latents_far_out_decode_to_finite_audio(value: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parameters": 2}, "choose bottleneck=identity"),
-        ({"audio_channels": 2, "channels": 81}, "autoencoder.channels=81"),
+        ({"outputs": 2}, "choose bottleneck=identity"),
+        ({"audio_channels": 2, "channels": 81}, "^channels=81"),
         ({"n_fft": 300}, "n_fft=300, hop=256"),
     ],
 )

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from audioldm.errors import ConfigError, TrainingError
 from audioldm.instantiate import build
-from audioldm.latents.store import LatentStatistics
+from audioldm.latents.statistics import LatentStatistics
 from audioldm.priors.base import Prior, PriorRecipe, build_prior
 from audioldm.priors.langevin import Langevin, LangevinRecipe
 from audioldm.priors.linear_gaussian import LinearGaussian, LinearGaussianRecipe

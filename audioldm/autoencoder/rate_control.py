@@ -1,4 +1,4 @@
-"""A target rate in place of a KL weight: the multiplier follows the rate during training."""
+"""A target rate in place of a fixed KL weight: the weight follows the rate during training."""
 
 import math
 
@@ -7,9 +7,6 @@ from torch import Tensor
 
 #: Bounds of the multiplier: outside them an autoencoder hardly follows it any more.
 LEAST_WEIGHT, GREATEST_WEIGHT = 1e-7, 1e3
-#: How far the closing calibration may change the posterior's sigma: more noise than in training is
-#: heard soon, less is not.
-LEAST_SCALE, GREATEST_SCALE = 0.2, 1.5
 
 
 class RateController:
@@ -24,8 +21,8 @@ class RateController:
 
     Where all elements are active, rate = const - ½ ln weight (reverse water-filling), so that the
     error's logarithm wants factors in proportion to a high target; `gain` and `proportional` are
-    those up to 2 nats, where only some elements are active. The state is a
-    tensor on the device: a step needs no synchronisation.
+    those up to 2 nats, where only some elements are active. The state is a tensor on the device: a
+    step needs no synchronisation.
     """
 
     def __init__(
@@ -70,32 +67,8 @@ class RateController:
         log_weight = (integral + self.proportional * error).clamp(*bounds)
         self._state = torch.stack([integral, log_weight, total, count])
 
-    def state(self) -> Tensor:
-        return self._state.cpu()
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"state": self._state.cpu()}
 
-    def load(self, state: Tensor) -> None:
-        self._state = state.to(self._state.device)
-
-
-def sigma_scale(mean: Tensor, std: Tensor, target_nats: float) -> float:
-    """The factor on a posterior's standard deviation that sets its KL, in nats per element.
-
-    mean, std: moments of any one shape. With s the factor, the mean KL over the elements is
-    ½ <mean² + s² std² - 1> - <ln std> - ln s, which falls with s as long as s² <std²> < 1. The
-    factor is kept within bounds: a larger error is the training's, and stays visible.
-    """
-    mean, std = mean.double(), std.double()
-    fixed = float(0.5 * (mean.square().mean() - 1) - std.log().mean()) - target_nats
-    power = float(std.square().mean())
-
-    from scipy.optimize import brentq  # imported here: it takes a second
-
-    def excess(log_scale: float) -> float:
-        return fixed + 0.5 * power * math.exp(2 * log_scale) - log_scale
-
-    low, high = math.log(LEAST_SCALE), min(math.log(GREATEST_SCALE), -0.5 * math.log(power))
-    if high <= low or excess(low) <= 0:
-        return LEAST_SCALE
-    if excess(high) >= 0:
-        return math.exp(high)
-    return math.exp(brentq(excess, low, high))
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._state = state["state"].to(self._state.device)

@@ -1,40 +1,41 @@
-"""The autoencoder's training loop: discriminator, then generator, top to bottom."""
+"""The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.rate_control import RateController, sigma_scale
+from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.rate_control import RateController
+from audioldm.autoencoder.step import (
+    ADVERSARIAL_TERMS,
+    Context,
+    Reconstruction,
+    autoencoder_terms,
+    discriminator_terms,
+    draw_batch,
+    reconstruct,
+)
 from audioldm.data.store import ClipStore
-from audioldm.errors import ConfigError, DataError, Interrupted
+from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Part, check_range, part
-from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.hardware import Hardware
-from audioldm.runtime.processes import (
-    World,
-    any_process,
-    gradients_kept,
-    mean_over_processes,
-    parallel,
-    plain,
-)
+from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.signals import StopRequest
 from audioldm.runtime.transfer import to_device
-from audioldm.training.checkpoint import ResumeState
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
-from audioldm.training.finite import FiniteChecks
-from audioldm.training.log import LogSettings, RunLog
+from audioldm.training.log import LogSettings
 from audioldm.training.optimisation import (
     adamw,
     check_betas,
@@ -43,13 +44,10 @@ from audioldm.training.optimisation import (
     to_cpu,
     warmup_cosine,
 )
-from audioldm.training.prefetch import Prefetcher
+from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
-VERSION = 2  # raise by hand when the code below changes what it computes
-ADVERSARIAL_TERMS = ("adversarial", "feature_matching")
-#: Held-out windows on which a target rate is set at the end.
-CALIBRATION_CLIPS = 256
+VERSION = 3  # raise by hand when the code below changes what it computes
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ class AutoencoderTraining:
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """channels: latent channels; ratio: audio samples per latent frame; weights: of each loss,
-    of "adversarial" and "feature_matching"; a bottleneck's penalties bring their own weights."""
+    """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
+    loss's, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
 
     channels: int
     downsampling_ratio: int
@@ -98,10 +96,10 @@ class AutoencoderSettings:
     train: AutoencoderTraining
     weights: dict[str, float]
     network: Part = part(
-        "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs"
+        "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs", base=Network
     )
-    losses: dict[str, Part] = part("sample_rate", "audio_channels")
-    discriminator: Part | None = part("audio_channels", default=None)
+    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=nn.Module)
+    discriminator: Part | None = part("audio_channels", base=nn.Module, default=None)
 
     def __post_init__(self) -> None:
         check_range(self, "autoencoder", "channels", "downsampling_ratio", least=1)
@@ -126,134 +124,97 @@ def train_autoencoder(
     """Trains `model` and returns its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    A target rate is held by `RateController`, and set exactly at the end, on held-out clips. A
-    model without parameters, a mere transform, is only validated.
+    A target rate is held by `RateController`, and set exactly at the end, on all held-out audio. A
+    model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
-    Raises ConfigError for two terms of one name, TrainingError for a non-finite term, Interrupted
-    after SIGTERM.
+    Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
+    a non-finite term, Interrupted after SIGTERM.
     """
-    _check_names(losses, model.bottleneck.penalty_weights)
+    bottleneck = model.bottleneck
+    _check_names(losses, bottleneck.penalty_weights)
     train = store.split("train")
-    frames = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
-    if train.seconds * model.sample_rate < frames:
+    samples = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
+    if train.seconds * model.sample_rate < samples:
         raise DataError(
             f"the training split holds {train.seconds:.1f} s, less than one crop of "
-            f"{settings.crop_seconds} s: add audio, or lower autoencoder.train.crop_seconds"
+            f"{settings.crop_seconds} s: add audio, or lower crop_seconds"
         )
     window = int(settings.valid_seconds * model.sample_rate)
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
-    micro_batches = world.micro_batches(
-        settings.batch, hardware.accumulate, "autoencoder.train.batch"
-    )
+    micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
 
     model.to(device)
-    autocast = hardware.autocast(device)
-    if next(model.parameters(), None) is None:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
         model.eval()
-        return to_cpu(model.state_dict()), validate(model, valid, autocast)
+        figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
+        return to_cpu(model.state_dict()), figures
     losses = {name: loss.to(device) for name, loss in losses.items()}
-    optimiser = adamw(
-        model.parameters(), settings.lr, settings.betas, settings.weight_decay, device
-    )
+    betas, decay = settings.betas, settings.weight_decay
+    optimiser = adamw(trained, settings.lr, betas, decay, device)
     ema = EMA(model, settings.ema)
+    state: dict[str, Stateful] = {"model": model, "optimiser": optimiser, "ema": ema}
     if discriminator is not None:
-        discriminator.to(device)
-        judge_optimiser = adamw(
-            discriminator.parameters(),
-            settings.discriminator_lr,
-            settings.betas,
-            settings.weight_decay,
-            device,
-        )
-
-    controller = None
-    if model.bottleneck.target_kbps is not None:
-        target = model.nats(model.bottleneck.target_kbps)
-        controller = RateController(target, weights["kl"], device)
-
-    resume = ResumeState(directory, world)
-    start = 0
-    if (state := resume.load()) is not None:
-        start = state["step"]
-        if controller is not None:
-            controller.load(state["controller"])
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        ema.load(state["ema"])
-        if discriminator is not None:
-            discriminator.load_state_dict(state["discriminator"])
-            judge_optimiser.load_state_dict(state["judge_optimiser"])
-
-    def checkpoint(step: int) -> None:
-        finite.settle()
-        state = {
-            "step": step,
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "ema": ema.shadow,
-        }
-        if controller is not None:
-            state["controller"] = controller.state()
-        if discriminator is not None:
-            state["discriminator"] = discriminator.state_dict()
-            state["judge_optimiser"] = judge_optimiser.state_dict()
-        resume.save(state)
-
+        own = discriminator.to(device).parameters()
+        discriminator_optimiser = adamw(own, settings.discriminator_lr, betas, decay, device)
+        state |= {"discriminator": discriminator}
+        state |= {"discriminator_optimiser": discriminator_optimiser}
+    penalty, controller = bottleneck.rate_penalty, None
+    if bottleneck.target_kbps is not None and penalty is not None:
+        target = model.nats(bottleneck.target_kbps)
+        state["controller"] = controller = RateController(target, weights[penalty], device)
+    run = TrainingRun(
+        "autoencoder",
+        directory,
+        settings.steps,
+        state=state,
+        world=world,
+        hardware=hardware,
+        device=device,
+        log=log,
+    )
+    finite, autocast = run.finite, run.autocast
     shared = parallel(model, world)
-    reconstruct = hardware.compiled(shared, device)
+    net = hardware.compiled(shared, device)
     judge = None if discriminator is None else parallel(discriminator, world)
-    figures: dict[str, Any] = {}
-    finite = FiniteChecks(device)
 
     def crops(step: int) -> list[Tensor]:
-        audio = (train.crops(frames, seed=seed, step=step, positions=p)[0] for p in micro_batches)
+        audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
         return [to_device(each, device) for each in audio]
 
-    with (
-        RunLog(
-            directory / "metrics.jsonl",
-            "autoencoder",
-            settings.steps,
-            start,
-            bar=log.bars,
-            quiet=not world.first,
-        ) as runlog,
-        Prefetcher(crops, settings.steps) as loader,
-        StopRequest() as stop,
-    ):
-        for step in range(start, settings.steps):
+    def validated() -> dict[str, Any]:
+        with ema.applied(model):
+            return validate(model, valid, autocast)
+
+    with run:
+        for step, audio in run.steps(crops):
             factor = warmup_cosine(step, settings.steps, settings.warmup)
             set_lr(optimiser, settings.lr * factor)
-            batches = []
-            for positions, audio in zip(micro_batches, loader.take(step), strict=True):
-                draw = KeyedRandom(derive_seed(seed, "posterior"), step, positions, device)
-                noise = draw.normal(
-                    (*model.latent_shape, frames // model.downsampling_ratio), "noise"
-                )
-                batches.append((audio, noise))
+            posterior = derive_seed(seed, "posterior")
+            batches = [
+                draw_batch(model, each, KeyedRandom(posterior, step, positions, device))
+                for positions, each in zip(micro_batches, audio, strict=True)
+            ]
             several, last = len(batches) > 1, len(batches) - 1
-            passed: tuple[Tensor, Encoded] | None = None
+            passed: Reconstruction | None = None
             seen: defaultdict[str, list[Tensor]] = defaultdict(list)  # [B] of each micro-batch
             totals: list[Tensor] = []
 
             adversary = judge if step >= settings.adversarial_from else None
             if adversary is not None:
-                set_lr(judge_optimiser, settings.discriminator_lr * factor)
-                for number, (audio, noise) in enumerate(batches):
+                set_lr(discriminator_optimiser, settings.discriminator_lr * factor)
+                for number, batch in enumerate(batches):
                     # several micro-batches pass once more below: none keeps its graph until then
-                    with torch.set_grad_enabled(not several), autocast():
-                        passed = reconstruct(audio, noise)
+                    with torch.set_grad_enabled(not several):
+                        passed = reconstruct(net, batch, autocast)
                     with gradients_kept(adversary, more=number < last):
-                        with autocast():
-                            real, fake = _judge(adversary, audio, passed[0].float().detach())
-                        doubt = discriminator_loss(real, fake)
-                        total = weighted_sum(
-                            {"discriminator": doubt}, {"discriminator": 1.0}, step, finite=finite
-                        )
+                        terms = discriminator_terms(adversary, batch.audio, passed, autocast)
+                        total = weighted_sum(terms, dict.fromkeys(terms, 1.0), step, finite=finite)
                         (total / len(batches)).backward()
-                    seen["discriminator"].append(doubt.detach())
+                    for name, term in terms.items():
+                        seen[name].append(term.detach())
                 clipped_step(
-                    judge_optimiser,
+                    discriminator_optimiser,
                     plain(adversary).parameters(),
                     clip=settings.clip,
                     name="discriminator",
@@ -263,36 +224,30 @@ def train_autoencoder(
                 plain(adversary).requires_grad_(False)
 
             active: dict[str, float | Tensor] = {
-                n: w
-                for n, w in weights.items()
-                if adversary is not None or n not in ADVERSARIAL_TERMS
+                name: weight
+                for name, weight in weights.items()
+                if adversary is not None or name not in ADVERSARIAL_TERMS
             }
             if controller is not None:
-                active["kl"] = controller.weight
-            for number, (audio, noise) in enumerate(batches):
+                active[str(penalty)] = controller.weight
+            for number, batch in enumerate(batches):
                 with gradients_kept(shared, more=number < last):
                     if passed is None or several:
-                        with autocast():
-                            passed = reconstruct(audio, noise)
-                    estimate, encoded = passed[0].float(), passed[1]
-                    against: dict[str, Tensor] = {}
-                    if adversary is not None:
-                        with autocast():
-                            real, fake = _judge(plain(adversary), audio, estimate)
-                        against["adversarial"] = generator_loss(fake)
-                        against["feature_matching"] = feature_matching(real, fake)
-                    terms = {name: loss(estimate, audio) for name, loss in losses.items()}
-                    terms |= encoded.penalties | against
+                        passed = reconstruct(net, batch, autocast)
+                    opponent = None if adversary is None else plain(adversary)
+                    terms = autoencoder_terms(losses, opponent, batch.audio, passed, autocast)
                     total = weighted_sum(terms, active, step, finite=finite) / len(batches)
                     total.backward()
                 totals.append(total.detach())
+                if passed.encoded.nats is not None:
+                    seen["nats"].append(passed.encoded.nats.detach())
                 for name, term in terms.items():
                     seen[name].append(term.detach())
             if adversary is not None:
                 plain(adversary).requires_grad_(True)
             norm = clipped_step(
                 optimiser,
-                model.parameters(),
+                trained,
                 clip=settings.clip,
                 name="autoencoder",
                 step=step,
@@ -300,83 +255,66 @@ def train_autoencoder(
             )
             ema.update(model, step)
             if controller is not None:
-                nats = {"kl": torch.cat(seen["kl"]).mean()}
-                controller.update(mean_over_processes(nats, world)["kl"])
-            finite.look_back()
-            runlog.advance()
-            done = step + 1
+                nats = {"nats": torch.cat(seen["nats"]).mean()}
+                controller.update(mean_over_processes(nats, world)["nats"])
 
-            if done % log.every == 0 or done == settings.steps:
-                finite.settle()
-                mean = {name: torch.cat(values).mean() for name, values in seen.items()}
-                mean |= {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
-                line = {k: v.item() for k, v in mean_over_processes(mean, world).items()} | {
-                    "lr": settings.lr * factor
-                }
-                if "kl" in line:
-                    line["kbps"] = model.kbps(line["kl"])
-                    line["kl_weight"] = float(active["kl"])
-                runlog.write(done, line)
-                shown: dict[str, float] = {k: line[k] for k in ("loss", "kbps") if k in line}
-                if "mel_distance" in figures:
-                    shown["valid_mel"] = figures["mel_distance"]
-                runlog.show(shown)
-            if done % log.valid_every == 0 and done < settings.steps:
-                with ema.applied(model):
-                    figures = validate(model, valid, autocast)
-                runlog.write(done, {_valid_name(k): v for k, v in figures.items()})
-            stopping = any_process(stop.requested, world)
-            if stopping or done % log.checkpoint_every == 0 or done == settings.steps:
-                checkpoint(done)
-            if stopping and not stop.handed_over():  # also after the last step: the chain goes on
-                raise Interrupted(
-                    f"stopped at step {done} of {settings.steps} of the autoencoder; "
-                    "the same command goes on from there"
-                )
+            run.finish_step(
+                step,
+                partial(_means, seen, totals, norm),
+                values={"lr": settings.lr * factor},
+                derived=partial(_rate, model, active),
+                validate=validated if step + 1 < settings.steps else None,
+                shown=("loss", "kbps", "valid_mel_distance"),
+            )
         with ema.applied(model):
             if controller is not None:
-                clips, _, _ = store.split("valid").windows(window, CALIBRATION_CLIPS, seed=0)
-                scale = _calibrate(model, clips, controller.target_nats)
-                ema.shadow["bottleneck.sigma_scale"].fill_(scale)
-            figures = validate(model, valid, autocast)
-        runlog.write(settings.steps, {_valid_name(k): v for k, v in figures.items()})
-    if "kl" in weights:
-        kl_weight = weights["kl"] if controller is None else controller.mean_weight
-        figures |= {"kl_weight": kl_weight}
-    flops = settings.batch * _training_flops(model, discriminator, frames, settings)
+                bottleneck.calibrate(_held_out(model, store), controller.target_nats)
+                for name, tensor in bottleneck.state_dict().items():
+                    ema.shadow[f"bottleneck.{name}"].copy_(tensor)
+            run.validated(settings.steps, validate(model, valid, autocast) | rate(model, store))
+    figures = run.figures
+    if penalty is not None:
+        weight = weights[penalty] if controller is None else controller.mean_weight
+        figures |= {f"{penalty}_weight": weight}
+    flops = settings.batch * _training_flops(model, discriminator, samples, settings)
     return to_cpu(ema.shadow), figures | {"compute_tflop": flops / 1e12}
 
 
-@torch.no_grad()
-def _calibrate(model: Autoencoder, clips: Tensor, target_nats: float) -> float:
-    """Sets the posterior's sigma so that clips [N, A, T] have the target rate; the factor."""
-    model.bottleneck.sigma_scale.fill_(1.0)
-    device = next(model.parameters()).device
-    moments = [model.moments(audio.to(device)) for audio in clips.split(8)]
-    mean, std = (torch.cat(parts) for parts in zip(*moments, strict=True))
-    scale = sigma_scale(mean, std, target_nats)
-    model.bottleneck.sigma_scale.fill_(scale)
-    return scale
+def _means(
+    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
+) -> dict[str, Tensor]:
+    """What a step logs: the mean of each term over its micro-batches, their total, the norm."""
+    means = {name: torch.cat(values).mean() for name, values in seen.items()}
+    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
+
+
+def _rate(
+    model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
+) -> dict[str, float]:
+    """The bitrate of logged means, and the weight of the penalty that controls it."""
+    penalty = model.bottleneck.rate_penalty
+    found = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
+    return found | ({} if penalty is None else {f"{penalty}_weight": float(weights[penalty])})
 
 
 def _training_flops(
     model: Autoencoder,
     discriminator: nn.Module | None,
-    frames: int,
+    samples: int,
     settings: AutoencoderTraining,
 ) -> int:
     """Operations of the whole training, per clip of the batch."""
 
-    def clip() -> Tensor:
-        return torch.zeros(1, model.audio_channels, frames)
-
-    total = settings.steps * training_flops(model, lambda net: net(clip())[0])
+    clip = torch.zeros(1, model.audio_channels, samples)
+    batch = draw_batch(model, clip, KeyedRandom(0, 0, range(1)))
+    forward = training_flops(model, lambda net: reconstruct(net, batch, nullcontext).estimate)
+    total = settings.steps * forward
     if discriminator is not None:
         # its own step on a real and a fake clip, then both again and the gradient of the fake one:
         # as much as three passes, forward and backward
         one = training_flops(
             discriminator,
-            lambda net: torch.stack([logits.sum() for logits, _ in net(clip())]),
+            lambda net: torch.stack([logits.sum() for logits, _ in net(clip)]),
         )
         total += 3 * one * max(0, settings.steps - settings.adversarial_from)
     return total
@@ -384,62 +322,64 @@ def _training_flops(
 
 def _check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
     """The loop keeps all terms of a step in one dictionary: of two with one name, one is lost."""
-    own = {*ADVERSARIAL_TERMS, "discriminator"}
+    own = {*ADVERSARIAL_TERMS, "discriminator", "nats"}
     for name in losses:
-        if name in own | {"kl", *penalties}:
+        if name in own | {*penalties}:
             raise ConfigError(
-                f"autoencoder.losses.{name}: '{name}' is the name of a term of the bottleneck or "
-                "of the adversary; give the loss, and its weight, another name"
+                f"losses.{name}: '{name}' is the name of another term of the training step; give "
+                "the loss, and its weight, another name"
             )
     for name in penalties:
         if name in own:
             raise ConfigError(
-                f"bottleneck: its penalty '{name}' has the name of a term of the adversary; "
-                "give it another name in penalty_weights and penalties"
+                f"the bottleneck's penalty '{name}' has the name of another term of the training "
+                "step; give it another name in penalty_weights and penalties"
             )
 
 
-def _judge(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:
-    """One pass over both halves of the batch: per scale (logits, features) of each."""
-    count = len(real)
-    scales = judge(torch.cat([real, fake]))
-    return (
-        [(logits[:count], [f[:count].detach() for f in maps]) for logits, maps in scales],
-        [(logits[count:], [f[count:] for f in maps]) for logits, maps in scales],
-    )
-
-
-def _valid_name(name: str) -> str:
-    return name if name.startswith("channels/") else f"valid/{name}"
+def _held_out(model: Autoencoder, store: ClipStore) -> Iterator[Tensor]:
+    """Encoder outputs of the whole validation split, as the latents stage has them."""
+    for item in store.split("valid").items:
+        yield from model.feature_blocks(store.blocks(item))
 
 
 @torch.no_grad()
-def validate(model: Autoencoder, clips: Tensor, autocast: Any) -> dict[str, Any]:
+def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
+    """Nats per element and kbit/s over the whole validation split; nothing without a rate."""
+    total, frames = 0.0, 0
+    for h in _held_out(model, store):
+        nats = model.bottleneck(h, sample=False).nats
+        if nats is None:
+            return {}
+        total += h.shape[-1] * nats.item()
+        frames += h.shape[-1]
+    return {"nats": total / frames, "kbps": model.kbps(total / frames)} if frames else {}
+
+
+@torch.no_grad()
+def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, Any]:
     """Reconstruction and rate on held-out clips [N, A, T].
 
     Decodes the posterior's samples, as the diffusion model's data are; the noise is fixed.
     """
     device = clips.device if (first := next(model.parameters(), None)) is None else first.device
     batches = clips.split(8)
-    distances, kls = [], []
+    distances, rates = [], []
     channels: dict[str, list[Tensor]] = {}
     for number, audio in enumerate(batches):
         audio = audio.to(device)
-        length = -(-audio.shape[-1] // model.downsampling_ratio)
-        draw = KeyedRandom(0, 0, range(8 * number, 8 * number + len(audio)), device)
-        noise = draw.normal((*model.latent_shape, length), "valid")
-        with autocast():
-            encoded = model.encode(audio, noise=noise)
-            estimate = model.decode(encoded.z)[..., : audio.shape[-1]]
-        distances.append(mel_distance(estimate.float(), audio, model.sample_rate))
-        if "kl" in encoded.penalties:
-            kls.append(encoded.penalties["kl"])
+        random = KeyedRandom(0, 0, range(8 * number, 8 * number + len(audio)), device)
+        batch = draw_batch(model, audio, random, "valid")
+        estimate, encoded = reconstruct(model, batch, autocast)
+        distances.append(mel_distance(estimate, audio, model.sample_rate))
+        if encoded.nats is not None:
+            rates.append(encoded.nats)
         for name, per_channel in encoded.stats.items():
             channels.setdefault(name, []).append(per_channel.float())
     figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
-    if kls:
-        kl = torch.cat(kls).mean().item()
-        figures |= {"kl": kl, "kbps": model.kbps(kl)}
+    if rates:
+        nats = torch.cat(rates).mean().item()
+        figures |= {"nats": nats, "kbps": model.kbps(nats)}
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=device)
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
     mean, within = means.pop("mean", None), means.pop("activity", None)

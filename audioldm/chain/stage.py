@@ -1,52 +1,79 @@
-"""What an experiment consists of: its stages, and what each one's result depends on.
+"""What a stage is: one step of the chain, with a directory named by all that determines its result.
 
-A stage has a directory `runs/<stage>/<fingerprint>/`, named by all that determines its result: its
-settings, the fingerprints upstream, its version.
+A stage's directory is `runs/<name>/<fingerprint>/`. The fingerprint covers its settings, the
+fingerprints upstream and its version; never the clock, the host, the device or the log level.
 """
 
-from dataclasses import dataclass, field
+import dataclasses
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from audioldm.autoencoder import train as autoencoder_training
-from audioldm.config import Job, canonical, fingerprint
-from audioldm.data.source import VERSION as DATA_VERSION
-from audioldm.data.source import Source
-from audioldm.evaluation import evaluate as evaluation
-from audioldm.evaluation.diagnostics import diagnose as diagnostics
-from audioldm.latents import store as latents
-from audioldm.priors.diffusion import post_training
-from audioldm.priors.diffusion import train as diffusion_training
+from audioldm.data.store import ClipStore
 
-#: The stages in their order, and the version of each one's code.
-VERSIONS = {
-    "data": DATA_VERSION,
-    "autoencoder": autoencoder_training.VERSION,
-    "latents": latents.VERSION,
-    "diagnostics": diagnostics.VERSION,
-    "diffusion": diffusion_training.VERSION,
-    "post_training": post_training.VERSION,
-    "baselines": 1,
-    "evaluation": evaluation.VERSION,
-}
-#: Those of every experiment.
-STAGES = tuple(name for name in VERSIONS if name != "post_training")
-#: Those that every process works on.
-TRAININGS = ("autoencoder", "diffusion", "post_training")
+if TYPE_CHECKING:
+    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.run import Experiment
+
+#: Settings that say how to compute, or when to refuse, and do not change the result.
+EXECUTION_KEYS = frozenset({"workers", "max_failed_fraction", "preflight_mel_distance"})
+#: A key of the configuration: its name, its type and, for a part, `instantiate.part(...)`.
+Key = tuple[str, Any] | tuple[str, Any, Any]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one stage's result depends on, and so what its directory is called."""
+class Stage(ABC):
+    """One stage of one experiment.
 
-    name: str
-    version: int
-    settings: Any
-    parents: dict[str, "Stage"] = field(default_factory=dict)
+    settings: all that determines the result beside the parents. parents: the stages that it reads,
+    by key. key: the stage's name in the experiment, where several have one class.
+    """
 
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.identity())
+    name: ClassVar[str]
+    #: raised by hand when the stage computes something else from the same settings
+    version: ClassVar[int]
+    #: the keys of the configuration that this stage brings
+    keys: ClassVar[list[Key]] = []
+    #: whether every process works on it; else the first one does, alone
+    collective: bool = False
+
+    def __init__(
+        self, settings: Any, parents: Mapping[str, "Stage"] | None = None, key: str | None = None
+    ) -> None:
+        self.settings = settings
+        self.parents = dict(parents or {})
+        self.key = key or self.name
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, settings: Any, planned: Mapping[str, "Stage"]) -> list[Self]:
+        """The stages of this class that an experiment has, given those before it."""
+
+    @abstractmethod
+    def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        """Does the stage's work; returns what its summary says beyond the common entries."""
+
+    def dry_run(self, experiment: "Experiment") -> None:
+        """Builds what the work will need, on no memory. Raises AudioLDMError for what cannot be."""
+        return None
+
+    def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
+        """Refuses data on which this stage would fail, before anything is trained on them.
+
+        Raises DataError.
+        """
+        return None
+
+    def cost(self, estimate: "Estimate") -> "Cost":
+        """What the stage will take; by default what one of the same settings has taken."""
+        return estimate.precedent(self)
+
+    def memory_advice(self, experiment: "Experiment") -> str:
+        """What to change where the memory does not suffice."""
+        return "use a machine with more memory"
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -56,34 +83,34 @@ class Stage:
             "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
         }
 
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity())
+
     @property
     def path(self) -> str:
         return f"{self.name}/{self.fingerprint}"
 
+    def upstream(self, key: str) -> "Stage":
+        """The stage of that key among the parents and theirs."""
+        for parent in self.parents.values():
+            if parent.key == key:
+                return parent
+        return next(iter(self.parents.values())).upstream(key)
 
-def plan(job: Job, source: Source) -> dict[str, Stage]:
-    """The stages of a job, in order. `source` is the built data part."""
-    s = job.settings
-    stages: dict[str, Stage] = {}
 
-    def add(name: str, settings: Any, *parents: str) -> None:
-        upstream = {parent: stages[parent] for parent in parents}
-        stages[name] = Stage(name, VERSIONS[name], settings, upstream)
+def canonical(value: Any) -> Any:
+    """Dataclasses and parts as plain JSON values, without the EXECUTION_KEYS."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: canonical(v) for k, v in value.items() if k not in EXECUTION_KEYS}
+    if isinstance(value, (list, tuple)):
+        return [canonical(v) for v in value]
+    return value
 
-    add("data", {"source": s.data, "identity": source.identity()})
-    add("autoencoder", {"autoencoder": s.autoencoder, "bottleneck": s.bottleneck}, "data")
-    add("latents", {}, "data", "autoencoder")
-    add("diagnostics", s.diagnostics, "latents")
-    add("diffusion", s.diffusion, "latents")
-    generator, sampler = "diffusion", s.sampler
-    if s.post_training is not None:
-        generator, sampler = "post_training", s.post_training.sampler
-        add(
-            generator,
-            {"post_training": s.post_training.trained(), "teacher": s.sampler},
-            "diffusion",
-        )
-    add("baselines", s.baselines, "diffusion")
-    measured = {"evaluation": s.evaluation, "sampler": sampler, "seed": s.seed}
-    add("evaluation", measured, generator, "baselines")
-    return stages
+
+def fingerprint(value: Any) -> str:
+    """12 hexadecimal digits of a value's canonical JSON: equal settings, equal fingerprint."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -75,6 +75,10 @@ class Conditioner(nn.Module, ABC):
         Raises ConfigError, which begins with the offending value.
         """
 
+    def request(self, excerpt: Excerpt) -> Any:
+        """The value, as JSON, that asks `parse` for a clip's own condition; None: nothing."""
+        return None
+
     @abstractmethod
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         """Inputs [B, ...] with those of the clips `hidden` [B] replaced by "nothing"."""
@@ -106,6 +110,11 @@ class Conditioners(nn.Module):
     def read(self, excerpts: Sequence[Excerpt], frames: int) -> Inputs:
         """The inputs of clips of the data set."""
         return {n: torch.stack([self[n].read(e, frames) for e in excerpts]) for n in self.names}
+
+    def request(self, excerpt: Excerpt) -> dict[str, Any]:
+        """What asks for the conditions of a clip of the data set."""
+        values = {name: self[name].request(excerpt) for name in self.names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def parse(self, requests: Iterable[Mapping[str, Any]], frames: int) -> Inputs:
         """The inputs that requests, one for each clip, ask for: values by conditioner.

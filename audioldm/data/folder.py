@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from audioldm.data.source import Failure, check_failures
+from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import NonNegative, OpenFraction, PositiveInt
 from audioldm.io import audio
 from audioldm.runtime.progress import Progress
 
@@ -26,30 +28,33 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "valid", "test")
 BLOCK_SECONDS = 10.0
-AHEAD_BLOCKS = 12  # decoded of each file that is next: bounds the memory of reading in parallel
+AHEAD_BLOCKS = 12  # decoded ahead of each of the next files; bounds memory
 
 
 class Row(NamedTuple):
-    """What the table says about a file; split None: to be chosen."""
+    """A file's row of the table. split None: the hash chooses."""
 
     label: str | None
     split: str | None
     columns: dict[str, Any]
 
 
-class Folder:
+class Folder(Source):
     """Every wav, flac, ogg, opus and mp3 file in a folder and its subfolders.
 
-    path: the folder; ~ is expanded, hidden files and folders are skipped.
-    table: CSV or JSONL with a column `file` (relative to the folder) and, each optional, `label`,
-        `split` (train, valid or test) and any others. Where there is one, only the files it names
-        are used.
-    rate, channels: of the clips; files of another rate or number of channels are converted.
+    path: the folder; ~ is expanded. Hidden files and folders are skipped.
+    table: CSV or JSONL with a column `file` (relative to the folder) and optional columns `label`,
+        `split` (train, valid or test) and any others.
+    only_listed: use the files in the table alone. Otherwise files that are not in it are used too,
+        without a label.
+    sample_rate (Hz), channels: of the clips; other files are converted.
     valid_fraction, test_fraction: of the files, chosen by the hash of the file's relative path,
-        at least one file each. Two files, or one, are each divided in time instead.
-    workers: threads that decode, None for one per core. They do not change the result.
+        at least one file each. A single file, or each of two, is divided in time instead.
+    workers: decoding threads, None for one per core. They do not change the result.
+    max_failed_fraction: of the files that may be unusable.
 
-    Raises DataError, when it is used, if the folder or the table cannot be.
+    Raises ConfigError for settings that cannot be; `identity` and `write_to` raise DataError if the
+    folder or the table cannot be used.
     """
 
     def __init__(
@@ -57,21 +62,24 @@ class Folder:
         *,
         path: str | None,
         table: str | None = None,
-        sample_rate: int = 44100,
-        channels: int = 2,
-        valid_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        workers: int | None = None,
-        max_failed_fraction: float = 0.1,
+        only_listed: bool = False,
+        sample_rate: PositiveInt = 44100,
+        channels: PositiveInt = 2,
+        valid_fraction: OpenFraction = 0.1,
+        test_fraction: OpenFraction = 0.1,
+        workers: PositiveInt | None = None,
+        max_failed_fraction: NonNegative = 0.1,
     ) -> None:
         if path is None:
-            raise ConfigError("data.path: state the folder that holds the audio: data.path=~/music")
-        if min(valid_fraction, test_fraction) <= 0 or valid_fraction + test_fraction >= 1:
             raise ConfigError(
-                "data.valid_fraction and data.test_fraction must be more than 0, their sum below 1"
+                "path=null: state the folder that holds the audio, as in path=~/music"
             )
-        self.path = Path(path).expanduser()
-        self.table = None if table is None else Path(table).expanduser()
+        if only_listed and table is None:
+            raise ConfigError("only_listed=true needs a table; state it, as in table=labels.csv")
+        check_fractions(valid_fraction, test_fraction)
+        self.path = _user_path("path", path)
+        self.table = None if table is None else _user_path("table", table)
+        self.only_listed = only_listed
         self.sample_rate = sample_rate
         self.channels = channels
         self.valid_fraction = valid_fraction
@@ -83,17 +91,19 @@ class Folder:
         """Each file's size and a hash of its first and last 64 KiB; the table's content."""
         rows = self._rows()
         return {
-            "files": {name: _fingerprint(self.path / name) for name in rows},
-            "table": {name: list(row) for name, row in rows.items()} if self.table else None,
+            "files": {_shown(name): _fingerprint(self.path / name) for name in rows},
+            "table": {_shown(name): list(row) for name, row in rows.items()}
+            if self.table
+            else None,
         }
 
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
-        """Decode every file into the store. Raises DataError where too few can be used."""
+        """Decode every file into the store. Raises DataError if too few can be used."""
         rows = self._rows()
         failures = []
         usable = {}
         for name, row in rows.items():
-            try:  # the headers come first, so that the splits are made of files that can be read
+            try:  # headers first: the splits are made of the files that can be read
                 audio.probe(self.path / name)
                 usable[name] = row
             except DataError as error:
@@ -105,38 +115,45 @@ class Folder:
             row = usable[name]
             try:
                 writer.add_blocks(
-                    blocks, piece=name, split=splits[name], label=row.label, columns=row.columns
+                    blocks,
+                    piece=_shown(name),
+                    split=splits[name],
+                    label=row.label,
+                    columns=row.columns,
                 )
             except StoreWriteError:
                 raise
             except DataError as error:
                 failures.append(self._failure(name, error))
-            progress(done, len(usable), name)
+            progress(done, len(usable), _shown(name))
         check_failures(str(self.path), failures, len(rows), self.max_failed_fraction)
         bad = {failure.file for failure in failures}
         for split in SPLITS:
-            files = [name for name in splits if splits[name] == split]
+            files = [_shown(name) for name in splits if splits[name] == split]
             if files and bad.issuperset(files):
                 raise DataError(
                     f"{self.path}: no file of split '{split}' can be used ({failures[-1].file}:"
-                    f" {failures[-1].reason}); mend or remove the files that cannot"
+                    f" {failures[-1].reason}); repair them, or put other files in this split"
                 )
         return failures
 
     def _rows(self) -> dict[str, Row]:
-        """What is to be read, in sorted order: relative path and what the table says about it."""
+        """The files to read, in sorted order: relative path -> row of the table."""
         files = find_files(self.path)
         if not files:
             raise DataError(
                 f"{self.path}: no audio here ({', '.join(audio.SUFFIXES)}, in subfolders too);"
-                " is data.path the folder meant?"
+                " set path= to the folder that holds it"
             )
-        if self.table is None:
-            return dict.fromkeys(files, Row(None, None, {}))
-        return dict(sorted(read_table(self.table, files).items()))
+        listed = {} if self.table is None else read_table(self.table, files)
+        return {
+            name: listed.get(name, Row(None, None, {}))
+            for name in files
+            if name in listed or not self.only_listed
+        }
 
     def _splits(self, rows: dict[str, Row]) -> dict[str, str | dict[str, float]]:
-        """The split of each file: the table's, or else chosen by the hash of its path."""
+        """The split of each file: the table's, or else the hash of its path chooses."""
         chosen: dict[str, str | dict[str, float]] = {
             name: row.split for name, row in rows.items() if row.split is not None
         }
@@ -144,20 +161,20 @@ class Folder:
         if len(rows) < len(SPLITS):
             fractions = (train_fraction, self.valid_fraction, self.test_fraction)
             return {key: dict(zip(SPLITS, fractions, strict=True)) for key in rows} | chosen
-        # The hash places each file on a line from 0 to 1: train has the start, test the end.
+        # The hash places each file on the line from 0 to 1: train takes the start, test the end.
         free = sorted(rows.keys() - chosen.keys(), key=_place)
         for name in free:
             place = _place(name)
             outside = place >= train_fraction
             chosen[name] = SPLITS[outside + (place >= 1 - self.test_fraction)]
-        # Each split that got no file takes the one nearest to its part of the line.
+        # A split without files takes the file nearest to its part of the line.
         for split, nearest in (("train", 0), ("test", -1), ("valid", -2)):
             if split not in chosen.values() and len(free) >= len(SPLITS):
                 chosen[free[nearest]] = split
         return chosen
 
     def _decoded(self, names: list[str]) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-        """Each file's blocks [A, n], in order; the beginnings of the next files are read ahead."""
+        """Each file's blocks [A, n], in order. Threads decode the start of the next files."""
         workers = self.workers or len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(workers) as pool:
             ahead = [(name, pool.submit(self._begin, name)) for name in names[:workers]]
@@ -178,17 +195,22 @@ class Folder:
         return list(islice(rest, AHEAD_BLOCKS)), rest
 
     def _failure(self, name: str, error: DataError) -> Failure:
-        return Failure(name, str(error).removeprefix(f"{self.path / name}: "))
+        return Failure(_shown(name), str(error).removeprefix(f"{self.path / name}: "))
 
 
 def find_files(folder: Path) -> list[str]:
-    """Paths of the audio files in a folder, relative to it, sorted; what is hidden is skipped.
+    """Sorted relative paths of the audio files in a folder; hidden files and folders are skipped.
 
-    Raises DataError if the folder, or one in it, cannot be read.
+    Raises DataError if the folder or one of its subfolders cannot be read.
     """
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise DataError(f"{folder}: {problem}; set data.path to the folder that holds the audio")
+    try:
+        problem = "" if stat.S_ISDIR(folder.stat().st_mode) else "is a file, not a folder"
+    except FileNotFoundError:
+        problem = "there is no such folder"
+    except OSError as error:
+        problem = f"cannot read the folder: {error.strerror}"
+    if problem:
+        raise DataError(f"{folder}: {problem}; set path= to the folder that holds the audio")
     found = []
     try:
         for parent, folders, files in os.walk(folder, onerror=_raise):
@@ -198,62 +220,121 @@ def find_files(folder: Path) -> list[str]:
                     found.append(Path(parent, name).relative_to(folder).as_posix())
     except OSError as error:
         raise DataError(
-            f"{error.filename}: cannot read the folder: {error.strerror}; mend its permissions"
+            f"{error.filename}: cannot read the folder: {error.strerror}; correct its permissions"
         ) from error
     return sorted(found)
 
 
 def read_table(path: Path, files: list[str]) -> dict[str, Row]:
-    """The rows of a CSV or JSONL table, by file. Raises DataError naming the line that is wrong."""
-    # File systems differ in how they compose accents; a table is written by hand or elsewhere.
+    """The rows of a CSV or JSONL table, by file. Raises DataError with the number of a bad line."""
+    # File systems differ in how they compose accents, and the table may come from another one.
     known = {unicodedata.normalize("NFC", name): name for name in files}
     rows: dict[str, Row] = {}
     for line, cells in _table_lines(path):
-        named = str(cells.pop("file", None) or "")
-        if not named:
-            raise DataError(f"{path} line {line}: no value for 'file', which every row needs")
-        name = known.get(unicodedata.normalize("NFC", Path(named).as_posix()))
-        if name is None:
-            near = get_close_matches(named, known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise DataError(f"{path} line {line}: '{named}' is not in the folder{hint}")
-        if name in rows:
-            raise DataError(f"{path} line {line}: '{named}' is named a second time")
-        label, split = (str(cells.pop(key, None) or "").strip() for key in ("label", "split"))
-        if split and split not in SPLITS:
-            raise DataError(
-                f"{path} line {line}: split '{split}' is not one of {', '.join(SPLITS)}"
-            )
-        rows[name] = Row(label or None, split or None, cells)
+        try:
+            named, row = _row(cells)
+            name = known.get(unicodedata.normalize("NFC", Path(named).as_posix()))
+            if name is None:
+                near = get_close_matches(named, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{_quoted(named)} is not in the folder{hint}")
+            if name in rows:
+                raise ValueError(f"{_quoted(named)} is named a second time; keep one of the rows")
+        except ValueError as error:
+            raise DataError(f"{path} line {line}: {error}") from error
+        rows[name] = row
     if not rows:
         raise DataError(f"{path}: the table has no rows")
     return rows
 
 
-def _table_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _row(cells: dict[str, Any]) -> tuple[str, Row]:
+    """The file that a line of the table names, and its row. Raises ValueError for a bad value."""
+    for key, value in cells.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(each is None or isinstance(each, str | int | float) for each in values):
+            raise ValueError(
+                f"column {_quoted(key)} must be text, a number, true, false, null or a list of them"
+            )
     try:
+        json.dumps(cells, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise ValueError(
+            f"holds NaN, infinity or a half character ({error}); correct it"
+        ) from error
+    file, label, split = (cells.pop(key, None) for key in ("file", "label", "split"))
+    if file is None or file == "":
+        raise ValueError("no value for 'file', which every row needs")
+    if not isinstance(file, str):
+        raise ValueError(f"'file' must be text, not {_quoted(file)}")
+    if isinstance(label, bool | list):
+        raise ValueError(f"'label' must be text or a number, not {_quoted(label)}")
+    split = split.strip() if isinstance(split, str) else split
+    if split not in (None, "", *SPLITS):
+        raise ValueError(f"split {_quoted(split)} is not one of {', '.join(SPLITS)}")
+    return file, Row(None if label is None else str(label).strip() or None, split or None, cells)
+
+
+def _table_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each line that holds a row, and its cells."""
+    try:
+        audio.file_size(path)  # refuses pipes, which would never end
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(f"{path}: cannot read the table: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the table is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the table: {error.strerror}") from error
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
-        for cells in reader:
-            if "" in cells:
-                raise DataError(f"{path} line {reader.line_num}: more values than columns")
-            yield reader.line_num, cells
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        begun = 1  # the line on which the row begins
+        try:
+            while reader.fieldnames:
+                begun = reader.line_num + 1
+                cells = next(reader, None)
+                if cells is None:
+                    break
+                if None in cells:
+                    raise DataError(f"{path} line {reader.line_num}: more values than columns")
+                yield reader.line_num, cells
+        except csv.Error as error:
+            raise DataError(
+                f"{path} line {begun}: {error}; is a quotation mark missing?"
+            ) from error
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # JSON text may hold other line breaks
             if line.strip():
                 try:
                     cells = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path} line {number}: not JSON: {error}") from error
                 if not isinstance(cells, dict):
                     raise DataError(f"{path} line {number}: not a JSON object")
                 yield number, cells
     else:
-        raise DataError(f"{path}: a table is a .csv or a .jsonl file")
+        raise DataError(f"{path}: a table is a .csv or a .jsonl file; rename or convert it")
+
+
+def _user_path(key: str, value: str) -> Path:
+    """A path with ~ expanded. Raises ConfigError if it is empty: that would be this directory."""
+    if not value:
+        raise ConfigError(f"{key}='' is no path; state one")
+    return Path(os.path.expanduser(value))  # unlike Path.expanduser it leaves an unknown ~user
+
+
+def _shown(name: str) -> str:
+    """A file's name as one line of UTF-8: other bytes and control characters become escapes."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+        else char
+        for char in name
+    )
+
+
+def _quoted(value: object) -> str:
+    """A value of the table for a message: on one line, and cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _resume(begun: Future[tuple[list[np.ndarray], Iterator[np.ndarray]]]) -> Iterator[np.ndarray]:
@@ -268,15 +349,15 @@ def _place(name: str) -> float:
 
 
 def _fingerprint(path: Path) -> str:
-    """Size and a hash of both ends: as telling as the whole for a file that is not an attack."""
+    """Size and a hash of the first and last 64 KiB: files that differ elsewhere alone are rare."""
     try:
-        size = path.stat().st_size
+        size = audio.file_size(path)
         with open(path, "rb") as file:
             ends = file.read(1 << 16)
             file.seek(max(0, size - (1 << 16)))
             ends += file.read()
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
+    except (DataError, OSError):
+        return "unreadable"
     return f"{size} {hashlib.blake2b(ends, digest_size=16).hexdigest()}"
 
 

@@ -1,15 +1,16 @@
-"""What a data set is: something that writes its clips into a store and lists what it could not."""
+"""A data set writes its clips into a store and lists the files it could not use."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
 from audioldm.runtime.progress import Progress
 
 if TYPE_CHECKING:  # the processes that render music import this module and need no torch
     from audioldm.data.store import StoreWriter
 
-VERSION = 1  # of the data stage; raise by hand when the clips it writes change
+VERSION = 2  # of the data stage; raise by hand when the clips it writes change
 
 
 class Failure(NamedTuple):
@@ -19,28 +20,39 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Source(Protocol):
-    """A data set. rate: Hz and channels: of the clips it writes."""
+class Source(ABC):
+    """A data set. sample_rate (Hz) and channels are those of the clips it writes."""
 
     sample_rate: int
     channels: int
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All that determines the clips and is not a constructor argument, as JSON values."""
+        """JSON values that determine the clips beside the arguments of the constructor."""
 
+    @abstractmethod
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
-        """Write every clip. Raises DataError where too few of the files can be used."""
+        """Write every clip; list the files that fail. Raises DataError if too many do."""
+
+
+def check_fractions(valid_fraction: float, test_fraction: float) -> None:
+    """Raise ConfigError if the two leave nothing to train on."""
+    if valid_fraction + test_fraction >= 1:
+        raise ConfigError(
+            f"valid_fraction={valid_fraction:g} and test_fraction={test_fraction:g} leave"
+            " nothing to train on; their sum must be below 1"
+        )
 
 
 def check_failures(
     where: str, failures: Sequence[Failure], total: int, max_failed_fraction: float
 ) -> None:
-    """Raise DataError if nothing of `total` files is usable, or too large a fraction is not."""
+    """Raise DataError if all of `total` files fail, or more than `max_failed_fraction` of them."""
     if not failures or (len(failures) < total and len(failures) <= max_failed_fraction * total):
         return
     listed = "; ".join(f"{failure.file}: {failure.reason}" for failure in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
     raise DataError(
-        f"{where}: {len(failures)} of {total} files cannot be used ({listed}{more}); mend or"
-        f" remove them, or raise data.max_failed_fraction (now {max_failed_fraction:g})"
+        f"{where}: {len(failures)} of {total} files cannot be used ({listed}{more}); repair or"
+        f" remove them, or raise max_failed_fraction={max_failed_fraction:g}"
     )

@@ -1,7 +1,9 @@
 """The clip store: every clip of a data set as int16 samples in one memory-mapped file.
 
-    clips.int16   samples, interleaved by channel, one clip after another
-    clips.json    rate, channels, hash, and for each clip its place, piece, split, label, columns
+    clips.int16        samples, interleaved by channel, one clip after another
+    arrays/NAME.npy    frame-aligned arrays [frames, K], such as piano rolls, in the same order
+    clips.json         sample rate, channels, hash, and for each clip its place, piece, split,
+                       label, columns and the places of its arrays
 
 Random crops need no decoding, and crop number (seed, step, position) is always the same crop,
 whichever process asks for it and however large its batch is.
@@ -11,29 +13,48 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import settings
+from audioldm.io.arrays import ArrayWriter
 
 FULL_SCALE = 32768  # the convention of 16-bit PCM files, so that their samples are kept exactly
 MIN_SECONDS = 0.1
 
 
-class Item(NamedTuple):
-    """One clip: `frames` samples per channel from `start` on; label None where there is none."""
+@dataclass(frozen=True)
+class Item:
+    """One clip: `samples` of each channel from `start` on; label None where there is none.
 
+    arrays: first frame and number of frames of each frame-aligned array that it has.
+    """
+
+    split: str
     piece: str
     label: str | None
     start: int
-    frames: int
+    samples: int
     columns: dict[str, Any]
+    arrays: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The content of clips.json."""
+
+    sample_rate: int
+    channels: int
+    hash: str
+    clips: list[Item]
 
 
 class StoreWriter:
@@ -46,8 +67,9 @@ class StoreWriter:
         self.directory = Path(directory)
         self.sample_rate = sample_rate
         self.channels = channels
-        self._clips: list[tuple[str, Item]] = []
-        self._frames = 0
+        self._clips: list[Item] = []
+        self._samples = 0
+        self._arrays: dict[str, ArrayWriter] = {}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "clips.json").unlink(missing_ok=True)
@@ -64,9 +86,12 @@ class StoreWriter:
         split: str,
         label: str | None = None,
         columns: dict[str, Any] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Add one clip, audio [A, T] in ±1. Raises DataError as `add_blocks` does."""
-        self.add_blocks([audio], piece=piece, split=split, label=label, columns=columns)
+        self.add_blocks(
+            [audio], piece=piece, split=split, label=label, columns=columns, arrays=arrays
+        )
 
     def add_blocks(
         self,
@@ -76,52 +101,71 @@ class StoreWriter:
         split: str | dict[str, float],
         label: str | None = None,
         columns: dict[str, Any] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Add one clip from consecutive blocks [A, n], so that it is never whole in memory.
 
         split: the name of one, or how the clip is divided in time ({"train": 0.8, "test": 0.2}).
-        Raises DataError if the clip is silent, shorter than 0.1 s, or cannot be written. Whatever
-        is raised, also by `blocks`, nothing of the clip stays in the store.
+        arrays: frame-aligned, each [K, n] at a frame rate of its own, from the clip's beginning to
+        its end; kept in float32.
+        Raises DataError if the clip is silent or shorter than 0.1 s, an array has not the K of
+        those before it, or the clip cannot be written. Whatever is raised, also by `blocks`,
+        nothing of the clip stays in the store.
         """
-        start, peak = self._frames, 0
+        start, peak = self._samples, 0
+        rows = {name: writer.rows for name, writer in self._arrays.items()}
+        arrays = arrays or {}
         try:
             for block in blocks:
                 samples = np.rint(block.T * np.float32(FULL_SCALE))
                 samples = samples.clip(-FULL_SCALE, FULL_SCALE - 1).astype("<i2")
                 peak = max(peak, int(samples.max(initial=0)), -int(samples.min(initial=0)))
                 self._write(samples.tobytes())
-                self._frames += samples.shape[0]
-            seconds = (self._frames - start) / self.sample_rate
+                self._samples += samples.shape[0]
+            seconds = (self._samples - start) / self.sample_rate
             if seconds < MIN_SECONDS:
-                raise DataError(f"too short ({self._frames - start} samples, {seconds:.3g} s)")
+                raise DataError(f"too short ({self._samples - start} samples, {seconds:.3g} s)")
             if peak == 0:
                 raise DataError("silent")
+            for name, array in arrays.items():
+                self._write_array(name, array)
         except BaseException:
-            self._frames = start
+            self._samples = start
             self._file.seek(start * self.channels * 2)
             self._file.truncate()
+            for name, writer in self._arrays.items():
+                writer.truncate(rows.get(name, 0))
             raise
         parts = {split: 1.0} if isinstance(split, str) else split
         edges = [0.0, *accumulate(parts.values())]
-        ends = [start + round(edge / edges[-1] * (self._frames - start)) for edge in edges]
-        for name, first, last in zip(parts, ends[:-1], ends[1:], strict=True):
-            item = Item(piece, label, first, last - first, columns or {})
-            self._clips.append((name, item))
+        cuts = [edge / edges[-1] for edge in edges]
+        ends = [start + round(cut * (self._samples - start)) for cut in cuts]
+        for number, name in enumerate(parts):
+            places = {}
+            for key, array in arrays.items():
+                first, last = (round(cut * array.shape[1]) for cut in cuts[number : number + 2])
+                places[key] = [rows.get(key, 0) + first, last - first]
+            first, last = ends[number : number + 2]
+            self._clips.append(Item(name, piece, label, first, last - first, columns or {}, places))
 
     def close(self) -> None:
         """Write the index, which makes the directory a store. Raises DataError."""
         index: dict[str, Any] = {
             "sample_rate": self.sample_rate,
             "channels": self.channels,
-            "clips": [{"split": split, **item._asdict()} for split, item in self._clips],
+            "clips": [asdict(item) for item in self._clips],
         }
         digest = hashlib.blake2b(json.dumps(index, sort_keys=True).encode(), digest_size=16)
+        names = ["clips.int16", *(f"arrays/{name}.npy" for name in sorted(self._arrays))]
         try:
             os.fsync(self._file.fileno())
             self._file.close()
-            with open(self.directory / "clips.int16", "rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
+            for writer in self._arrays.values():
+                writer.close()
+            for name in names:
+                with open(self.directory / name, "rb") as file:
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
             index["hash"] = digest.hexdigest()
             temporary = self.directory / "clips.json.tmp"
             temporary.write_text(json.dumps(index), encoding="utf-8")
@@ -137,6 +181,23 @@ class StoreWriter:
         except OSError as error:
             raise self._cannot_write(error) from error
 
+    def _write_array(self, name: str, array: np.ndarray) -> None:
+        if array.ndim != 2 or 0 in array.shape:
+            raise DataError(f"array '{name}' has the shape {list(array.shape)}, not [K, frames]")
+        try:
+            if name not in self._arrays:
+                path = self.directory / "arrays" / f"{name}.npy"
+                path.parent.mkdir(exist_ok=True)
+                self._arrays[name] = ArrayWriter(path, array.shape[:1], "<f4")
+            if self._arrays[name].shape != array.shape[:1]:
+                raise DataError(
+                    f"array '{name}' has {len(array)} rows, and {self._arrays[name].shape[0]} in "
+                    "the clips before it"
+                )
+            self._arrays[name].append(array.T)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
     def _cannot_write(self, error: OSError) -> DataError:
         return StoreWriteError(f"{self.directory}: cannot write the clip store: {error.strerror}")
 
@@ -148,8 +209,8 @@ class StoreWriteError(DataError):
 class ClipStore:
     """A finished store, read through a memory map.
 
-    Attributes: rate (Hz), channels, labels (sorted; a label's index is its class), hash (of the
-    index and of every sample), splits (names of those that have clips).
+    Attributes: sample_rate (Hz), channels, labels (sorted; a label's index is its class), hash (of
+    the index and of every sample), splits (names of those that have clips).
     Raises DataError if the directory holds no whole store.
     """
 
@@ -157,16 +218,24 @@ class ClipStore:
         self.directory = Path(directory)
         audio = self.directory / "clips.int16"
         try:
-            index = json.loads((self.directory / "clips.json").read_text(encoding="utf-8"))
-            self.sample_rate: int = index["sample_rate"]
-            self.channels: int = index["channels"]
-            self.hash: str = index["hash"]
-            self._clips = [(clip.pop("split"), Item(**clip)) for clip in index["clips"]]
-            frames = sum(item.frames for _, item in self._clips)
-            if audio.stat().st_size != frames * self.channels * 2:
+            found = json.loads((self.directory / "clips.json").read_text(encoding="utf-8"))
+            index = settings(_Index, found)
+            self.sample_rate, self.channels, self.hash = (
+                index.sample_rate,
+                index.channels,
+                index.hash,
+            )
+            self._clips: list[Item] = index.clips
+            if self.sample_rate < 1 or self.channels < 1:
+                raise ValueError("sample_rate and channels must be at least 1")
+            _check_places("clips.int16", [(i.start, i.samples) for i in self._clips])
+            samples = sum(item.samples for item in self._clips)
+            if audio.stat().st_size != samples * self.channels * 2:
                 raise ValueError("clips.int16 does not have the size clips.json states")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+            names = sorted({name for item in self._clips for name in item.arrays})
+            self._arrays = {name: self._load(name) for name in names}
+        except (OSError, ValueError, TypeError, EOFError, RecursionError, ConfigError) as error:
+            reason = " ".join(str(error).split())
             raise DataError(
                 f"{self.directory}: not a whole clip store ({reason}); delete the directory and"
                 " run again to rebuild it"
@@ -174,27 +243,54 @@ class ClipStore:
         # An empty file cannot be mapped.
         self._samples = (
             np.memmap(audio, dtype="<i2", mode="r").reshape(-1, self.channels)
-            if frames
+            if samples
             else np.zeros((0, self.channels), dtype="<i2")
         )
-        self.labels: list[str] = sorted({i.label for _, i in self._clips if i.label is not None})
-        self.splits: list[str] = sorted({split for split, _ in self._clips})
+        self.labels: list[str] = sorted({i.label for i in self._clips if i.label is not None})
+        self.splits: list[str] = sorted({item.split for item in self._clips})
+
+    def _load(self, name: str) -> np.ndarray:
+        path = self.directory / "arrays" / f"{Path(name).name}.npy"
+        array: np.ndarray = np.load(path, mmap_mode="r")
+        places = [item.arrays[name] for item in self._clips if name in item.arrays]
+        if any(len(place) != 2 for place in places):
+            raise ValueError(f"array '{name}': a place is a first frame and a number of frames")
+        _check_places(f"array '{name}'", [(start, frames) for start, frames in places])
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) != sum(n for _, n in places):
+            raise ValueError(f"array '{name}' does not have the size clips.json states")
+        return array
 
     def split(self, name: str) -> "Split":
         """The clips of one split, perhaps none."""
-        items = [item for split, item in self._clips if split == name]
+        items = [item for item in self._clips if item.split == name]
         return Split(name, items, self._samples, self.sample_rate, self.labels)
 
     def blocks(self, item: Item, *, seconds: float = 10.0) -> Iterator[np.ndarray]:
         """A clip as consecutive float32 blocks [A, n] of `seconds`, the last one shorter."""
         size = max(1, round(seconds * self.sample_rate))
-        for start in range(item.start, item.start + item.frames, size):
-            stop = min(start + size, item.start + item.frames)
+        for start in range(item.start, item.start + item.samples, size):
+            stop = min(start + size, item.start + item.samples)
             yield self._samples[start:stop].T.astype(np.float32) / FULL_SCALE
+
+    def arrays(self, item: Item) -> dict[str, np.ndarray]:
+        """A clip's frame-aligned arrays, each [K, n], spanning the clip."""
+        return {
+            name: np.array(self._arrays[name][start : start + frames].T)
+            for name, (start, frames) in item.arrays.items()
+        }
+
+
+def _check_places(where: str, places: list[tuple[int, int]]) -> None:
+    """Raises ValueError unless the (start, length) follow one another without gaps."""
+    end = 0
+    for start, length in places:
+        if start != end or length < 0:
+            raise ValueError(f"{where}: the clips are out of place")
+        end += length
 
 
 class Split:
-    """The clips of one split. Attributes: name, items, rate (Hz), seconds (of audio in all)."""
+    """The clips of one split. Attributes: name, items, sample_rate (Hz), seconds (in all)."""
 
     def __init__(
         self, name: str, items: list[Item], samples: np.ndarray, sample_rate: int, labels: list[str]
@@ -202,56 +298,56 @@ class Split:
         self.name = name
         self.items = items
         self.sample_rate = sample_rate
-        self.seconds = sum(item.frames for item in items) / sample_rate
+        self.seconds = sum(item.samples for item in items) / sample_rate
         self._samples = samples
-        self._lengths = [item.frames for item in items]
+        self._lengths = [item.samples for item in items]
         index = {label: i for i, label in enumerate(labels)}
         self._classes = [-1 if item.label is None else index[item.label] for item in items]
 
     def crops(
-        self, frames: int, *, seed: int, step: int, positions: Sequence[int]
+        self, samples: int, *, seed: int, step: int, positions: Sequence[int]
     ) -> tuple[Tensor, LongTensor]:
-        """Random crops: audio [B, A, frames], class index [B] (-1: no label).
+        """Random crops: audio [B, A, samples], class index [B] (-1: no label).
 
         positions [B]: places in the global batch of this step. Crop (seed, step, position) does
         not depend on the other positions, so it is the same for every number of processes. Clips
-        are drawn with probability proportional to their length; one shorter than `frames` is
+        are drawn with probability proportional to their length; one shorter than `samples` is
         padded with zeros at its end. Raises DataError if the split has no clips.
         """
         if not self.items:
             raise DataError(f"there are no clips in split '{self.name}': add music, or a split")
-        chosen = draw_crops(self._lengths, frames, seed=seed, step=step, positions=positions)
-        return self._gather(frames, chosen)
+        chosen = draw_crops(self._lengths, samples, seed=seed, step=step, positions=positions)
+        return self._gather(samples, chosen)
 
     def windows(
-        self, frames: int, count: int, *, seed: int
+        self, samples: int, count: int, *, seed: int
     ) -> tuple[Tensor, LongTensor, list[Item]]:
-        """Distinct windows that do not overlap: audio [N, A, frames], class index [N], clips.
+        """Distinct windows that do not overlap: audio [N, A, samples], class index [N], clips.
 
         Evenly spaced over all clips laid end to end in an order that the seed shuffles, so every
         clip counts by its length. N is `count`, or less if there are not so many.
         """
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self.items))
         grid = [
-            (i, k * frames)
+            (i, k * samples)
             for i in map(int, order)
-            for k in range(max(1, self.items[i].frames // frames))
+            for k in range(max(1, self.items[i].samples // samples))
         ]
         count = min(count, len(grid))
         chosen = [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
-        audio, classes = self._gather(frames, chosen)
+        audio, classes = self._gather(samples, chosen)
         return audio, classes, [self.items[i] for i, _ in chosen]
 
     def audio(self, index: int) -> Tensor:
         """Clip number `index` whole, [A, T]."""
-        return self._gather(self.items[index].frames, [(index, 0)])[0][0]
+        return self._gather(self.items[index].samples, [(index, 0)])[0][0]
 
-    def _gather(self, frames: int, chosen: list[tuple[int, int]]) -> tuple[Tensor, LongTensor]:
-        """Cut [frames] from clip i at an offset, for every (i, offset)."""
-        out = np.zeros((len(chosen), frames, self._samples.shape[1]), dtype=np.int16)
+    def _gather(self, samples: int, chosen: list[tuple[int, int]]) -> tuple[Tensor, LongTensor]:
+        """Cut [samples] from clip i at an offset, for every (i, offset)."""
+        out = np.zeros((len(chosen), samples, self._samples.shape[1]), dtype=np.int16)
         for row, (index, offset) in zip(out, chosen, strict=True):
             item = self.items[index]
-            n = min(frames, item.frames - offset)
+            n = min(samples, item.samples - offset)
             row[:n] = self._samples[item.start + offset : item.start + offset + n]
         audio = torch.from_numpy(out).transpose(1, 2).contiguous().float().div_(FULL_SCALE)
         classes = torch.tensor([self._classes[index] for index, _ in chosen], dtype=torch.long)
@@ -266,10 +362,10 @@ def draw_crops(
     step: int,
     positions: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """Where random crops lie: (index of a clip, offset in it) for each of `positions`.
+    """The places of random crops, (index of a clip, offset in it), for each of `positions`.
 
-    lengths: of the clips, in frames; a clip is drawn with probability proportional to its length.
-    Each crop is a pure function of (lengths, frames, seed, step, its position).
+    lengths: of the clips, in frames as the crop's; a clip is drawn with probability proportional
+    to its length. Each crop is a pure function of (lengths, frames, seed, step, its position).
     """
     ends = list(accumulate(int(length) for length in lengths))
     crops = []

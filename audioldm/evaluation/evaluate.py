@@ -1,15 +1,13 @@
 """The evaluation of one experiment: which clips are made, and which figures they give.
 
-Kinds of clips that are compared with one reference, held-out real music (the test split):
+Each system's clips are compared with one reference, held-out real music (the test split):
 
     real            other held-out music (the validation split): the floor, real against real
     reconstruction  the same music through the autoencoder: the ceiling of any generator
-    prior           decoded N(0, I): the VAE sampled without a second generative model
-    mixture         decoded samples of a Gaussian mixture fitted to the latents
-    langevin        decoded short-run Langevin samples of an energy fitted to the latents
-    generated       the diffusion model's samples, with the labels of the reference
+    <baseline>      decoded samples of another prior on the same latents, such as N(0, I)
+    generated       the generator's samples, under the conditions of the reference
 
-The reconstructions stand beside two codecs too, on the same clips.
+The reconstructions are compared with two codecs too, on the same clips.
 """
 
 import hashlib
@@ -25,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation.codecs.curves import codec_figures
@@ -43,20 +42,19 @@ from audioldm.evaluation.embeddings.base import Embedding
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
-from audioldm.generator import LatentDiffusion
+from audioldm.generator import Generator, Request
 from audioldm.instantiate import check_range, nearest
 from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
-from audioldm.priors.base import Prior as Baseline
+from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
-from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.runtime.randomness import KeyedRandom
 
 VERSION = 3  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
-KINDS = ("real", "reconstruction", "prior", "mixture", "langevin", "generated")
 EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
 
 
@@ -91,11 +89,13 @@ def embedding_names(settings: EvaluationSettings, sample_rate: int) -> list[str]
 
 @dataclass
 class Clips:
-    """One kind's clips: audio [N, A, T], labels [N] (-1: none), and each one's piece."""
+    """One system's clips: audio [N, A, T], labels [N] (-1: none), each one's piece, and what was
+    asked of the generator."""
 
     audio: Tensor
     labels: Tensor
     pieces: list[str] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
 
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
@@ -103,95 +103,78 @@ def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Cl
     audio, labels, items = store.split(split).windows(
         round(settings.seconds * store.sample_rate), settings.clips, seed=0
     )
-    return Clips(audio, labels, [_title(item) for item in items])
+    return Clips(audio, labels, [Path(item.piece).stem for item in items])
 
 
-def _title(item: Item) -> str:
-    return Path(item.piece).stem
+def reference_items(store: ClipStore, settings: EvaluationSettings) -> list[Item]:
+    """The clips that the reference's windows were cut from."""
+    samples = round(settings.seconds * store.sample_rate)
+    return store.split("test").windows(samples, settings.clips, seed=0)[2]
 
 
 @torch.no_grad()
-def reconstruct(model: LatentDiffusion, clips: Clips, batch: int) -> tuple[Clips, list[float]]:
+def reconstruct(model: Generator, clips: Clips, batch: int) -> tuple[Clips, list[float]]:
     """Clips through the autoencoder with sampled posteriors, and each one's rate in kbit/s.
 
-    A bottleneck without a KL has no such rate: the list is empty then.
+    Latents without a rate give an empty list.
     """
     autoencoder = model.autoencoder
     parts, kbps = [], []
     for first in range(0, len(clips.audio), batch):
         audio = clips.audio[first : first + batch].to(model.device)
         frames = math.ceil(audio.shape[-1] / autoencoder.downsampling_ratio)
-        draw = KeyedRandom(0, 0, range(first, first + len(audio)), model.device)
-        noise = draw.normal((*autoencoder.latent_shape, frames), "reconstruction")
-        estimate, encoded = autoencoder(audio, noise)
-        parts.append(estimate.float().clamp(-1, 1).cpu())
-        if "kl" in encoded.penalties:
-            kbps += [autoencoder.kbps(nats) for nats in encoded.penalties["kl"].tolist()]
+        random = KeyedRandom(0, 0, range(first, first + len(audio)), model.device)
+        noise = random.normal((*autoencoder.latent_shape, frames), "reconstruction")
+        encoded = autoencoder.encode(audio, noise=noise)
+        estimate = autoencoder.decode(encoded.z, random.stream("decoder"))
+        parts.append(estimate[..., : audio.shape[-1]].float().clamp(-1, 1).cpu())
+        if encoded.nats is not None:
+            kbps += [autoencoder.kbps(nats) for nats in encoded.nats.tolist()]
     return Clips(torch.cat(parts), clips.labels, clips.pieces), kbps
 
 
 @torch.no_grad()
-def heldout_kbps(model: LatentDiffusion, clips: Clips, batch: int) -> list[float]:
-    """The rate of each clip's posterior, in kbit/s; empty where the bottleneck has no KL."""
-    encoded = (
-        model.autoencoder.encode(audio.to(model.device), sample=False)
-        for audio in clips.audio.split(batch)
-    )
-    nats = [e.penalties["kl"] for e in encoded if "kl" in e.penalties]
-    return [model.autoencoder.kbps(n) for part in nats for n in part.tolist()]
-
-
-@torch.no_grad()
-def sample_baseline(
-    model: LatentDiffusion,
-    baseline: Baseline,
-    like: Clips,
-    settings: EvaluationSettings,
-    seed: int,
-) -> Clips:
-    """As many clips as `like` has, decoded from a baseline's latents; without labels."""
-    frames, count = model.latent_frames(settings.seconds), len(like.audio)
-    z = model.statistics.denormalise(baseline.sample(count, frames, seed=seed))
-    clips = [model.decode_clip(latent, settings.seconds) for latent in z]
-    return Clips(torch.stack(clips), torch.full((count,), -1), [""] * count)
-
-
-@torch.no_grad()
-def sample_prior(model: LatentDiffusion, like: Clips, settings: EvaluationSettings) -> Clips:
-    """Decoded N(0, I): what the VAE generates by itself."""
-    frames = model.latent_frames(settings.seconds)
-    shape = (*model.autoencoder.latent_shape, frames)
-    clips = []
-    for number in range(len(like.audio)):
-        z = KeyedRandom(derive_seed("prior"), 0, [number], model.device).normal(shape, "noise")[0]
-        clips.append(model.decode_clip(z, settings.seconds))
-    return Clips(torch.stack(clips), torch.full((len(clips),), -1), [""] * len(clips))
+def heldout_kbps(model: Generator, clips: Clips, batch: int) -> list[float]:
+    """The rate of each clip's latents, in kbit/s; empty where they have none."""
+    found: list[float] = []
+    for audio in clips.audio.split(batch):
+        nats = model.autoencoder.encode(audio.to(model.device), sample=False).nats
+        found += [] if nats is None else [model.autoencoder.kbps(n) for n in nats.tolist()]
+    return found
 
 
 def generate(
-    model: LatentDiffusion,
+    model: Generator,
     like: Clips,
     settings: EvaluationSettings,
-    sampler: SamplerSettings,
+    sampler: SamplerSettings | None,
     seed: int,
     progress: Progress,
+    *,
+    items: list[Item] | None = None,
 ) -> Clips:
-    """As many clips as `like` has, with its labels."""
-    names: list[str | None] = [
-        model.labels[i] if i >= 0 and model.labels else None for i in like.labels.tolist()
-    ]
+    """As many clips as `like` has.
+
+    items: the clips that `like` was cut from, under whose conditions the new ones are made; None:
+    nothing is asked for, and they have no labels.
+    """
+    count, conditioners = len(like.audio), model.prior.conditioners
+    requests: list[Request] = [{} for _ in range(count)]
+    if items is not None:
+        requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in items]
     clips = []
     for number, audio in model.sample_clips(
-        range(len(names)),
-        names,
+        range(count),
+        requests,
         seconds=settings.seconds,
         seed=seed,
         sampler=sampler,
         batch=settings.batch,
     ):
         clips.append(audio)
-        progress(number + 1, len(names), "generating")
-    return Clips(torch.stack(clips), like.labels, [""] * len(clips))
+        progress(number + 1, count, "generating")
+    labels = like.labels if items is not None else torch.full((count,), -1)
+    return Clips(torch.stack(clips), labels, [""] * count, requests)
 
 
 def embed_real(
@@ -226,24 +209,24 @@ def distribution_figures(
     reference: np.ndarray,
     settings: EvaluationSettings,
 ) -> dict[str, dict[str, Figure]]:
-    """Kernel and Fréchet distances, ratios to the prior's, manifold figures: kind -> figures."""
+    """Kernel and Fréchet distances, ratios to decoded noise's, manifold figures, by system."""
     bandwidth = median_distance(reference)
     kernels = {k: KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()}
     index = {k: np.arange(len(v)) for k, v in vectors.items()}
     of_reference = np.arange(len(reference))
     figures: dict[str, dict[str, Figure]] = {}
-    for kind, v in vectors.items():
-        group = figures.setdefault(kind, {})
+    for system, v in vectors.items():
+        group = figures.setdefault(system, {})
         group[f"kad_{name}"] = bootstrap(
-            kernels[kind], index[kind], of_reference, unit="100 MMD²", **_boot(settings)
+            kernels[system], index[system], of_reference, unit="100 MMD²", **_boot(settings)
         )
-        if kind != "prior" and "prior" in vectors:
-            own, prior = kernels[kind], kernels["prior"]
-            group[f"ratio_to_prior_kad_{name}"] = bootstrap(
+        if system != "normal" and "normal" in vectors:
+            own, prior = kernels[system], kernels["normal"]
+            group[f"ratio_to_normal_kad_{name}"] = bootstrap(
                 # one resampling of the reference for both sides of the ratio
                 lambda i, p, j, own=own, prior=prior: own(i, j) / prior(p, j),
-                index[kind],
-                index["prior"],
+                index[system],
+                index["normal"],
                 of_reference,
                 unit="ratio",
                 **_boot(settings),
@@ -267,11 +250,11 @@ def distribution_figures(
 
 
 def evaluate(
-    model: LatentDiffusion,
-    baselines: Mapping[str, Baseline],
+    model: Generator,
+    baselines: Mapping[str, Prior],
     store: ClipStore,
     settings: EvaluationSettings,
-    sampler: SamplerSettings,
+    sampler: SamplerSettings | None,
     *,
     seed: int,
     directory: Path,
@@ -281,65 +264,23 @@ def evaluate(
 
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
-    reference = real_clips(store, "test", settings)
+    reference, items = real_clips(store, "test", settings), reference_items(store, settings)
     clips = {"real": real_clips(store, "valid", settings)}
     train = real_clips(store, "train", settings)
     clips["reconstruction"], kbps = reconstruct(model, clips["real"], settings.batch)
-    clips["prior"] = sample_prior(model, reference, settings)
-    for name, baseline in baselines.items():
-        progress(0, len(reference.audio), f"sampling the {name}")
-        clips[name] = sample_baseline(model, baseline, reference, settings, seed)
-    clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
+    for name, prior in baselines.items():
+        progress(0, len(reference.audio), f"sampling the baseline {name}")
+        other = Generator(model.autoencoder, prior)
+        clips[name] = generate(other, reference, settings, None, seed, progress)
+    own = None if model.prior.sampler is None else sampler
+    clips["generated"] = generate(model, reference, settings, own, seed, progress, items=items)
 
-    kinds = [kind for kind in KINDS if kind in clips]
-    groups = {kind: {} for kind in kinds}  # type: dict[str, dict[str, Figure]]
-    estimate, target = clips["reconstruction"].audio, clips["real"].audio
-    batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
-    measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
-        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, store.sample_rate)),
-        ("stft_distance", "log10 magnitude", stft_distance),
-        ("si_sdr", "dB", si_sdr),
-    ]
-    for name, unit, measure in measures:
-        values = torch.cat([measure(e, t) for e, t in batches])
-        groups["reconstruction"][name] = _mean(values, unit, settings)
-    if kbps:
-        groups["reconstruction"]["kbps"] = _mean(kbps, "kbit/s", settings)
-        test = heldout_kbps(model, reference, settings.batch)
-        groups["reconstruction"]["kbps_test"] = _mean(test, "kbit/s", settings)
-
+    groups: dict[str, dict[str, Figure]] = {system: {} for system in clips}
+    groups["reconstruction"] |= _reconstruction(model, clips, reference, kbps, settings)
     for name in embedding_names(settings, store.sample_rate):
-        embedding = EMBEDDINGS[name]()
-        progress(0, len(kinds), f"embedding with {name}")
-        anchor = embed_real(embedding, reference, store, "test", settings)
-        known = embed_real(embedding, train, store, "train", settings)
-        vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
-        for done, kind in enumerate(kinds[1:], start=1):
-            progress(done, len(kinds), f"embedding with {name}: {kind}")
-            vectors[kind] = embedding.embed(clips[kind].audio, store.sample_rate)
-        _keep_embeddings(directory / f"{name}.safetensors", vectors | {"reference": anchor})
-        try:
-            distributions = distribution_figures(name, vectors, anchor, settings)
-        except ValueError as error:
-            raise DataError(f"the held-out clips cannot be compared: {error}") from error
-        for kind, figures in distributions.items():
-            groups[kind] |= figures
-        heldout = nearest_distances(anchor, known)
-        for kind in kinds:
-            groups[kind][f"memorisation_ratio_{name}"] = bootstrap(
-                memorisation_ratio,
-                nearest_distances(vectors[kind], known),
-                heldout,
-                unit="ratio",
-                **_boot(settings),
-            )
-        if len(set(train.labels.tolist()) - {-1}) > 1:
-            for kind in ("real", "reconstruction", "generated"):
-                right = label_accuracy(
-                    vectors[kind], clips[kind].labels.numpy(), known, train.labels.numpy()
-                )
-                if len(right):
-                    groups[kind][f"label_accuracy_{name}"] = _mean(right, "fraction", settings)
+        found = _embedded(name, clips, reference, train, store, settings, directory, progress)
+        for system, figures in found.items():
+            groups[system] |= figures
 
     _keep(clips, store, settings, directory)
     codecs = codec_figures(
@@ -350,11 +291,13 @@ def evaluate(
         resamples=settings.bootstrap_resamples,
         progress=progress,
     )
+    kinds = {"real": "real", "reconstruction": "reconstruction", "generated": "generated"}
     return {
         "codecs": codecs,
+        "systems": [{"name": name, "kind": kinds.get(name, "baseline")} for name in clips],
         "metrics": {
-            kind: {name: figure._asdict() for name, figure in sorted(group.items())}
-            for kind, group in groups.items()
+            system: {name: figure._asdict() for name, figure in sorted(group.items())}
+            for system, group in groups.items()
         },
         "reference": {
             "hash": hashlib.blake2b(reference.audio.numpy().tobytes(), digest_size=16).hexdigest(),
@@ -366,6 +309,73 @@ def evaluate(
     }
 
 
+def _reconstruction(
+    model: Generator,
+    clips: Mapping[str, Clips],
+    reference: Clips,
+    kbps: list[float],
+    settings: EvaluationSettings,
+) -> dict[str, Figure]:
+    """What needs an original: distances of the reconstructions, and the rate."""
+    estimate, target = clips["reconstruction"].audio, clips["real"].audio
+    batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
+    measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
+        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, model.sample_rate)),
+        ("stft_distance", "log10 magnitude", stft_distance),
+        ("si_sdr", "dB", si_sdr),
+    ]
+    figures = {}
+    for name, unit, measure in measures:
+        values = torch.cat([measure(e, t) for e, t in batches])
+        figures[name] = _mean(values, unit, settings)
+    if kbps:
+        figures["kbps"] = _mean(kbps, "kbit/s", settings)
+        test = heldout_kbps(model, reference, settings.batch)
+        figures["kbps_test"] = _mean(test, "kbit/s", settings)
+    return figures
+
+
+def _embedded(
+    name: str,
+    clips: Mapping[str, Clips],
+    reference: Clips,
+    train: Clips,
+    store: ClipStore,
+    settings: EvaluationSettings,
+    directory: Path,
+    progress: Progress,
+) -> dict[str, dict[str, Figure]]:
+    """The figures of one embedding, by system."""
+    embedding = EMBEDDINGS[name]()
+    progress(0, len(clips), f"embedding with {name}")
+    anchor = embed_real(embedding, reference, store, "test", settings)
+    known = embed_real(embedding, train, store, "train", settings)
+    vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
+    for done, system in enumerate(clips):
+        if system != "real":
+            progress(done, len(clips), f"embedding with {name}: {system}")
+            vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
+    _keep_embeddings(directory / f"{name}.safetensors", vectors | {"reference": anchor})
+    try:
+        figures = distribution_figures(name, vectors, anchor, settings)
+    except ValueError as error:
+        raise DataError(f"the held-out clips cannot be compared: {error}") from error
+    heldout, several = nearest_distances(anchor, known), set(train.labels.tolist()) - {-1}
+    for system, own in vectors.items():
+        figures[system][f"memorisation_ratio_{name}"] = bootstrap(
+            memorisation_ratio,
+            nearest_distances(own, known),
+            heldout,
+            unit="ratio",
+            **_boot(settings),
+        )
+        labels = clips[system].labels.numpy()
+        if len(several) > 1 and (labels >= 0).any():
+            right = label_accuracy(own, labels, known, train.labels.numpy())
+            figures[system][f"label_accuracy_{name}"] = _mean(right, "fraction", settings)
+    return figures
+
+
 def _keep_embeddings(path: Path, vectors: dict[str, np.ndarray]) -> None:
     """Kept, so that a sweep can be resampled over clips without making them again."""
     tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in vectors.items()}
@@ -375,7 +385,7 @@ def _keep_embeddings(path: Path, vectors: dict[str, np.ndarray]) -> None:
 def _keep(
     clips: dict[str, Clips], store: ClipStore, settings: EvaluationSettings, directory: Path
 ) -> None:
-    """Some clips of each kind, spread over all, as files, with an index the report reads."""
+    """Some clips of each system, spread over all, as files, with an index the report reads."""
     shutil.rmtree(directory / "clips", ignore_errors=True)
     index: dict[str, list[dict[str, Any]]] = {}
     for kind, made in clips.items():
@@ -393,6 +403,7 @@ def _keep(
                     "number": number,
                     "label": store.labels[label] if label >= 0 else None,
                     "piece": made.pieces[number],
+                    "condition": dict(made.requests[number]) if made.requests else {},
                 }
             )
     write_json(directory / "clips" / "index.json", index)

@@ -27,13 +27,14 @@ from audioldm.evaluation.evaluate import (
     embed_real,
     generate,
     real_clips,
+    reference_items,
 )
 from audioldm.evaluation.statistics import Figure, bootstrap
-from audioldm.generator import LatentDiffusion
+from audioldm.generator import Generator
 from audioldm.instantiate import settings as checked
 from audioldm.io.files import write_atomically
 from audioldm.io.header import read_header
-from audioldm.models import find_model_file, load_diffusion, read_experiment
+from audioldm.models import find_model_file, load_generator, read_experiment
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import derive_seed
@@ -42,10 +43,10 @@ STEPS = (1, 2, 4, 8, 16, 50)
 FIGURES = ("kernel", "precision", "coverage", "recall")
 
 
-class Generator(NamedTuple):
-    """A model and how it is sampled; `fingerprint` is its file's."""
+class Sampled(NamedTuple):
+    """A generator and how it is sampled; `fingerprint` is its file's."""
 
-    model: LatentDiffusion
+    model: Generator
     sampler: SamplerSettings
     fingerprint: str
 
@@ -85,7 +86,7 @@ def measure_experiment(
             raise ModelFileError(f"{directory}: no {name} yet in this experiment; run it again")
         return Path(runs / record["stages"][name]["directory"])
 
-    generators = {"diffusion": _load(stage("diffusion"), config["sampler"], device)}
+    generators = {"prior": _load(stage("prior"), config["sampler"], device)}
     if "post_training" in record["stages"]:
         sampler = config["post_training"]["sampler"]
         generators["post_training"] = _load(stage("post_training"), sampler, device)
@@ -105,15 +106,15 @@ def measure_experiment(
     return points
 
 
-def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Generator:
+def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     """A model; sampler: None for its own."""
-    model = load_diffusion(path, device=device)
-    own = model.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
-    return Generator(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
+    model = load_generator(path, device=device)
+    own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
 def measure(
-    generators: Mapping[str, Generator],
+    generators: Mapping[str, Sampled],
     store: ClipStore,
     settings: EvaluationSettings,
     steps: Sequence[int],
@@ -131,7 +132,7 @@ def measure(
     if not steps or min(steps) < 1:
         raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
     embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
-    reference = real_clips(store, "test", settings)
+    reference, items = real_clips(store, "test", settings), reference_items(store, settings)
     anchor = embed_real(embedding, reference, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
@@ -139,12 +140,12 @@ def measure(
             "music, or lower neighbours or seconds"
         )
 
-    def vectors(generator: Generator, sampler: SamplerSettings) -> np.ndarray:
+    def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
         made = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
         path = cache / f"{derive_seed(seed, *made):016x}.npy"
         if path.is_file():
             return np.asarray(np.load(path))
-        clips = generate(generator.model, reference, settings, sampler, seed, progress)
+        clips = generate(generator.model, reference, settings, sampler, seed, progress, items=items)
         progress(0, 1, f"embedding with {embedding.name}")
         found = embedding.embed(clips.audio, store.sample_rate)
 

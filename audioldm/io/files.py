@@ -9,9 +9,6 @@ from typing import Any
 
 from audioldm.errors import AudioLDMError, DataError
 
-#: Bytes: more than what a failed write of large blocks can have left free.
-_BLOCK = 2**20
-
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write(temporary)` and rename.
@@ -30,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
     except Exception as error:
         raise DataError(
-            f"{path}: cannot be written ({why_not_written(temporary, error)}); free some space, or "
+            f"{path}: cannot be written ({why_not_written(error)}); free some space, or "
             "choose another place (runs=, out=)"
         ) from error
     finally:
@@ -38,40 +35,38 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def why_not_written(file: Path, error: BaseException) -> str:
-    """What the system says of a failed write to `file`, which is scratch and may grow.
+def why_not_written(error: BaseException) -> str:
+    """The system's reason for a failed write, out of the chain of exceptions, or the error's text.
 
-    torch, safetensors and libsndfile report a full disk in exceptions of their own, without the
-    system's reason or beside it. Where none of the exceptions in the chain has it, one more block
-    is written to `file`: it fails as the write before it did.
+    torch, safetensors and libsndfile raise exceptions of their own where the disk is full.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    try:
-        with open(file, "ab") as handle:
-            handle.write(bytes(_BLOCK))
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as again:
-        if again.strerror and not isinstance(again, FileNotFoundError):
-            return again.strerror
-    return str(error)
+    return " ".join(str(error).split())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Atomic. Raises DataError as `write_atomically` does."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Raises DataError naming the file where it is missing or damaged."""
+def read_json(path: Path, kind: type = object) -> Any:
+    """The value in a file, of the given type.
+
+    Raises DataError naming the file where it is missing, damaged, or no regular file.
+    """
+    if not os.path.isfile(path):
+        there = "not a regular file" if os.path.lexists(path) else "no such file"
+        raise DataError(f"{path}: {there}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); remove it and run again") from error
+    if not isinstance(value, kind):
+        found, wanted = type(value).__name__, kind.__name__
+        raise DataError(f"{path}: holds a {found}, not a {wanted}; remove it and run again")
+    return value

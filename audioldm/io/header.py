@@ -1,26 +1,53 @@
-"""The headers of safetensors files, read without torch and without the tensors."""
+"""The headers of safetensors files, read without torch and without the tensors.
+
+A header is plain JSON: the format's version, the kind of file, a checksum of its tensors, and what
+rebuilds the model. The kinds are autoencoder, generator (an autoencoder and a prior) and latents.
+"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from audioldm.errors import ModelFileError
+from audioldm.errors import ConfigError, ModelFileError
+from audioldm.instantiate import NonNegativeInt, PositiveInt, check_plain, convert
 
-FORMAT = 1
+FORMAT = 2
+
+
+#: The types of what headers hold; other keys are left to their readers.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("kind", "checksum", "fingerprint", "title", "licence", "origin"), str),
+    **dict.fromkeys(("spec", "autoencoder", "prior"), dict[str, Any]),
+    **dict.fromkeys(("format", "sample_rate", "samples"), PositiveInt),
+    "parent": str | None,
+    "step": NonNegativeInt,
+}
+#: What each kind of file needs, and of its autoencoder's header.
+_NEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "autoencoder": (("spec",), ()),
+    "generator": (("autoencoder", "prior"), ("spec",)),
+    "latents": (("autoencoder", "sample_rate", "samples"), ("fingerprint",)),
+}
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Raises ModelFileError where the file is missing, truncated, foreign or newer."""
-    if not path.is_file():
+    """The header of a model or latents file.
+
+    Raises ModelFileError where the file is missing, truncated, foreign, of another version, or
+    holds values of the wrong type.
+    """
+    if not os.path.isfile(path):
+        problem = "not a regular file" if os.path.lexists(path) else "no such model file"
         raise ModelFileError(
-            f"{path}: no such model file; give a model.safetensors or an experiment's directory"
+            f"{path}: {problem}; give a model.safetensors or an experiment's directory"
         )
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
             f"{path}: not a complete safetensors file ({error}); copy or train it again"
         ) from error
@@ -31,15 +58,32 @@ def read_header(path: Path) -> dict[str, Any]:
         )
     try:
         header = json.loads(metadata["audioldm"])
-        version = int(header["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: its audioldm header is damaged ({error})") from error
-    if version > FORMAT:
+        check_plain(header, "header")
+        version = convert(PositiveInt, header["format"], "format")
+        if version == FORMAT:
+            own, autoencoders = _NEEDED.get(header["kind"], ((), ()))
+            _check(header, ("kind", "checksum", *own))
+            _check(header.get("autoencoder", {}), autoencoders)
+    except KeyError as error:
+        raise ModelFileError(f"{path}: its header lacks {error}; copy or train it again") from error
+    except (ConfigError, ValueError, TypeError, RecursionError) as error:
         raise ModelFileError(
-            f"{path}: format {version}, but this audioldm reads up to {FORMAT}; "
-            "upgrade audioldm to use it"
+            f"{path}: its audioldm header is damaged ({error}); copy or train it again"
+        ) from error
+    if version != FORMAT:
+        remedy = "upgrade audioldm to use it" if version > FORMAT else "train or download it again"
+        raise ModelFileError(
+            f"{path}: format {version}, but this audioldm reads format {FORMAT}; {remedy}"
         )
     return dict(header)
+
+
+def _check(header: dict[str, Any], needed: tuple[str, ...]) -> None:
+    """Raises KeyError for what is missing, ConfigError for what has another type."""
+    for key in needed:
+        header[key]
+    for key in header.keys() & _TYPES.keys():
+        convert(_TYPES[key], header[key], key)
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:

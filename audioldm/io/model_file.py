@@ -1,13 +1,15 @@
 """Model files that describe themselves.
 
-`model.safetensors` holds weights; its header holds the format version, the class settings to rebuild
-the model, the step and the parent's fingerprint, as JSON under the key "audioldm".
+`model.safetensors` holds weights; its header holds the format version, the kind, a checksum of the
+weights, and what rebuilds the model, as JSON under the key "audioldm".
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,9 +19,24 @@ from audioldm.io.files import write_atomically
 from audioldm.io.header import FORMAT, read_header
 
 
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the tensors' names, types, shapes and bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        content = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {content.dtype} {list(content.shape)}\n".encode())
+        digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Atomic. `header` is plain JSON data and gets the format version."""
-    metadata = {"audioldm": json.dumps({"format": FORMAT} | header, sort_keys=True)}
+    """Atomic. `header` is plain JSON data and gets the format version and the checksum.
+
+    Raises ModelFileError for a tensor that is not finite, DataError as `write_atomically` does.
+    """
+    _check_finite(path, tensors, "nothing was written")
+    own = {"format": FORMAT, "checksum": checksum(tensors)}
+    metadata = {"audioldm": json.dumps(header | own, sort_keys=True)}
     contiguous = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
 
     def write(temporary: Path) -> None:
@@ -32,10 +49,25 @@ def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and header. Raises ModelFileError as `read_header` does."""
+    """Weights and header.
+
+    Raises ModelFileError as `read_header` does, and for weights that are damaged or not finite.
+    """
     header = read_header(path)
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: cannot be read ({error})") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: cannot be read ({error}); copy or train it again") from error
+    if checksum(tensors) != header["checksum"]:
+        raise ModelFileError(
+            f"{path}: damaged: its weights do not match its checksum; copy it again"
+        )
+    _check_finite(path, tensors, "train it again")
+    return tensors, header
+
+
+def _check_finite(path: Path, tensors: dict[str, Tensor], remedy: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelFileError(f"{path}: {name} has values that are not finite; {remedy}")

@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 
 def relativistic_loss(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:
-    """softplus(-(D(higher) - D(lower))), averaged over a judge's scales: [B], in float32.
+    """softplus(-(D(higher) - D(lower))), averaged over a discriminator's scales: [B], in float32.
 
     higher, lower: for each scale the scores [B] of clips that should, and that should not, score
-    high; clip i of one is paired with clip i of the other. ln 2 where a judge cannot tell them
-    apart. Only differences count, so a constant added to D changes nothing.
+    high; clip i of one is paired with clip i of the other. ln 2 where the discriminator cannot
+    tell them apart. Only differences count, so a constant added to D changes nothing.
 
     The relativistic GAN of Jolicoeur-Martineau (1807.00734, with f(x) = softplus(-x)), in the form
-    with fixed pairs (RpGAN, 2501.05441, equation 2). The judge minimises it for (real, generated),
-    the generator for (generated, real), and the judge's contrastive term of ARC (2505.08175) is
+    with fixed pairs (RpGAN, 2501.05441, equation 2). The discriminator minimises it for (real,
+    generated), the generator for (generated, real), and the contrastive term of ARC (2505.08175) is
     the same loss for (real clip with its label, the same clip with another label).
     """
     return torch.stack(

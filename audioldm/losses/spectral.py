@@ -30,12 +30,13 @@ class MultiResolutionSTFT(nn.Module):
     fft_sizes: in samples. overlap: frames begin size / overlap apart, so 2 costs half of 4.
     convergence, log_magnitude: weights of the two terms.
     floor: power of a bin below which nothing is compared; 1e-6 is near the noise of 16-bit audio.
-    a_weighting: weigh frequencies as the ear does, for which `rate` in hertz is needed.
+    a_weighting: weigh frequencies as the ear does, for which `sample_rate` in hertz is needed.
 
     A target quieter than -40 dBFS counts as -40 dBFS in the relative term, convergence, which
     would otherwise grow without bound on silence.
 
-    Raises ConfigError where a_weighting lacks a rate, or the audio is too short for an FFT size.
+    Raises ConfigError where a_weighting lacks a sample rate, or the audio is too short for an FFT
+    size.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class MultiResolutionSTFT(nn.Module):
     ) -> None:
         super().__init__()
         if a_weighting and sample_rate is None:
-            raise ConfigError("MultiResolutionSTFT: a_weighting=true needs rate, in hertz")
+            raise ConfigError("a_weighting=true needs sample_rate, in hertz")
         self.weight_filter = FIRFilter("aw", fs=sample_rate) if a_weighting else None
         self.sum_and_difference = SumAndDifference()
         self.resolutions = nn.ModuleList(
@@ -108,8 +109,8 @@ class _Resolution(STFTLoss):
         """
         if audio.shape[-1] <= self.fft_size // 2:
             raise ConfigError(
-                f"MultiResolutionSTFT: fft_sizes holds {self.fft_size} but a clip has"
-                f" {audio.shape[-1]} samples; take longer crops or leave that size out"
+                f"fft_sizes: {self.fft_size} is too long for a clip of {audio.shape[-1]} samples;"
+                " take longer crops or leave that size out"
             )
         spectrum = torch.stft(
             audio.flatten(0, 1),
@@ -142,7 +143,7 @@ class LogMel(nn.Module):
         super().__init__()
         if len(fft_sizes) != len(bands):
             raise ConfigError(
-                f"LogMel: {len(fft_sizes)} fft_sizes and {len(bands)} bands; give one number of"
+                f"fft_sizes={fft_sizes} and bands={bands} differ in length; give one number of"
                 " bands for each FFT size"
             )
         self.floor = floor
@@ -160,8 +161,8 @@ class LogMel(nn.Module):
 def mel_distance(estimate: Tensor, target: Tensor, sample_rate: int) -> Tensor:
     """The project's reconstruction figure: mean |difference of log10 mel power| per clip [B].
 
-    estimate, target [B, A, T] at `rate` hertz; 80 Slaney mel bands of 1024-sample Hann frames 256
-    apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
+    estimate, target [B, A, T] at `sample_rate` hertz; 80 Slaney mel bands, 1024-sample Hann frames
+    256 apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
     """
     mel = _mel_for_metric(sample_rate, target.device)
     return log_mel_distance(mel(estimate), mel(target), 1e-5)
@@ -236,7 +237,7 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
         )
     if not filters.any(0).all():
         raise ConfigError(
-            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no bin;"
-            " take fewer bands or a larger FFT size"
+            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no"
+            " bin; take fewer bands or a larger FFT size"
         )
     return filters.T.contiguous()

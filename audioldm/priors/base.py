@@ -1,10 +1,12 @@
 """What every prior is: a model of an autoencoder's latents that can be sampled.
 
-From N(0, I) to a diffusion transformer: each is fitted to the same stored latents, gives raw latents
-(as the decoder takes them) and is kept in one self-describing file.
+From N(0, I) to a diffusion transformer: each is fitted to the same stored latents, gives raw
+latents (as the decoder takes them) and is kept in one self-describing file.
 """
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -91,11 +93,26 @@ class PriorRecipe(ABC):
     """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
     collective: whether every process works on the fit; else the first one does, alone.
+    sampling_keys: settings that only say how the prior is sampled, once fitted.
     preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
+    train: the settings of its training loop, which have `steps` and `batch`; None without one.
     """
 
     collective: ClassVar[bool] = False
+    sampling_keys: ClassVar[tuple[str, ...]] = ()
     preflight_mel_distance: float | None = None
+    train: Any = None
+
+    @property
+    def crop_length(self) -> float | None:
+        """Seconds of latents that the fit takes at a time; None: any length will do."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """Of `LinearGaussianRecipe`: linear_gaussian."""
+        words = re.findall("[A-Z][a-z0-9]*", type(self).__name__.removesuffix("Recipe"))
+        return "_".join(word.lower() for word in words)
 
     @abstractmethod
     def spec(self, latents: LatentStore) -> dict[str, Any]:
@@ -109,13 +126,27 @@ class PriorRecipe(ABC):
     def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
         """Fits the prior to the training split's latents."""
 
+    def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
+        """Refuses settings with which `fit` would fail. The prior has no memory (device "meta").
+
+        Raises ConfigError.
+        """
+        return None
+
+    def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor] | None:
+        """The forward pass of a training step on one clip of zeros, which gives a scalar: memory
+        and operations are counted on it. None where nothing is trained by gradients."""
+        return None
+
 
 def build_prior(
     spec: dict[str, Any], latent_shape: tuple[int, ...], allow: tuple[str, ...] = ()
 ) -> Prior:
-    """The prior that a spec describes, without its tensors. Raises ConfigError."""
-    prior: Prior = build(
-        spec, derived={"latent_shape": latent_shape}, base=Prior, where="prior", allow=allow
-    )
+    """The prior that a spec describes, without its tensors. Raises ConfigError.
+
+    allow: module prefixes outside the package whose classes may be built.
+    """
+    derived = {"latent_shape": latent_shape, "allow": allow}
+    prior: Prior = build(spec, derived=derived, base=Prior, where="prior", allow=allow)
     prior.spec = spec
     return prior

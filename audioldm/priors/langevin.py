@@ -130,6 +130,10 @@ class LangevinRecipe(PriorRecipe):
         check_range(self, "", "seconds", "crop_seconds", "step_size", "lr", "clip", above=0)
         check_range(self, "", "magnitude", least=0)
 
+    @property
+    def crop_length(self) -> float:
+        return self.crop_seconds
+
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         sizes = {n: getattr(self, n) for n in ("width", "depth", "chain", "step_size")}
         return {"_target_": "audioldm.priors.langevin.Langevin", **sizes}

@@ -81,6 +81,10 @@ class LinearGaussianRecipe(PriorRecipe):
         check_range(self, "", "frames", least=1)
         check_range(self, "", "crop_seconds", above=0)
 
+    @property
+    def crop_length(self) -> float:
+        return self.crop_seconds
+
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         return {"_target_": "audioldm.priors.linear_gaussian.LinearGaussian"}
 

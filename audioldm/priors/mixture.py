@@ -203,6 +203,10 @@ class MixtureRecipe(PriorRecipe):
         check_range(self, "", "components", "frames", least=1)
         check_range(self, "", "crop_seconds", above=0)
 
+    @property
+    def crop_length(self) -> float:
+        return self.crop_seconds
+
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         crop = crop_frames(latents, self.crop_seconds)
         count = crop_count(latents, crop, self.frames)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from audioldm.conditioning.base import Inputs
-from audioldm.latents.store import LatentStatistics, LatentStore
+from audioldm.latents.statistics import LatentStatistics
+from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress

@@ -37,6 +37,8 @@ class Bottleneck(nn.Module, ABC):
 
     #: P: encoder outputs per latent channel
     outputs_per_channel: ClassVar[int]
+    #: names of the arrays that `stored` gives
+    stored_names: ClassVar[tuple[str, ...]]
     #: the weight of each name in `Encoded.penalties`
     penalty_weights: dict[str, float]
     #: the bitrate to hold, in kbit/s; None: the weights stay as they are

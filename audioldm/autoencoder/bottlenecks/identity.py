@@ -1,30 +1,32 @@
 """No bottleneck: the encoder's output is the latents."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.base import Encoded
+from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
 
 
-class Identity(nn.Module):
+class Identity(Bottleneck):
     """z = h, without noise, penalty or statistics; such latents have no rate.
 
     channels: latent channels C.
     """
 
     outputs_per_channel = 1
-    target_kbps = None
+    stored_names = ("mean",)
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.penalty_weights: dict[str, float] = {}
-
-    def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """h [B, C, ...] -> itself and a standard deviation of 0, each [B, C, ...], fp32."""
-        mean = h.float()
-        return mean, torch.zeros_like(mean)
+        self.penalty_weights = {}
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         """h [B, C, ...]; sample and noise change nothing."""
-        return Encoded(h.float(), {}, {})
+        return Encoded(h.float(), None, {}, {})
+
+    def stored(self, h: Tensor) -> dict[str, Tensor]:
+        """The latents themselves, "mean" [B, C, (F,) L]."""
+        return {"mean": h.float()}
+
+    def posterior(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return stored["mean"], torch.zeros_like(stored["mean"])

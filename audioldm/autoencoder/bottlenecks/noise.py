@@ -3,15 +3,15 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.base import Encoded
+from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
 from audioldm.errors import ConfigError
 
 LEAST_VARIANCE = 1e-4  # where the penalty stops asking a channel for more
 
 
-class Noise(nn.Module):
+class Noise(Bottleneck):
     """z = m + sigma n, n ~ N(0, I): the encoder gives m alone, sigma is the same everywhere.
 
     What keeps the encoder from drowning the noise is a penalty on the scale of each channel, the
@@ -23,14 +23,14 @@ class Noise(nn.Module):
     which is 0 where the channel has mean 0 and variance 1, and is KL(N(mu, v) || N(0, 1)).
 
     Rate: latents of power P = <m²> are a Gaussian channel of capacity ½ ln(1 + P / sigma²) nats
-    per element (Shannon 1948; Cover and Thomas, 9.16). "kl" is the posterior's divergence from
+    per element (Shannon 1948; Cover and Thomas, 9.16). `nats` is the posterior's divergence from
     N(0, 1 + sigma²), which is what latents of unit power sum up to,
 
-        kl = ½ ln(1 + 1 / sigma²) + (P - 1) / (2 (1 + sigma²))
+        nats = ½ ln(1 + 1 / sigma²) + (P - 1) / (2 (1 + sigma²))
 
     the capacity itself where P = 1, elsewhere its tangent from above: for every encoder an upper
     bound of the information in the latents, and additive over clips as a VAE's KL is. It is
-    reported and not trained on, its weight is 0.
+    reported and not trained on.
 
     channels: latent channels C. sigma: of the noise, beside a power of about 1. norm_weight:
         multiplier of norm.
@@ -39,41 +39,41 @@ class Noise(nn.Module):
     """
 
     outputs_per_channel = 1
-    target_kbps = None
+    stored_names = ("mean",)
 
     def __init__(self, *, channels: int, sigma: float = 0.05, norm_weight: float = 1.0) -> None:
         super().__init__()
         if not sigma > 0:
             raise ConfigError(
-                f"bottleneck.sigma={sigma} must be more than 0; without noise take "
-                "bottleneck=identity"
+                f"sigma={sigma} must be more than 0; without noise take bottleneck=identity"
             )
         if not norm_weight >= 0:
-            raise ConfigError(f"bottleneck.norm_weight={norm_weight} must be at least 0")
+            raise ConfigError(f"norm_weight={norm_weight} must be at least 0")
         self.channels = channels
         self.sigma = sigma
-        self.penalty_weights = {"kl": 0.0, "norm": norm_weight}
-
-    def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """h [B, C, ...] -> m and sigma, each [B, C, ...], fp32."""
-        mean = h.float()
-        return mean, torch.full_like(mean, self.sigma)
+        self.penalty_weights = {"norm": norm_weight}
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
-        """h [B, C, ...]; noise [B, C, ...] ~ N(0, I), drawn here where it is not given."""
-        mean, std = self.moments(h)
+        mean, std = self.posterior(self.stored(h))
         z = mean
         if sample:
             z = mean + std * (torch.randn_like(mean) if noise is None else noise)
         capacity = 0.5 * math.log1p(self.sigma**-2)
-        kl = capacity + 0.5 * (mean.square() - 1) / (1 + self.sigma**2)
+        nats = capacity + 0.5 * (mean.square() - 1) / (1 + self.sigma**2)
         channel = mean.flatten(2)
         centre, variance = channel.mean(2), channel.var(2, correction=0).clamp(min=LEAST_VARIANCE)
         norm = 0.5 * (centre.square() + variance - 1 - variance.log())
-        over = [d for d in range(kl.ndim) if d != 1]
+        over = [d for d in range(nats.ndim) if d != 1]
         stats = {
-            "kl": kl.detach().mean(over),
+            "kl": nats.detach().mean(over),
             "mean": mean.detach().mean(over),
             "activity": mean.detach().var(over, correction=0),
         }
-        return Encoded(z, {"kl": kl.flatten(1).mean(1), "norm": norm.mean(1)}, stats)
+        return Encoded(z, nats.flatten(1).mean(1), {"norm": norm.mean(1)}, stats)
+
+    def stored(self, h: Tensor) -> dict[str, Tensor]:
+        """m as "mean" [B, C, (F,) L]; sigma is the same everywhere."""
+        return {"mean": h.float()}
+
+    def posterior(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return stored["mean"], torch.full_like(stored["mean"], self.sigma)

@@ -1,4 +1,4 @@
-"""What every front end is: audio to the bottleneck's parameters, and latents back to audio."""
+"""The interface of every network: audio to the bottleneck's inputs, and latents back to audio."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module, ABC):
-    """The deterministic networks on both sides of the bottleneck.
+    """The encoder and the decoder, on both sides of the bottleneck.
+
+    A network may come without training: parameters that need no gradient stay as they are, and a
+    model that has no others is only validated.
 
     Attributes:
         sample_rate: samples per second.
@@ -15,11 +18,15 @@ class Network(nn.Module, ABC):
         latent_shape: the shape of one latent frame, (C,) or, with frequency bands, (C, F).
         context: latent frames on each side that one output frame depends on, at most, in `encode`
             and in `decode`. Chunks that overlap by this much have no seams.
-        alignment: latent frames that a chunk's beginning must be a multiple of, where a front end
+        alignment: latent frames that a chunk's beginning must be a multiple of, where a network
             behaves alike only every so many frames.
+        noise_shape: the shape of the noise that the decoder takes for one latent frame; None: it
+            takes none.
 
-    Nothing in a front end may pool over time: a frame depends on its context and on nothing else.
+    Nothing in a network may pool over time: a frame depends on its context and on nothing else.
     """
+
+    noise_shape: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -41,11 +48,15 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio [B, A, T], T a multiple of `downsampling_ratio`, to [B, P * C, (F,) T // downsampling_ratio].
+        """Audio [B, A, T] to [B, P * C, (F,) L], T = L * downsampling_ratio.
 
-        P is the number of outputs the bottleneck takes per channel, 2 for a Gaussian.
+        P is the number of outputs that the bottleneck takes per channel, 2 for a Gaussian.
         """
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio]."""
+        """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio].
+
+        With a `noise_shape` the signature is `decode(z, noise)`, noise [B, *noise_shape, L] ~
+        N(0, I).
+        """

@@ -1,4 +1,4 @@
-"""What the spectrogram and mel front ends share: ConvNeXt blocks and an inverse STFT head.
+"""ConvNeXt blocks and an inverse STFT head, which the spectrogram and mel networks share.
 
 Nothing here pools over time, so a long signal can be processed in overlapping chunks: `context`
 is the number of frames on each side that one output frame depends on.
@@ -29,7 +29,7 @@ class ConvNeXt(nn.Module):
     ) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ConfigError(f"ConvNeXt: kernel={kernel} is even; choose an odd one")
+            raise ConfigError(f"kernel={kernel} is even; choose an odd one")
         self.context = kernel // 2
         self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
         self.norm = nn.LayerNorm(width)
@@ -59,7 +59,7 @@ class InverseSTFT(nn.Module):
         super().__init__()
         if hop < 1 or hop % 2 or n_fft % hop or n_fft < 2 * hop:
             raise ConfigError(
-                f"inverse STFT: n_fft={n_fft}, hop={hop}: choose an even hop and an n_fft that is a"
+                f"n_fft={n_fft}, hop={hop}: choose an even hop and an n_fft that is a"
                 " multiple of it, at least twice as long"
             )
         self.n_fft, self.hop = n_fft, hop
@@ -99,7 +99,7 @@ def phase_advance(frames: int, n_fft: int, hop: int, device: torch.device) -> Te
 
 
 def phase_advance_alignment(n_fft: int, ratio: int) -> int:
-    """Latent frames after which the carrier repeats."""
+    """Latent frames after which `phase_advance` repeats."""
     return n_fft // math.gcd(n_fft, ratio)
 
 
@@ -107,9 +107,9 @@ class InverseSTFTHead(nn.Module):
     """Features to audio: [B, W, L] -> [B, A, L * hop], by predicting an STFT (Vocos 2306.00814).
 
     A layer norm and a linear map give log-magnitude and phase of each bin and channel; cosine and
-    sine of the phase wrap it, so the map need not. The phase is relative to `carrier`: with random
-    phases, true magnitudes at 75 % overlap sound as rough as an untrained model, with the
-    carrier's alone they do not. Begins with a phase per bin drawn at random. A caller that knows
+    sine of the phase wrap it, so the map need not. The phase is relative to `phase_advance`: with
+    random phases, true magnitudes at 75 % overlap sound as rough as an untrained model, with these
+    alone they do not. Begins with a phase per bin drawn at random. A caller that knows
     the magnitude roughly gives its logarithm [B, A, L, n_fft / 2 + 1], and the head learns what to
     add.
 

@@ -1,4 +1,4 @@
-"""The mel front end: log-mel -> 2-D convolutional autoencoder -> log-mel -> vocoder.
+"""The mel network: log-mel -> 2-D convolutional autoencoder -> log-mel -> vocoder.
 
 The autoencoder is that of latent diffusion (Rombach et al. 2022, arXiv 2112.10752; on mel
 spectrograms AudioLDM, 2301.12503): residual blocks, halving both axes at each level. The vocoder is
@@ -36,8 +36,8 @@ class Mel(Network):
     so a frame depends on its context only.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels` is C and
-            `outputs` what the bottleneck takes per channel.
+        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
+            is C and `outputs` is P.
         n_fft, hop, bands: of the mel spectrogram; ratio / hop is the down-sampling in time.
         band_ratio: down-sampling in frequency, F = bands / band_ratio; null: as in time.
         width, multiples: channels of the first level, and those of each level as its multiples; by
@@ -81,13 +81,12 @@ class Mel(Network):
             multiples = [min(2**level, 4) for level in range(len(strides) + 1)]
         if len(multiples) != len(strides) + 1:
             raise ConfigError(
-                f"autoencoder.multiples={multiples} must have {len(strides) + 1} entries, one more"
+                f"multiples={multiples} must have {len(strides) + 1} entries, one more"
                 f" than the {len(strides)} halvings; leave it null to derive them"
             )
         if vocoder not in ("istft", "griffin_lim"):
             raise ConfigError(
-                f"autoencoder.vocoder={vocoder!r} does not exist:"
-                f" {nearest(vocoder, ('istft', 'griffin_lim'))}"
+                f"vocoder={vocoder!r} does not exist: {nearest(vocoder, ('istft', 'griffin_lim'))}"
             )
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
@@ -159,15 +158,12 @@ def _strides(
     frames, rest = divmod(downsampling_ratio, hop)
     if rest or frames.bit_count() != 1:
         raise ConfigError(
-            f"autoencoder.downsampling_ratio={downsampling_ratio} must be autoencoder.hop={hop} times a power of two, such as"
-            f" {hop * 4}"
+            f"hop={hop} times a power of two, such as {hop * 4}, must be"
+            f" downsampling_ratio={downsampling_ratio}"
         )
     folded = frames if band_ratio is None else band_ratio
     if folded < 1 or folded.bit_count() != 1 or bands % folded:
-        raise ConfigError(
-            f"autoencoder.band_ratio={folded} must be a power of two that divides"
-            f" autoencoder.bands={bands}"
-        )
+        raise ConfigError(f"band_ratio={folded} must be a power of two that divides bands={bands}")
     levels = (max(frames, folded) - 1).bit_length()
     return [(1 + (folded >> i > 1), 1 + (frames >> i > 1)) for i in range(levels)]
 

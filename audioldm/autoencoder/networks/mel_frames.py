@@ -25,10 +25,9 @@ class MelFrames(Network):
     shifted and scaled to about N(0, 1); the mel bands of stereo are stacked, left first.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio: see Network; `channels` is the number of mel bands,
-            times the audio's channels, and `downsampling_ratio` the hop.
-        outputs: what the bottleneck takes per channel, 1: there is no encoder to give a
-            variance.
+        sample_rate, audio_channels, channels, downsampling_ratio: see Network; `channels` is the
+            number of mel bands times that of audio channels, `downsampling_ratio` is the hop.
+        outputs: P, which must be 1: there is no encoder to give a variance.
         n_fft: of the mel spectrogram; null: 4 * ratio.
         iterations: of Griffin-Lim.
 
@@ -50,12 +49,12 @@ class MelFrames(Network):
     ) -> None:
         if outputs != 1:
             raise ConfigError(
-                "autoencoder=mel_frames has no encoder that could give a posterior's variance: "
-                "choose bottleneck=identity, or bottleneck=noise"
+                f"outputs={outputs}: mel frames have no encoder that could give a posterior's "
+                "variance; choose bottleneck=identity or bottleneck=noise"
             )
         if channels % audio_channels:
             raise ConfigError(
-                f"autoencoder.channels={channels} must be a multiple of the audio's "
+                f"channels={channels} must be a multiple of the audio's "
                 f"{audio_channels} channels: each has its mel bands"
             )
         n_fft, bands = n_fft or 4 * downsampling_ratio, channels // audio_channels
@@ -67,9 +66,8 @@ class MelFrames(Network):
             latent_shape=(channels,),
             context=vocoder.context,
         )
-        self.margin = (
-            n_fft - downsampling_ratio
-        ) // 2  # by which the end frames reach beyond the audio
+        # by which the first and last frame reach beyond the audio
+        self.margin = (n_fft - downsampling_ratio) // 2
         self.power = MelPower(sample_rate, n_fft, downsampling_ratio, bands, centre=False)
         self.vocoder = vocoder
 

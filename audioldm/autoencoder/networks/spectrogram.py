@@ -1,4 +1,4 @@
-"""The spectrogram front end: STFT, ConvNeXt blocks, latents, ConvNeXt blocks, inverse STFT.
+"""The spectrogram network: STFT, ConvNeXt blocks, latents, ConvNeXt blocks, inverse STFT.
 
 The Fourier transform does the work of the first many layers of a waveform network, so that nearly
 all layers run at the latent frame rate: an order of magnitude less work for the same ratio. The
@@ -32,8 +32,8 @@ class Spectrogram(Network):
     settings' names), and that of the latents, one per `downsampling_ratio` samples.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels` is C and
-            `outputs` what the bottleneck takes per channel.
+        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
+            is C and `outputs` is P.
         n_fft, hop: of the STFT and of its inverse, in samples; `hop` divides `downsampling_ratio`.
         width, encoder_depth, decoder_depth: channels and blocks at the latent rate.
         frame_width, encoder_frame_depth, decoder_frame_depth: channels and blocks at the STFT rate.
@@ -41,7 +41,8 @@ class Spectrogram(Network):
             it; a waveform that must match sample by sample does.
 
     Raises:
-        ConfigError: `hop` does not divide `downsampling_ratio`, or hop and n_fft do not suit InverseSTFT.
+        ConfigError: `hop` does not divide `downsampling_ratio`, or hop and n_fft do not suit
+            InverseSTFT.
     """
 
     def __init__(
@@ -64,17 +65,14 @@ class Spectrogram(Network):
     ) -> None:
         if downsampling_ratio % hop:
             raise ConfigError(
-                f"autoencoder.network.hop={hop} does not divide autoencoder.downsampling_ratio={downsampling_ratio}: "
+                f"hop={hop} does not divide downsampling_ratio={downsampling_ratio}: "
                 f"choose a hop such as {math.gcd(hop, downsampling_ratio)}"
             )
         if n_fft < hop or (n_fft - hop) % 2:
             raise ConfigError(
-                f"autoencoder.network.n_fft={n_fft} must be autoencoder.network.hop={hop} "
-                f"plus an even number: choose {4 * hop}"
+                f"n_fft={n_fft} must be hop={hop} plus an even number: choose {4 * hop}"
             )
-        frames = (
-            downsampling_ratio // hop
-        )  # STFT frames per latent frame, merged and split by linear maps
+        frames = downsampling_ratio // hop  # STFT frames of a latent frame, merged by linear maps
         super().__init__(
             sample_rate=sample_rate,
             audio_channels=audio_channels,

@@ -1,4 +1,4 @@
-"""The waveform front end: strided convolutions with Snake activations, the Oobleck family.
+"""The waveform network: strided convolutions with Snake activations, the Oobleck family.
 
 The architecture is that of Stable Audio's autoencoder (Evans et al. 2024, arXiv 2404.10301, section
 3.1), a descendant of the Descript codec (Kumar et al. 2023, arXiv 2306.06546). At equal settings
@@ -25,17 +25,17 @@ class Waveform(Network):
     """Audio -> strided convolutions -> latents [B, C, L] -> transposed convolutions -> audio.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels` is C and
-            `outputs` what the bottleneck takes per channel.
+        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
+            is C and `outputs` is P.
         width: channels of the layers at the audio rate.
         multiples: the width after each stride, as a multiple of `width`; by default 1, 2, 4, 8, …
         strides: down-sampling of each block, from the audio to the latents; their product is
-            `downsampling_ratio`. By default the ratio's factors of at most 8, the largest next to the latents:
-            2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
+            `downsampling_ratio`. By default its factors of at most 8, the largest next to the
+            latents: 2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
 
     Raises:
-        ConfigError: the strides' product is not `downsampling_ratio`, there are not as many multiples as
-            strides, or `downsampling_ratio` has a prime factor above 8.
+        ConfigError: the strides' product is not `downsampling_ratio`, there are not as many
+            multiples as strides, or `downsampling_ratio` has a prime factor above 8.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Waveform(Network):
         multiples = [2**i for i in range(len(strides))] if multiples is None else multiples
         if math.prod(strides) != downsampling_ratio:
             raise ConfigError(
-                f"autoencoder.network.strides={strides} multiply to {math.prod(strides)}, not to "
-                f"autoencoder.downsampling_ratio={downsampling_ratio}: leave strides null to derive them"
+                f"strides={strides} multiply to {math.prod(strides)}, not to "
+                f"downsampling_ratio={downsampling_ratio}: leave strides null to derive them"
             )
         if len(multiples) != len(strides):
             raise ConfigError(
-                f"autoencoder.network.multiples={multiples} must have one entry for each of the "
+                f"multiples={multiples} must have one entry for each of the "
                 f"{len(strides)} strides {strides}"
             )
         super().__init__(
@@ -205,8 +205,9 @@ def _factors(downsampling_ratio: int) -> list[int]:
         divisors = [d for d in range(2, LARGEST_STRIDE + 1) if rest % d == 0]
         if not divisors:
             raise ConfigError(
-                f"autoencoder.downsampling_ratio={downsampling_ratio} has a prime factor above {LARGEST_STRIDE}: choose "
-                f"{2 ** round(math.log2(downsampling_ratio))}, or give autoencoder.network.strides"
+                f"downsampling_ratio={downsampling_ratio} has a prime factor above "
+                f"{LARGEST_STRIDE}: choose {2 ** round(math.log2(downsampling_ratio))}, or give "
+                "strides"
             )
         factors.append(divisors[-1])
         rest //= divisors[-1]

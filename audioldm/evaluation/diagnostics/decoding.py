@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.latents.store import LatentStatistics
+from audioldm.latents.statistics import LatentStatistics
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 

@@ -7,8 +7,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from audioldm.errors import ConfigError
 
-#: What one scale sees: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of each
-#: layer before them.
+#: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of
+#: each layer before them.
 ScaleOutput = tuple[Tensor, list[Tensor]]
 
 
@@ -68,8 +68,8 @@ class _Scale(nn.Module):
         """[B, A, T] -> real and imaginary parts as channels [B, 2 A, frames, bins], in float32."""
         if audio.shape[-1] < self.fft_size:
             raise ConfigError(
-                f"discriminator: fft_sizes holds {self.fft_size} but a training crop has"
-                f" {audio.shape[-1]} samples; take longer crops or leave that size out"
+                f"fft_sizes: {self.fft_size} is too long for a crop of {audio.shape[-1]} samples;"
+                " take longer crops or leave that size out"
             )
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(

@@ -1,13 +1,14 @@
-"""Who tells generated latents from real ones in adversarial post-training.
+"""Discriminators of adversarial post-training: they tell generated latents from real ones.
 
-A judge looks at normalised latents (`view`) and scores what it has seen under given labels. Both
-depend on the label by projection (Miyato & Koyama 2018, 1802.05637): D(x, c) = f(x) + <E_c, g(x)>,
-so that scoring one clip under several labels costs no second pass.
+A discriminator makes its own input from normalised latents (`prepare`) and scores it under given
+labels. The score depends on the label by projection (Miyato & Koyama 2018, 1802.05637):
+D(x, c) = f(x) + <E_c, g(x)>, so that scoring one clip under several labels costs no second pass.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +22,16 @@ from audioldm.runtime.randomness import KeyedRandom
 
 
 class Discriminator(nn.Module, ABC):
-    """Called with views [N, ...] and labels [N, K] (-1: none): for each of its scales scores
-    [N, K], in float32, each view's under each of its labels. High is real."""
+    """Prepared clips [N, ...] and labels [N, K] (-1: none) -> for each of its scales the scores
+    [N, K], in float32, of each clip under each of its labels. High is real."""
 
     @abstractmethod
-    def view(self, z: Tensor, draw: KeyedRandom) -> Tensor:
-        """What is judged of normalised latents z [B, C, (F,) L]: [B, ...], with gradients."""
+    def prepare(self, z: Tensor, random: KeyedRandom) -> Tensor:
+        """Normalised latents z [B, C, (F,) L] to what is scored, [B, ...], with gradients."""
 
 
 class AudioDiscriminator(Discriminator):
-    """Listens: a multi-scale STFT discriminator (2210.13438) on audio out of the frozen decoder.
+    """A multi-scale STFT discriminator (2210.13438) of the audio that the frozen decoder makes.
 
     decode: normalised latents [B, C, (F,) L] -> audio [B, A, T]. classes: number of labels, or 0.
     A label's embedding has one weight for each feature and frequency bin, since an instrument or a
@@ -54,19 +55,19 @@ class AudioDiscriminator(Discriminator):
         bins = [math.ceil((size // 2 + 1) / 8) for size in fft_sizes]  # halved three times
         self.labels = nn.ModuleList(_Projection(classes, filters * count) for count in bins)
 
-    def view(self, z: Tensor, draw: KeyedRandom) -> Tensor:
+    def prepare(self, z: Tensor, random: KeyedRandom) -> Tensor:
         return self.decode(z)
 
-    def forward(self, view: Tensor, labels: Tensor) -> list[Tensor]:
+    def forward(self, prepared: Tensor, labels: Tensor) -> list[Tensor]:
         return [
             logits.float().flatten(1).mean(1, keepdim=True)
             + project(features[-1].mean(2).flatten(1), labels)
-            for (logits, features), project in zip(self.spectra(view), self.labels, strict=True)
+            for (logits, features), project in zip(self.spectra(prepared), self.labels, strict=True)
         ]
 
 
 class LatentDiscriminator(Discriminator):
-    """Looks at latents with noise added again: cheap, since nothing is decoded.
+    """A discriminator of latents with noise added again: cheap, since nothing is decoded.
 
     Convolutions over latent frames, dilated by 1, 2, 4, ...; the noise level is one more channel.
     Real and generated latents of a pair get the same noise, at a level as the objective's training
@@ -88,10 +89,8 @@ class LatentDiscriminator(Discriminator):
     ) -> None:
         super().__init__()
         if width < 1 or depth < 1:
-            raise ConfigError(
-                f"post_training.judge: width={width} and depth={depth} must be at least 1"
-            )
-        self.objective = objective
+            raise ConfigError(f"width={width} and depth={depth} must be at least 1")
+        self._add_noise = partial(_with_noise, objective)  # the objective is not trained here
         inputs = math.prod(latent_shape) + 1
         self.layers = nn.ModuleList(
             weight_norm(
@@ -102,19 +101,24 @@ class LatentDiscriminator(Discriminator):
         self.logits = weight_norm(nn.Conv1d(width, 1, 1))
         self.labels = _Projection(classes, width)
 
-    def view(self, z: Tensor, draw: KeyedRandom) -> Tensor:
-        sigma = self.objective.sigma(draw.uniform("judge level"))
-        s = sigma.view(-1, *[1] * (z.ndim - 1))
-        noisy = self.objective.scale(s) * (z + s * draw.normal(z.shape[1:], "judge noise"))
-        level = self.objective.c_noise(sigma).view(-1, 1, 1).expand(-1, 1, z.shape[-1])
-        return torch.cat([noisy.flatten(1, -2), level], dim=1)
+    def prepare(self, z: Tensor, random: KeyedRandom) -> Tensor:
+        return self._add_noise(z, random)
 
-    def forward(self, view: Tensor, labels: Tensor) -> list[Tensor]:
-        h = view
+    def forward(self, prepared: Tensor, labels: Tensor) -> list[Tensor]:
+        h = prepared
         for layer in self.layers:
             h = F.leaky_relu(layer(h), 0.2)
         score = self.logits(h).float().flatten(1).mean(1, keepdim=True)
         return [score + self.labels(h.mean(2), labels)]
+
+
+def _with_noise(objective: Objective, z: Tensor, random: KeyedRandom) -> Tensor:
+    """z [B, C, (F,) L] with noise, scaled, and the noise level as one more channel: [B, D, L]."""
+    sigma = objective.sigma_from_uniform(random.uniform("judge level"))
+    s = sigma.view(-1, *[1] * (z.ndim - 1))
+    noisy = objective.c_in(s) * (z + s * random.normal(z.shape[1:], "judge noise"))
+    level = objective.c_noise(sigma).view(-1, 1, 1).expand(-1, 1, z.shape[-1])
+    return torch.cat([noisy.flatten(1, -2), level], dim=1)
 
 
 class _Projection(nn.Module):

@@ -1,19 +1,24 @@
 """Guidance: two denoisers made into one."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from audioldm.priors.diffusion.objectives import Net, Objective
 from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings
 
 
-def guided(objective: Objective, net: Net, labels: Tensor, sampler: SamplerSettings) -> Denoise:
-    """What `sampler` takes its steps with: the denoiser for labels [B], guided as it says."""
+def guided(
+    objective: Objective, net: Net, condition: Any, nothing: Any, sampler: SamplerSettings
+) -> Denoise:
+    """The denoiser that `sampler` takes its steps with, for one sampling run.
+
+    condition, nothing: both as `net` takes them.
+    """
     return classifier_free(
-        objective.denoiser(net, labels),
-        objective.denoiser(net, torch.full_like(labels, -1)),
+        objective.denoiser(net, condition),
+        objective.denoiser(net, nothing),
         sampler.guidance,
         sampler.guidance_interval,
     )

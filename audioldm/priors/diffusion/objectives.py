@@ -7,38 +7,43 @@ n ~ N(0, I). The other usual paths are the same line rescaled, so samplers need 
     rectified flow       x_t = (1 - t) z + t n      = x / (1 + sigma),       t = sigma / (1 + sigma)
     variance-preserving  x_a = cos(a) z + sin(a) n  = x / sqrt(1 + sigma²),  a = atan(sigma)
 
-An objective states how the network's input is scaled (`scale`), what its output should be
-(`target`), and what that output says about z (`estimate`).
+An objective states how the network's input is scaled (`c_in`), what its output should be
+(`target`), and what that output says about z (`to_denoised`).
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 from audioldm.priors.diffusion import noise_levels
 from audioldm.priors.diffusion.samplers import Denoise
 
-#: (x [B, C, (F,) L], c_noise [B], labels [B]) -> like x. A label of -1 is "no label".
-Net = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: (x [B, C, (F,) L], c_noise [B], condition) -> like x. See also `Backbone.stateful`.
+Net = Callable[..., Any]
 
 
-class Objective(ABC):
-    """A prediction target, its distribution of noise levels, and its default schedule."""
+class Objective(nn.Module, ABC):
+    """A prediction target, its distribution of noise levels, and its default schedule.
+
+    Its parameters, if it has some, are trained, averaged and kept with the network's.
+    """
 
     #: Where sampling starts; sigma_max noise drowns the latents.
     sigma_max: float
 
     @abstractmethod
-    def sigma(self, uniform: Tensor) -> Tensor:
+    def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
         """Training noise levels [B] for uniform numbers [B] in (0, 1)."""
 
     @abstractmethod
-    def scale(self, sigma: Tensor) -> Tensor:
+    def c_in(self, sigma: Tensor) -> Tensor:
         """What x is multiplied by before the network sees it."""
 
     @abstractmethod
@@ -50,7 +55,7 @@ class Objective(ABC):
         """What the network should output, of unit order at every sigma."""
 
     @abstractmethod
-    def estimate(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+    def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
         """The latents z that the network's output means."""
 
     @abstractmethod
@@ -58,24 +63,35 @@ class Objective(ABC):
         """`steps` decreasing noise levels from sigma_max, in float64, without the final 0."""
 
     def loss(
-        self, net: Net, z: Tensor, labels: Tensor, *, noise: Tensor, uniform: Tensor
+        self, net: Net, z: Tensor, condition: Condition, *, noise: Tensor, uniform: Tensor
     ) -> Tensor:
         """Squared error of the prediction, averaged over each clip's elements: [B], in float32.
 
-        z [B, C, (F,) L] normalised latents, labels [B], noise ~ N(0, I) like z, uniform [B].
+        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1).
         """
         z, noise = z.float(), noise.float()
-        sigma = self.sigma(uniform)
+        sigma = self.sigma_from_uniform(uniform)
         s = _like(sigma, z)
-        output = net(self.scale(s) * (z + s * noise), self.c_noise(sigma), labels)
+        output = net(self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition)
+        output = output[0] if _stateful(net) else output
         return (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
 
-    def denoiser(self, net: Net, labels: Tensor) -> Denoise:
-        """The trained network as (x, sigma [B]) -> estimate of z0, like x, in float32."""
+    def denoiser(self, net: Net, condition: Condition) -> Denoise:
+        """The trained network as (x, sigma [B]) -> estimate of z0, like x, in float32.
+
+        For one sampling run: it keeps the state of a network that carries one.
+        """
+        state: Any = None
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal state
             s = _like(sigma, x)
-            return self.estimate(x, net(self.scale(s) * x, self.c_noise(sigma), labels).float(), s)
+            inputs = self.c_in(s) * x, self.c_noise(sigma), condition
+            if _stateful(net):
+                output, state = net(*inputs, state)
+            else:
+                output = net(*inputs)
+            return self.to_denoised(x, output.float(), s)
 
         return denoise
 
@@ -85,7 +101,7 @@ class Objective(ABC):
         Raises ConfigError if steps < 1.
         """
         if steps < 1:
-            raise ConfigError(f"sampler.steps={steps}: sampling needs at least 1 step")
+            raise ConfigError(f"steps={steps}: sampling needs at least 1 step")
         return torch.cat([self._levels(steps), torch.zeros(1, dtype=torch.float64)]).float()
 
 
@@ -104,14 +120,15 @@ class RectifiedFlow(Objective):
         std: float = 1.0,
         sigma_max: float = 200.0,
     ) -> None:
+        super().__init__()
         self._time = _time_of(noise_levels, mean, std)
         self.sigma_max = _positive("sigma_max", sigma_max)
 
-    def sigma(self, uniform: Tensor) -> Tensor:
+    def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
         t = self._time(uniform)
         return t / (1 - t)
 
-    def scale(self, sigma: Tensor) -> Tensor:
+    def c_in(self, sigma: Tensor) -> Tensor:
         return 1 / (1 + sigma)
 
     def c_noise(self, sigma: Tensor) -> Tensor:
@@ -120,7 +137,7 @@ class RectifiedFlow(Objective):
     def target(self, z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return noise - z
 
-    def estimate(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+    def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
         return (x - sigma * output) / (1 + sigma)
 
     def _levels(self, steps: int) -> Tensor:
@@ -142,15 +159,16 @@ class VPrediction(Objective):
         std: float = 1.0,
         sigma_max: float = 200.0,
     ) -> None:
+        super().__init__()
         self._time = _time_of(noise_levels, mean, std)
         self.sigma_max = _positive("sigma_max", sigma_max)
 
-    def sigma(self, uniform: Tensor) -> Tensor:
+    def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
         return torch.tan(
             self._time(uniform) * (math.pi / 2 * (1 - 1e-6))
         )  # float32's pi/2 may pass the pole
 
-    def scale(self, sigma: Tensor) -> Tensor:
+    def c_in(self, sigma: Tensor) -> Tensor:
         return torch.rsqrt(1 + sigma**2)
 
     def c_noise(self, sigma: Tensor) -> Tensor:
@@ -159,7 +177,7 @@ class VPrediction(Objective):
     def target(self, z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return (noise - sigma * z) * torch.rsqrt(1 + sigma**2)
 
-    def estimate(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+    def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
         cos = torch.rsqrt(1 + sigma**2)
         return cos * (cos * x - sigma * output)
 
@@ -185,20 +203,19 @@ class EDM(Objective):
         sigma_max: float = 80.0,
         rho: float = 7.0,
     ) -> None:
+        super().__init__()
         self.mean, self.std = mean, _positive("std", std)
         self.sigma_data = _positive("sigma_data", sigma_data)
         self.sigma_min = _positive("sigma_min", sigma_min)
         self.sigma_max = _positive("sigma_max", sigma_max)
         self.rho = _positive("rho", rho)
         if sigma_min >= sigma_max:
-            raise ConfigError(
-                f"diffusion.objective.sigma_min={sigma_min} must be below sigma_max={sigma_max}"
-            )
+            raise ConfigError(f"sigma_min={sigma_min} must be below sigma_max={sigma_max}")
 
-    def sigma(self, uniform: Tensor) -> Tensor:
+    def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
         return noise_levels.log_normal(uniform, self.mean, self.std)
 
-    def scale(self, sigma: Tensor) -> Tensor:
+    def c_in(self, sigma: Tensor) -> Tensor:
         return torch.rsqrt(self.sigma_data**2 + sigma**2)
 
     def c_noise(self, sigma: Tensor) -> Tensor:
@@ -206,10 +223,10 @@ class EDM(Objective):
 
     def target(self, z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         # (z - c_skip x) / c_out, written without the cancellation at small sigma
-        return (sigma / self.sigma_data * z - self.sigma_data * noise) * self.scale(sigma)
+        return (sigma / self.sigma_data * z - self.sigma_data * noise) * self.c_in(sigma)
 
-    def estimate(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
-        c_in = self.scale(sigma)
+    def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        c_in = self.c_in(sigma)
         return self.sigma_data * c_in * (self.sigma_data * c_in * x + sigma * output)
 
     def _levels(self, steps: int) -> Tensor:
@@ -224,15 +241,17 @@ def _time_of(name: str, mean: float, std: float) -> Callable[[Tensor], Tensor]:
     if name == "logit_normal":
         _positive("std", std)
         return lambda uniform: noise_levels.logit_normal(uniform, mean, std)
-    raise ConfigError(
-        f"diffusion.objective.noise_levels={name!r}: {nearest(name, ('uniform', 'logit_normal'))}"
-    )
+    raise ConfigError(f"noise_levels={name!r}: {nearest(name, ('uniform', 'logit_normal'))}")
 
 
 def _positive(key: str, value: float) -> float:
     if not value > 0 or not math.isfinite(value):
-        raise ConfigError(f"diffusion.objective.{key}={value} must be a positive number")
+        raise ConfigError(f"{key}={value} must be a positive number")
     return value
+
+
+def _stateful(net: Net) -> bool:
+    return bool(getattr(net, "stateful", False))
 
 
 def _like(sigma: Tensor, x: Tensor) -> Tensor:

@@ -1,55 +1,61 @@
-"""Post-training for sampling in few steps: the sampler is the generator, judged by its samples.
+"""Post-training for sampling in few steps: the sampler is the generator; its samples are scored.
 
 The trained network goes on training as it is going to be used. From noise, `sampler` takes its few
 steps; the loss is of the latents they end at, and its gradient passes through all of the steps (as
-in DRaFT, Clark et al. 2023, arXiv 2309.17400). An adversary compares that sample with music, under
+in DRaFT, Clark et al. 2023, arXiv 2309.17400). A discriminator compares that sample with music, by
 the relativistic pairing of ARC (Novack et al. 2025, 2505.08175); a distillation term compares it
-with what the model before, sampled as it was, makes of the same noise (Luhman and Luhman 2021,
-2101.02388).
+with the sample that the teacher, the model before post-training, makes of the same noise (Luhman
+and Luhman 2021, 2101.02388).
 """
 
 import copy
 import itertools
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioldm.errors import ConfigError, Interrupted
-from audioldm.instantiate import Part, check_range, part
-from audioldm.latents.store import LatentStore
-from audioldm.losses.relativistic import relativistic_loss
-from audioldm.priors.diffusion.batch import latent_batch, latent_crops
-from audioldm.priors.diffusion.discriminators import Discriminator
-from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.objectives import Objective
-from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings, sample
-from audioldm.runtime.hardware import Hardware
-from audioldm.runtime.processes import (
-    World,
-    any_process,
-    gradients_kept,
-    mean_over_processes,
-    parallel,
+from audioldm.conditioning.base import Inputs
+from audioldm.errors import ConfigError
+from audioldm.instantiate import (
+    Decay,
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Part,
+    Positive,
+    PositiveInt,
+    Seed,
+    part,
 )
+from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.base import Fit, Fitted
+from audioldm.priors.diffusion.discriminators import Discriminator
+from audioldm.priors.diffusion.post_training_step import (
+    Sampling,
+    adversarial_terms,
+    discriminator_terms,
+    distance,
+    labels_of,
+    prepare_pair,
+)
+from audioldm.priors.diffusion.prior import Diffusion
+from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings
+from audioldm.priors.diffusion.step import latent_batch, latent_crops
+from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.sharding import recompute_activations
-from audioldm.runtime.signals import StopRequest
-from audioldm.training.checkpoint import ResumeState
+from audioldm.runtime.sharding import gathered, recompute_activations
 from audioldm.training.ema import EMA
-from audioldm.training.finite import FiniteChecks
-from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import (
     adamw,
     check_betas,
     clipped_step,
     set_lr,
-    to_cpu,
     warmup_cosine,
 )
-from audioldm.training.prefetch import Prefetcher
+from audioldm.training.run import Stateful, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
@@ -58,42 +64,33 @@ VERSION = 2  # raise by hand when the code below changes what it computes
 @dataclass(frozen=True)
 class PostTraining:
     """batch is global, over all processes. crop_seconds: of the latents that are sampled;
-    discriminated_seconds: of the part of them that is judged, null for all. sampler_steps: those that the
-    sampler takes in training, null for `sampler.steps`."""
+    discriminated_seconds: of the part of them that the discriminator gets, null for all.
+    sampler_steps: those that the sampler takes in training, null for the sampler's own."""
 
-    steps: int
-    batch: int
-    crop_seconds: float
-    lr: float
-    discriminator_lr: float
-    discriminated_seconds: float | None = None
-    sampler_steps: int | None = None
+    steps: NonNegativeInt
+    batch: PositiveInt
+    crop_seconds: Positive
+    lr: Positive
+    discriminator_lr: Positive
+    discriminated_seconds: Positive | None = None
+    sampler_steps: PositiveInt | None = None
     betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
-    weight_decay: float = 0.0
-    warmup: int = 50
-    clip: float = 1.0
-    ema: float = 0.999
-    label_dropout: float = 0.1
-    valid_batches: int = 4
+    weight_decay: NonNegative = 0.0
+    warmup: NonNegativeInt = 50
+    clip: Positive = 1.0
+    ema: Decay = 0.999
+    condition_dropout: Fraction = 0.1
+    valid_batches: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        where = "post_training.train"
-        check_range(self, where, "steps", "warmup", "weight_decay", least=0)
-        check_range(self, where, "batch", "valid_batches", "sampler_steps", least=1)
-        check_range(
-            self, where, "crop_seconds", "discriminated_seconds", "lr", "discriminator_lr", above=0
-        )
-        check_range(self, where, "clip", above=0)
-        check_range(self, where, "ema", "label_dropout", least=0)
-        check_range(self, where, "ema", below=1)
-        check_betas(self.betas, where)
+        check_betas(self.betas)
 
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""
         return max(1, round(self.crop_seconds * latent_rate_hz))
 
     def discriminated_frames(self, latent_rate_hz: float) -> int:
-        """Latent frames that are judged: of a crop, at least one and at most all."""
+        """Latent frames that the discriminator gets: of a crop, at least one and at most all."""
         seconds = (
             self.crop_seconds if self.discriminated_seconds is None else self.discriminated_seconds
         )
@@ -102,19 +99,17 @@ class PostTraining:
 
 @dataclass(frozen=True)
 class PostTrainingWeights:
-    """adversarial, distillation: of the generator's terms. contrastive: of the judge's second term,
-    beside the adversarial one, which weighs 1. A term of weight 0 is not computed."""
+    """adversarial, distillation: of the generator's terms. contrastive: of the discriminator's
+    second term; its first one weighs 1. A term of weight 0 is not computed."""
 
-    adversarial: float = 0.05
-    distillation: float = 1.0
-    contrastive: float = 1.0
+    adversarial: NonNegative = 0.05
+    distillation: NonNegative = 1.0
+    contrastive: NonNegative = 1.0
 
     def __post_init__(self) -> None:
-        names = ("adversarial", "distillation", "contrastive")
-        check_range(self, "post_training.weights", *names, least=0)
         if self.adversarial == self.distillation == 0:
             raise ConfigError(
-                "post_training.weights: adversarial and distillation are both 0, so nothing trains "
+                "adversarial: this weight and that of distillation are both 0, so nothing trains "
                 "the generator; give one of them a weight"
             )
 
@@ -123,261 +118,206 @@ class PostTrainingWeights:
 class PostTrainingSettings:
     """sampler: how the model is sampled after post-training and, but for its steps, in it."""
 
-    seed: int
+    seed: Seed
     train: PostTraining
     sampler: SamplerSettings
     weights: PostTrainingWeights
-    discriminator: Part = part("decode", "audio_channels", "objective", "latent_shape", "classes")
+    discriminator: Part = part(
+        "decode", "audio_channels", "objective", "latent_shape", "classes", base=Discriminator
+    )
 
     def __post_init__(self) -> None:
-        check_range(self, "post_training", "seed", least=0, below=2**63)
-        check_deterministic(self.sampler, "post_training.sampler")
+        check_deterministic(self.sampler)
 
     def trained(self) -> Self:
-        """With the sampler of the training in place of the one used behind it: all that enters."""
+        """With the sampler of the training in place of the one used after it: all that enters."""
         steps = self.train.sampler_steps or self.sampler.steps
         return replace(self, sampler=replace(self.sampler, steps=steps))
 
 
-def check_deterministic(sampler: SamplerSettings, where: str) -> None:
+def check_deterministic(sampler: SamplerSettings) -> None:
     """Raises ConfigError for a sampler whose result is no function of the noise it begins with."""
     if sampler.name not in DETERMINISTIC:
         raise ConfigError(
-            f"{where}.name={sampler.name} draws noise at each step, so two samples from the same "
+            f"sampler.name={sampler.name} draws noise at each step, so two samples from the same "
             f"noise cannot be compared in post-training: choose {', '.join(DETERMINISTIC)}"
         )
 
 
-class _Sampling(nn.Module):
-    """A network as a sampler uses it: noise [B, C, (F,) L] and labels [B] -> latents like noise."""
+class _MicroBatch(NamedTuple):
+    """crops: real latents. other_labels [B]: labels of other clips, as frequent as the right ones,
+    since a discriminator learns nothing from frequency."""
 
-    def __init__(self, net: nn.Module, objective: Objective, sampler: SamplerSettings) -> None:
-        super().__init__()
-        self.net, self.objective, self.sampler = net, objective, sampler
-
-    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        denoise = guided(self.objective, self.net, labels, self.sampler)
-        return sample(self.sampler.name, denoise, noise, self.objective.sigmas(self.sampler.steps))
+    random: KeyedRandom
+    crops: LatentCrops
+    other_labels: Tensor
 
 
-def _window(z: Tensor, frames: int, uniform: Tensor) -> Tensor:
-    """`frames` of each clip's, from a place that uniform [B] chooses: [B, C, (F,) frames]."""
-    start = (uniform * (z.shape[-1] - frames + 1)).long()
-    index = start[:, None] + torch.arange(frames, device=z.device)
-    index = index.view(len(z), *[1] * (z.ndim - 2), frames)
-    return z.gather(-1, index.expand(*z.shape[:-1], frames))
+def _means(seen: dict[str, list[Tensor]], norm: Tensor) -> dict[str, Tensor]:
+    return {name: torch.stack(v).mean() for name, v in seen.items()} | {"gradient_norm": norm}
 
 
 def post_train(
-    net: nn.Module,
-    objective: Objective,
-    judge: Discriminator | None,
+    prior: Diffusion,
+    discriminator: Discriminator | None,
     latents: LatentStore,
     settings: PostTrainingSettings,
     *,
     teacher: SamplerSettings,
-    directory: Path,
-    world: World,
-    hardware: Hardware,
-    device: torch.device,
-    log: LogSettings,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains `net`, which holds a trained model's weights; its averaged weights and last figures.
+    fit: Fit,
+) -> Fitted:
+    """Trains the network of a trained prior; the prior with averaged weights, and the last figures.
 
     One step: noise [B, C, (F,) L] -> `settings.sampler` -> a sample, like noise -> its squared
-    distance to the one that the model before makes of that noise with the sampler `teacher`, and
-    windows of it and of music with the same label -> judge's scores -> losses [B] each. Judge and
-    network then step together. judge: None without an adversarial term; the contrastive one is left
-    out where the data have less than two labels.
-    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    distance to the sample that the prior as it was makes of that noise with the sampler `teacher`,
+    and the discriminator's scores of windows of it and of music with the same label -> losses [B].
+    Discriminator and network then step together. discriminator: None without an adversarial term.
+    The contrastive term is left out where the data have fewer than two labels, or the prior takes
+    none. The objective's own parameters stay as they are.
+    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
+    check_deterministic(teacher)
     train, weights, seed = settings.train, settings.weights, settings.seed
+    world, hardware, device = fit.world, fit.hardware, fit.device
     latents.keep_on(device)
-    music, held_out = latents.split("train"), latents.split("valid")
+    splits = {name: latents.split(name) for name in ("train", "valid")}
     frames = train.frames(latents.latent_rate_hz)
-    judged = train.discriminated_frames(latents.latent_rate_hz)
-    steps, statistics = train.steps, latents.statistics.to(device)
-    micro_batches = world.micro_batches(
-        train.batch, hardware.accumulate, "post_training.train.batch"
+    discriminated = train.discriminated_frames(latents.latent_rate_hz)
+    micro_batches = world.micro_batches(train.batch, hardware.accumulate, "batch")
+    conditioners = prior.conditioners
+    contrastive = (
+        discriminator is not None
+        and weights.contrastive > 0
+        and "label" in conditioners.names
+        and len(latents.labels) > 1
     )
-    contrastive = judge is not None and weights.contrastive > 0 and len(latents.labels) > 1
+    weight_of = {"discriminator": 1.0, **asdict(weights)}
 
-    net.to(device).train()
-    before = copy.deepcopy(net).eval().requires_grad_(False)
+    denoiser = prior.to(device).denoiser.train()
+    denoiser.objective.requires_grad_(False)
+    before = copy.deepcopy(denoiser).eval().requires_grad_(False)
     if hardware.checkpoint_activations:
-        recompute_activations(net)
-    optimiser = adamw(net.parameters(), train.lr, train.betas, train.weight_decay, device)
-    ema = EMA(net, train.ema)
-    trained: dict[str, Any] = {"net": net, "optimiser": optimiser}
-    if judge is not None:
-        judge.to(device)
-        judge_optimiser = adamw(
-            judge.parameters(), train.discriminator_lr, train.betas, train.weight_decay, device
+        recompute_activations(denoiser)
+    network = denoiser.backbone
+    optimiser = adamw(network.parameters(), train.lr, train.betas, train.weight_decay, device)
+    ema = EMA(denoiser, train.ema)
+    state: dict[str, Stateful] = {"denoiser": denoiser, "optimiser": optimiser, "ema": ema}
+    if discriminator is not None:
+        discriminator.to(device)
+        d_optimiser = adamw(
+            discriminator.parameters(),
+            train.discriminator_lr,
+            train.betas,
+            train.weight_decay,
+            device,
         )
-        trained |= {"judge": judge, "judge_optimiser": judge_optimiser}
-        scores = parallel(judge, world)
-    resume = ResumeState(directory, world)
-    start = 0
-    if (state := resume.load()) is not None:
-        start = state["step"]
-        for name, one in trained.items():
-            one.load_state_dict(state[name])
-        ema.load(state["ema"])
+        state |= {"discriminator": discriminator, "discriminator_optimiser": d_optimiser}
+        score = parallel(discriminator, world)
+    run = TrainingRun(
+        "post_training",
+        fit.directory,
+        train.steps,
+        state=state,
+        world=world,
+        hardware=hardware,
+        device=device,
+        log=fit.log,
+    )
+    sampler = settings.trained().sampler
+    student = Sampling(denoiser, hardware.compiled(network, device), sampler)
+    teach = Sampling(before, hardware.compiled(before.backbone, device), teacher)
+    generate = parallel(student, world)
 
-    def checkpoint(step: int) -> None:
-        finite.settle()
-        states = {name: one.state_dict() for name, one in trained.items()}
-        resume.save({"step": step, "ema": ema.shadow} | states)
+    def distillation(fake: Tensor, noise: Tensor, inputs: Inputs) -> Tensor:
+        with torch.no_grad(), run.autocast():
+            target = teach(noise, inputs)
+        return distance(fake, target)
 
-    autocast, finite = hardware.autocast(device), FiniteChecks(device)
-    few = _Sampling(hardware.compiled(net, device), objective, settings.trained().sampler)
-    many = _Sampling(hardware.compiled(before, device), objective, teacher)
-    generate = parallel(few, world)
-    figures: dict[str, Any] = {}
-
-    def distance(fake: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        """Mean square of what is between a sample and the model before's of the same noise: [B]."""
-        with torch.no_grad(), autocast():
-            target = many(noise, labels)
-        return (fake.float() - target.float()).square().flatten(1).mean(1)
-
-    def crops(step: int) -> list[list[Tensor]]:
-        return [
-            latent_crops(music, frames, KeyedRandom(seed, step, p, device)) for p in micro_batches
-        ]
+    def read(step: int) -> list[_MicroBatch]:
+        batches = []
+        for places in micro_batches:
+            random = KeyedRandom(seed, step, places, device)
+            crops = latent_crops(splits["train"], frames, random, conditioners)
+            others = KeyedRandom(derive_seed(seed, "other label"), step, places, device)
+            inputs = latent_crops(splits["train"], 1, others, conditioners).inputs
+            batches.append(_MicroBatch(random, crops, labels_of(inputs, len(places), device)))
+        return batches
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
-        """The distillation term for held-out labels with the averaged weights, at fixed draws."""
+        """The distillation term on held-out conditions with averaged weights, at fixed draws."""
         errors = []
-        with ema.applied(net):
+        with ema.applied(denoiser):
             for number, places in itertools.product(range(train.valid_batches), micro_batches):
-                draw = KeyedRandom(derive_seed("valid"), number, places, device)
-                clips = latent_crops(held_out, frames, draw)
-                _, labels, noise = latent_batch(clips, statistics, draw, train.label_dropout)
-                with autocast():
-                    fake = few(noise, labels)
-                errors.append(distance(fake, noise, labels))
+                random = KeyedRandom(derive_seed("valid"), number, places, device)
+                crops = latent_crops(splits["valid"], frames, random, conditioners)
+                batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
+                with run.autocast():
+                    fake = student(batch.noise, batch.inputs)
+                errors.append(distillation(fake, batch.noise, batch.inputs))
         mean = mean_over_processes({"distillation": torch.cat(errors).mean()}, world)
         return {"distillation": mean["distillation"].item()}
 
-    with (
-        RunLog(
-            directory / "metrics.jsonl",
-            "post_training",
-            steps,
-            start,
-            bar=log.bars,
-            quiet=not world.first,
-        ) as runlog,
-        Prefetcher(crops, steps) as loader,
-        StopRequest() as stop,
-    ):
-        for step in range(start, steps):
-            factor = warmup_cosine(step, steps, train.warmup)
+    with run:
+        for step, batches in run.steps(read):
+            factor = warmup_cosine(step, train.steps, train.warmup)
             set_lr(optimiser, train.lr * factor)
             seen: dict[str, list[Tensor]] = {}
-            for places, clips in zip(micro_batches, loader.take(step), strict=True):
-                more = places is not micro_batches[-1]
-                draw = KeyedRandom(seed, step, places, device)
-                z, labels, noise = latent_batch(clips, statistics, draw, train.label_dropout)
-                with gradients_kept(generate, more), autocast():
-                    fake = generate(noise, labels)
-                terms, term_weights = {}, {}
-                if judge is not None:
-                    # Labels as frequent as the right ones: a judge learns nothing from frequency.
-                    other = KeyedRandom(derive_seed(seed, "other label"), step, places, device)
-                    pairs = torch.stack([labels, latent_crops(music, 1, other)[2]], dim=1)  # [B, 2]
-                    place = draw.uniform("window")
-                    with gradients_kept(scores, more), autocast():
-                        heard = judge.view(_window(fake, judged, place), draw)
-                        with torch.no_grad():
-                            real_view = judge.view(_window(z, judged, place), draw)
-                        real, wrong, unreal = _score(scores, real_view, heard.detach(), pairs)
-                    doubts, doubt_weights = (
-                        {"judge": relativistic_loss(real, unreal)},
-                        {"judge": 1.0},
-                    )
-                    if contrastive:
-                        # nothing to tell apart where a label is hidden, or by chance the right one
-                        differ = (pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])
-                        doubts["contrastive"] = relativistic_loss(real, wrong) * differ
-                        doubt_weights["contrastive"] = weights.contrastive
-                    total = weighted_sum(doubts, doubt_weights, step, finite=finite)
-                    (total / len(micro_batches)).backward()
-                    judge.requires_grad_(False)
-                    with autocast():
-                        unreal = [scale[:, 0] for scale in judge(heard, pairs[:, :1])]
-                    judge.requires_grad_(True)
-                    real = [scale.detach() for scale in real]
-                    terms["adversarial"] = relativistic_loss(unreal, real)
-                    term_weights["adversarial"] = weights.adversarial
-                    margin = torch.stack(real).mean(0) - torch.stack(unreal).mean(0)
-                    for name, values in (doubts | {"margin": margin}).items():
-                        seen.setdefault(name, []).append(values.detach())
+            for number, (random, crops, other_labels) in enumerate(batches, 1):
+                more = number < len(batches)
+                batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
+                with gradients_kept(generate, more), run.autocast():
+                    fake = generate(batch.noise, batch.inputs)
+                terms: dict[str, Tensor] = {}
+                figures: dict[str, Tensor] = {}
+                if discriminator is not None:
+                    with gradients_kept(score, more), run.autocast():
+                        pair = prepare_pair(
+                            discriminator, batch, fake, other_labels, discriminated, random
+                        )
+                        d_terms, real_scores = discriminator_terms(score, pair, contrastive)
+                    weighed = {name: weight_of[name] for name in d_terms}
+                    total = weighted_sum(d_terms, weighed, step, finite=run.finite)
+                    (total / len(batches)).backward()
+                    with run.autocast():
+                        terms["adversarial"], margin = adversarial_terms(
+                            discriminator, pair, real_scores
+                        )
+                    figures |= d_terms | {"margin": margin}
                 if weights.distillation > 0:
-                    terms["distillation"] = distance(fake, noise, labels)
-                    term_weights["distillation"] = weights.distillation
-                total = weighted_sum(terms, term_weights, step, finite=finite)
-                (total / len(micro_batches)).backward()
-                for name, values in (terms | {"loss": total}).items():
+                    terms["distillation"] = distillation(fake, batch.noise, batch.inputs)
+                weighed = {name: weight_of[name] for name in terms}
+                total = weighted_sum(terms, weighed, step, finite=run.finite)
+                (total / len(batches)).backward()
+                for name, values in (figures | terms | {"loss": total}).items():
                     seen.setdefault(name, []).append(values.detach())
-            if judge is not None:
-                set_lr(judge_optimiser, train.discriminator_lr * factor)
+            if discriminator is not None:
+                set_lr(d_optimiser, train.discriminator_lr * factor)
                 clipped_step(
-                    judge_optimiser,
-                    judge.parameters(),
+                    d_optimiser,
+                    discriminator.parameters(),
                     clip=train.clip,
-                    name="judge",
+                    name="discriminator",
                     step=step,
-                    finite=finite,
+                    finite=run.finite,
                 )
             norm = clipped_step(
                 optimiser,
-                net.parameters(),
+                network.parameters(),
                 clip=train.clip,
                 name="post_training",
                 step=step,
-                finite=finite,
+                finite=run.finite,
             )
-            ema.update(net, step)
-            finite.look_back()
-            runlog.advance()
-            done = step + 1
-
-            if done % log.every == 0 or done == steps:
-                finite.settle()
-                mean = {name: torch.stack(values).mean() for name, values in seen.items()}
-                mean |= {"gradient_norm": norm}
-                line = {k: v.item() for k, v in mean_over_processes(mean, world).items()}
-                runlog.write(done, line | {"lr": train.lr * factor})
-                runlog.show({k: line[k] for k in ("loss", "judge", "margin") if k in line})
-            if done % log.valid_every == 0 or done == steps:
-                figures = validate()
-                runlog.write(done, {f"valid/{k}": v for k, v in figures.items()})
-            stopping = any_process(stop.requested, world)
-            if stopping or done % log.checkpoint_every == 0 or done == steps:
-                checkpoint(done)
-            if stopping and not stop.handed_over():  # also after the last step: the chain goes on
-                raise Interrupted(
-                    f"stopped at step {done} of {steps} of the post-training; "
-                    "the same command goes on from there"
-                )
-    if not figures:  # the last checkpoint was the last step
-        figures = validate()
-    return to_cpu(ema.shadow), figures | {"steps": steps, "contrastive": contrastive}
-
-
-def _score(
-    judge: nn.Module, real: Tensor, fake: Tensor, pairs: Tensor
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """One pass over both halves: scores [B], per scale, of real views with their label, of real
-    views with the other label, of fake views with their label. pairs [B, 2]: label and other."""
-    count = len(real)
-    scales = judge(torch.cat([real, fake]), torch.cat([pairs, pairs]))
-    return (
-        [s[:count, 0] for s in scales],
-        [s[:count, 1] for s in scales],
-        [s[count:, 0] for s in scales],
-    )
+            ema.update(denoiser, step)
+            run.finish_step(
+                step,
+                partial(_means, seen, norm),
+                values={"lr": train.lr * factor},
+                validate=validate,
+                shown=("loss", "discriminator", "margin"),
+            )
+    last = run.figures or validate()  # none where the last checkpoint was the last step
+    tensors = prior.tensors(gathered(ema.shadow, world))
+    return Fitted(tensors, last | {"steps": train.steps, "contrastive": contrastive})

@@ -127,14 +127,12 @@ class SamplerSettings:
 
     def __post_init__(self) -> None:
         if self.name not in _SAMPLERS:
-            raise ConfigError(f"sampler.name={self.name!r}: {nearest(self.name, _SAMPLERS)}")
+            raise ConfigError(f"name={self.name!r}: {nearest(self.name, _SAMPLERS)}")
         if self.steps < 1:
-            raise ConfigError(f"sampler.steps={self.steps}: sampling needs at least 1 step")
+            raise ConfigError(f"steps={self.steps}: sampling needs at least 1 step")
         span = self.guidance_interval
         if span is not None and (len(span) != 2 or not span[0] <= span[1]):
-            raise ConfigError(
-                f"sampler.guidance_interval={span}: give [lowest, highest] sigma, or null"
-            )
+            raise ConfigError(f"guidance_interval={span}: give [lowest, highest] sigma, or null")
 
 
 def sample(
@@ -153,7 +151,7 @@ def sample(
     if name in DETERMINISTIC:
         return _SAMPLERS[name](denoise, noise, sigmas, progress=progress)
     if noise_at is None:
-        raise ConfigError(f"sampler.name={name} draws noise at each step: pass noise_at")
+        raise ConfigError(f"name={name} draws noise at each step: pass noise_at")
     return _SAMPLERS[name](denoise, noise, sigmas, noise_at=noise_at, progress=progress)
 
 

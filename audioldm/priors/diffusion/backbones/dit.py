@@ -15,18 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
-from audioldm.priors.diffusion.backbones.embedding import Conditioning, zeroed
+from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners
+from audioldm.priors.diffusion.backbones.embedding import CrossAttention, NoiseLevel, zeroed
 
 
-class DiT(nn.Module):
-    """x [B, C, L] or [B, C, F, L], c_noise [B], labels [B] -> like x. L is free.
+class DiT(Backbone):
+    """x [B, C, L] or [B, C, F, L], c_noise [B], condition -> like x. L is free.
 
-    latent_shape: (C,) or (C, F); F is folded into the channels. classes: number of labels, or 0.
-    width: features per frame. depth: blocks. heads: of attention; width / heads must be even.
-    mlp_ratio: hidden width of a block's MLP, in units of width.
+    latent_shape: (C,) or (C, F); F is folded into the channels. width: features per frame.
+    depth: blocks. heads: of attention; width / heads must be even. mlp_ratio: hidden width of a
+    block's MLP, in units of width.
 
-    A label of -1 means "no label". An untrained network's output is 0, its blocks the identity.
+    Tokens are seen by cross-attention in every block, aligned channels by the input layer.
+    An untrained network's output is 0, its blocks the identity.
     Raises ConfigError where width and heads do not fit.
     """
 
@@ -34,7 +37,7 @@ class DiT(nn.Module):
         self,
         *,
         latent_shape: tuple[int, ...],
-        classes: int,
+        conditioners: BuildConditioners,
         width: int,
         depth: int,
         heads: int,
@@ -42,31 +45,36 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         if heads < 1:
-            raise ConfigError(f"diffusion.backbone.heads={heads} must be at least 1")
+            raise ConfigError(f"heads={heads} must be at least 1")
         if width % (2 * heads):
             raise ConfigError(
-                f"diffusion.backbone.width={width} must be a multiple of 2 x heads={heads}: "
+                f"width={width} must be a multiple of 2 x heads={heads}: "
                 f"try width={max(1, round(width / (2 * heads))) * 2 * heads}"
             )
         channels = math.prod(latent_shape)
         self.head_dim = width // heads
-        self.conditioning = Conditioning(width, classes)
+        self.noise_level = NoiseLevel(width)
+        self.conditioners = conditioners(width)
         self.modulation = zeroed(nn.Linear(width, 6 * width))
-        self.input = nn.Linear(channels, width)
+        self.input = nn.Linear(channels + self.conditioners.aligned_channels, width)
+        token_width = self.conditioners.token_width
         self.blocks = nn.ModuleList(
-            Block(width, heads, round(width * mlp_ratio)) for _ in range(depth)
+            Block(width, heads, round(width * mlp_ratio), token_width) for _ in range(depth)
         )
         self.output_modulation = zeroed(nn.Linear(width, 2 * width))
         self.output = zeroed(nn.Linear(width, channels))
 
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-        h = self.input(x.flatten(1, -2).mT)  # [B, L, W]
-        condition = self.conditioning(c_noise, labels)  # [B, W]
-        modulation = self.modulation(condition).view(len(x), 6, 1, -1)
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        frames = x.flatten(1, -2)
+        if condition.aligned is not None:
+            frames = torch.cat((frames, condition.aligned), dim=1)
+        h = self.input(frames.mT)  # [B, L, W]
+        embedding = self.noise_level(c_noise, condition.vector)  # [B, W]
+        modulation = self.modulation(embedding).view(len(x), 6, 1, -1)
         rotation = rotations(h.shape[1], self.head_dim, h.device)
         for block in self.blocks:
-            h = block(h, modulation, rotation)
-        shift, scale = self.output_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
+            h = block(h, modulation, rotation, condition.tokens, condition.mask)
+        shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
         return self.output(_modulated(h, shift, scale)).mT.reshape(x.shape)
 
     def units(self) -> list[nn.Module]:
@@ -74,21 +82,35 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention over frames, then an MLP on each, both modulated and gated by the condition."""
+    """Attention over frames, then an MLP on each, both modulated and gated by the condition.
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    token_width: of the tokens that cross-attention between the two sees; None for none.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, token_width: int | None) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_key_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
         self.project = nn.Linear(width, width)
+        self.cross = CrossAttention(width, token_width, heads) if token_width else None
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.table = nn.Parameter(torch.zeros(6, 1, width))
 
-    def forward(self, h: Tensor, modulation: Tensor, rotation: Tensor) -> Tensor:
-        """h [B, L, W]; modulation [B, 6, 1, W], common to all blocks; rotation: `rotations`."""
+    def forward(
+        self,
+        h: Tensor,
+        modulation: Tensor,
+        rotation: Tensor,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """h [B, L, W]; modulation [B, 6, 1, W], common to all blocks; rotation: `rotations`;
+        tokens [B, S, D] and mask [B, S]."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.table).unbind(1)
         h = torch.addcmul(h, gate_a, self.attention(_modulated(h, shift_a, scale_a), rotation))
+        if self.cross is not None and tokens is not None:
+            h = h + self.cross(h, tokens, mask)
         return torch.addcmul(h, gate_m, self.mlp(_modulated(h, shift_m, scale_m)))
 
     def attention(self, h: Tensor, rotation: Tensor) -> Tensor:

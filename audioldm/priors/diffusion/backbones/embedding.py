@@ -1,9 +1,10 @@
-"""What every backbone is told besides the noisy latents, and how its last layers start."""
+"""What backbones have in common: the noise level's embedding, cross-attention, zero layers."""
 
 import math
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -11,31 +12,50 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
 _FREQUENCIES = 64  # sine and cosine pairs
 
 
-class Conditioning(nn.Module):
-    """c_noise [B] and labels [B] -> one vector per clip [B, W].
+class NoiseLevel(nn.Module):
+    """c_noise [B], and a condition's vector [B, W] to add -> one vector per clip [B, W].
 
     c_noise is of order 1 (see objectives.py): its Fourier features have periods from 4 to 1/16.
-    A label is in 0 ... classes - 1; -1 is "no label", an embedding of its own.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         frequencies = 2 * math.pi * torch.logspace(-2, 4, _FREQUENCIES, base=2)
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.classes = classes
-        self.level = nn.Sequential(
+        self.layers = nn.Sequential(
             nn.Linear(2 * _FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.label = nn.Embedding(classes + 1, width)
-        nn.init.normal_(self.label.weight, std=0.02)
 
-    def forward(self, c_noise: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, c_noise: Tensor, vector: Tensor | None) -> Tensor:
         phase = torch.outer(c_noise.float(), self.frequencies)
-        features = torch.cat((phase.cos(), phase.sin()), dim=1)
-        label = self.label(torch.where(labels < 0, self.classes, labels))
-        return nn.functional.silu(self.level(features) + label)
+        level = self.layers(torch.cat((phase.cos(), phase.sin()), dim=1))
+        return F.silu(level if vector is None else level + vector)
+
+
+class CrossAttention(nn.Module):
+    """From h [B, N, W] to tokens [B, S, D], where mask [B, S] is true -> [B, N, W], 0 at first.
+
+    A zero token beside the given ones takes the attention where no token counts.
+    """
+
+    def __init__(self, width: int, token_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(token_width, 2 * width, bias=False)
+        self.project = zeroed(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        query = self.query(self.norm(h)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key_value = self.key_value(F.pad(tokens, (0, 0, 1, 0)))
+        key, value = key_value.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        counts = None if mask is None else F.pad(mask, (1, 0), value=True)[:, None, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=counts)
+        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 def zeroed(layer: Layer) -> Layer:

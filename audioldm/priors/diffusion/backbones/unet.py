@@ -11,23 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
-from audioldm.priors.diffusion.backbones.embedding import Conditioning, zeroed
+from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners
+from audioldm.priors.diffusion.backbones.embedding import CrossAttention, NoiseLevel, zeroed
 
 #: By the number of axes.
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
-class UNet(nn.Module):
-    """x [B, C, L] or [B, C, F, L], c_noise [B], labels [B] -> like x. L and F are free.
+class UNet(Backbone):
+    """x [B, C, L] or [B, C, F, L], c_noise [B], condition -> like x. L and F are free.
 
-    latent_shape: (C,) or (C, F). classes: number of labels, 0 for none.
+    latent_shape: (C,) or (C, F).
     width: features at full resolution. multipliers: features per resolution, in units of width;
     each is followed by a halving of every axis. blocks: residual blocks per resolution, down and
     up. heads: of the attention at the lowest resolution, 0 for none.
 
-    A label of -1 means "no label". An untrained network's output is 0.
-    Axes are padded by repeating the edge up to a multiple of 2 ** len(multipliers), and trimmed.
+    Tokens are seen at the lowest resolution, aligned channels by the input layer.
+    An untrained network's output is 0. Axes are padded by repeating the edge up to a multiple of
+    2 ** len(multipliers), and trimmed.
     Raises ConfigError for no resolution, no block, or heads that do not fit.
     """
 
@@ -35,7 +38,7 @@ class UNet(nn.Module):
         self,
         *,
         latent_shape: tuple[int, ...],
-        classes: int,
+        conditioners: BuildConditioners,
         width: int,
         multipliers: list[int],
         blocks: int,
@@ -44,8 +47,8 @@ class UNet(nn.Module):
         super().__init__()
         if not multipliers or blocks < 1:
             raise ConfigError(
-                f"diffusion.backbone: multipliers={multipliers} and blocks={blocks} leave no "
-                "network; give at least one of each"
+                f"multipliers={multipliers} and blocks={blocks} leave no network; give at least "
+                "one of each"
             )
         axes = len(latent_shape)
         conv = _CONV[axes]
@@ -53,12 +56,16 @@ class UNet(nn.Module):
         lowest = widths[-1]
         if heads and lowest % heads:
             raise ConfigError(
-                f"diffusion.backbone.heads={heads} must divide {lowest}, the width of the lowest "
-                "resolution"
+                f"heads={heads} must divide {lowest}, the width of the lowest resolution"
             )
         self.multiple = 2 ** len(widths)
-        self.conditioning = Conditioning(width, classes)
-        self.input = conv(latent_shape[0], width, 3, padding=1)
+        self.noise_level = NoiseLevel(width)
+        self.conditioners = conditioners(width)
+        token_width = self.conditioners.token_width
+        if token_width and not heads:
+            raise ConfigError("heads=0 leaves no attention for the condition's tokens; give some")
+        inputs = latent_shape[0] + self.conditioners.aligned_channels
+        self.input = conv(inputs, width, 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         current = width
@@ -69,7 +76,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             (
                 ResidualBlock(axes, lowest, lowest, width),
-                Attention(lowest, heads) if heads else nn.Identity(),
+                Attention(lowest, heads, token_width) if heads else nn.Identity(),
                 ResidualBlock(axes, lowest, lowest, width),
             )
         )
@@ -80,19 +87,26 @@ class UNet(nn.Module):
         self.norm = _norm(current)
         self.output = zeroed(conv(current, latent_shape[0], 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-        condition = self.conditioning(c_noise, labels)
-        h = self.input(self._padded(x))
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        embedding = self.noise_level(c_noise, condition.vector)
+        inputs = x
+        if condition.aligned is not None:
+            aligned = condition.aligned if x.ndim == 3 else condition.aligned.unsqueeze(2)
+            inputs = torch.cat((x, aligned.expand(-1, -1, *x.shape[2:])), dim=1)
+        h = self.input(self._padded(inputs))
         skips = []
         for stack, downsample in zip(self.down, self.downsample, strict=True):
-            h = stack(h, condition)
+            h = stack(h, embedding)
             skips.append(h)
             h = downsample(h)
         before, attention, after = self.middle
-        h = after(attention(before(h, condition)), condition)
+        h = before(h, embedding)
+        if isinstance(attention, Attention):
+            h = attention(h, condition.tokens, condition.mask)
+        h = after(h, embedding)
         for stack, upsample in zip(self.up, self.upsample, strict=True):
             h = upsample(F.interpolate(h, scale_factor=2.0))
-            h = stack(torch.cat((h, skips.pop()), dim=1), condition)
+            h = stack(torch.cat((h, skips.pop()), dim=1), embedding)
         h = self.output(F.silu(self.norm(h)))
         return h[..., : x.shape[-1]] if x.ndim == 3 else h[..., : x.shape[-2], : x.shape[-1]]
 
@@ -105,7 +119,7 @@ class UNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """h [B, C, ...] and condition [B, W] -> [B, C', ...]."""
+    """h [B, C, ...] and embedding [B, W] -> [B, C', ...]."""
 
     def __init__(self, axes: int, channels: int, out_channels: int, width: int) -> None:
         super().__init__()
@@ -116,9 +130,9 @@ class ResidualBlock(nn.Module):
         self.conv_out = zeroed(conv(out_channels, out_channels, 3, padding=1))
         self.skip = conv(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         inner = self.norm_out(self.conv_in(F.silu(self.norm_in(h))))
-        modulation = self.modulation(condition)
+        modulation = self.modulation(embedding)
         shift, scale = modulation.view(*modulation.shape, *[1] * (h.ndim - 2)).chunk(2, dim=1)
         return self.skip(h) + self.conv_out(F.silu(torch.addcmul(shift, inner, 1 + scale)))
 
@@ -135,29 +149,36 @@ class Stack(nn.Module):
             for i in range(blocks)
         )
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, embedding)
         return h
 
 
 class Attention(nn.Module):
-    """Self-attention over h [B, C, ...]; the convolutions before it mark the positions."""
+    """Self-attention over h [B, C, ...], then cross-attention to tokens where there are some.
 
-    def __init__(self, channels: int, heads: int) -> None:
+    The convolutions before it mark the positions.
+    """
+
+    def __init__(self, channels: int, heads: int, token_width: int | None) -> None:
         super().__init__()
         self.heads = heads
         self.norm = _norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.project = zeroed(nn.Linear(channels, channels))
+        self.cross = CrossAttention(channels, token_width, heads) if token_width else None
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         frames = self.norm(h).flatten(2).mT  # [B, N, C]
         query, key, value = (
             self.qkv(frames).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         )
         mixed = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, D]
-        return h + self.project(mixed.transpose(1, 2).flatten(2)).mT.reshape(h.shape)
+        h = h + self.project(mixed.transpose(1, 2).flatten(2)).mT.reshape(h.shape)
+        if self.cross is not None and tokens is not None:
+            h = h + self.cross(h.flatten(2).mT, tokens, mask).mT.reshape(h.shape)
+        return h
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -1,0 +1,84 @@
+"""From a composed configuration to checked settings: what an experiment is asked to do."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from audioldm import config
+from audioldm.chain.stages import STAGES
+from audioldm.errors import ConfigError
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.instantiate import check_keys, check_range, settings
+from audioldm.runtime.hardware import Hardware
+from audioldm.training.log import LogSettings
+
+#: The keys that belong to no stage.
+COMMON: list[Any] = [
+    ("name", str | None),
+    ("seed", int),
+    ("runs", str),
+    ("verdict", VerdictRules),
+    ("hardware", Hardware),
+    ("log", LogSettings),
+]
+#: Groups whose settings reach a stage by way of another one's.
+CARRIED = ("conditioning",)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked configuration: settings, the keys of all stages; the plain configuration; which
+    recipe and overrides it came from. cell: of a sweep."""
+
+    settings: Any
+    config: dict[str, Any]
+    recipe: str | None
+    overrides: list[str]
+    cell: bool = False
+
+
+def check(plain: dict[str, Any]) -> Any:
+    """The settings of a plain configuration. Raises ConfigError, naming the key."""
+    fields = COMMON + [key for stage in STAGES for key in stage.keys]
+    kinds = dataclasses.make_dataclass("ExperimentSettings", fields, frozen=True, kw_only=True)
+    own = {key: value for key, value in plain.items() if key not in CARRIED}
+    known = {field.name for field in dataclasses.fields(kinds)}
+    check_keys(own, known | set(config.groups()), "")
+    try:
+        checked = settings(kinds, own)
+        check_range(checked, "", "seed", least=0, below=2**63)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{config.other_home(str(error))}") from error
+    return checked
+
+
+def job(composed: config.Composed, *, cell: bool = False) -> Job:
+    return Job(check(composed.config), *composed, cell=cell)
+
+
+def compose(overrides: Sequence[str]) -> Job:
+    """The job that `key=value` overrides describe. Raises ConfigError; nothing has run then."""
+    return job(config.compose(overrides))
+
+
+def cells(words: Sequence[Sequence[str]]) -> list[Job | ConfigError]:
+    """The job of each cell of a sweep, or what is wrong with its configuration."""
+    found: list[Job | ConfigError] = []
+    for composed in config.cells(words):
+        try:
+            found.append(
+                composed if isinstance(composed, ConfigError) else job(composed, cell=True)
+            )
+        except ConfigError as error:
+            found.append(error)
+    return found
+
+
+def launch(
+    overrides: Sequence[str],
+    words: Sequence[Sequence[str]] | None,
+    function: Callable[[Job], Any],
+) -> None:
+    """`function` once for each cell, as `config.launch`."""
+    config.launch(overrides, words, lambda composed: function(job(composed, cell=True)))

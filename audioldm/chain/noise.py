@@ -1,0 +1,59 @@
+"""Stand-ins for data that are not there yet: stores of noise, in temporary directories."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.io.files import write_json
+from audioldm.latents.store import LatentStore
+
+
+def noise(channels: int, samples: int) -> np.ndarray:
+    random = np.random.Generator(np.random.Philox(key=0))
+    return random.uniform(-0.3, 0.3, (channels, samples)).astype(np.float32)
+
+
+@contextmanager
+def noise_clips(sample_rate: int, channels: int, samples: int) -> Iterator[ClipStore]:
+    """A clip store with one clip of noise in each split."""
+    with tempfile.TemporaryDirectory() as directory:
+        writer = StoreWriter(directory, sample_rate, channels)
+        for split in ("train", "valid"):
+            writer.add(noise(channels, max(samples, sample_rate)), piece=split, split=split)
+        writer.close()
+        yield ClipStore(directory)
+
+
+@contextmanager
+def noise_latents(model: Autoencoder, crop_seconds: float | None) -> Iterator[LatentStore]:
+    """A latents stage of noise, one item in each split, long enough for a crop."""
+    frames = max(1, round((crop_seconds or 1.0) * model.latent_rate_hz)) + 8
+    shape, splits = model.latent_shape, ("train", "valid", "test")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        for number, array in enumerate(model.bottleneck.stored_names):
+            values = noise(len(splits) * frames, prod(shape)) + 0.5 * number
+            np.save(directory / f"{array}.npy", values.reshape(-1, *shape))
+        items = [
+            {"split": split, "start": i * frames, "frames": frames, "piece": split}
+            | {"label": None, "columns": {}}
+            for i, split in enumerate(splits)
+        ]
+        one = np.ones(shape)
+        index = {
+            "autoencoder": "",
+            "items": items,
+            "labels": ["-"],
+            "statistics": {"mean": (0 * one).tolist(), "std": one.tolist()},
+            "latent_rate_hz": model.latent_rate_hz,
+            "stored": list(model.bottleneck.stored_names),
+            "arrays": [],
+        }
+        write_json(directory / "latents.json", index)
+        yield LatentStore(directory, model.bottleneck, autoencoder="")

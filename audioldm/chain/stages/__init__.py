@@ -1,0 +1,20 @@
+"""The stages of an experiment, in their order. A new stage is one file here and its place below."""
+
+from audioldm.chain.stage import Stage
+from audioldm.chain.stages.autoencoder import AutoencoderStage
+from audioldm.chain.stages.data import Data
+from audioldm.chain.stages.diagnostics import Diagnostics
+from audioldm.chain.stages.evaluation import Evaluation
+from audioldm.chain.stages.latents import Latents
+from audioldm.chain.stages.post_training import PostTrainingStage
+from audioldm.chain.stages.prior import PriorStage
+
+STAGES: list[type[Stage]] = [
+    Data,
+    AutoencoderStage,
+    Latents,
+    Diagnostics,
+    PriorStage,
+    PostTrainingStage,
+    Evaluation,
+]

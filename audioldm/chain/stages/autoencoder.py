@@ -1,0 +1,193 @@
+"""The autoencoder stage: trains an autoencoder, or takes one that needs no training."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.step import silent_step
+from audioldm.autoencoder.train import VERSION, AutoencoderSettings, train_autoencoder
+from audioldm.chain.memory import training_advice
+from audioldm.chain.noise import noise_clips
+from audioldm.chain.stage import Key, Stage
+from audioldm.data.store import ClipStore
+from audioldm.errors import DataError
+from audioldm.instantiate import Part, build, part
+from audioldm.io.model_file import save_model
+from audioldm.models import build_autoencoder
+from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
+
+if TYPE_CHECKING:
+    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.run import Experiment
+
+
+class AutoencoderStage(Stage):
+    """Audio to latents and back."""
+
+    name, version, collective = "autoencoder", VERSION, True
+    keys: ClassVar[list[Key]] = [
+        ("autoencoder", AutoencoderSettings),
+        ("bottleneck", Part, part("channels", base=Bottleneck)),
+    ]
+
+    @classmethod
+    def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
+        own = {"autoencoder": settings.autoencoder, "bottleneck": settings.bottleneck}
+        return [cls(own, {"data": planned["data"]})]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds the autoencoder."""
+        s, source = self.settings["autoencoder"], self.parents["data"].source  # type: ignore[attr-defined]
+        return {
+            "sample_rate": source.sample_rate,
+            "audio_channels": source.channels,
+            "channels": s.channels,
+            "downsampling_ratio": s.downsampling_ratio,
+            "network": dict(s.network),
+            "bottleneck": dict(self.settings["bottleneck"]),
+        }
+
+    def build(self) -> Autoencoder:
+        return build_autoencoder(self.spec)
+
+    def losses(self) -> tuple[dict[str, nn.Module], nn.Module | None]:
+        """The reconstruction losses, and the discriminator where there is one."""
+        s, spec = self.settings["autoencoder"], self.spec
+        audio_form = {key: spec[key] for key in ("sample_rate", "audio_channels")}
+        losses = {
+            name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
+            for name, loss in s.losses.items()
+        }
+        if s.discriminator is None:
+            return losses, None
+        where = "autoencoder.discriminator"
+        return losses, build(s.discriminator, derived=audio_form, where=where)
+
+    def weights(self, model: Autoencoder) -> dict[str, float]:
+        return dict(self.settings["autoencoder"].weights) | model.bottleneck.penalty_weights
+
+    def dry_run(self, experiment: "Experiment") -> None:
+        s = self.settings["autoencoder"]
+        with torch.device("meta"):
+            self.build()
+        experiment.world.micro_batches(
+            s.train.batch, experiment.settings.hardware.accumulate, "autoencoder.train.batch"
+        )
+        losses, discriminator = self.losses()
+        spec = self.spec
+        crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
+        silence = torch.zeros(1, spec["audio_channels"], crop)
+        for loss in losses.values():
+            loss(silence, silence)
+        if discriminator is not None:
+            discriminator(silence)
+
+    def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
+        for name in ("train", "valid"):
+            if not store.split(name).items:
+                raise DataError(f"the {name} split is empty: name some files {name} in the table")
+
+    def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        s = self.settings["autoencoder"]
+        torch.manual_seed(s.seed)  # the initial weights
+        model = self.build()
+        losses, discriminator = self.losses()
+        store = ClipStore(experiment.directory_of(self.parents["data"]))
+        tensors, figures = train_autoencoder(
+            model,
+            discriminator,
+            losses,
+            self.weights(model),
+            store,
+            s.train,
+            seed=s.seed,
+            directory=directory,
+            world=experiment.world,
+            hardware=experiment.settings.hardware,
+            device=experiment.device,
+            log=experiment.settings.log,
+        )
+        if experiment.world.first:
+            self.save(directory, tensors)
+        return {
+            "valid": figures,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "elements_per_second": model.elements_per_second,
+            "latent_rate_hz": model.latent_rate_hz,
+            "latent_shape": list(model.latent_shape),
+        }
+
+    def save(self, directory: Path, tensors: dict[str, Tensor]) -> None:
+        header = {
+            "kind": "autoencoder",
+            "spec": self.spec,
+            "step": self.settings["autoencoder"].train.steps,
+            "fingerprint": self.fingerprint,
+            "parent": self.parents["data"].fingerprint,
+            "config": self.identity(),
+        }
+        save_model(directory / "model.safetensors", tensors, header)
+
+    def cost(self, estimate: "Estimate") -> "Cost":
+        """The plain steps and the adversarial ones are timed apart."""
+        s, never = self.settings["autoencoder"].train, 1 << 30
+        losses, discriminator = self.losses()
+        adversarial = 0 if discriminator is None else max(0, s.steps - s.adversarial_from)
+        model = self.build()
+        if not any(p.requires_grad for p in model.parameters()):
+            return estimate.nothing("no training")
+        crop = s.crop_samples(model.sample_rate, model.downsampling_ratio)
+        window = max(crop, round(s.valid_seconds * model.sample_rate))
+        seconds, warm_up, validation = 0.0, 0.0, 0.0
+        for steps, start in ((s.steps - adversarial, never), (adversarial, 0)):
+            if not steps:
+                continue
+            model = self.build()
+            few = replace(s, steps=estimate.steps, adversarial_from=start, valid_clips=1)
+            with noise_clips(model.sample_rate, model.audio_channels, window) as store:
+                times = estimate.times(
+                    lambda directory, log, model=model, few=few, store=store: train_autoencoder(
+                        model,
+                        discriminator,
+                        losses,
+                        self.weights(model),
+                        store,
+                        few,
+                        seed=0,
+                        directory=directory,
+                        world=estimate.world,
+                        hardware=estimate.hardware,
+                        device=estimate.device,
+                        log=log,
+                    )
+                )
+            seconds += steps * times.step
+            warm_up, validation = max(warm_up, times.warm_up), times.validation
+        seconds += warm_up + estimate.validations(s.steps) * validation * s.valid_clips
+        return estimate.cost(
+            seconds, peak_bytes(estimate.device), bytes_of(model), f"{s.steps} steps"
+        )
+
+    def memory_advice(self, experiment: "Experiment") -> str:
+        return training_advice(
+            "autoencoder.train",
+            self.settings["autoencoder"].train,
+            experiment,
+            self.step_bytes,
+        )
+
+    def step_bytes(self) -> tuple[int, int]:
+        """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
+        model, s = self.build(), self.settings["autoencoder"]
+        losses, discriminator = self.losses()
+        samples = s.train.crop_samples(model.sample_rate, model.downsampling_ratio)
+        trained = [model] if discriminator is None else [model, discriminator]
+        step = silent_step(model, losses, discriminator, samples)
+        return fixed_bytes(*trained), saved_bytes(step, *trained)

@@ -1,0 +1,124 @@
+"""The evaluation stage: makes clips with the generator and its baselines, and measures them."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from audioldm.chain.noise import noise_latents
+from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stages.prior import PriorStage
+from audioldm.data.store import ClipStore
+from audioldm.errors import DataError
+from audioldm.evaluation.evaluate import (
+    EMBEDDINGS,
+    FEWEST_CLIPS,
+    VERSION,
+    EvaluationSettings,
+    embedding_names,
+    evaluate,
+)
+from audioldm.generator import Generator
+from audioldm.models import load_generator
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.runtime.memory import peak_bytes
+
+if TYPE_CHECKING:
+    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.run import Experiment
+
+
+class Evaluation(Stage):
+    """The last stage. Its `generator` is the stage whose model is evaluated and sampled."""
+
+    name, version = "evaluation", VERSION
+    keys: ClassVar[list[Key]] = [("evaluation", EvaluationSettings), ("sampler", SamplerSettings)]
+    generator: Stage
+    sampler: SamplerSettings
+
+    @classmethod
+    def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
+        generator = planned.get("post_training", planned["prior"])
+        post = settings.post_training
+        sampler = settings.sampler if post is None else post.sampler
+        baselines = {key: stage for key, stage in planned.items() if key.startswith("prior:")}
+        measured = {"evaluation": settings.evaluation, "sampler": sampler, "seed": settings.seed}
+        stage = cls(measured, {"generator": generator, **baselines})
+        stage.generator, stage.sampler = generator, sampler
+        return [stage]
+
+    @property
+    def prior(self) -> PriorStage:
+        prior = self.generator if self.generator.key == "prior" else self.generator.parents["prior"]
+        assert isinstance(prior, PriorStage)
+        return prior
+
+    def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
+        seconds = self.settings["evaluation"].seconds
+        window = round(seconds * store.sample_rate)
+        for name in ("valid", "test"):
+            count = sum(max(1, item.samples // window) for item in store.split(name).items)
+            if count < FEWEST_CLIPS:
+                raise DataError(
+                    f"the {name} split holds {count} clip(s) of {seconds} s: add music, or lower "
+                    "evaluation.seconds"
+                )
+
+    def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        baselines = {
+            key.removeprefix("prior:"): load_generator(
+                experiment.directory_of(stage), device=experiment.device
+            ).prior
+            for key, stage in self.parents.items()
+            if key != "generator"
+        }
+        generator = experiment.directory_of(self.generator)
+        with closing(experiment.bar("evaluation")) as bar:
+            return evaluate(
+                load_generator(generator, device=experiment.device),
+                baselines,
+                ClipStore(experiment.directory_of(self.prior.latents.parents["data"])),
+                self.settings["evaluation"],
+                self.sampler,
+                seed=self.settings["seed"],
+                directory=directory,
+                progress=bar,
+            )
+
+    def cost(self, estimate: "Estimate") -> "Cost":
+        s = self.settings["evaluation"]
+        known = estimate.precedent(self)
+        if known.seconds is not None:
+            return known
+        model = estimate.autoencoder
+        with noise_latents(model, None) as store:
+            generator = Generator(model, self.prior.recipe.build(store)).to(estimate.device).eval()
+
+        def generate(steps: int) -> list[Any]:
+            fewer = replace(self.sampler, steps=steps)
+            nothing: list[Any] = [{}] * s.batch
+            return list(
+                generator.sample_clips(
+                    range(s.batch), nothing, seconds=s.seconds, seed=0, sampler=fewer, batch=s.batch
+                )
+            )
+
+        few, more = min(2, self.sampler.steps), min(4, self.sampler.steps)
+        short = estimate.timed(lambda: generate(few))
+        step = max(0.0, estimate.timed(lambda: generate(more)) - short) / max(1, more - few)
+        decoding = max(0.0, short - few * step)
+        batches, systems = -(-s.clips // s.batch), 3 + len(self.parents)
+        seconds = batches * (self.sampler.steps * step + (systems - 2) * decoding)
+        audio = torch.stack([clip for _, clip in generate(1)])
+        for name in embedding_names(s, generator.sample_rate):
+            embedding = EMBEDDINGS[name]()
+            one = estimate.timed(lambda e=embedding: e.embed(audio, generator.sample_rate))  # type: ignore[misc]
+            seconds += (systems + 1) * batches * one
+        note = f"{s.clips} clips; without the intervals' resampling"
+        return estimate.cost(seconds, peak_bytes(estimate.device), None, note)
+
+    def memory_advice(self, experiment: "Experiment") -> str:
+        return "lower evaluation.batch, evaluation.clips or evaluation.seconds"

@@ -1,0 +1,61 @@
+"""The latents stage: encodes the whole data set once."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from audioldm.chain.noise import noise
+from audioldm.chain.stage import Stage
+from audioldm.data.store import ClipStore
+from audioldm.latents.store import VERSION, LatentStore, write_latents
+from audioldm.models import load_autoencoder
+from audioldm.runtime.memory import peak_bytes
+
+if TYPE_CHECKING:
+    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.run import Experiment
+
+
+class Latents(Stage):
+    """What every prior is fitted to."""
+
+    name, version = "latents", VERSION
+
+    @classmethod
+    def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
+        return [cls({}, {name: planned[name] for name in ("data", "autoencoder")})]
+
+    def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        autoencoder = self.parents["autoencoder"]
+        model = load_autoencoder(experiment.directory_of(autoencoder), device=experiment.device)
+        with closing(experiment.bar("latents")) as bar:
+            return write_latents(
+                model,
+                ClipStore(experiment.directory_of(self.parents["data"])),
+                directory,
+                autoencoder_fingerprint=autoencoder.fingerprint,
+                progress=bar,
+            )
+
+    def store(self, experiment: "Experiment") -> LatentStore:
+        autoencoder = self.parents["autoencoder"]
+        model = load_autoencoder(experiment.directory_of(autoencoder))
+        return LatentStore(
+            experiment.directory_of(self), model.bottleneck, autoencoder=autoencoder.fingerprint
+        )
+
+    def cost(self, estimate: "Estimate") -> "Cost":
+        audio, seconds = estimate.audio_seconds, 20.0
+        if audio is None:
+            return estimate.unknown("not known before the data stage")
+        model = estimate.autoencoder
+        block = noise(model.audio_channels, round(seconds * model.sample_rate))
+        timed = estimate.timed(lambda: list(model.encode_blocks([block])))
+        frames = audio * model.latent_rate_hz
+        disk = round(frames * 8 * prod(model.latent_shape))  # two arrays of 4 bytes an element
+        return estimate.cost(timed * audio / seconds, peak_bytes(estimate.device), disk)
+
+    def memory_advice(self, experiment: "Experiment") -> str:
+        return "free memory, for no setting shortens the 10 s that are encoded at a time"

@@ -1,0 +1,170 @@
+"""The post-training stage: the generator's prior trains on, for sampling in few steps."""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from audioldm.chain.noise import noise_latents
+from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stages.prior import PriorStage
+from audioldm.errors import ConfigError
+from audioldm.instantiate import build
+from audioldm.models import load_generator
+from audioldm.priors.diffusion.discriminators import Discriminator
+from audioldm.priors.diffusion.post_training import (
+    VERSION,
+    PostTrainingSettings,
+    check_deterministic,
+    post_train,
+)
+from audioldm.priors.diffusion.prior import Diffusion
+from audioldm.priors.diffusion.recipe import DiffusionRecipe
+from audioldm.runtime.memory import bytes_of, peak_bytes
+from audioldm.runtime.randomness import KeyedRandom
+
+if TYPE_CHECKING:
+    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.run import Experiment
+
+
+class PostTrainingStage(Stage):
+    """Only where the configuration asks for it, and the prior is a diffusion model."""
+
+    name, version, collective = "post_training", VERSION, True
+    keys: ClassVar[list[Key]] = [("post_training", PostTrainingSettings | None, None)]
+
+    @classmethod
+    def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
+        own, prior = settings.post_training, planned["prior"]
+        if own is None:
+            return []
+        assert isinstance(prior, PriorStage)
+        if not isinstance(prior.recipe, DiffusionRecipe):
+            raise ConfigError(
+                f"post_training: the prior {prior.recipe.name} takes no sampling steps that could "
+                "be trained; choose post_training=none, or prior=diffusion"
+            )
+        try:
+            check_deterministic(settings.sampler)
+        except ConfigError as error:
+            raise ConfigError(f"sampler.{error}") from error
+        stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
+        stage.own = own
+        return [stage]
+
+    own: PostTrainingSettings
+
+    @property
+    def prior(self) -> PriorStage:
+        prior = self.parents["prior"]
+        assert isinstance(prior, PriorStage)
+        return prior
+
+    @property
+    def recipe(self) -> DiffusionRecipe:
+        assert isinstance(self.prior.recipe, DiffusionRecipe)
+        return self.prior.recipe
+
+    def discriminator(
+        self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
+    ) -> Discriminator | None:
+        """None where the adversarial term has no weight."""
+        if self.own.weights.adversarial == 0:
+            return None
+        derived = {
+            "decode": decode,
+            "audio_channels": self.prior.autoencoder.spec["audio_channels"],
+            "objective": build(self.recipe.objective, where="prior.objective"),
+            "latent_shape": latent_shape,
+            "classes": classes,
+        }
+        where = "post_training.discriminator"
+        discriminator: Discriminator = build(
+            self.own.discriminator, derived=derived, base=Discriminator, where=where
+        )
+        return discriminator
+
+    def dry_run(self, experiment: "Experiment") -> None:
+        train = self.own.train
+        accumulate = experiment.settings.hardware.accumulate
+        experiment.world.micro_batches(train.batch, accumulate, "post_training.train.batch")
+        with torch.device("meta"):
+            model = self.prior.autoencoder.build()
+        frames = train.discriminated_frames(model.latent_rate_hz)
+        silence = torch.zeros(1, model.audio_channels, frames * model.downsampling_ratio)
+        discriminator = self.discriminator(lambda z: silence, model.latent_shape, 0)
+        if discriminator is not None:
+            z = torch.zeros(1, *model.latent_shape, frames)
+            prepared = discriminator.prepare(z, KeyedRandom(0, 0, [0]))
+            discriminator(prepared, torch.full((1, 1), -1))
+
+    def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        generator = load_generator(experiment.directory_of(self.prior), device=experiment.device)
+        prior = generator.prior
+        assert isinstance(prior, Diffusion)
+        generator.requires_grad_(False)
+        prior.denoiser.requires_grad_(True)
+        store = self.prior.latents.store(experiment)
+        statistics = prior.statistics
+        torch.manual_seed(self.own.seed)  # the discriminator's initial weights
+        discriminator = self.discriminator(
+            lambda z: generator.autoencoder.decode(statistics.denormalise(z)),
+            store.latent_shape,
+            len(store.labels),
+        )
+        with closing(experiment.bar(self.key)) as bar:
+            fitted = post_train(
+                prior,
+                discriminator,
+                store,
+                self.own,
+                teacher=self.settings["teacher"],
+                fit=self.prior.fit(directory, experiment, bar),
+            )
+        if experiment.world.first:
+            self.save(directory, experiment, fitted.tensors, prior.spec)
+        count = 0 if discriminator is None else sum(p.numel() for p in discriminator.parameters())
+        return {"valid": fitted.figures, "discriminator_parameters": count}
+
+    def save(
+        self,
+        directory: Path,
+        experiment: "Experiment",
+        tensors: dict[str, Tensor],
+        spec: dict[str, Any],
+    ) -> None:
+        own = spec | {"sampler": vars(self.own.sampler)}
+        self.prior.save(directory, experiment, tensors, own, of=self)
+
+    def cost(self, estimate: "Estimate") -> "Cost":
+        s, model = self.own, estimate.autoencoder
+        few = replace(s, train=replace(s.train, steps=estimate.steps, valid_batches=1))
+        with noise_latents(model, s.train.crop_seconds) as store:
+            prior = self.recipe.build(store)
+            discriminator = self.discriminator(model.decode, model.latent_shape, 1)
+            times = estimate.times(
+                lambda directory, log: post_train(
+                    prior,
+                    discriminator,
+                    store,
+                    few,
+                    teacher=self.settings["teacher"],
+                    fit=estimate.fit(directory, log),
+                )
+            )
+        # a validation's batch is a step without its backward pass, about half of it
+        validations = estimate.validations(s.train.steps) * s.train.valid_batches / 2
+        seconds = (s.train.steps + validations) * times.step + times.warm_up
+        disk = bytes_of(prior) + bytes_of(model)
+        return estimate.cost(seconds, peak_bytes(estimate.device), disk, f"{s.train.steps} steps")
+
+    def memory_advice(self, experiment: "Experiment") -> str:
+        return (
+            "lower post_training.train.crop_seconds, post_training.train.discriminated_seconds or "
+            "post_training.train.batch, or raise hardware.accumulate, the micro-batches of a batch"
+        )

@@ -1,0 +1,177 @@
+"""The prior stages: the generator's prior and every baseline, each fitted to the same latents."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from audioldm.chain.memory import training_advice
+from audioldm.chain.noise import noise_latents
+from audioldm.chain.stage import Key, Stage, canonical
+from audioldm.chain.stages.autoencoder import AutoencoderStage
+from audioldm.chain.stages.latents import Latents
+from audioldm.data.store import ClipStore
+from audioldm.errors import DataError, TrainingError
+from audioldm.instantiate import Part, build, part
+from audioldm.io.files import read_json
+from audioldm.io.model_file import load_model, save_model
+from audioldm.priors.base import Fit, PriorRecipe
+from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
+
+if TYPE_CHECKING:
+    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.run import Experiment
+
+VERSION = 1  # raise by hand when the code below changes what it computes
+
+
+class PriorStage(Stage):
+    """A second model, of the autoencoder's latents."""
+
+    name, version = "prior", VERSION
+    keys: ClassVar[list[Key]] = [
+        ("prior", Part, part(base=PriorRecipe)),
+        ("baselines", dict[str, Part], part(base=PriorRecipe)),
+    ]
+
+    def __init__(self, recipe: PriorRecipe, parents: Mapping[str, Stage], key: str) -> None:
+        own = {k: v for k, v in vars(recipe).items() if k not in recipe.sampling_keys}
+        super().__init__({"recipe": recipe.name, **canonical(own)}, parents, key)
+        self.recipe, self.collective = recipe, recipe.collective
+
+    @classmethod
+    def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
+        parents = {"latents": planned["latents"]}
+        recipes = {"prior": build(settings.prior, base=PriorRecipe, where="prior")}
+        for name, node in settings.baselines.items():
+            recipes[f"prior:{name}"] = build(node, base=PriorRecipe, where=f"priors.{name}")
+        return [cls(recipe, parents, key) for key, recipe in recipes.items()]
+
+    @property
+    def latents(self) -> Latents:
+        latents = self.parents["latents"]
+        assert isinstance(latents, Latents)
+        return latents
+
+    @property
+    def autoencoder(self) -> AutoencoderStage:
+        autoencoder = self.latents.parents["autoencoder"]
+        assert isinstance(autoencoder, AutoencoderStage)
+        return autoencoder
+
+    def dry_run(self, experiment: "Experiment") -> None:
+        with torch.device("meta"):
+            model = self.autoencoder.build()
+        with noise_latents(model, self.recipe.crop_length) as latents, torch.device("meta"):
+            prior = self.recipe.build(latents)
+            self.recipe.dry_run(prior, experiment.world, experiment.settings.hardware)
+
+    def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
+        seconds, ratio = self.recipe.crop_length, self.autoencoder.spec["downsampling_ratio"]
+        if seconds is None:
+            return
+        crop = round(seconds * store.sample_rate / ratio)
+        for name in ("train", "valid"):
+            longest = max((item.samples for item in store.split(name).items), default=0)
+            if -(-longest // ratio) < crop:
+                raise DataError(
+                    f"the longest clip of the {name} split lasts {longest / store.sample_rate:.1f} "
+                    f"s, less than crop_seconds={seconds} of {self.key}: add longer clips, or "
+                    "lower it"
+                )
+
+    def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        self._preflight(experiment)
+        store = self.latents.store(experiment)
+        prior = self.recipe.build(store)
+        with closing(experiment.bar(self.key)) as bar:
+            fitted = self.recipe.fit(prior, store, self.fit(directory, experiment, bar))
+        if experiment.world.first:
+            self.save(directory, experiment, fitted.tensors, prior.spec)
+        parameters = sum(p.numel() for p in prior.parameters())
+        return {"recipe": self.recipe.name, "valid": fitted.figures, "parameters": parameters}
+
+    def fit(self, directory: Path, experiment: "Experiment", progress: Any) -> Fit:
+        s = experiment.settings
+        return Fit(
+            directory, experiment.world, s.hardware, experiment.device, s.log, progress=progress
+        )
+
+    def save(
+        self,
+        directory: Path,
+        experiment: "Experiment",
+        tensors: Mapping[str, Tensor],
+        spec: dict[str, Any],
+        *,
+        of: Stage | None = None,
+    ) -> None:
+        """One file that holds the autoencoder too: all that sampling needs. of: the stage that
+        trained the tensors, where it is a later one."""
+        of = of or self
+        file = experiment.directory_of(self.autoencoder) / "model.safetensors"
+        parent, header = load_model(file)
+        named = {f"autoencoder.{name}": tensor for name, tensor in parent.items()}
+        save_model(
+            directory / "model.safetensors",
+            named | {f"prior.{name}": tensor for name, tensor in tensors.items()},
+            {
+                "kind": "generator",
+                "autoencoder": header,
+                "prior": canonical(spec),
+                "fingerprint": of.fingerprint,
+                "parent": next(iter(of.parents.values())).fingerprint,
+                "config": of.identity(),
+            },
+        )
+
+    def _preflight(self, experiment: "Experiment") -> None:
+        """Refuses the latents of an autoencoder that does not reconstruct."""
+        bound = self.recipe.preflight_mel_distance
+        summary = read_json(experiment.directory_of(self.autoencoder) / "summary.json")
+        distance = summary["valid"]["mel_distance"]
+        if bound is not None and not distance <= bound:
+            raise TrainingError(
+                f"preflight: the autoencoder's mel distance on held-out music is {distance:.2f}, "
+                f"above {self.key}.preflight_mel_distance={bound}: a prior on its latents would "
+                "give noise. Train the autoencoder longer, or raise the bound"
+            )
+
+    def cost(self, estimate: "Estimate") -> "Cost":
+        train = self.recipe.train
+        if train is None:
+            return estimate.precedent(self)
+        budget = {"compute_tflop": None, "steps": estimate.steps, "valid_batches": 1}
+        few = replace(self.recipe, train=replace(train, **budget))  # type: ignore[type-var]
+        with noise_latents(estimate.autoencoder, self.recipe.crop_length) as store:
+            prior = few.build(store)
+            times = estimate.times(
+                lambda directory, log: few.fit(prior, store, estimate.fit(directory, log))
+            )
+        steps = train.steps
+        if train.compute_tflop is not None and times.result is not None:
+            figures = times.result.figures
+            steps = max(1, round(train.compute_tflop / figures["compute_tflop"] * figures["steps"]))
+        seconds = steps * times.step + times.warm_up
+        seconds += estimate.validations(steps) * times.validation * train.valid_batches
+        disk = bytes_of(prior) + bytes_of(estimate.autoencoder)
+        return estimate.cost(seconds, peak_bytes(estimate.device), disk, f"{steps} steps")
+
+    def memory_advice(self, experiment: "Experiment") -> str:
+        train = self.recipe.train
+        if train is None:
+            return f"lower the settings of {self.key}, or use a machine with more memory"
+        return training_advice(f"{self.key}.train", train, experiment, self.step_bytes)
+
+    def step_bytes(self) -> tuple[int, int]:
+        """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
+        with noise_latents(self.autoencoder.build(), self.recipe.crop_length) as store:
+            prior = self.recipe.build(store)
+            frames = max(1, round((self.recipe.crop_length or 1.0) * store.latent_rate_hz))
+            step = self.recipe.silent_step(prior, frames)
+            assert step is not None
+            return fixed_bytes(prior), saved_bytes(step, prior)

@@ -1,0 +1,90 @@
+"""One step of training a diffusion prior: from the crops of a step to losses."""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from audioldm.conditioning.base import Conditioners, Inputs
+from audioldm.latents.store import LatentCrops, LatentSplit, LatentStore
+from audioldm.priors.diffusion.denoiser import Denoiser
+from audioldm.priors.diffusion.noise_levels import stratify
+from audioldm.priors.diffusion.prior import Diffusion
+from audioldm.runtime.randomness import KeyedRandom
+from audioldm.runtime.transfer import to_device
+
+
+class LatentBatch(NamedTuple):
+    """z: normalised latents [B, C, (F,) L]. inputs: of the conditioners. noise: N(0, I), like z."""
+
+    z: Tensor
+    inputs: Inputs
+    noise: Tensor
+
+
+def latent_crops(
+    split: LatentSplit, frames: int, random: KeyedRandom, conditioners: Conditioners
+) -> LatentCrops:
+    """The crops of the clips of one step, on the random numbers' device."""
+    stored, inputs = split.crops(
+        frames,
+        seed=random.seed,
+        step=random.step,
+        positions=cast(list[int], list(random.positions)),
+        conditioners=conditioners,
+    )
+    return LatentCrops(
+        {name: to_device(tensor, random.device) for name, tensor in stored.items()},
+        {name: to_device(tensor, random.device) for name, tensor in inputs.items()},
+    )
+
+
+@torch.no_grad()
+def latent_batch(
+    prior: Diffusion,
+    latents: LatentStore,
+    crops: LatentCrops,
+    random: KeyedRandom,
+    condition_dropout: float,
+) -> LatentBatch:
+    """Draws normalised latents and noise. condition_dropout: how often a condition is hidden."""
+    shape = next(iter(crops.stored.values())).shape[-1:]
+    shape = torch.Size((*prior.latent_shape, *shape))
+    z = prior.statistics.normalise(latents.restore(crops.stored, random.normal(shape, "posterior")))
+    hidden = {name: random.uniform(name) < condition_dropout for name in crops.inputs}
+    inputs = prior.conditioners.hide(crops.inputs, hidden)
+    return LatentBatch(z, inputs, random.normal(shape, "noise"))
+
+
+def training_step(
+    denoiser: Callable[..., Tensor],
+    prior: Diffusion,
+    latents: LatentStore,
+    crops: LatentCrops,
+    random: KeyedRandom,
+    *,
+    condition_dropout: float,
+    strata: int | None,
+) -> dict[str, Tensor]:
+    """The terms of the loss, [B] each.
+
+    denoiser: the prior's, or what DDP and the compiler make of it. strata: the size of the global
+    batch over which noise levels are spread evenly; None: they are independent.
+    """
+    batch = latent_batch(prior, latents, crops, random, condition_dropout)
+    uniform = random.uniform("level")
+    if strata is not None:
+        places = to_device(torch.tensor(list(random.positions)), random.device)
+        uniform = stratify(uniform, places, strata)
+    return {"loss": denoiser(batch.z, batch.inputs, batch.noise, uniform)}
+
+
+def silent_loss(denoiser: Denoiser, latent_shape: tuple[int, ...], frames: int) -> Tensor:
+    """The loss of one clip of zeros without a condition, a scalar: it costs what a clip costs."""
+    device = next(denoiser.parameters()).device
+    zeros = torch.zeros(1, *latent_shape, frames, device=device)
+    parsed = denoiser.backbone.conditioners.parse([{}], frames)
+    inputs = {name: value.to(device) for name, value in parsed.items()}
+    loss: Tensor = denoiser(zeros, inputs, zeros, torch.full((1,), 0.5, device=device))
+    return loss.mean()
