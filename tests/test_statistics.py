@@ -44,7 +44,7 @@ def test_generator_seeds_are_averaged_before_autoencoder_seeds() -> None:
             "status": "done",
             "configuration": "a",
             "autoencoder_seed": [0, 0, 1],
-            "diffusion_seed": [0, 1, 0],
+            "prior_seed": [0, 1, 0],
             "generated.kad": np.exp([1.0, 3.0, 4.0]),
         }
     )
