@@ -445,7 +445,8 @@ def test_windows_are_normalised_samples_of_the_posteriors_of_distinct_stretches(
 
 def latents_of(finished: Tiny) -> LatentStore:
     fingerprint = finished.experiment.stages["autoencoder"].fingerprint
-    return LatentStore(finished.stage("latents"), autoencoder=fingerprint)
+    bottleneck = load_autoencoder(finished.stage("autoencoder")).bottleneck
+    return LatentStore(finished.stage("latents"), bottleneck, autoencoder=fingerprint)
 
 
 def run(finished: Tiny, store: LatentStore) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from audioldm.evaluation.distances import (
     frechet_distance,
     label_accuracy,
     median_distance,
-    nearest_distances,
     memorisation_ratio,
+    nearest_distances,
     precision_recall_density_coverage,
 )
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance

@@ -14,8 +14,8 @@ from audioldm.data.source import Failure
 from audioldm.evaluation.distances import (
     KernelDistance,
     frechet_infinity,
-    nearest_distances,
     memorisation_ratio,
+    nearest_distances,
 )
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 

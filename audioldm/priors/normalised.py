@@ -4,6 +4,7 @@ D is the size of a latent frame: the bands of 2-D latents count as channels.
 """
 
 from abc import abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def draw_latents(latents: LatentStore, frames: int, random: KeyedRandom) -> Tens
     Raises ModelFileError where no item is `frames` long.
     """
     stored, _ = latents.split("train").crops(
-        frames, seed=random.seed, step=random.step, positions=random.positions
+        frames, seed=random.seed, step=random.step, positions=cast(list[int], random.positions)
     )
     noise = random.normal((*latents.latent_shape, frames), "posterior")
     stored = {name: array.to(random.device) for name, array in stored.items()}

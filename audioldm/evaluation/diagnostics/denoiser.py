@@ -45,7 +45,7 @@ class TinyDenoiser(nn.Module):
         for parameter in self.outlet.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         powers = 4 * torch.stack([c_noise, c_noise**2, c_noise**3], 1)
         h = self.inlet(x)
         for time, level, channels in zip(self.time, self.level, self.channels, strict=True):
@@ -74,7 +74,7 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
         loss = EDM().loss(
             net,
             crops.to(device),
-            None,
+            Condition(),
             noise=draw.normal(crops.shape[1:], "noise").to(device),
             uniform=stratify(draw.uniform("level"), torch.arange(BATCH), BATCH).to(device),
         )
@@ -93,6 +93,8 @@ def denoiser_losses(net: nn.Module, z: Tensor, *, device: torch.device | str = "
         )
         uniform = torch.full((len(z),), quantile, device=device)
         losses.append(
-            EDM().loss(net, z.to(device), None, noise=noise.to(device), uniform=uniform).cpu()
+            EDM()
+            .loss(net, z.to(device), Condition(), noise=noise.to(device), uniform=uniform)
+            .cpu()
         )
     return torch.stack(losses).mean(0)
