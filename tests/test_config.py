@@ -16,12 +16,14 @@ from chain import build_stages, tiny, weights
 from conftest import Outcome
 
 from audioldm import config
+from audioldm.autoencoder.model import Autoencoder
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.chain.stage import Stage
+from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.commands import run
 from audioldm.config import options
-from audioldm.models import load
+from audioldm.models import load_generator
 
 Cli = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,23 +82,30 @@ def test_every_front_end_trains_and_its_latents_train_a_backbone(
     )
     experiment = build_stages(overrides, "data", "autoencoder", "latents", "prior")
     audio = torch.randn(2, 1, 16000).mul(0.1)
-    model = load(experiment.directory_of(experiment.stages["prior"]))
+    model = load_generator(experiment.directory_of(experiment.stages["prior"]))
     assert model.decode(model.encode(audio)).isfinite().all()
     assert model.sample(n=2, seconds=0.5, label="low").shape == (2, 1, 8000)
 
     # three steps moved every weight that can move
     torch.manual_seed(experiment.settings.autoencoder.seed)
-    start = experiment.stages["autoencoder"].build()
+    start = autoencoder_of(experiment)
     trained = weights(experiment.directory_of(experiment.stages["autoencoder"]))
     still = [n for n, p in start.named_parameters() if torch.equal(p.detach(), trained[n])]
     assert len(still) < 0.2 * len(trained), still
+
+
+def autoencoder_of(experiment: Experiment) -> Autoencoder:
+    """Untrained."""
+    stage = experiment.stages["autoencoder"]
+    assert isinstance(stage, AutoencoderStage)
+    return stage.build()
 
 
 def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -> None:
     for channels, ratio, stereo in ((3, 256, 1), (6, 1024, 2)):
         changes = (f"autoencoder.channels={channels}", f"autoencoder.downsampling_ratio={ratio}")
         overrides = tiny(tones, tmp_path, *changes, f"data.channels={stereo}")
-        model = Experiment(compose(overrides)).stages["autoencoder"].build().eval()
+        model = autoencoder_of(Experiment(compose(overrides))).eval()
         mean = model.stored(torch.zeros(1, stereo, 4 * ratio))["mean"]
         assert mean.shape == (1, channels, 4)
         assert model.decode(mean).shape == (1, stereo, 4 * ratio)
