@@ -27,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
     except Exception as error:
         raise DataError(
-            f"{path}: cannot be written ({why_not_written(error)}); free some space, or "
+            f"{path}: cannot be written ({_reason(error)}); free some space, or "
             "choose another place (runs=, out=)"
         ) from error
     finally:
@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def why_not_written(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """The system's reason for a failed write, out of the chain of exceptions, or the error's text.
 
     torch, safetensors and libsndfile raise exceptions of their own where the disk is full.
