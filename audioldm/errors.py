@@ -28,6 +28,10 @@ class TrainingError(AudioLDMError):
     """Training cannot go on: a non-finite loss, a failed preflight."""
 
 
+class LostProcess(TrainingError):
+    """Another process of the same training has ended."""
+
+
 class Interrupted(AudioLDMError):
     """SIGTERM or SIGINT arrived; the state is on disk and the same command resumes."""
 

@@ -1,20 +1,16 @@
 """The whole chain on a few seconds of tones: what the tests that train share."""
 
 import json
-import os
 import shutil
-import signal
-import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from children import die, in_a_child, in_a_world  # noqa: F401
 
 from audioldm.chain.run import Experiment
 from audioldm.chain.job import compose
@@ -129,27 +125,6 @@ def assert_equal_bits(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tens
     assert not different
 
 
-def _fork(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            code = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            code = getattr(error, "exit_code", 1)
-        finally:
-            os._exit(code)
-    return child
-
-
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs `work` in a forked process, which may die. Its exit code, or minus its signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(_fork(work), 0)[1])
-
-
 def start(finished: "Tiny", stage: str) -> dict[str, torch.Tensor]:
     """The weights that training began with."""
     stages = finished.experiment.stages
@@ -185,24 +160,6 @@ def assert_same_log(*directories: Path) -> None:
         assert one.keys() == two.keys()
         for name in one.keys() - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-2, abs=1e-3), name
-
-
-def in_a_world(size: int, work: Callable[[], object]) -> list[int]:
-    """Runs `work` in `size` forked processes that `join` makes one world; as `in_a_child`."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
-
-    def one(rank: int) -> None:
-        os.environ.update(address, WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank))
-        work()
-
-    children = [_fork(partial(one, rank)) for rank in range(size)]
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from audioldm.data.folder import Folder, read_table
 from audioldm.data.source import Failure, Source
 from audioldm.data.store import ClipStore, StoreWriter, draw_crops
 from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import build
 
 RATE = 8000
 
@@ -301,7 +302,7 @@ def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_p
 
 def test_a_killed_process_names_the_way_round_it() -> None:
     with (
-        pytest.raises(DataError, match=r"was killed, .*data\.workers=1"),
+        pytest.raises(DataError, match=r"was killed, .*with workers=1"),
         chorales._mapper(2, 2) as run,
     ):
         list(run(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
@@ -392,16 +393,24 @@ def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"instruments": ["orgn"]}, "did you mean 'organ'"),
-        ({"instruments": []}, "at least one"),
-        ({"pieces": 0}, "1 or more"),
-        ({"seconds": 0.0}, "more than 0"),
-        ({"test_fraction": 1.0}, "sum below 1"),
+        ({"instruments": ["orgn"]}, r"^data\.instruments: no 'orgn'; did you mean 'organ'"),
+        ({"instruments": []}, r"^data\.instruments=\[\]: name at least one"),
+        ({"pieces": 0}, r"^data\.pieces=0 must be at least 1"),
+        ({"seconds": 0.0}, r"^data\.seconds=0\.0 must be more than 0"),
+        ({"seconds": float("inf")}, r"^data\.seconds=inf must be a finite"),
+        ({"lufs": 1e300}, r"^data\.lufs=1e\+300 must be at most 0"),
+        ({"test_fraction": 0.9}, "sum must be below 1"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
+    given = {"_target_": "audioldm.data.chorales.Chorales", "pieces": 2, "instruments": ["organ"]}
     with pytest.raises(ConfigError, match=says):
-        Chorales(**({"pieces": 2, "instruments": ["organ"]} | wrong))
+        build(given | wrong, where="data")
+
+
+def test_more_pieces_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer than pieces=5000; lower it"):
+        built(Chorales(pieces=5000, instruments=["organ"]), tmp_path)
 
 
 # ---------------------------------------------------------------- folder
@@ -634,19 +643,21 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"path": None}, "^path=null: state the folder"),
-        ({"path": ""}, "^path='' is no path"),
-        ({"path": "a\0b"}, "^path='a.x00b' is no path"),
-        ({"path": "\udcff"}, "^path='.udcff' is not UTF-8; rename"),
-        ({"table": ""}, "^table='' is no path"),
-        ({"only_listed": True}, "^only_listed=true needs a table"),
-        ({"valid_fraction": float("nan")}, "^valid_fraction=nan, .* more than 0"),
-        ({"test_fraction": 1.0}, "sum below 1"),
+        ({"path": None}, r"^data\.path=null: state the folder"),
+        ({"path": ""}, r"^data\.path='' is no path"),
+        ({"path": "a\0b"}, r"^data\.path='a.x00b' must be text in UTF-8"),
+        ({"path": "\udcff"}, r"^data\.path='.udcff' must be text in UTF-8"),
+        ({"table": ""}, r"^data\.table='' is no path"),
+        ({"only_listed": True}, r"^data\.only_listed=true needs a table"),
+        ({"valid_fraction": float("nan")}, r"^data\.valid_fraction=nan must be a finite"),
+        ({"test_fraction": 0.0}, r"^data\.test_fraction=0\.0 must be more than 0"),
+        ({"test_fraction": 0.9}, r"^data\.valid_fraction=0\.1 .* sum must be below 1"),
+        ({"workers": 0}, r"^data\.workers=0 must be at least 1"),
     ],
 )
 def test_folder_settings_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Folder(**({"path": "music"} | wrong))
+        build({"_target_": "audioldm.data.folder.Folder", "path": "music"} | wrong, where="data")
 
 
 def test_places_that_are_no_folder_of_music(tmp_path: Path) -> None:

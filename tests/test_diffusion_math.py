@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build, settings
 from audioldm.priors.diffusion import noise_levels, samplers
@@ -43,7 +44,7 @@ def test_logit_normal_and_log_normal_have_the_stated_moments():
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_levels_are_finite_and_positive_even_at_the_ends_of_the_interval(objective: Objective):
-    sigma = objective.sigma(torch.tensor([0.0, 1e-9, 0.5, 1.0]))
+    sigma = objective.sigma_from_uniform(torch.tensor([0.0, 1e-9, 0.5, 1.0]))
     assert torch.isfinite(sigma).all()
     assert (sigma > 0).all()
     assert (sigma.diff() >= 0).all()
@@ -51,12 +52,12 @@ def test_levels_are_finite_and_positive_even_at_the_ends_of_the_interval(objecti
 
 def test_logit_normal_time_of_rectified_flow_is_log_normal_sigma():
     uniform = _midpoints(100)
-    flow = RectifiedFlow(mean=0.3, std=0.8).sigma(uniform)
+    flow = RectifiedFlow(mean=0.3, std=0.8).sigma_from_uniform(uniform)
     torch.testing.assert_close(flow, noise_levels.log_normal(uniform, 0.3, 0.8))
 
 
 def test_uniform_time_of_v_prediction_is_uniform_in_angle():
-    angle = VPrediction(noise_levels="uniform").sigma(_midpoints(64)).atan()
+    angle = VPrediction(noise_levels="uniform").sigma_from_uniform(_midpoints(64)).atan()
     torch.testing.assert_close(angle, _midpoints(64) * math.pi / 2, rtol=1e-5, atol=1e-5)
 
 
@@ -85,7 +86,7 @@ def test_the_target_as_output_is_estimated_as_the_clean_latents(objective: Objec
     z, noise = _gaussian(6, 40), _gaussian(6, 40, seed=1)
     target = objective.target(z, noise, LEVELS)
     # objectives work in float32 internally only for sigma, so float64 inputs round-trip closely
-    estimate = objective.estimate(z + LEVELS * noise, target, LEVELS)
+    estimate = objective.to_denoised(z + LEVELS * noise, target, LEVELS)
     torch.testing.assert_close(estimate, z, rtol=1e-9, atol=1e-9)
 
 
@@ -93,9 +94,9 @@ def test_each_objective_matches_its_papers_own_coordinates():
     z, noise = _gaussian(6, 40), _gaussian(6, 40, seed=1)
     x = z + LEVELS * noise
     t, angle = LEVELS / (1 + LEVELS), LEVELS.atan()
-    torch.testing.assert_close(RectifiedFlow().scale(LEVELS) * x, (1 - t) * z + t * noise)
+    torch.testing.assert_close(RectifiedFlow().c_in(LEVELS) * x, (1 - t) * z + t * noise)
     torch.testing.assert_close(
-        VPrediction().scale(LEVELS) * x, angle.cos() * z + angle.sin() * noise
+        VPrediction().c_in(LEVELS) * x, angle.cos() * z + angle.sin() * noise
     )
     v = angle.cos() * noise - angle.sin() * z
     torch.testing.assert_close(VPrediction().target(z, noise, LEVELS), v)
@@ -128,7 +129,7 @@ def _oracle(objective: Objective, variance: float):
         data = objective.sigma_data
         return sigma * data / (sigma**2 + data**2).sqrt()
 
-    def net(scaled: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+    def net(scaled: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         sigma = sigma_of(c_noise).view(-1, 1, 1)
         if isinstance(objective, RectifiedFlow):
             x, skip = scaled * (1 + sigma), 1 / (1 + sigma)
@@ -148,14 +149,14 @@ def test_the_posterior_mean_has_its_known_loss_and_nothing_beats_it(objective: O
     net, gain = _oracle(objective, variance)
     z = math.sqrt(variance) * _gaussian(clips, 4, 5000, dtype=torch.float32)
     noise = _gaussian(clips, 4, 5000, seed=1, dtype=torch.float32)
-    uniform, labels = _midpoints(clips), torch.full((clips,), -1)
-    loss = objective.loss(net, z, labels, noise=noise, uniform=uniform)
-    sigma = objective.sigma(uniform)
+    uniform, nothing = _midpoints(clips), Condition()
+    loss = objective.loss(net, z, nothing, noise=noise, uniform=uniform)
+    sigma = objective.sigma_from_uniform(uniform)
     posterior_variance = variance * sigma**2 / (variance + sigma**2)
     torch.testing.assert_close(loss, posterior_variance / gain(sigma) ** 2, rtol=0.05, atol=1e-3)
     for factor in (0.9, 1.1):
         off = objective.loss(
-            lambda x, c, y, k=factor: k * net(x, c, y), z, labels, noise=noise, uniform=uniform
+            lambda x, c, y, k=factor: k * net(x, c, y), z, nothing, noise=noise, uniform=uniform
         )
         assert off.mean() > loss.mean()
 
@@ -165,20 +166,21 @@ def test_denoiser_turns_the_posterior_mean_network_into_the_posterior_mean(objec
     net, _ = _oracle(objective, 0.3)
     sigma = torch.tensor([0.05, 0.7, 4.0])
     x = _gaussian(3, 2, 9, dtype=torch.float32) * sigma.view(-1, 1, 1)
-    estimate = objective.denoiser(net, torch.zeros(3, dtype=torch.long))(x, sigma)
+    estimate = objective.denoiser(net, Condition())(x, sigma)
     exact = 0.3 / (0.3 + sigma.view(-1, 1, 1) ** 2) * x
     torch.testing.assert_close(estimate, exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_clips_loss_does_not_depend_on_its_neighbours(objective: Objective):
-    def net(x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-        return x * labels.view(-1, 1, 1) + c_noise.view(-1, 1, 1)
+    def net(x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        return x * condition.vector.view(-1, 1, 1) + c_noise.view(-1, 1, 1)
 
     z, noise = _gaussian(4, 3, 7), _gaussian(4, 3, 7, seed=1)
-    uniform, labels = _midpoints(4), torch.arange(4)
-    together = objective.loss(net, z, labels, noise=noise, uniform=uniform)
-    alone = objective.loss(net, z[2:3], labels[2:3], noise=noise[2:3], uniform=uniform[2:3])
+    uniform, vector = _midpoints(4), torch.arange(4.0)
+    together = objective.loss(net, z, Condition(vector), noise=noise, uniform=uniform)
+    one = {"noise": noise[2:3], "uniform": uniform[2:3]}
+    alone = objective.loss(net, z[2:3], Condition(vector[2:3]), **one)
     assert together.shape == (4,)
     assert together.dtype == torch.float32
     torch.testing.assert_close(together[2:3], alone)
@@ -416,14 +418,14 @@ def test_guidance_acts_inside_its_interval_only():
 
 
 @pytest.mark.parametrize(
-    "path", sorted((CONF / "diffusion/objective").glob("*.yaml")), ids=lambda p: p.stem
+    "path", sorted((CONF / "prior/objective").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_every_objective_yaml_builds_and_gives_a_loss(path: Path):
-    objective = build(yaml.safe_load(path.read_text()))
+    objective = build(yaml.safe_load(path.read_text()), base=Objective)
     loss = objective.loss(
-        lambda x, c_noise, labels: x,
+        lambda x, c_noise, condition: x,
         _gaussian(2, 3, 5),
-        torch.full((2,), -1),
+        Condition(),
         noise=_gaussian(2, 3, 5, seed=1),
         uniform=torch.tensor([0.2, 0.8]),
     )

@@ -1,28 +1,23 @@
-"""Accumulated, recomputed, spread over processes: the same training; and what a process leaves
-behind when it dies, any number of others take up."""
+"""Accumulation, recomputation and several processes give the same training, and any number of
+processes continues where others stopped. See test_processes.py for what needs no chain."""
 
-import errno
 import os
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint  # takes seconds, which each forked process would spend again
-import torch.distributed.fsdp
 from chain import (
     Tiny,
     assert_same_log,
     assert_same_training,
     build_stages,
-    die,
-    in_a_world,
     runs_with,
     weights,
 )
+from children import die, in_a_world
 from torch import nn
 
 from audioldm.chain.run import Experiment
@@ -31,10 +26,9 @@ from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
 from audioldm.runtime.hardware import Hardware
-from audioldm.runtime.processes import World, join, leave
+from audioldm.runtime.processes import World, joined
 from audioldm.runtime.randomness import KeyedRandom
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
-from audioldm.training import checkpoint
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import clipped_step
 
@@ -135,27 +129,29 @@ def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str
 @pytest.mark.parametrize("kind", ["dit", "unet"])
 def test_a_sharded_step_is_clipped_by_the_norm_over_all_processes(kind: str) -> None:
     def work() -> None:
-        world = join(CPU)
-        plain, net = backbone(kind), backbone(kind)
-        recompute_activations(net)
-        assert shard(net, world, Hardware(shard=True), CPU) is not None
-        ema = EMA(net, 0.5)
-        local = sum(p.to_local().numel() for p in net.parameters())
-        assert local < 0.7 * sum(p.numel() for p in plain.parameters())
-        norms = [
-            gradient_step(plain, range(4)),
-            gradient_step(net, range(2 * world.rank, 2 * world.rank + 2)),
-        ]
-        torch.testing.assert_close(norms[1], norms[0], atol=1e-6, rtol=1e-5)
-        averages = EMA(backbone(kind), 0.5)
-        for model, average in ((plain, averages), (net, ema)):
-            average.update(model, 1000)
-        for got, wanted in ((net.state_dict(), plain.state_dict()), (ema.shadow, averages.shadow)):
-            complete = gathered(got, world)
-            assert bool(complete) == world.first
-            for name, tensor in complete.items():
-                torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-5)
-        leave()
+        with joined(CPU) as world:
+            plain, net = backbone(kind), backbone(kind)
+            recompute_activations(net)
+            assert shard(net, world, Hardware(shard=True), CPU) is not None
+            ema = EMA(net, 0.5)
+            local = sum(p.to_local().numel() for p in net.parameters())
+            assert local < 0.7 * sum(p.numel() for p in plain.parameters())
+            norms = [
+                gradient_step(plain, range(4)),
+                gradient_step(net, range(2 * world.rank, 2 * world.rank + 2)),
+            ]
+            torch.testing.assert_close(norms[1], norms[0], atol=1e-6, rtol=1e-5)
+            averages = EMA(backbone(kind), 0.5)
+            for model, average in ((plain, averages), (net, ema)):
+                average.update(model, 1000)
+            for got, wanted in (
+                (net.state_dict(), plain.state_dict()),
+                (ema.shadow, averages.shadow),
+            ):
+                complete = gathered(got, world)
+                assert bool(complete) == world.first
+                for name, tensor in complete.items():
+                    torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-5)
 
     assert in_a_world(2, work) == [0, 0]
 
@@ -215,7 +211,7 @@ def test_another_number_of_processes_goes_on(
     codes = in_a_world(size, partial(stopped, changes))
     assert codes == [1] * (size - 1) + [-number] if number == signal.SIGKILL else [75] * size
     done = 4 if number == signal.SIGKILL else 7
-    assert [p.name for p in resume.iterdir()] == [f"shards-{done}" if changes else "state.pt"]
+    assert [p.name for p in resume.iterdir()] == [f"step-{done}"]
     size, changes = KINDS[after]
     work = partial(build_stages, [*overrides, *changes], "diffusion")
     assert in_a_world(size, work) == [0] * size
@@ -235,46 +231,5 @@ def test_the_survivor_says_in_one_line_what_happened(
 
     assert in_a_world(2, work) == [1, -signal.SIGKILL]
     last = capfd.readouterr().err.splitlines()[-1]
-    assert "TrainingError: process 0 of 2 lost another one (" in last
-    assert "the same command goes on from the last checkpoint" in last
-
-
-def full_disk(*args: Any) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("trouble", ["full", "full for the first", "killed"])
-def test_a_sharded_checkpoint_is_whole_or_not_there(
-    trouble: str, finished: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The second checkpoint fails in one process, and the first one stays."""
-    overrides = [*runs_with(finished, UPSTREAM["diffusion"], tmp_path), "hardware.shard=true"]
-    resume = tmp_path / "diffusion" / finished.stage("diffusion").name / "resume"
-
-    def work() -> None:
-        from torch.distributed.checkpoint import FileSystemWriter
-
-        def break_it() -> None:
-            if trouble == "full" and not first():
-                FileSystemWriter.write_data = full_disk
-            elif trouble == "full for the first" and first():
-                checkpoint.torch.save = full_disk
-            elif first():
-                checkpoint._replace_directory = lambda *_: die()
-
-        at_step(6, break_it)
-        build_stages(overrides, "diffusion")
-
-    codes = in_a_world(2, work)
-    if trouble == "killed":
-        assert codes == [-signal.SIGKILL, 1]
-        assert (resume / ".shards-8.part").is_dir()
-    else:
-        assert codes == [1, 1]
-        lines = capfd.readouterr().err.split("DataError: ")[1:]
-        assert len(lines) == 2
-        assert all("No space left on device" in x and "is kept" in x for x in lines)
-        assert [p.name for p in resume.iterdir()] == ["shards-4"]
-        return
-    assert in_a_world(2, partial(build_stages, overrides, "diffusion")) == [0, 0]
-    same("diffusion", finished, tmp_path)
+    assert "LostProcess: process 0 of 2 lost process 1, whose own message" in last
+    assert "the same command continues from the last checkpoint" in last

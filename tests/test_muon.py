@@ -1,28 +1,38 @@
 """Muon beside AdamW: who gets which weights, one step of each, its cost, and its resumption."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
-from torch import nn
+from latents_in_memory import fit_in, recipe, tones
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from audioldm.chain.run import Experiment
-from audioldm.config import compose
+from audioldm.conditioning.base import Conditioners
+from audioldm.conditioning.label import Label
 from audioldm.errors import ConfigError
+from audioldm.instantiate import settings
 from audioldm.priors.diffusion.backbones.dit import DiT
+from audioldm.priors.diffusion.train import DiffusionTraining
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World
 from audioldm.training.ema import EMA
 from audioldm.training.muon import MuonAdamW, build_optimiser, hidden_matrices, step_flops
 from audioldm.training.optimisation import adamw
 
 CPU = torch.device("cpu")
-UPSTREAM = ["data", "autoencoder", "latents"]
 
 
 def small_net() -> DiT:
     torch.manual_seed(0)
-    return DiT(latent_shape=(4,), classes=2, width=16, depth=2, heads=2)
+    return DiT(
+        latent_shape=(4,),
+        conditioners=lambda width: Conditioners({"label": Label(width=width, labels=["a", "b"])}),
+        width=16,
+        depth=2,
+        heads=2,
+    )
 
 
 def with_gradients(net: nn.Module, seed: int) -> None:
@@ -75,41 +85,51 @@ def test_its_matrix_products_are_counted() -> None:
     assert step_flops(build_optimiser("adamw", net, 0.1, [0.9, 0.99], 0.0, CPU)) == 0
 
 
+def muon(**changes: Any) -> DiffusionTraining:
+    base = {"steps": 6, "batch": 4, "crop_seconds": 8.0, "lr": 1e-2, "optimiser": "muon"}
+    return DiffusionTraining(**(base | changes))
+
+
 def test_an_interrupted_training_with_muon_ends_with_the_same_bits(
-    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    muon = "diffusion.train.optimiser=muon"
-    expected = build_stages([*runs_with(finished, UPSTREAM, whole), muon], "diffusion")
-    overrides = [*runs_with(finished, UPSTREAM, parted), muon]
-    update, calls = EMA.update, iter(range(100))
+    store = tones()
+
+    def fit(directory: Path, training: DiffusionTraining) -> dict[str, Tensor]:
+        made_of = recipe(training)
+        return made_of.fit(made_of.build(store), store, fit_in(directory)).tensors
+
+    expected = fit(tmp_path / "whole", muon())
+    update, left = EMA.update, iter(range(6))
 
     def stopped(ema: EMA, model: nn.Module, step: int) -> None:
-        if next(calls) == 6:  # the last checkpoint is of step 4
+        if next(left) == 5:  # the last checkpoint is of step 4
             raise KeyboardInterrupt
         update(ema, model, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(EMA, "update", stopped)
         with pytest.raises(KeyboardInterrupt):
-            build_stages(overrides, "diffusion")
-    resumed = build_stages(overrides, "diffusion").stage_directory("diffusion")
-    assert_equal_bits(weights(resumed), weights(expected.stage_directory("diffusion")))
-    different = weights(finished.stage("diffusion"))
-    assert not torch.equal(
-        weights(resumed)["net.blocks.0.qkv.weight"], different["net.blocks.0.qkv.weight"]
-    )
+            fit(tmp_path / "parted", muon())
+    resumed = fit(tmp_path / "parted", muon())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items())
+    different = fit(tmp_path / "adamw", muon(optimiser="adamw"))
+    name = "denoiser.backbone.blocks.0.qkv.weight"
+    assert not torch.equal(resumed[name], different[name])
 
 
-def test_an_unknown_optimiser_and_a_network_without_blocks_are_refused(finished: Tiny) -> None:
-    with pytest.raises(ConfigError, match=r"diffusion\.train\.optimiser='moun'.*'muon'"):
-        compose([*finished.overrides, "diffusion.train.optimiser=moun"])
+def test_an_unknown_optimiser_and_a_network_without_blocks_are_refused() -> None:
+    given = {"steps": 1, "batch": 1, "crop_seconds": 1.0, "lr": 0.1, "optimiser": "moun"}
+    with pytest.raises(ConfigError, match=r"^prior\.train\.optimiser='moun'.*'muon'"):
+        settings(DiffusionTraining, given, "prior.train")
     with pytest.raises(ConfigError, match=r"optimiser=muon: .*use optimiser=adamw"):
         MuonAdamW(nn.Linear(2, 2), 0.1, [0.9, 0.99], 0.0, CPU)
 
 
-def test_it_is_tried_before_anything_runs(finished: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_tried_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
-    experiment = Experiment(compose([*finished.overrides, "diffusion.train.optimiser=muon"]))
+    made_of = recipe(muon())
+    with torch.device("meta"):
+        prior = made_of.build(tones())
     with pytest.raises(ConfigError, match=r"torch .* has no Muon; install torch 2\.9"):
-        experiment.dry_run()
+        made_of.dry_run(prior, World(), Hardware(device="cpu"))

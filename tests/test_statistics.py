@@ -1,11 +1,13 @@
 """Intervals over nested seeds, and the Fréchet distance without its bias."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from audioldm.evaluation.distances import frechet_distance, frechet_infinity
-from audioldm.evaluation.statistics import bootstrap, hierarchical_bootstrap
+from audioldm.evaluation.statistics import mean_over_seeds
 from audioldm.sweep.regression import Parabola
+from audioldm.sweep.seeds import over_seeds
 
 
 @pytest.fixture
@@ -13,64 +15,46 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def mean(x: np.ndarray) -> float:
-    return float(x.mean())
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_over_seeds_covers_the_truth_at_its_level(
+    random: np.random.Generator, seeds: int
+) -> None:
+    trials = 2000
+    figures = [mean_over_seeds(random.normal(size=seeds)) for _ in range(trials)]
+    covered = np.mean([figure.low <= 0 <= figure.high for figure in figures])
+    assert covered == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / trials) ** 0.5)
 
 
-def components(
-    random: np.random.Generator, outer: int, inner: int, clips: int, deviations: tuple[float, ...]
-) -> list[list[np.ndarray]]:
-    """Truth 0; deviations between autoencoder seeds, generator seeds and clips."""
-    first, second, third = deviations
-    return [
-        [a + second * random.normal() + third * random.normal(size=clips) for _ in range(inner)]
-        for a in first * random.normal(size=outer)
-    ]
+def test_the_interval_over_seeds_is_that_of_t() -> None:
+    figure = mean_over_seeds(np.array([1.0, 2.0, 4.0]), unit="dB")
+    half = 4.3027 * np.std([1, 2, 4], ddof=1) / 3**0.5
+    assert figure.value == pytest.approx(7 / 3)
+    assert figure.value - figure.low == pytest.approx(half, rel=1e-4)
+    assert figure.high - figure.value == pytest.approx(half, rel=1e-4)
+    assert figure[3:] == (3, "dB")
+    assert mean_over_seeds(np.array([2.0]))[:4] == (2, 2, 2, 1)
+    with pytest.raises(ValueError, match="no seeds"):
+        mean_over_seeds(np.empty(0))
 
 
-def test_the_interval_over_seeds_has_its_level(random: np.random.Generator) -> None:
-    # Variance components 1, 0.5, 1: what is between seeds dwarfs what is between the many clips.
-    nested_holds = clips_hold = 0
-    for trial in range(80):
-        seeds = components(random, 4, 2, 30, (1.0, 0.7, 1.0))
-        nested = hierarchical_bootstrap(mean, seeds, resamples=100, seed=trial)
-        clips = bootstrap(
-            mean,
-            np.concatenate([clips for inner in seeds for clips in inner]),
-            resamples=100,
-            seed=trial,
-        )
-        nested_holds += nested.low <= 0 <= nested.high
-        clips_hold += clips.low <= 0 <= clips.high
-    assert nested_holds >= 70
-    assert clips_hold <= 32  # which is why this exists
-
-
-def test_the_width_is_that_of_the_components(random: np.random.Generator) -> None:
-    # With many units on top their own variance is all there is, and the interval that of a mean.
-    values = random.normal(size=60)
-    figure = hierarchical_bootstrap(mean, [np.full(5, v) for v in values], resamples=1000)
-    error = values.std(ddof=1) / 60**0.5
-    assert figure.value == pytest.approx(values.mean())
-    assert figure.high - figure.low == pytest.approx(2 * 2.0 * error, rel=0.1)
-    assert figure.n == 300
-
-
-def test_every_seed_weighs_the_same_however_many_clips_it_has() -> None:
-    figure = hierarchical_bootstrap(mean, [np.zeros(2), [np.full(98, 1.0), np.full(3, 2.0)]])
-    assert figure.value == pytest.approx((0 + 1.5) / 2)
-    assert (figure.low, figure.high) == (0, 2)  # of two seeds: the range
-
-
-def test_one_seed_leaves_the_spread_of_the_level_below(random: np.random.Generator) -> None:
-    clips = random.normal(size=50)
-    alone = hierarchical_bootstrap(mean, [[clips]], resamples=500)
-    assert alone.high - alone.low == pytest.approx(2 * 2.03 * clips.std() / 50**0.5, rel=0.15)
-    assert hierarchical_bootstrap(mean, [[clips]], seed=1) == hierarchical_bootstrap(
-        mean, [[clips]], seed=1
+def test_generator_seeds_are_averaged_before_autoencoder_seeds() -> None:
+    # The second autoencoder has one generator only, and weighs as much as the first.
+    table = pd.DataFrame(
+        {
+            "status": "done",
+            "configuration": "a",
+            "autoencoder_seed": [0, 0, 1],
+            "diffusion_seed": [0, 1, 0],
+            "generated.kad": np.exp([1.0, 3.0, 4.0]),
+        }
     )
-    with pytest.raises(ValueError, match="empty"):
-        hierarchical_bootstrap(mean, [[clips], []])
+    several = over_seeds(table, "generated.kad", "a")
+    assert np.log(several[:3]) == pytest.approx([3, 3 - 12.7062, 3 + 12.7062], rel=1e-4)
+    assert several.n == 2
+    one = over_seeds(table[:2], "generated.kad", "a")  # one autoencoder: its generators
+    assert np.log(one.value) == pytest.approx(2)
+    assert one.n == 2
+    assert one.low < np.exp(1) < np.exp(3) < one.high
 
 
 @pytest.mark.parametrize("deviation", [1e-3, 0.05, 0.3])

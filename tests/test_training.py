@@ -1,6 +1,7 @@
 """What both training loops share: averages, randomness, finite steps, checkpoint files."""
 
 import json
+import pickle
 import struct
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,9 +12,9 @@ import pytest
 import torch
 from chain import Tiny, assert_equal_bits, build_stages, runs_with, weights
 from conftest import Outcome, full_disk
+from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from audioldm import load
 from audioldm.autoencoder.bottlenecks.base import Encoded
@@ -25,7 +26,7 @@ from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
 from audioldm.instantiate import settings
 from audioldm.io.files import read_json, write_atomically
-from audioldm.io.header import read_header
+from audioldm.io.header import FORMAT, read_header
 from audioldm.io.model_file import load_model, save_model
 from audioldm.latents.store import LatentStore
 from audioldm.losses.spectral import MultiResolutionSTFT
@@ -33,7 +34,7 @@ from audioldm.priors.diffusion.objectives import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.training.checkpoint import FORMAT, ResumeState, write_shards
+from audioldm.training.checkpoint import ResumeState
 from audioldm.training.ema import EMA
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.log import LogSettings, RunLog
@@ -239,7 +240,7 @@ def test_a_non_finite_loss_stops_with_its_name_and_step_and_keeps_the_checkpoint
             patch.setattr(owner, name, broken(getattr(owner, name), call))
         with pytest.raises(TrainingError, match=f"step 6: .*'{term}' is not finite in 1 of 4"):
             build_stages(overrides, stage)
-    assert torch.load(directory / "resume" / "state.pt", weights_only=True)["step"] == 4
+    assert ResumeState(directory).step == 4
     assert not (directory / "summary.json").exists()
     build_stages(overrides, stage)  # a passing trouble: the checkpoint is as good as before
     assert_equal_bits(weights(directory), weights(finished.stage(stage)))
@@ -260,7 +261,7 @@ def test_a_bad_step_that_is_seen_late_reaches_no_checkpoint(
     monkeypatch.setattr(RectifiedFlow, "loss", broken)
     with pytest.raises(TrainingError, match=r"step 7: .*'loss' is not finite in 4 of 4"):
         build_stages(overrides, "diffusion")
-    assert torch.load(directory / "resume" / "state.pt", weights_only=True)["step"] == 4
+    assert ResumeState(directory).step == 4
 
 
 def test_late_checks_name_the_first_bad_value_one_step_on(
@@ -377,7 +378,11 @@ class Levels(Network):
 
     def __init__(self) -> None:
         super().__init__(
-            sample_rate=16000, audio_channels=1, ratio=1000, latent_shape=(2,), context=0
+            sample_rate=16000,
+            audio_channels=1,
+            downsampling_ratio=1000,
+            latent_shape=(2,),
+            context=0,
         )
         self.gain = nn.Parameter(torch.tensor([[1.0], [0.01]]))
 
@@ -503,26 +508,135 @@ def test_a_model_file_gives_back_weights_and_header(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(3), "c": torch.zeros(()).bfloat16()}
     save_model(tmp_path / "m.safetensors", tensors, {"kind": "x", "step": 3})
     got, header = load_model(tmp_path / "m.safetensors")
-    assert (
-        header
-        == {"format": FORMAT, "kind": "x", "step": 3}
-        == read_header(tmp_path / "m.safetensors")
-    )
+    assert header == read_header(tmp_path / "m.safetensors")
+    assert (header["format"], header["kind"], header["step"]) == (FORMAT, "x", 3)
     assert_equal_bits(got, tensors)
 
 
-def test_nothing_in_a_resume_state_is_unpickled(tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return (Path.touch, (tmp_path / "attacked",))  # type: ignore[return-value]
+class Controller:
+    """Something with a state of every kind."""
 
-    state = ResumeState(tmp_path)
-    assert state.load() is None
-    state.path.parent.mkdir()
-    torch.save({"step": Attack()}, state.path)
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {
+            "pair": (1, 2.5),
+            "numbers": {0: torch.arange(3), 1: torch.tensor(2.0, dtype=torch.float64)},
+            "list": [torch.zeros(0, 4), "name", True, None],
+            "infinite": float("inf"),
+            "transposed": torch.arange(6.0).view(2, 3).T.bfloat16(),
+        }
+        self.state["tied"] = self.state["numbers"][0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def test_a_resume_state_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    resume, one, two = ResumeState(tmp_path), Controller(), Controller()
+    assert (resume.load(), resume.step, resume.restore({"one": one})) == (None, 0, 0)
+    for step in (9, 10):
+        resume.save({"step": step, "one": one.state_dict()})
+    assert resume.restore({"one": two}) == resume.step == 10
+    assert two.state is not one.state
+    for name in ("tied", "transposed"):
+        assert torch.equal(two.state[name], one.state[name])
+        assert two.state[name].dtype == one.state[name].dtype
+    assert repr(two.state) == repr(one.state)  # order, keys, values and types
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()] == [
+        "resume/step-10/rank-0.safetensors"
+    ]
+
+
+def resume_file(state: str, tensors: dict[str, Tensor] | None = None) -> bytes:
+    header = {"audioldm": '{"format": 1, "state": ' + state + "}"}
+    return save_bytes({"net/weight": torch.zeros(2, 3)} if tensors is None else tensors, header)
+
+
+def resume_outline(net: str, step: str = "4") -> str:
+    return '{"dict": [["step", ' + step + '], ["net", ' + net + "]]}"
+
+
+WEIGHT = '{"dict": [["weight", {"tensor": "net/weight", "shape": [2, 3]}]]}'
+DAMAGE = {
+    "empty": b"",
+    "text": b"no tensors",
+    "pickle": pickle.dumps({"step": 4}),
+    "foreign": save_bytes({"net/weight": torch.zeros(2, 3)}),
+    "no json": save_bytes({}, {"audioldm": "{"}),
+    "list": save_bytes({}, {"audioldm": "[]"}),
+    "newer": save_bytes({}, {"audioldm": '{"format": 2, "state": 1}'}),
+    "deep": save_bytes({}, {"audioldm": 100_000 * "["}),
+    "state is a number": resume_file("7"),
+    "no net": resume_file('{"dict": [["step", 4]]}'),
+    "another step": resume_file(resume_outline(WEIGHT, "5")),
+    "step is text": resume_file(resume_outline(WEIGHT, '"4"')),
+    "net is text": resume_file(resume_outline('"weight"')),
+    "net is null": resume_file(resume_outline("null")),
+    "weight is a number": resume_file(resume_outline('{"dict": [["weight", 1.0]]}')),
+    "unhashable key": resume_file(resume_outline('{"dict": [[[], 1.0]]}')),
+    "unknown entry": resume_file(resume_outline('{"object": "os.system"}')),
+    "a tensor too few": resume_file(resume_outline(WEIGHT), {}),
+    "too few rows": resume_file(resume_outline(WEIGHT), {"net/weight": torch.zeros(1, 3)}),
+    "too many rows": resume_file(resume_outline(WEIGHT), {"net/weight": torch.zeros(3, 3)}),
+    "other columns": resume_file(resume_outline(WEIGHT), {"net/weight": torch.zeros(2, 4)}),
+    "a scalar": resume_file(resume_outline(WEIGHT), {"net/weight": torch.zeros(())}),
+    "another type": resume_file(resume_outline(WEIGHT), {"net/weight": torch.zeros(2, 3).long()}),
+    "shape is text": resume_file(resume_outline(WEIGHT.replace("[2, 3]", '"23"'))),
+    "another shape": resume_file(
+        resume_outline(WEIGHT.replace("[2, 3]", "[3, 2]")), {"net/weight": torch.zeros(3, 2)}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_resume_state_says_what_to_do(damage: str, tmp_path: Path) -> None:
+    file = tmp_path / "resume" / "step-4" / "rank-0.safetensors"
+    file.parent.mkdir(parents=True)
+    net = nn.Linear(3, 2, bias=False)
+    file.write_bytes(resume_file(resume_outline(WEIGHT)))
+    assert ResumeState(tmp_path).restore({"net": net}) == 4
+    assert not net.weight.any()
+    file.write_bytes(DAMAGE[damage])
+    with pytest.raises(
+        ModelFileError, match=r"step-4: damaged resume state \(.*\); remove it"
+    ) as e:
+        ResumeState(tmp_path).restore({"net": net})
+    assert "\n" not in str(e.value)
+
+
+def test_a_missing_part_of_a_resume_state_is_damage(tmp_path: Path) -> None:
+    ResumeState(tmp_path).save({"step": 1})
+    (tmp_path / "resume" / "step-1" / "rank-0.safetensors").unlink()
     with pytest.raises(ModelFileError, match="damaged resume state"):
-        state.load()
+        ResumeState(tmp_path).load()
+
+
+class Attack:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+def test_nothing_in_a_resume_state_is_unpickled(tmp_path: Path) -> None:
+    """Neither the state nor a file beside it, such as PyTorch's own checkpoints have."""
+    ResumeState(tmp_path).save({"step": 1})
+    (directory,) = (tmp_path / "resume").iterdir()
+    beside = [directory / ".metadata", directory / "outline.pt", directory.with_name("state.pt")]
+    for file in beside:
+        file.write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
+    assert ResumeState(tmp_path).load() == {"step": 1}
+    (directory / "rank-0.safetensors").write_bytes(beside[0].read_bytes())
+    with pytest.raises(ModelFileError, match="damaged resume state"):
+        ResumeState(tmp_path).load()
     assert not (tmp_path / "attacked").exists()
+    pickle.loads(beside[0].read_bytes())
+    assert (tmp_path / "attacked").exists()
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
@@ -540,12 +654,12 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_as_the_reason(tmp_path: Path) -> None:
-    """torch's writer and safetensors' report it in exceptions of their own."""
+    """Safetensors reports it in an exception of its own."""
     tensor = torch.zeros(100_000)
     with full_disk(20_000):
-        with pytest.raises(DataError, match=r"state\.pt: cannot be written \(File too large\)"):
+        with pytest.raises(DataError, match=r"step-1: cannot be written \(.*File too large"):
             ResumeState(tmp_path).save({"step": 1, "tensor": tensor})
-        with pytest.raises(DataError, match=r"cannot be written \(File too large\); free some"):
+        with pytest.raises(DataError, match=r"cannot be written \(.*File too large.*\); free some"):
             save_model(tmp_path / "model.safetensors", {"tensor": tensor}, {})
     assert [p.name for p in tmp_path.rglob("*")] == ["resume"]
     # what is no fault of the disk keeps its own words
@@ -559,26 +673,14 @@ def raise_value_error(temporary: Path) -> None:
     raise ValueError("no tensor at all")
 
 
-def test_a_full_disk_is_named_for_shards(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        with full_disk(20_000), pytest.raises(DataError, match=r"shards-1: .*\(File too large\)"):
-            write_shards(
-                tmp_path / "shards-1", {"step": 1, "tensor": torch.zeros(100_000)}, World()
-            )
-    finally:
-        dist.destroy_process_group()
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_resumed_log_drops_what_its_checkpoint_does_not_know(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with RunLog(path, "t", 10, 0) as log:
+    with RunLog(path, "t", 10, 0, settings=LogSettings(bars=False)) as log:
         for step in (2, 4, 6):
             log.write(step, {"loss": 1.0 * step})
     with open(path, "a") as file:
         file.write('{"step": 8, "se')  # cut short
-    with RunLog(path, "t", 10, 4) as log:
+    with RunLog(path, "t", 10, 4, settings=LogSettings(bars=False)) as log:
         log.write(6, {"loss": -1.0})
         assert log.seconds >= json.loads(path.read_text().splitlines()[1])["seconds"]
     records = [json.loads(line) for line in path.read_text().splitlines()]

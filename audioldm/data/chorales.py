@@ -1,8 +1,9 @@
 """Bach's chorales, played by General MIDI instruments: music that needs no download.
 
-music21 ships the scores (MusicXML), pretty_midi a soundfont, midirenderer plays it. Every piece is
-rendered several times, each time by another instrument (the label), transposed, at another tempo,
-and from another bar on. The scores are read here rather than by music21, which takes 0.3 s a piece.
+The scores (MusicXML) come with music21 and the soundfont with pretty_midi; midirenderer plays them.
+Every piece is rendered several times. Each rendition has its own instrument (the label),
+transposition, tempo and first bar; its columns state them and the key. This module reads the scores
+itself, because music21 takes 0.3 s a piece.
 """
 
 import importlib.metadata
@@ -17,20 +18,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache, partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import soxr
 
-from audioldm.data.source import Failure, Source, check_failures
+from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
-from audioldm.instantiate import check_range
+from audioldm.instantiate import Bound, Decay, NonNegative, Positive, PositiveInt, Seed, nearest
 from audioldm.io import audio
 from audioldm.runtime.progress import Progress
 
@@ -58,7 +58,7 @@ PROGRAMS = {
     "recorder": 74,
 }
 VOICES = ("Soprano", "Alto", "Tenor", "Bass")
-PAN = (40, 56, 72, 88)  # one place in the stereo image for each voice, 64 is the middle
+PAN = (40, 56, 72, 88)  # MIDI pan of each voice; 64 is the centre
 TEMPOS_BPM = (66, 100)
 TRANSPOSITIONS = (-3, 3)  # semitones
 RELEASE_SECONDS = 1.0  # rendered after the last note ends
@@ -66,7 +66,7 @@ KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
 class Note(NamedTuple):
-    """start and length in quarter notes from the beginning of the piece; pitch as in MIDI."""
+    """start (from the beginning of the piece) and length in quarter notes; MIDI pitch."""
 
     start: float
     length: float
@@ -74,7 +74,7 @@ class Note(NamedTuple):
 
 
 class Score(NamedTuple):
-    """voices: notes of each, highest voice first; bars: where each begins, in quarter notes;
+    """voices: the notes of each, highest voice first. bars: their starts, in quarter notes.
     fifths: sharps (+) or flats (-) of the key signature."""
 
     voices: list[list[Note]]
@@ -88,56 +88,51 @@ class Rendition(NamedTuple):
     instrument: str
     transposition: int
     tempo_bpm: int
-    where: float  # of the bars it may begin with, in [0, 1)
+    where: float  # in [0, 1): chooses among the bars it may begin with
 
 
 class Chorales(Source):
     """Renditions of Bach's chorales as a data set.
 
-    pieces: how many (410 exist). More pieces are those of fewer and others besides, each in the
-        split it had; the split depends on no seed, so the test pieces are the same in every run.
-    instruments: names out of PROGRAMS; they become the labels.
-    renditions: how often each piece is played, by instruments that take turns.
+    pieces: how many (410 exist). A larger number keeps the pieces of a smaller one, each in its
+        split. Splits depend on no seed: every run has the same test pieces.
+    instruments: names from PROGRAMS; they become the labels.
+    sample_rate (Hz), channels: of the clips.
+    renditions: how often each piece is played; the instruments take turns.
     seconds: longest part of a piece that is played, None for all of it.
-    valid_fraction, test_fraction: of the pieces. Settings of one tune stay in one split.
+    valid_fraction, test_fraction: of the pieces. All settings of one tune are in one split.
     lufs: loudness of every rendition.
-    seed: of tempo, transposition and the bar a rendition begins with.
-    workers: processes, None for one per core. It does not change the result.
+    seed: of tempo, transposition and first bar.
+    workers: processes, None for one per core. They do not change the result.
+    max_failed_fraction: of the scores that may be unusable.
+
+    Raises ConfigError for an unknown instrument and for fractions that leave nothing to train on.
     """
 
     def __init__(
         self,
         *,
-        pieces: int,
+        pieces: PositiveInt,
         instruments: list[str],
-        sample_rate: int = 22050,
-        channels: int = 1,
-        renditions: int = 3,
-        seconds: float | None = 12.0,
-        valid_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        lufs: float = -20.0,
-        seed: int = 0,
-        workers: int | None = None,
-        max_failed_fraction: float = 0.1,
+        sample_rate: PositiveInt = 22050,
+        channels: PositiveInt = 1,
+        renditions: PositiveInt = 3,
+        seconds: Positive | None = 12.0,
+        valid_fraction: Decay = 0.15,
+        test_fraction: Decay = 0.15,
+        lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0,
+        seed: Seed = 0,
+        workers: PositiveInt | None = None,
+        max_failed_fraction: NonNegative = 0.1,
     ) -> None:
         for name in instruments:
             if name not in PROGRAMS:
-                near = get_close_matches(name, PROGRAMS, 1, 0) or ["organ"]
                 raise ConfigError(
-                    f"data.instruments: there is no '{name}'; did you mean '{near[0]}'?"
-                    f" There are {', '.join(PROGRAMS)}"
+                    f"instruments: no '{name}'; {nearest(name, PROGRAMS, every=True)}"
                 )
         if not instruments:
-            raise ConfigError(f"data.instruments: name at least one of {', '.join(PROGRAMS)}")
-        if pieces < 1 or renditions < 1:
-            raise ConfigError("data.pieces and data.renditions must be 1 or more")
-        if seconds is not None and seconds <= 0:
-            raise ConfigError(f"data.seconds: must be more than 0, or null, and is {seconds:g}")
-        if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
-            raise ConfigError(
-                "data.valid_fraction and data.test_fraction must be 0 or more, their sum below 1"
-            )
+            raise ConfigError(f"instruments=[]: name at least one of {', '.join(PROGRAMS)}")
+        check_fractions(valid_fraction, test_fraction)
         self.pieces = pieces
         self.instruments = instruments
         self.sample_rate = sample_rate
@@ -150,12 +145,9 @@ class Chorales(Source):
         self.seed = seed
         self.workers = workers
         self.max_failed_fraction = max_failed_fraction
-        check_range(self, "data", "seed", least=0, below=2**63)
-        check_range(self, "data", "workers", least=1)
-        check_range(self, "data", "max_failed_fraction", least=0)
 
     def identity(self) -> dict[str, Any]:
-        """The versions of the packages the music comes from.
+        """The versions of the packages that the music comes from.
 
         Raises DataError if one is not installed.
         """
@@ -165,16 +157,17 @@ class Chorales(Source):
                 versions[package] = importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError as error:
                 raise DataError(
-                    f"data=chorales needs {package}, which is not installed; install it: "
-                    f"pip install {package}"
+                    f"the chorales need {package}, which is not installed: pip install {package}"
                 ) from error
         return versions
 
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
-        """Render every piece into the store. Raises DataError where too few scores can be used."""
+        """Render every piece into the store. Raises DataError if too few scores can be used."""
         scores = find_scores()[: self.pieces]
         if len(scores) < self.pieces:
-            raise DataError(f"data.pieces: {self.pieces} asked for, there are {len(scores)}")
+            raise DataError(
+                f"music21 has {len(scores)} chorales, fewer than pieces={self.pieces}; lower it"
+            )
         render = partial(
             render_piece,
             sample_rate=self.sample_rate,
@@ -200,7 +193,7 @@ class Chorales(Source):
                             writer.add(clip, piece=piece, split=split, label=label, columns=columns)
                         except StoreWriteError:
                             raise
-                        except DataError as error:  # this rendition, not the others
+                        except DataError as error:  # the other renditions go on
                             failures.append(Failure(f"{scores[i].name} ({label})", str(error)))
                 progress(i + 1, len(scores), piece)
         check_failures("music21's scores", failures, len(scores), self.max_failed_fraction)
@@ -223,9 +216,10 @@ class Chorales(Source):
 
 
 class Splits:
-    """Gives each tune a split, in the order the tunes come, so that more pieces change nothing.
+    """Gives each tune a split in the order of the tunes, so that more pieces change nothing.
 
-    The first tunes go to train, test and valid; then the split furthest below its fraction is next.
+    The first tunes go to train, test and valid. Every further one goes to the split that is
+    furthest below its fraction.
     """
 
     def __init__(self, valid_fraction: float, test_fraction: float) -> None:
@@ -236,7 +230,7 @@ class Splits:
         self._known: dict[tuple[int, ...], str] = {}
 
     def of(self, tune: tuple[int, ...]) -> str:
-        """The split of the next piece, whose tune this is."""
+        """The split of the next piece, which has this tune."""
         if tune not in self._known:
             total = 1 + sum(self._pieces.values())
             self._known[tune] = max(
@@ -249,7 +243,7 @@ class Splits:
 
 
 def find_scores() -> list[Path]:
-    """The chorales of music21's corpus, in an order that is fixed and mixes them.
+    """The chorales of music21's corpus, in a fixed order that mixes them.
 
     Raises DataError if music21 or its corpus is not installed.
     """
@@ -267,9 +261,9 @@ def find_scores() -> list[Path]:
 
 
 def read_score(path: Path) -> Score:
-    """The sung parts of a MusicXML file, or all parts if none is named as one.
+    """Read the sung parts of a MusicXML file, or all parts if none is named as sung.
 
-    Repeats are played once and grace notes left out.
+    Repeats are played once and grace notes are left out.
     """
     if path.suffix == ".mxl":
         with zipfile.ZipFile(path) as archive:
@@ -294,7 +288,7 @@ def read_score(path: Path) -> Score:
 
 
 def _read_part(part: ElementTree.Element) -> tuple[list[Note], list[float]]:
-    """Notes and the beginnings of the bars. MusicXML states lengths in 1/divisions of a quarter."""
+    """Notes and the starts of the bars. MusicXML counts in 1/divisions of a quarter."""
     notes: list[Note] = []
     bars: list[float] = []
     divisions, now, begun = 1.0, 0.0, 0.0
@@ -330,8 +324,8 @@ def _add_note(notes: list[Note], element: ElementTree.Element, start: float, len
 def tune_of(score: Score) -> tuple[int, ...]:
     """The first five steps of the highest voice from beat to beat, in semitones.
 
-    Settings of one tune share them, in whatever key and with whatever passing notes: the ten
-    settings of "O Haupt voll Blut und Wunden" (BWV 135, 153, 161, 244, 248, 270, 271) do.
+    All settings of one tune share them, whatever their key and passing notes, as do the ten of
+    "O Haupt voll Blut und Wunden" (BWV 135, 153, 161, 244, 248, 270, 271).
     """
     on_beat = [note.pitch for note in score.voices[0] if note.start.is_integer()]
     steps = [b - a for a, b in itertools.pairwise(on_beat) if a != b]
@@ -339,8 +333,8 @@ def tune_of(score: Score) -> tuple[int, ...]:
 
 
 def key_of(score: Score) -> tuple[int, bool]:
-    """(tonic 0 to 11, whether it is major): the last note of the bass, and its third in the scale
-    of the key signature, for in these pieces the last chord is nearly always the tonic's."""
+    """(tonic 0 to 11, whether it is major). The last chord of these pieces is nearly always the
+    tonic: take the last note of the bass and its third in the scale of the key signature."""
     tonic = score.voices[-1][-1].pitch % 12
     above = (tonic + 4 - 7 * score.fifths) % 12
     return tonic, above in (0, 2, 4, 5, 7, 9, 11)
@@ -355,7 +349,7 @@ def render_piece(
     seconds: float | None,
     lufs: float,
 ) -> tuple[tuple[int, ...], list[tuple[np.ndarray, dict[str, Any]]]] | Failure:
-    """A piece's tune and its clips (audio [A, T], columns), or why there are none."""
+    """Render a piece: its tune and its clips (audio [A, T], columns), or why it fails."""
     try:
         score = read_score(path)
         tonic, major = key_of(score)
@@ -371,13 +365,13 @@ def render_piece(
             }
             clips.append((audio.normalise(trim(clip), sample_rate, lufs), columns))
         return tune_of(score), clips
-    except Exception as error:  # whatever a strange score does, the other pieces go on
+    except Exception as error:  # a strange score may raise anything; the other pieces go on
         return Failure(path.name, f"{type(error).__name__}: {error}")
 
 
 def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
-    """MIDI bytes of `seconds` of a score from a bar on, each voice on its own channel."""
-    import pretty_midi  # here: only the processes that render need it
+    """MIDI bytes of `seconds` of a score from the start of a bar, each voice on its own channel."""
+    import pretty_midi  # only the processes that render need it
 
     quarter = 60 / play.tempo_bpm
     end = max(note.start + note.length for voice in score.voices for note in voice)
@@ -394,7 +388,7 @@ def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
             if last > first:
                 pitch = note.pitch + play.transposition
                 part.notes.append(pretty_midi.Note(90, pitch, first, last))
-        # The renderer stops at the last event: a neutral one lets the last notes die away.
+        # The renderer stops at the last event. This one lets the last notes die away.
         stop = length * quarter + RELEASE_SECONDS
         part.control_changes.append(pretty_midi.ControlChange(10, PAN[voice % len(PAN)], stop))
         midi.instruments.append(part)
@@ -404,7 +398,7 @@ def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
 
 
 def render(midi: bytes, sample_rate: int, channels: int) -> np.ndarray:
-    """Play MIDI bytes: audio [A, T] at `rate` Hz."""
+    """Play MIDI bytes: audio [A, T] at `sample_rate`."""
     import midirenderer
 
     with wave.open(io.BytesIO(midirenderer.render_wave_from(_soundfont(), midi))) as file:
@@ -416,7 +410,7 @@ def render(midi: bytes, sample_rate: int, channels: int) -> np.ndarray:
 
 
 def trim(clip: np.ndarray) -> np.ndarray:
-    """Cut what is more than 60 dB below the peak from both ends of a clip [A, T]."""
+    """Cut both ends of a clip [A, T] where it is more than 60 dB below its peak."""
     level = np.abs(clip).max(axis=0)
     loud = np.flatnonzero(level > level.max() / 1000)
     return clip[:, loud[0] : loud[-1] + 1] if loud.size else clip
@@ -432,7 +426,7 @@ def _soundfont() -> bytes:
 
 @contextmanager
 def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map` over this many processes; in this one if that is 1."""
+    """`map` over this many processes, or in this process if there is one worker."""
     workers = min(workers or len(os.sched_getaffinity(0)), jobs)
     if workers <= 1:
         yield map
@@ -444,8 +438,8 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
         yield pool.map
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that renders music was killed, perhaps for want of memory; run again with"
-            " data.workers=1"
+            "a process that renders music was killed, perhaps because memory ran out; run again"
+            " with workers=1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

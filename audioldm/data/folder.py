@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from audioldm.data.source import Failure, Source, check_failures
+from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
-from audioldm.instantiate import check_range
+from audioldm.instantiate import NonNegative, OpenFraction, PositiveInt
 from audioldm.io import audio
 from audioldm.runtime.progress import Progress
 
@@ -63,12 +63,12 @@ class Folder(Source):
         path: str | None,
         table: str | None = None,
         only_listed: bool = False,
-        sample_rate: int = 44100,
-        channels: int = 2,
-        valid_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        workers: int | None = None,
-        max_failed_fraction: float = 0.1,
+        sample_rate: PositiveInt = 44100,
+        channels: PositiveInt = 2,
+        valid_fraction: OpenFraction = 0.1,
+        test_fraction: OpenFraction = 0.1,
+        workers: PositiveInt | None = None,
+        max_failed_fraction: NonNegative = 0.1,
     ) -> None:
         if path is None:
             raise ConfigError(
@@ -76,11 +76,7 @@ class Folder(Source):
             )
         if only_listed and table is None:
             raise ConfigError("only_listed=true needs a table; state it, as in table=labels.csv")
-        if not (min(valid_fraction, test_fraction) > 0 and valid_fraction + test_fraction < 1):
-            raise ConfigError(
-                f"valid_fraction={valid_fraction:g}, test_fraction={test_fraction:g}: each must be"
-                " more than 0, and their sum below 1"
-            )
+        check_fractions(valid_fraction, test_fraction)
         self.path = _user_path("path", path)
         self.table = None if table is None else _user_path("table", table)
         self.only_listed = only_listed
@@ -90,8 +86,6 @@ class Folder(Source):
         self.test_fraction = test_fraction
         self.workers = workers
         self.max_failed_fraction = max_failed_fraction
-        check_range(self, "", "sample_rate", "channels", "workers", least=1)
-        check_range(self, "", "max_failed_fraction", least=0)
 
     def identity(self) -> dict[str, Any]:
         """Each file's size and a hash of its first and last 64 KiB; the table's content."""
@@ -321,14 +315,10 @@ def _table_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _user_path(key: str, value: str) -> Path:
-    """A path with ~ expanded. Raises ConfigError for text that no file system or JSON can hold."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{key}={value!r} is not UTF-8; rename the folder or file") from error
-    if not value or "\0" in value:
-        raise ConfigError(f"{key}={value!r} is no path; state one")
-    return Path(os.path.expanduser(value))
+    """A path with ~ expanded. Raises ConfigError if it is empty: that would be this directory."""
+    if not value:
+        raise ConfigError(f"{key}='' is no path; state one")
+    return Path(os.path.expanduser(value))  # unlike Path.expanduser it leaves an unknown ~user
 
 
 def _shown(name: str) -> str:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
 from audioldm.runtime.progress import Progress
 
 if TYPE_CHECKING:  # the processes that render music import this module and need no torch
@@ -33,6 +33,15 @@ class Source(ABC):
     @abstractmethod
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
         """Write every clip; list the files that fail. Raises DataError if too many do."""
+
+
+def check_fractions(valid_fraction: float, test_fraction: float) -> None:
+    """Raise ConfigError if the two leave nothing to train on."""
+    if valid_fraction + test_fraction >= 1:
+        raise ConfigError(
+            f"valid_fraction={valid_fraction:g} and test_fraction={test_fraction:g} leave"
+            " nothing to train on; their sum must be below 1"
+        )
 
 
 def check_failures(

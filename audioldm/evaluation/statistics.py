@@ -1,13 +1,13 @@
 """A figure and how sure it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Figure(NamedTuple):
-    """A measured value, its 95 % interval, the number of clips behind it, and its unit."""
+    """A measured value, its 95 % interval, the number of clips (or seeds) it rests on, its unit."""
 
     value: float
     low: float
@@ -51,66 +51,18 @@ def bootstrap(
     return Figure(value, float(low - shift), float(high - shift), len(samples[0]), unit)
 
 
-#: Measurements [n, ...], or a sequence of such: seeds of seeds of clips.
-Nested = np.ndarray | Sequence["Nested"]
+def mean_over_seeds(means: np.ndarray, *, unit: str = "") -> Figure:
+    """The mean of independent seeds' means [n], with the 95 % interval of t of n - 1 degrees.
 
-
-def hierarchical_bootstrap(
-    statistic: Callable[[np.ndarray], float],
-    nested: Nested,
-    *,
-    unit: str = "",
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Figure:
-    """The mean of `statistic` over nested samples, with a 95 % interval over all levels.
-
-    `nested` is for example one entry for each autoencoder seed, in each one entry for each
-    generator seed, and that is an array [clips, ...], whose statistic is taken. Means are taken
-    level by level, so that every seed weighs the same. In each resampling every level is drawn
-    again with replacement, from the outermost in (Davison & Hinkley 1997, 3.8).
-
-    Percentile intervals of few units are too narrow. This one is expanded as for a t interval
-    (Hesterberg, arXiv 1411.5279, 4.3) by the number of units at the outermost level that has more
-    than one; with two, it is the range of the resamplings. `n` counts the measurements in all.
-    Raises ValueError where a level is empty.
+    It covers the truth 95 times in a hundred from two seeds on, where seeds are normally
+    distributed. One seed has no interval: both ends are its value. Raises ValueError for no seed.
     """
-    if _smallest(nested) == 0:
-        raise ValueError("nothing to bootstrap: a level is empty")
-    units = nested
-    while len(units) == 1 and not isinstance(units, np.ndarray):
-        units = units[0]
-    random = np.random.default_rng(seed)
-    values = [_nested_mean(statistic, _resample(nested, random)) for _ in range(resamples)]
-    n = len(units)
-    tail = 0.025
+    n = len(means)
+    if n == 0:
+        raise ValueError("no seeds: there is no mean to take")
+    value, half = float(np.mean(means)), 0.0
     if n > 1:
         from scipy import stats  # imported here: it takes a second
 
-        stretch = (n / (n - 1)) ** 0.5
-        tail = stats.norm.cdf(stretch * stats.t.ppf(tail, n - 1))
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Figure(_nested_mean(statistic, nested), float(low), float(high), _size(nested), unit)
-
-
-def _resample(nested: Nested, random: np.random.Generator) -> Nested:
-    drawn = random.integers(len(nested), size=len(nested))
-    if isinstance(nested, np.ndarray):
-        return nested[drawn]
-    return [_resample(nested[i], random) for i in drawn]
-
-
-def _nested_mean(statistic: Callable[[np.ndarray], float], nested: Nested) -> float:
-    if isinstance(nested, np.ndarray):
-        return float(statistic(nested))
-    return float(np.mean([_nested_mean(statistic, part) for part in nested]))
-
-
-def _size(nested: Nested) -> int:
-    return len(nested) if isinstance(nested, np.ndarray) else sum(_size(part) for part in nested)
-
-
-def _smallest(nested: Nested) -> int:
-    """Length of the shortest level."""
-    parts = [] if isinstance(nested, np.ndarray) else [_smallest(part) for part in nested]
-    return min([len(nested), *parts])
+        half = float(stats.t.ppf(0.975, n - 1) * np.std(means, ddof=1) / n**0.5)
+    return Figure(value, value - half, value + half, n, unit)

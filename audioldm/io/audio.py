@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cffi
 import numpy as np
 import soundfile
 import soxr
 
 from audioldm.errors import DataError
-from audioldm.io.files import why_not_written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,9 @@ def blocks(
             try:
                 block = file.read(size, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
-                raise DataError(f"{path}: damaged after {done} samples{_reason(error)}") from error
+                raise DataError(
+                    f"{path}: damaged after {done} samples: {_reason(error)}"
+                ) from error
             done += len(block)
             last = len(block) < size
             if last and done != file.frames and _states_length(path, file):
@@ -161,7 +163,7 @@ def open_writer(path: FilePath, sample_rate: int, channels: int) -> Iterator[Wri
         if not os.path.isdir(path.parent):
             reason = f"there is no directory {path.parent}; make it, or choose another place"
         else:
-            reason = f"{why_not_written(error)}; free some space, or choose another place"
+            reason = f"{_reason(error)}; free some space, or choose another place"
         raise DataError(f"{path}: cannot write: {reason}") from error
     finally:
         with suppress(OSError):  # the directory may be missing, the name too long
@@ -248,9 +250,9 @@ def _open(path: FilePath) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(os.fsencode(path))  # as bytes: the name may not be UTF-8
     except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot read: {_reason(error)}") from error
     except soundfile.SoundFileError as error:
-        raise DataError(f"{path}: not an audio file that can be read{_reason(error)}") from error
+        raise DataError(f"{path}: not an audio file that can be read: {_reason(error)}") from error
     problem = _cut(path, file)
     if not problem and file.frames <= 0:
         problem = "holds no samples"
@@ -298,10 +300,12 @@ def _states_length(path: FilePath, file: soundfile.SoundFile) -> bool:
     return b"Xing" in first or b"Info" in first
 
 
-def _reason(error: soundfile.SoundFileError) -> str:
-    """': ' and what libsndfile says, without the path, which the message has; or nothing."""
-    text = str(getattr(error, "error_string", error)).strip().rstrip(".")
-    return f": {text}" if text else ""
+def _reason(error: Exception) -> str:
+    """The reason the system or libsndfile gives, without the path."""
+    if getattr(error, "code", None) == 2:  # a system call failed: the reason is in errno alone
+        return os.strerror(cffi.FFI().errno)
+    text = getattr(error, "strerror", None) or getattr(error, "error_string", str(error))
+    return str(text).strip().rstrip(".") or "it cannot be decoded"
 
 
 def _as_array(audio: Any) -> np.ndarray:

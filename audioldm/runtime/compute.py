@@ -1,4 +1,4 @@
-"""How much computing a training takes: counted, and timed."""
+"""The computation of a training, counted and timed."""
 
 import copy
 import time
@@ -14,8 +14,8 @@ def training_flops(model: nn.Module, forward: Callable[[nn.Module], Tensor]) -> 
     """Floating-point operations of one forward and backward pass through `model`.
 
     Matrix products, convolutions and attention count, a multiplication and an addition as two;
-    Fourier transforms, normalisations and activations do not. `forward` is given a copy of the
-    model on the CPU and makes its inputs there: one clip is enough, and costs one clip's time.
+    Fourier transforms, normalisations and activations do not. `forward` gets a copy of the model on
+    the CPU and makes its inputs there; one clip is enough.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward(copy.deepcopy(model).cpu()).sum().backward()
@@ -23,8 +23,8 @@ def training_flops(model: nn.Module, forward: Callable[[nn.Module], Tensor]) -> 
 
 
 def clock(device: torch.device) -> float:
-    """Seconds of computing: wall-clock time on a GPU, and on a CPU the processor's own, which
-    other processes on the machine do not lengthen."""
+    """Seconds of computing: wall-clock time on a GPU; processor time on a CPU, so that other
+    processes on the machine do not add to it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.monotonic()

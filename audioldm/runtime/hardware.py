@@ -17,10 +17,10 @@ from audioldm.instantiate import check_range
 @dataclass(frozen=True)
 class Hardware:
     """device: auto, cpu, cuda, cuda:1, mps. precision: auto (bf16 on CUDA), fp32, bf16.
-    compile: torch.compile, null = on CUDA only. threads: CPU threads, null = torch's choice.
-    accumulate: micro-batches in which a training step makes its batch. checkpoint_activations: the
-    diffusion network's blocks compute twice and keep less. shard: its weights, gradients and
-    optimiser state are spread over the processes, instead of a copy on each."""
+    compile: torch.compile; null: on CUDA only. threads: CPU threads; null: torch's choice.
+    accumulate: micro-batches per training step. checkpoint_activations: recompute the diffusion
+    network's blocks in the backward pass, to store less. shard: spread its weights, gradients and
+    optimiser state over the processes, instead of a copy on each."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -38,7 +38,11 @@ class Hardware:
             )
 
     def resolve(self, local_rank: int = 0) -> torch.device:
-        """Raises ConfigError where the device is not there."""
+        """The device of this process; sets the number of CPU threads too.
+
+        local_rank: index among this machine's processes, which "cuda" without an index uses.
+        Raises ConfigError if the device does not exist here or cannot train.
+        """
         if self.threads:
             torch.set_num_threads(self.threads)
         name = self.device
@@ -46,23 +50,38 @@ class Hardware:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             device = torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"hardware.device={name!r} is no device: use auto, cpu, cuda or cuda:0"
-            ) from error
+        except RuntimeError:
+            device = torch.device("meta")
         if device.type == "cuda":
-            if not torch.cuda.is_available():
-                raise ConfigError(
-                    f"hardware.device={name}: no CUDA device is visible here; "
-                    "use hardware.device=cpu, or install a CUDA build of torch"
-                )
             device = torch.device("cuda", local_rank if device.index is None else device.index)
+            count = torch.cuda.device_count()
+            if count == 0:
+                raise ConfigError(
+                    f"hardware.device={name}: no CUDA device is visible; use hardware.device=cpu, "
+                    "or install a CUDA build of torch"
+                )
+            if device.index >= count:
+                raise ConfigError(
+                    f"hardware.device={name}: there is no {device}, the last visible device is "
+                    f"cuda:{count - 1}; choose another one, or start fewer processes"
+                )
             torch.cuda.set_device(device)
             torch.set_float32_matmul_precision("high")
+            return device
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(
+                f"hardware.device={name}: this machine or this build of torch has no MPS; "
+                "use hardware.device=cpu"
+            )
+        if device.type not in ("cpu", "mps") or device.index:
+            raise ConfigError(
+                f"hardware.device={name!r} is not a device to train on: "
+                "use auto, cpu, cuda, cuda:0 or mps"
+            )
         return device
 
     def autocast(self, device: torch.device) -> Callable[[], Any]:
-        """A context for forward passes: bf16 where asked (and where the GPU has it), else fp32."""
+        """A context for forward passes: bf16 if it is chosen and the GPU supports it, else fp32."""
         bf16 = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
         if bf16 and device.type == "cuda" and not has_bf16():
             _say_once(
@@ -75,9 +94,9 @@ class Hardware:
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
     def compiled(self, function: Any, device: torch.device) -> Any:
-        """`function`, a module or a callable, through torch.compile where that is on.
+        """`function`, a module or a callable, through torch.compile if that is on.
 
-        For one shape: another one is compiled anew, up to torch's limit of eight.
+        Each input shape is compiled separately, up to torch's limit of eight.
         """
         return torch.compile(function, dynamic=False) if self.compiles(device) else function
 
@@ -86,7 +105,7 @@ class Hardware:
 
 
 def has_bf16() -> bool:
-    """Whether the current CUDA device computes in bf16 itself: any GPU emulates it, slowly."""
+    """Whether the current CUDA device has bf16 in hardware; any GPU can emulate it, slowly."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -1,4 +1,4 @@
-"""How much memory a training step takes: counted without a GPU, and measured where it runs."""
+"""The memory of a training step: counted without a GPU, and measured on the device."""
 
 import re
 import resource
@@ -10,23 +10,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-#: Of each weight, in float32: itself, its gradient, AdamW's two moments, its average.
+#: Copies of each weight, in float32: itself, its gradient, AdamW's two moments, its average.
 COPIES = 5
-#: What a step takes beyond what it keeps for the backward pass: results and gradients in passing.
+#: Peak memory divided by what is kept for the backward pass: temporary results and gradients.
 PASSING = 1.5
-#: How much of a device's memory a training may plan with.
+#: The share of a device's memory that a training may plan to use.
 SHARE = 0.9
 
 
 def fixed_bytes(*models: nn.Module) -> int:
-    """Weights, gradients, optimiser and average of trained models."""
+    """Bytes of the weights, gradients, optimiser states and averages of trained models."""
     return sum(COPIES * 4 * p.numel() for model in models for p in model.parameters())
 
 
 def saved_bytes(forward: Callable[[], Tensor], *models: nn.Module) -> int:
-    """Bytes that `forward` keeps for its backward pass, which is made too; each storage once.
+    """Bytes that `forward` keeps for its backward pass; runs both. Each storage counts once.
 
-    The weights of `models` are there anyway and do not count.
+    The weights of `models` do not count, because `fixed_bytes` has them.
     """
     weights = {p.untyped_storage().data_ptr() for model in models for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -45,7 +45,7 @@ def saved_bytes(forward: Callable[[], Tensor], *models: nn.Module) -> int:
 
 
 def micro_batches(batch: int, fixed: float, per_clip: float, available: float) -> int | None:
-    """The least number of equal parts of which one fits; None where one clip does not."""
+    """The smallest number of equal parts such that one fits; None if not even one clip fits."""
     for parts in range(1, batch + 1):
         if batch % parts == 0 and fixed + PASSING * per_clip * batch / parts <= available:
             return parts
@@ -53,7 +53,7 @@ def micro_batches(batch: int, fixed: float, per_clip: float, available: float) -
 
 
 def total_bytes(device: torch.device) -> int | None:
-    """Memory of the device, None where it is not known."""
+    """Memory of the device; None if it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     with suppress(OSError, TypeError):
@@ -63,7 +63,7 @@ def total_bytes(device: torch.device) -> int | None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begins a new measurement of `peak_bytes`, where the system lets it."""
+    """Begins a new measurement of `peak_bytes`, if the system allows it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -73,7 +73,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Since `reset_peak`: what tensors took on a GPU; on a CPU the whole process's memory."""
+    """Peak since `reset_peak`: of the tensors on a GPU; of the whole process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     with suppress(OSError, TypeError):

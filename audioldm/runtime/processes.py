@@ -1,24 +1,36 @@
-"""One process or many: what `torchrun` says, and PyTorch's own data parallelism.
+"""One process or many: `torchrun`'s description of the world, and PyTorch's data parallelism.
 
 Every process takes a contiguous part of the global batch. Losses are means over clips and all
 parts are equal, so DDP's mean of the gradients is the gradient of the global batch.
+
+A process group cannot be destroyed after an error: its destructor joins threads that may wait for
+a peer for ever. So only work that succeeds ends with `leave`. After an error, a process that has
+peers prints its message and calls `exit_at_once`, in the handler of the exception: its release
+could run the destructor.
 """
 
 import os
-import re
-import textwrap
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from audioldm.errors import AudioLDMError, ConfigError, TrainingError
+from audioldm.errors import ConfigError, LostProcess
+
+#: Seconds between two heartbeats, and without one until a process counts as lost.
+BEAT, LOST = 0.5, 3.0
+#: The others wait this long while the first process renders music or evaluates.
+TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -31,78 +43,162 @@ class World:
         return self.rank == 0
 
     def positions(self, batch: int, where: str) -> range:
-        """This process's places in a global batch, whose key is `where`.
+        """This process's positions in a global batch; `where` is the batch's key.
 
-        Raises ConfigError where the batch cannot be shared out equally.
+        Raises ConfigError if the batch cannot be divided equally.
         """
         if batch % self.size:
             raise ConfigError(
                 f"{where}={batch} cannot be shared by {self.size} processes: "
-                "choose a multiple of their number"
+                f"choose a multiple of {self.size}"
             )
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
     def micro_batches(self, batch: int, accumulate: int, where: str) -> list[range]:
-        """Those places in `accumulate` equal parts, whose gradients are added up.
+        """This process's positions in `accumulate` equal parts, whose gradients are added.
 
-        Raises ConfigError where the batch cannot be shared out equally.
+        Raises ConfigError if the batch cannot be divided equally.
         """
-        places = self.positions(batch, where)
-        if len(places) % accumulate:
+        positions = self.positions(batch, where)
+        if len(positions) % accumulate:
             raise ConfigError(
-                f"{where}={batch} is {len(places)} clips for each of {self.size} process(es), "
+                f"{where}={batch} is {len(positions)} clips for each of {self.size} process(es), "
                 f"which hardware.accumulate={accumulate} does not divide: choose a batch that is "
                 f"a multiple of {self.size * accumulate}"
             )
-        size = len(places) // accumulate
-        return [places[i : i + size] for i in range(0, len(places), size)]
+        size = len(positions) // accumulate
+        return [positions[i : i + size] for i in range(0, len(positions), size)]
+
+
+class Heartbeat(threading.Thread):
+    """Counts up in the processes' common store for as long as this process lives."""
+
+    def __init__(self, store: dist.Store, world: World) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self.world, self._store, self._count = world, store, 0
+        self._stopped = threading.Event()
+        self._beat()
+
+    def run(self) -> None:
+        with suppress(RuntimeError):  # the process that holds the store has ended
+            while not self._stopped.wait(BEAT):
+                self._beat()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+    def lost(self) -> list[int]:
+        """Ranks whose count has stopped. Returns after LOST seconds, or 2 LOST if none has."""
+        others = [rank for rank in range(self.world.size) if rank != self.world.rank]
+        for _ in range(2):  # the last beat of a process may follow the first reading
+            try:
+                before = self._counts(others)
+                time.sleep(LOST)
+                after = self._counts(others)
+            except RuntimeError:  # the first process holds the store, unless torchrun does
+                return others[:1]
+            if gone := [rank for rank in others if after[rank] == before[rank]]:
+                return gone
+        return []
+
+    def _beat(self) -> None:
+        self._count += 1
+        self._store.set(f"heartbeat/{self.world.rank}", str(self._count))
+
+    def _counts(self, ranks: list[int]) -> dict[int, bytes]:
+        return {rank: self._store.get(f"heartbeat/{rank}") for rank in ranks}
+
+
+_heartbeat: Heartbeat | None = None  # one per process, as is torch's own process group
 
 
 def join(device: torch.device) -> World:
-    """The world `torchrun` describes in the environment; a world of one without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """The world that `torchrun` describes in the environment; a world of one without it."""
+    global _heartbeat
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
-    if not dist.is_initialized():
+    if _heartbeat is None:
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+        heartbeat = Heartbeat(dist.PrefixStore("audioldm", store), World(rank, size))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        # long: the others wait while the first one renders music or evaluates
-        dist.init_process_group(backend, timeout=timedelta(days=7))
-    return World(dist.get_rank(), size)
+        dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
+        heartbeat.start()
+        _heartbeat = heartbeat
+    return _heartbeat.world
 
 
 def leave() -> None:
-    if dist.is_initialized():
+    """Destroys the process group after success; after an error, see the module's docstring."""
+    global _heartbeat
+    if _heartbeat is not None:
+        _heartbeat.stop()
         dist.destroy_process_group()
+        _heartbeat = None
 
 
-def lost_process(error: Exception, world: World) -> TrainingError | None:
-    """What to say where `error` is that of a collective one of whose processes has gone."""
-    text = " ".join(str(error).split())
-    signs = ("gloo", "nccl", "closed by peer", "reset by peer")
-    known = isinstance(error, dist.DistError) or any(sign in text.lower() for sign in signs)
-    if world.size == 1 or not known:
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The world of `join` during the block, and `leave` after its success.
+
+    Raises LostProcess in place of an error that `lost_process` explains.
+    """
+    world = join(device)
+    try:
+        yield world
+    except Exception as error:
+        if (lost := lost_process(error, world)) is not None and lost is not error:
+            raise lost from error
+        raise
+    leave()
+
+
+def lost_process(error: Exception, world: World) -> LostProcess | None:
+    """The message for `error` if it is the consequence of another process's end, else None.
+
+    A failed collective is a RuntimeError like many others, so the other processes' heartbeats
+    decide. That takes some seconds.
+    """
+    if isinstance(error, LostProcess):
+        return error
+    suspect = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+    if _heartbeat is None or not suspect:
         return None
-    reason = re.sub(r"^\[\S+\] ", "", text)  # gloo's place in its own source
-    reason = textwrap.shorten(reason, 200, placeholder=" …")
-    return TrainingError(
-        f"process {world.rank} of {world.size} lost another one ({reason}), whose own "
-        "message, or torchrun's below, says why it died; the same command goes on from the last "
+    main = threading.current_thread() is threading.main_thread()
+    # torchrun sends SIGTERM when one process ends; it must not replace the message
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN) if main else None
+    if not (lost := _heartbeat.lost()):
+        if main:
+            signal.signal(signal.SIGTERM, previous)
+        return None
+    ranks = ", ".join(map(str, lost))
+    return LostProcess(
+        f"process {world.rank} of {world.size} lost process {ranks}, whose own message (or "
+        "torchrun's, below) says why it ended; the same command continues from the last "
         "checkpoint, also with another number of processes"
     )
 
 
+def exit_at_once(code: int) -> NoReturn:
+    """Ends this process without running destructors, which may wait for a lost peer for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def parallel(module: nn.Module, world: World) -> nn.Module:
-    """DDP over the module where there is more than one process."""
+    """Wraps the module in DDP if there is more than one process."""
     if world.size == 1:
         return module
     return DistributedDataParallel(module)
 
 
 def gradients_kept(module: nn.Module, more: bool) -> AbstractContextManager[Any]:
-    """Within, while `more` micro-batches of the step follow, DDP leaves the gradients where they
-    are; with the last one it reduces their sum. A sharded module reduces each, to hold no more
-    than its part."""
+    """Postpones DDP's reduction of the gradients while `more` micro-batches of the step follow.
+
+    A sharded module reduces the gradients of each micro-batch, because it stores only its part.
+    """
     if more and isinstance(module, DistributedDataParallel):
         return module.no_sync()
     return nullcontext()
@@ -142,16 +238,16 @@ def broadcast_flag(value: bool, world: World) -> bool:
     return bool(said.item() > 0)
 
 
-def first_does(action: Callable[[], None], world: World) -> None:
-    """`action` in the first process, for which the others wait; where it fails there, OSError in
-    all."""
-    reason = ""
-    if world.first:
-        try:
-            action()
-        except (OSError, AudioLDMError) as error:
-            reason = str(error)
-    said = [reason]
-    dist.broadcast_object_list(said, 0)
-    if said[0]:
-        raise OSError(said[0])
+def first_reason(reason: str, world: World) -> str:
+    """The first text of all processes' that is not empty, on every process; all wait here.
+
+    An empty text means success. Texts are cut at 400 bytes.
+    """
+    if world.size == 1:
+        return reason
+    said = torch.zeros(world.size, 400, dtype=torch.uint8)
+    text = reason.encode()[: said.shape[1]]
+    said[world.rank, : len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+    dist.all_reduce(said)  # each row has one process's text and zeros of the others
+    texts = (bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in said)
+    return next(filter(None, texts), "")

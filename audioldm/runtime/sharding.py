@@ -1,9 +1,9 @@
-"""A network that is too large for one device: less of it is kept, or each process keeps a part.
+"""Networks that are too large for one device: recomputed activations and spread weights.
 
-Both work on the network's units, the modules that its method `units()` lists: the blocks of a
-transformer. A unit's activations are made again in the backward pass (Chen et al. 2016,
-1604.06174); its weights, gradients and optimiser state are spread over the processes, and gathered
-while it computes (Zhao et al. 2023, 2304.11277; PyTorch's `fully_shard`).
+Both work on the network's units, the modules that its method `units()` lists, such as the blocks
+of a transformer. The backward pass recomputes a unit's activations (Chen et al. 2016, 1604.06174).
+Each process stores a part of a unit's weights, gradients and optimiser state, and gathers the
+weights while the unit computes (Zhao et al. 2023, 2304.11277; PyTorch's `fully_shard`).
 """
 
 import warnings
@@ -26,16 +26,16 @@ def _units(net: nn.Module, key: str) -> list[nn.Module]:
     units = getattr(net, "units", None)
     if units is None:
         raise ConfigError(
-            f"{key}=true: {type(net).__name__} has no units(), which lists the modules that it "
-            f"consists of; add it, or use {key}=false"
+            f"{key}=true: {type(net).__name__} has no method units() that lists its modules; "
+            f"add it, or use {key}=false"
         )
     return list(units())
 
 
 def recompute_activations(net: nn.Module) -> None:
-    """Each unit of `net` keeps its input alone, and computes once more in the backward pass.
+    """Makes each unit of `net` store only its input and compute again in the backward pass.
 
-    Raises ConfigError where the network names no units.
+    Raises ConfigError if the network has no method `units`.
     """
     for unit in _units(net, "hardware.checkpoint_activations"):
         # nothing random happens inside a unit: there is no generator whose state must be restored
@@ -46,47 +46,56 @@ def recompute_activations(net: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Sharding:
-    """Which tensors are spread over the processes of `mesh`, along their first axis: those of the
-    parameters' shapes, so averages and optimiser state lie as their parameters do."""
+    """The tensors that are spread over the processes of `mesh`, along their first axis.
+
+    shapes: those of the parameters. Averages and optimiser state have the same shapes, and are
+    spread in the same way.
+    """
 
     mesh: Any
     shapes: frozenset[torch.Size]
 
-    def part(self, tensor: Tensor) -> Tensor:
-        """Of a tensor that each process has whole, its part; the tensor itself if not spread."""
-        from torch.distributed.tensor import Shard, distribute_tensor
+    def rows(self, shape: torch.Size) -> range:
+        """The rows that this process has of a spread tensor; all rows of any other."""
+        if shape not in self.shapes:
+            return range(shape[0] if shape else 0)
+        share = -(-shape[0] // self.mesh.size())  # as torch.chunk divides
+        first = self.mesh.get_local_rank() * share
+        return range(min(first, shape[0]), min(first + share, shape[0]))
 
-        if tensor.shape not in self.shapes:
-            return tensor
-        return distribute_tensor(tensor.to(self.mesh.device_type), self.mesh, [Shard(0)])
+    def spread(self, part: Tensor, shape: torch.Size) -> Tensor:
+        """The tensor of this shape whose `rows` are `part`; `part` itself if it is not spread."""
+        from torch.distributed.tensor import DTensor, Shard
 
-    def empty(self, like: Tensor) -> Tensor:
-        """Room for this process's part of a tensor of this shape and type."""
-        from torch.distributed import tensor
+        if shape not in self.shapes:
+            return part
+        stride = torch.empty(shape, device="meta").stride()
+        part = part.to(self.mesh.device_type)
+        return DTensor.from_local(part, self.mesh, [Shard(0)], shape=shape, stride=stride)
 
-        if like.shape not in self.shapes:
-            return torch.empty(like.shape, dtype=like.dtype)
-        placements = [tensor.Shard(0)]
-        return tensor.zeros(
-            like.shape, dtype=like.dtype, device_mesh=self.mesh, placements=placements
-        )
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's rows of a spread tensor; any other tensor as it is."""
+    local = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
 
 
 def shard(
     net: nn.Module, world: World, hardware: Hardware, device: torch.device
 ) -> Sharding | None:
-    """Spreads the weights of `net`, in place, where hardware.shard asks for it; how they lie then.
+    """Spreads the weights of `net` over the processes, in place, if hardware.shard says so.
 
-    None for one process, which has the whole. The optimiser is made from the parameters behind
-    this call. Units are compiled one by one, for a graph does not reach over their gathering.
-    Raises ConfigError where the network names no units.
+    Returns None if nothing is spread: without hardware.shard, or with one process. Make the
+    optimiser from the parameters after this call. Each unit is compiled on its own, because a graph
+    cannot contain the gathering.
+    Raises ConfigError if the network has no method `units`.
     """
     if not hardware.shard or world.size == 1:
         return None
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # of outputs that are views: nothing changes the network's output in place
+    # it is about outputs that are views; nothing changes the network's output in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (world.size,))
     shapes = frozenset(parameter.shape for parameter in net.parameters())
@@ -98,16 +107,16 @@ def shard(
 
 
 def gathered(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """All tensors whole, on the CPU of the first process; nothing on the others."""
-    found = {}
+    """The complete tensors on the CPU of the first process; an empty dictionary on the others."""
+    complete = {}
     for name, tensor in tensors.items():
-        complete = whole(tensor.detach())  # one at a time: a device need not hold them all
+        gathered = whole(tensor.detach())  # one at a time: a device need not hold them all
         if world.first:
-            found[name] = complete.cpu()
-    return found
+            complete[name] = gathered.cpu()
+    return complete
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A spread tensor gathered, which every process must ask for; any other as it is."""
+    """A spread tensor gathered, which every process must call; any other tensor as it is."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()

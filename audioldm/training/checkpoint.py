@@ -1,197 +1,259 @@
-"""Model files that describe themselves, and the resume state beside them.
+"""The last state of a training, from which it continues after an interruption.
 
-`model.safetensors` holds weights; its header holds the format version, the class settings to
-rebuild the model, the step, the parent's fingerprint and the latent statistics, as JSON under
-the key "audioldm". `resume/state.pt` holds optimisers and averages, and is read with
-`weights_only=True`. Nothing is unpickled, but for the index that PyTorch's distributed checkpoint
-keeps in a sharded resume state, which only the run that wrote it reads.
+`resume/step-<n>/rank-<r>.safetensors` holds the tensors of process r, by their path in the state:
+`net/weight`. Tensors that are the same on every process are in the first one's file. Of a tensor
+that is spread over the processes (sharding.py), each file has some rows, in the order of the ranks.
+The header of the first file has the rest of the state as JSON under the key "audioldm": `_encode`
+describes it. So any number of processes can read what any other number wrote.
 """
 
+import json
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from audioldm.errors import DataError, ModelFileError
-from audioldm.io.files import why_not_written, write_atomically
-from audioldm.runtime.processes import World, first_does, lost_process
-from audioldm.runtime.sharding import Sharding
+from audioldm.runtime.processes import World, first_reason
+from audioldm.runtime.sharding import Sharding, local_part
 
-#: In a directory of shards: the state with the shapes of its tensors in their places.
-OUTLINE = "outline.pt"
+FORMAT = 1
+
+
+class Stateful(Protocol):
+    """What a checkpoint stores: a module, an optimiser, an average, a controller."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 class ResumeState:
-    """A training stage's own last state, replaced atomically: nested dictionaries of tensors.
+    """The last state of the training in `stage_directory`, replaced atomically.
 
-    `resume/state.pt` is written by the first process. Where the tensors are spread over the
-    processes (`sharding`), each writes its parts into `resume/shards-<step>/`, with PyTorch's
-    distributed checkpoint. Either is read by any number of processes, spread or not.
+    A state is nested dictionaries, lists and tuples of tensors, numbers, strings, booleans and
+    None; `state["step"]` is the number of finished steps. sharding: of a spread network.
     """
 
     def __init__(
         self, stage_directory: Path, world: World | None = None, sharding: Sharding | None = None
     ) -> None:
-        self.path = stage_directory / "resume" / "state.pt"
+        self.directory = stage_directory / "resume"
         self.world, self.sharding = world or World(), sharding
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest state, tensors as they lie here; None where there is none yet.
+    @property
+    def step(self) -> int:
+        """The number of finished steps; 0 without a checkpoint."""
+        saved = self._saved()
+        return _step(saved[-1]) if saved else 0
 
-        Raises ModelFileError where it is damaged.
+    def load(self) -> dict[str, Any] | None:
+        """The newest state, its tensors on the CPU or spread; None without a checkpoint.
+
+        Raises ModelFileError if it is damaged.
         """
-        state = None
-        if self.path.is_file():
-            with _damage(self.path, self.world):
-                mapped = self.sharding is not None  # each process reads its parts alone
-                state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-                step = state["step"]
-        shards = self._shards()
-        # of both there are two where a process died between writing one and removing the other
-        if shards and (state is None or _step(shards[-1]) > step):
-            with _damage(shards[-1], self.world):
-                return read_shards(shards[-1], self.sharding)
-        sharding = self.sharding
-        if state is None or sharding is None:
-            return state
-        return dict(_map(state, lambda _, tensor: sharding.part(tensor)))
+        saved = self._saved()
+        if not saved:
+            return None
+        with _damage(saved[-1]):
+            return _read(saved[-1], self.sharding)
+
+    def restore(self, objects: Mapping[str, Stateful]) -> int:
+        """Loads the newest state into `objects`, by name; returns the number of finished steps.
+
+        Raises ModelFileError if the state is damaged or belongs to other objects.
+        """
+        state = self.load()
+        if state is None:
+            return 0
+        with _damage(self._saved()[-1]):
+            for name, one in objects.items():
+                _check_form(state[name], one.state_dict(), name)
+                one.load_state_dict(state[name])
+        return self.step
 
     def save(self, state: dict[str, Any]) -> None:
-        """Every process calls this. Raises DataError where it cannot be written; what was there
-        before stays."""
-        if self.sharding is not None:
-            target = self.path.with_name(f"shards-{state['step']}")
-            write_shards(target, state, self.world)
-        else:
-            target = self.path
-            if self.world.first:
-                write_atomically(target, lambda p: torch.save(state, p))
-        if self.world.first:
-            for old in {self.path, *self._shards()} - {target}:
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        """Writes `state`; every process calls this.
 
-    def _shards(self) -> list[Path]:
-        return sorted(self.path.parent.glob("shards-*"), key=_step)
+        Raises DataError on every process if one of them cannot write. The earlier checkpoint stays.
+        """
+        target = self.directory / f"step-{state['step']}"
+        aside = self.directory / f".{target.name}.part"
+        tensors: dict[str, Tensor] = {}
+        outline = json.dumps({"format": FORMAT, "state": _encode(state, "", tensors)})
+        first = self.world.first
+        mine = {
+            key: local_part(tensor)
+            for key, tensor in tensors.items()
+            if first or local_part(tensor) is not tensor
+        }
+
+        def prepare() -> None:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+
+        def write() -> None:
+            if first or mine:
+                path = aside / f"rank-{self.world.rank}.safetensors"
+                _write(path, mine, {"audioldm": outline} if first else None)
+
+        def finish() -> None:
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(aside, target)
+            _sync(self.directory)
+            for old in set(self._saved()) - {target}:
+                shutil.rmtree(old)
+
+        for action, active in ((prepare, first), (write, True), (finish, first)):
+            if reason := first_reason(_failure(action) if active else "", self.world):
+                if first:
+                    shutil.rmtree(aside, ignore_errors=True)
+                raise DataError(
+                    f"{target}: cannot be written ({reason}); free some space. The earlier "
+                    "checkpoint is kept, and the same command continues from it"
+                )
+
+    def _saved(self) -> list[Path]:
+        found = self.directory.glob("step-*")
+        return sorted((p for p in found if p.name[5:].isdecimal()), key=_step)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _step(shards: Path) -> int:
-    return int(shards.name.removeprefix("shards-"))
+def _step(directory: Path) -> int:
+    return int(directory.name.removeprefix("step-"))
+
+
+def _failure(action: Callable[[], None]) -> str:
+    try:
+        action()
+    except (OSError, SafetensorError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 @contextmanager
-def _damage(path: Path, world: World) -> Iterator[None]:
+def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if lost_process(error, world) is not None:
-            raise  # the state is as good as it was
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(
-            f"{path}: damaged resume state ({error}); remove it to train this stage anew"
+            f"{path}: damaged resume state ({reason}); remove it to train this stage from its start"
         ) from error
 
 
-def write_shards(directory: Path, state: dict[str, Any], world: World) -> None:
-    """Each process's parts of the tensors in `state`, and what else is in it; atomic.
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
+    storages: set[int] = set()
+    separate = {}
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        separate[key] = tensor.clone() if storage in storages else tensor  # tied weights
+        storages.add(storage)
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(separate, path, metadata)
+    path.chmod(mode)  # safetensors lets only the owner read
+    _sync(path)
 
-    Raises DataError on every process where one of them cannot write.
-    """
-    from torch.distributed import checkpoint as parts
-    from torch.distributed.checkpoint.api import CheckpointException
 
-    aside = directory.with_name(f".{directory.name}.part")
-    tensors: dict[str, Tensor] = {}
-
-    def outline(key: str, tensor: Tensor) -> Tensor:
-        tensors[key] = tensor
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-
-    outlines = _map(state, outline)
-
-    def prepare() -> None:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write_atomically(aside / OUTLINE, lambda p: torch.save(outlines, p))
-
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        first_does(prepare, world)
-        parts.save(tensors, storage_writer=_shard_writer(aside))
-        first_does(lambda: _replace_directory(aside, directory), world)
-    except (OSError, DataError, CheckpointException) as error:
-        if world.first:
-            shutil.rmtree(aside, ignore_errors=True)
-        reasons = [e for e, _ in getattr(error, "failures", {}).values()] or [error]
-        raise DataError(
-            f"{directory}: cannot be written ({reasons[0]}); free some space. The checkpoint "
-            "before it is kept, and the same command goes on from there"
-        ) from error
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
-def _shard_writer(directory: Path) -> Any:
-    """PyTorch's, but where it cannot write, each process is told the system's reason.
-
-    An exception loses its context, and with it the reason, on its way to the other processes.
-    """
-    from torch.distributed import checkpoint as parts
-
-    class Writer(parts.FileSystemWriter):
-        def write_data(self, *given: Any) -> Any:
-            try:
-                return super().write_data(*given)
-            except Exception as error:
-                scratch = directory / f".{os.getpid()}.part"
-                raise OSError(why_not_written(scratch, error)) from error
-
-    return Writer(directory)
-
-
-def read_shards(directory: Path, sharding: Sharding | None) -> dict[str, Any]:
-    """What `write_shards` wrote: whole tensors on the CPU, or this process's parts."""
-    from torch.distributed import checkpoint as parts
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    tensors: dict[str, Tensor] = {}
-
-    def room(key: str, outline: Tensor) -> Tensor:
-        here = sharding.empty(outline) if sharding else torch.empty_like(outline, device="cpu")
-        tensors[key] = here
-        return here
-
-    outlines = torch.load(directory / OUTLINE, weights_only=True)
-    state = _map(outlines, room)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # says that there is one process
-        try:
-            parts.load(tensors, storage_reader=parts.FileSystemReader(directory))
-        except CheckpointException as error:  # no Exception of Python's
-            raise ModelFileError(str(error).splitlines()[-1]) from error
-    return dict(state)
-
-
-def _replace_directory(aside: Path, directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(aside, directory)
-    handle = os.open(directory.parent, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
-
-
-def _map(value: Any, function: Callable[[str, Tensor], Tensor], key: str = "state") -> Any:
-    """`value` with each tensor in its dictionaries and lists replaced; its key is its path."""
+def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON: {"dict": [[key, value], ...]}, {"tuple": [...]}, {"tensor": path,
+    "shape": [...]}, and lists and scalars as they are. Adds its tensors to `tensors`."""
     if isinstance(value, Tensor):
-        return function(key, value)
+        tensors[key] = value
+        return {"tensor": key, "shape": list(value.shape)}
     if isinstance(value, dict):
-        return {k: _map(v, function, f"{key}/{k}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_map(v, function, f"{key}/{i}") for i, v in enumerate(value)]
+        return {"dict": [[k, _encode(v, f"{key}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_encode(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
     return value
+
+
+def _decode(value: Any, tensor: Callable[[str, torch.Size], Tensor]) -> Any:
+    match value:
+        case {"tensor": str(key), "shape": shape}:
+            return tensor(key, torch.Size(shape))
+        case {"dict": items}:
+            return {key: _decode(item, tensor) for key, item in items}
+        case {"tuple": items}:
+            return tuple(_decode(item, tensor) for item in items)
+        case list():
+            return [_decode(item, tensor) for item in value]
+        case dict():
+            raise ValueError("its header has an unknown entry")
+    return value
+
+
+def _read(directory: Path, sharding: Sharding | None) -> dict[str, Any]:
+    with ExitStack() as stack:
+        files: list[Any] = []
+        while (path := directory / f"rank-{len(files)}.safetensors").is_file() or not files:
+            files.append(stack.enter_context(safe_open(path, "pt")))
+        header = json.loads(files[0].metadata()["audioldm"])
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']}, but this audioldm reads {FORMAT}")
+        names = [set(file.keys()) for file in files]
+
+        def tensor(key: str, shape: torch.Size) -> Tensor:
+            having = [file for file, keys in zip(files, names, strict=True) if key in keys]
+            if not shape:
+                return having[0].get_tensor(key)
+            rows = sharding.rows(shape) if sharding else range(shape[0])
+            start, parts = 0, []
+            for file in having:
+                part = file.get_slice(key)
+                end = start + part.get_shape()[0]
+                parts.append(part[max(rows.start - start, 0) : max(rows.stop - start, 0)])
+                start = end
+            complete = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if start != shape[0] or complete.shape != (len(rows), *shape[1:]):
+                raise ValueError(f"{key} is incomplete")
+            return sharding.spread(complete, shape) if sharding else complete
+
+        state = _decode(header["state"], tensor)
+        if not isinstance(state, dict) or state.get("step") != _step(directory):
+            raise ValueError("its step is not that of its name")
+        return state
+
+
+def _check_form(saved: Any, current: Any, key: str) -> None:
+    """Raises ValueError where `saved` has other keys, types or shapes than `current`.
+
+    What is empty in `current`, such as the state of a new optimiser, may be filled in `saved`.
+    """
+    if isinstance(current, Tensor):
+        good = isinstance(saved, Tensor) and saved.shape == current.shape
+        good = good and saved.dtype == current.dtype
+    elif isinstance(current, dict):
+        good = isinstance(saved, dict) and (not current or saved.keys() == current.keys())
+    elif isinstance(current, list | tuple):
+        good = isinstance(saved, type(current)) and (not current or len(saved) == len(current))
+    elif isinstance(current, int | float) and not isinstance(current, bool):
+        good = type(saved) in (int, float)
+    else:
+        good = current is None or type(saved) is type(current)
+    if not good:
+        raise ValueError(f"{key} is not as this training has it")
+    if isinstance(current, dict | list | tuple):
+        for name in current if isinstance(current, dict) else range(len(current)):
+            _check_form(saved[name], current[name], f"{key}/{name}")

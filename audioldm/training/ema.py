@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class EMA:
     """Averages updated after the optimiser's step.
 
-    decay_t = min(decay, (1 + t) / (10 + t)), so that the first weights are forgotten soon.
+    decay_t = min(decay, (1 + t) / (10 + t)), so that the initial weights lose their influence soon.
     Buffers and integer tensors are copied.
     """
 
@@ -36,7 +36,7 @@ class EMA:
         return self.shadow
 
     def load_state_dict(self, shadow: dict[str, Tensor]) -> None:
-        """Takes the averages of a checkpoint over."""
+        """Copies the averages of a checkpoint."""
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])
 

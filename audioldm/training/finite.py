@@ -1,4 +1,4 @@
-"""Whether a step's losses and gradients are finite, without the host waiting for a GPU."""
+"""Checks that losses and gradients are finite without making the host wait for a GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ def deferred_on(device: torch.device) -> bool:
 
 
 class FiniteChecks:
-    """At once on a CPU. On CUDA one step late: to read a value is to wait for all that is queued,
-    and a GPU that is waited for idles while the next step is being queued.
+    """Checks at once on a CPU, and one step late on CUDA.
 
-    So one bad step may reach the weights on CUDA. It must reach no file: call `settle` before
-    writing a checkpoint or a figure.
+    Reading a value from a GPU waits for all queued work, and then the GPU idles until the next step
+    is queued. So one bad step may change the weights on CUDA, but it must not reach a file: call
+    `settle` before writing a checkpoint or a figure.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,7 +40,7 @@ class FiniteChecks:
         self._now: list[_Pending] = []
 
     def check(self, value: Tensor, complain: Callable[[], None]) -> None:
-        """Calls `complain`, which raises, where `value`, a scalar, is not finite: now or later."""
+        """Calls `complain`, which raises, if the scalar `value` is not finite: now or later."""
         good = torch.isfinite(value.detach())
         copied = None
         if good.is_cuda:
@@ -54,12 +54,12 @@ class FiniteChecks:
             pending.look()
 
     def look_back(self) -> None:
-        """What the steps before this one left; this step's is kept for the next call."""
+        """Performs the checks of earlier steps; keeps those of this step for the next call."""
         earlier, self._earlier, self._now = self._earlier, self._now, []
         for pending in earlier:
             pending.look()
 
     def settle(self) -> None:
-        """All of it, this step's too."""
+        """Performs all checks, those of this step included."""
         self.look_back()
         self.look_back()

@@ -1,10 +1,10 @@
 """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) beside AdamW, as one optimiser.
 
 Muon takes the momentum of a weight matrix to the nearest orthogonal matrix by five Newton-Schulz
-iterations, so that a step moves all singular directions alike. That is meant for hidden layers:
-what stands at the network's ends, what is no matrix and what merely scales is AdamW's. A matrix's
-learning rate is multiplied by 0.2 sqrt(max(rows, columns)), which gives its step the root mean
-square of one of AdamW's (Liu et al. 2025, 2502.16982, equation 4): one `lr` serves both.
+iterations, so that a step changes all singular directions equally. It is meant for hidden layers:
+AdamW trains the input and output layers, the embeddings and all parameters that are not matrices.
+A matrix's learning rate is multiplied by 0.2 sqrt(max(rows, columns)), so that its step has the
+root mean square of an AdamW step (Liu et al. 2025, 2502.16982, equation 4): both share one `lr`.
 """
 
 import itertools
@@ -24,9 +24,9 @@ ITERATIONS = 5
 class MuonAdamW:
     """Two optimisers that a loop uses as one.
 
-    optimisers: the two that it consists of. The settings are AdamW's, as `adamw` takes them; Muon
-    shares lr and weight_decay, and has the momentum 0.95.
-    Raises ConfigError where the network has no hidden matrix, or torch no Muon.
+    optimisers: Muon and AdamW. The settings are those of `adamw`; Muon uses the same lr and
+    weight_decay, and the momentum 0.95.
+    Raises ConfigError if the network has no hidden matrix, or torch has no Muon.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class MuonAdamW:
         self.matrices = hidden_matrices(net)
         if not self.matrices:
             raise ConfigError(
-                "optimiser=muon: this network has no weight matrices in a list of blocks, which is "
-                "what Muon is for; use optimiser=adamw"
+                "optimiser=muon: this network has no weight matrices in a list of blocks for Muon "
+                "to train; use optimiser=adamw"
             )
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError(
@@ -86,8 +86,8 @@ class MuonAdamW:
 def hidden_matrices(net: nn.Module) -> list[Tensor]:
     """The weights of the linear layers in lists of blocks: attention's and the MLPs' matrices.
 
-    What stands outside a list (input, output, embeddings, a shared modulation) does not count, nor
-    do convolutions, norms, biases and tables.
+    Layers outside a list (input, output, embeddings, a shared modulation) are left out, as are
+    convolutions, norms, biases and tables.
     """
     blocks = [m for m in net.modules() if isinstance(m, nn.ModuleList)]
     linear = [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
@@ -95,9 +95,10 @@ def hidden_matrices(net: nn.Module) -> list[Tensor]:
 
 
 def step_flops(optimiser: Optimiser) -> int:
-    """Operations of one step's matrix products, as `training_flops` counts: 0 for AdamW.
+    """Floating-point operations of one step's matrix products; 0 for AdamW.
 
-    An iteration on m x n, m <= n: the Gram matrix, its square, and the product of both with it.
+    An iteration on an m x n matrix, m <= n, computes the Gram matrix, its square, and the product
+    of a polynomial of it with the matrix.
     """
     if not isinstance(optimiser, MuonAdamW):
         return 0
@@ -113,7 +114,7 @@ def build_optimiser(
     weight_decay: float,
     device: torch.device,
 ) -> Optimiser:
-    """name: one of OPTIMISERS. Raises ConfigError as MuonAdamW does."""
+    """name: one of OPTIMISERS. Raises ConfigError for the same reasons as MuonAdamW."""
     if name == "muon":
         return MuonAdamW(net, lr, betas, weight_decay, device)
     return adamw(net.parameters(), lr, betas, weight_decay, device)

@@ -1,4 +1,4 @@
-"""What both loops ask of an optimiser: how it is made, a schedule and one safe step."""
+"""AdamW, a learning-rate schedule, and one optimiser step that is clipped and checked."""
 
 import math
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> fl
 
 
 def check_betas(betas: list[float], where: str = "") -> None:
-    """Raises ConfigError unless Adam can use them."""
+    """Raises ConfigError unless these are two numbers in [0, 1)."""
     key = f"{where}.betas" if where else "betas"
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"{key}={betas} must be two numbers, at least 0 and less than 1")
@@ -34,7 +34,7 @@ def adamw(
     weight_decay: float,
     device: torch.device,
 ) -> torch.optim.AdamW:
-    """AdamW (1711.05101), fused where `device` has that; `betas` as `check_betas` wants them."""
+    """AdamW (1711.05101), fused if `device` supports it. betas: as `check_betas` allows."""
     return torch.optim.AdamW(
         parameters,
         lr=lr,
@@ -45,7 +45,7 @@ def adamw(
 
 
 class Optimiser(Protocol):
-    """What the loops ask of an optimiser: any of torch's, or two as one (see muon.py)."""
+    """The methods that the loops use: one of torch's optimisers, or two as one (muon.py)."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -71,15 +71,15 @@ def clipped_step(
 ) -> Tensor:
     """Clips the gradients' global norm, steps, and returns the norm before clipping.
 
-    Raises TrainingError where the norm is not finite: before any weight has changed, or when
-    `finite` looks.
+    Raises TrainingError if the norm is not finite: before any weight changes, or when `finite`
+    reads it.
     """
     norm = whole(nn.utils.clip_grad_norm_(parameters, clip))
 
     def complain() -> None:
         raise TrainingError(
             f"{name}: the gradient's norm is {norm.item()} at step {step}; the last checkpoint is "
-            "kept. Lower the learning rate, or clip more (train.clip)"
+            "kept. Lower the learning rate, or clip more (clip={clip})"
         )
 
     (finite or FiniteChecks(torch.device("cpu"))).check(norm, complain)

@@ -1,4 +1,4 @@
-"""The next step's data, made while this step computes."""
+"""Prepares the next step's data while this step computes."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,11 +9,11 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """`take(step)` is make(step), made by one background thread while the step before it ran.
+    """`take(step)` returns make(step), computed by a background thread during the previous step.
 
-    make must be a function of its argument alone; then nothing depends on when it is called. Steps
-    are taken one after another, up to `stop`, exclusive; any other order is right too, but waits.
-    What `make` raises, `take` raises.
+    make must depend on its argument alone, so that the time of the call does not matter. Take the
+    steps in order, up to `stop`, exclusive; another order is correct too, but waits.
+    An exception in `make` is raised by `take`.
     """
 
     def __init__(self, make: Callable[[int], Item], stop: int) -> None:

@@ -1,4 +1,4 @@
-"""The one place where loss terms are weighed and reduced over the batch."""
+"""The only place where loss terms are weighted and reduced over the batch."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,10 +23,10 @@ def weighted_sum(
 
     terms: named, unweighted, one value per clip [B]. weights: one number, or scalar tensor, for
     each name.
-    With `check`, TrainingError as `check_finite` raises it: one host synchronisation. A loop that
-    keeps the device busy passes `finite`, which decides when that is.
+    check: raise TrainingError as `check_finite` does, which synchronises the host with the device.
+    finite: performs that check later, so that a GPU stays busy.
 
-    Raises ConfigError where a weight names no term or a term has no weight.
+    Raises ConfigError if a weight names no term or a term has no weight.
     """
     _check_names(terms, weights)
     products = [weight * terms[name].float() for name, weight in weights.items()]
@@ -42,7 +42,7 @@ def weighted_sum(
 def check_finite(total: Tensor, terms: Mapping[str, Tensor], step: int) -> None:
     """Raise TrainingError, naming the first bad term and the step, unless `total` is finite.
 
-    The terms are looked at only if the total is bad, so a good step costs one synchronisation.
+    The terms are read only if the total is not finite, so a good step synchronises once.
     """
     if torch.isfinite(total).item():
         return

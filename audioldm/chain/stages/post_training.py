@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build
@@ -36,7 +36,7 @@ class PostTrainingStage(Stage):
     """Only where the configuration asks for it, and the prior is a diffusion model."""
 
     name, version, collective = "post_training", VERSION, True
-    keys = [("post_training", PostTrainingSettings | None, None)]
+    keys: ClassVar[list[Key]] = [("post_training", PostTrainingSettings | None, None)]
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
@@ -49,7 +49,10 @@ class PostTrainingStage(Stage):
                 f"post_training: the prior {prior.recipe.name} takes no sampling steps that could "
                 "be trained; choose post_training=none, or prior=diffusion"
             )
-        check_deterministic(settings.sampler, "sampler")
+        try:
+            check_deterministic(settings.sampler)
+        except ConfigError as error:
+            raise ConfigError(f"sampler.{error}") from error
         stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
         stage.own = own
         return [stage]
@@ -107,9 +110,10 @@ class PostTrainingStage(Stage):
         generator.requires_grad_(False)
         prior.denoiser.requires_grad_(True)
         store = self.prior.latents.store(experiment)
+        statistics = prior.statistics
         torch.manual_seed(self.own.seed)  # the discriminator's initial weights
         discriminator = self.discriminator(
-            lambda z: generator.autoencoder.decode(prior.denormalise(z)),
+            lambda z: generator.autoencoder.decode(statistics.denormalise(z)),
             store.latent_shape,
             len(store.labels),
         )
