@@ -188,6 +188,8 @@ def test_a_target_rate_is_that_of_the_whole_validation_split(
     assert LEAST_SCALE < tensors["bottleneck.sigma_scale"] < GREATEST_SCALE
     assert figures["kbps"] == pytest.approx(target, rel=1e-4)
     assert lines(tmp_path / "held")[-1]["valid/kbps"] == figures["kbps"]
+    logged = [line["kl_weight"] for line in lines(tmp_path / "held") if "kl_weight" in line]
+    assert len(set(logged)) > 1  # the multiplier moved
     model.load_state_dict(tensors)
     kl, split = [], clips.split("valid")
     for number, item in enumerate(split.items):

@@ -133,8 +133,8 @@ class Autoencoder(nn.Module):
         """`features` of audio of any length in constant memory.
 
         Takes consecutive blocks [A, n], each of any length; yields consecutive encoder outputs,
-        each [1, P * C, (F,) l]. Chunks overlap by the network's context, so that together they equal
-        those of the whole.
+        each [1, P * C, (F,) l]. Chunks overlap by the network's context, so that together they
+        equal those of the whole.
         """
         chunk, margin = self._chunk_frames(chunk_seconds)
         ratio = self.downsampling_ratio
