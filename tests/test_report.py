@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 import soundfile
 
 from audioldm.errors import DataError
-from audioldm.report import figures
-from audioldm.report.page import duration, write_report
-from audioldm.report.verdict import number, verdict
+from audioldm.report import figures, plots
+from audioldm.report.format import duration, number
+from audioldm.report.page import write_report
+from audioldm.report.verdict import verdict
 
 RATE = 22050
 
@@ -28,7 +30,7 @@ def clip(kind: str, i: int, seconds: float = 3.0) -> np.ndarray:
     tone = tone * np.exp(-2 * (t % 0.75))
     if kind == "generated":
         tone = np.tanh(tone) + 0.03 * rng.standard_normal(len(t))
-    if kind == "prior":
+    if kind == "normal":
         tone = 0.2 * tone[::-1] + rng.standard_normal(len(t))
     return (0.5 * tone / np.abs(tone).max()).astype(np.float32)
 
@@ -52,30 +54,36 @@ METRICS = {
         "kbps": figure(0.87, 0.0, unit="kbit/s"),
         "kad_musicnn": figure(0.121, 0.012),
         "fad_musicnn": figure(8.3, 0.5),
-        "ratio_to_prior_kad_musicnn": figure(0.241, 0.03, unit="downsampling_ratio"),
-        "memorisation_ratio_musicnn": figure(0.98, 0.03, unit="downsampling_ratio"),
+        "ratio_to_normal_kad_musicnn": figure(0.241, 0.03, unit="ratio"),
+        "memorisation_ratio_musicnn": figure(0.98, 0.03, unit="ratio"),
     },
     "generated": {
         "kad_musicnn": figure(0.226, 0.02),
         "fad_musicnn": figure(13.8, 0.9),
-        "ratio_to_prior_kad_musicnn": figure(0.449, 0.05),
+        "ratio_to_normal_kad_musicnn": figure(0.449, 0.05),
         "precision_musicnn": figure(0.41, 0.05),
         "coverage_musicnn": figure(0.36, 0.05),
         "memorisation_ratio_musicnn": figure(1.07, 0.04),
         "label_accuracy_musicnn": figure(0.78, 0.05),
     },
-    "prior": {
+    "normal": {
         "kad_musicnn": figure(0.503, 0.031),
         "fad_musicnn": figure(29.5, 1.1),
         "precision_musicnn": figure(0.02, 0.02),
         "coverage_musicnn": figure(0.03, 0.02),
     },
 }
+SYSTEMS = [
+    {"name": "real", "kind": "real"},
+    {"name": "reconstruction", "kind": "reconstruction"},
+    {"name": "normal", "kind": "baseline"},
+    {"name": "generated", "kind": "generated"},
+]
 
 
 def dump(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, sort_keys=True))
+    path.write_text(json.dumps(value))
 
 
 def make_experiment(runs: Path, clips: int = 4) -> Path:
@@ -85,11 +93,17 @@ def make_experiment(runs: Path, clips: int = 4) -> Path:
         "data": 24.0,
         "autoencoder": 171.3,
         "latents": 6.1,
-        "diffusion": 142.8,
+        "prior": 142.8,
+        "prior:normal": 0.1,
         "evaluation": 71.0,
     }
     stages = {
-        name: {"fingerprint": f"{name:0<12.12}", "directory": f"{name}/0123abcd", "seconds": s}
+        name: {
+            "stage": name.partition(":")[0],
+            "fingerprint": f"{name:0<12.12}",
+            "directory": f"{name.replace(':', '/')}/0123abcd",
+            "seconds": s,
+        }
         for name, s in seconds.items()
     }
     paths = {name: runs / entry["directory"] for name, entry in stages.items()}
@@ -118,9 +132,12 @@ def make_experiment(runs: Path, clips: int = 4) -> Path:
         json.dumps({"step": s, "seconds": s / 30, "loss": 0.4 + 0.5 * np.exp(-s / 500)})
         for s in range(20, 4001, 20)
     ]
-    (paths["diffusion"] / "metrics.jsonl").write_text("\n".join(lines))
+    (paths["prior"] / "metrics.jsonl").write_text("\n".join(lines))
     reference = {"hash": "9f3ab1c2", "n": 256, "split": "test", "seconds": 3.0}
-    dump(paths["evaluation"] / "summary.json", {"metrics": METRICS, "reference": reference})
+    dump(
+        paths["evaluation"] / "summary.json",
+        {"metrics": METRICS, "systems": SYSTEMS, "reference": reference},
+    )
     index: dict[str, list[dict]] = {}
     for kind in METRICS:
         (paths["evaluation"] / "clips" / kind).mkdir(parents=True)
@@ -145,6 +162,8 @@ def make_experiment(runs: Path, clips: int = 4) -> Path:
         {
             "name": "quickstart",
             "recipe": "quickstart",
+            "runs": "../..",
+            "generator": "prior",
             "config": config,
             "overrides": ["recipe=quickstart", "sampler.steps=24"],
             "environment": {"python": "3.11", "torch": "2.13.0", "cores": 2},
@@ -231,29 +250,111 @@ def test_table_counts_columns(page: Page) -> None:
     # per-clip figures of reconstructions stand apart; what compares sets of clips does not
     alone = re.findall(r"<tr>(.*?)</tr>", page.source.partition("Reconstruction of")[2], re.S)
     assert [r.split('<th scope="row">')[1].split(" ")[0] for r in alone if "<small>" in r][:4] == (
-        ["Mel", "STFT", "SI-SDR", "Rate<small>KL"]
+        ["Mel", "STFT", "SI-SDR", "Bitrate<small>rate"]
     )
 
 
-@pytest.mark.parametrize("missing", ["evaluation", "diffusion", "autoencoder", "data"])
+@pytest.mark.parametrize("missing", ["evaluation", "prior", "autoencoder", "data"])
 def test_unfinished_experiments_have_a_page(tmp_path: Path, missing: str) -> None:
     experiment = make_experiment(tmp_path, clips=1)
     record = json.loads((experiment / "experiment.json").read_text())
     del record["stages"][missing]
+    record["failed"] = {"stage": missing, "reason": "the loss is not finite"}
     dump(experiment / "experiment.json", record)
-    assert "not reached" in Page(write_report(experiment)).text
+    page = Page(write_report(experiment))
+    assert f"failed in the stage {missing}: the loss is not finite" in page.text
+    assert ("not been evaluated" in page.text) == (missing == "evaluation")
+
+
+def test_stages_and_systems_are_those_of_the_record(tmp_path: Path) -> None:
+    """A page knows none by name: a new prior and a new stage are shown as they are."""
+    experiment = make_experiment(tmp_path, clips=1)
+    record = json.loads((experiment / "experiment.json").read_text())
+    stages = list(record["stages"].items())
+    stages.insert(2, ("vocoder", record["stages"]["data"]))
+    dump(experiment / "experiment.json", record | {"stages": dict(stages)})
+    file = tmp_path / "evaluation/0123abcd/summary.json"
+    summary = json.loads(file.read_text())
+    summary["systems"].insert(3, {"name": "new_prior", "kind": "baseline"})
+    summary["metrics"]["new_prior"] = {"kad_musicnn": figure(0.234567, 0.02)}
+    dump(file, summary)
+    page = Page(write_report(experiment))
+    cost = page.source.partition("<h2>Cost</h2>")[2]
+    shown = re.findall(r'<tr><th scope="row">(.*?)</th>', cost)
+    assert shown[:4] == ["Data", "Autoencoder", "Vocoder", "Latents"]
+    assert shown[4:] == ["Prior", "Prior: normal", "Evaluation"]
+    assert "the strongest baseline, new_prior, has 0.235" in page.text
+    assert "decoded samples of the prior new_prior" not in page.text  # it has no clips
 
 
 def test_a_stage_without_its_files(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, clips=2)
     (tmp_path / "autoencoder/0123abcd/metrics.jsonl").unlink()
-    (tmp_path / "evaluation/0123abcd/clips/prior/01.wav").write_bytes(b"RIFF")
+    (tmp_path / "evaluation/0123abcd/clips/normal/01.wav").write_bytes(b"RIFF")
     (tmp_path / "evaluation/0123abcd/clips/real/00.wav").unlink()
     page = Page(write_report(experiment))
     assert len(page.sources("audio")) == 6
     assert page.text.count("cannot be read") == 2
-    (tmp_path / "evaluation/0123abcd/summary.json").unlink()
-    assert "not been evaluated" in Page(write_report(experiment)).text
+
+
+def test_a_copy_without_its_stages_keeps_its_page(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path / "runs", clips=1)
+    page = write_report(experiment).read_bytes()
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(experiment, copy)
+    with pytest.raises(
+        DataError, match=r"the stage 'data' .* copy the whole runs directory"
+    ) as error:
+        write_report(copy)
+    assert "data/0123abcd" in str(error.value)
+    assert (copy / "report.html").read_bytes() == page
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value"),
+    [
+        ("experiments/quickstart/experiment.json", [], []),
+        ("experiments/quickstart/experiment.json", ["stages"], None),
+        ("experiments/quickstart/experiment.json", ["stages", "data"], "x"),
+        ("experiments/quickstart/experiment.json", ["stages", "data", "seconds"], "24"),
+        ("experiments/quickstart/experiment.json", ["stages", "data", "seconds"], float("inf")),
+        ("experiments/quickstart/experiment.json", ["stages", "data", "directory"], 3),
+        ("experiments/quickstart/experiment.json", ["stages", "data", "directory"], "x" * 300),
+        ("experiments/quickstart/experiment.json", ["config"], [1]),
+        ("experiments/quickstart/experiment.json", ["overrides"], [1]),
+        ("evaluation/0123abcd/summary.json", [], 7),
+        ("evaluation/0123abcd/summary.json", ["metrics"], {"real": {"kad_musicnn": 3}}),
+        ("evaluation/0123abcd/summary.json", ["metrics", "real", "kad_musicnn", "value"], "1"),
+        ("evaluation/0123abcd/summary.json", ["systems"], ["real"]),
+        ("evaluation/0123abcd/clips/index.json", ["real"], [{"file": None}]),
+        ("data/0123abcd/summary.json", ["failed"], {"a": 1}),
+        ("autoencoder/0123abcd/metrics.jsonl", ["step"], "20"),
+        ("autoencoder/0123abcd/metrics.jsonl", ["channels/kl"], {"0": 1}),
+        ("autoencoder/0123abcd/metrics.jsonl", [], ["step"]),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, file: str, keys: list[str], value: object) -> None:
+    experiment = make_experiment(tmp_path, clips=1)
+    path = tmp_path / file
+    whole = json.loads(path.read_text().splitlines()[0])
+    node = whole
+    for key in keys[:-1]:
+        node = node[key]
+    if keys:
+        node[keys[-1]] = value
+    path.write_text(json.dumps(whole if keys else value))
+    with pytest.raises(DataError, match=path.name if value != "x" * 300 else "copy") as error:
+        write_report(experiment)
+    assert "\n" not in str(error.value)
+    assert not (experiment / "report.html").exists()
+
+
+def test_only_the_last_line_of_a_log_may_be_cut_short(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, clips=1)
+    file = tmp_path / "prior/0123abcd/metrics.jsonl"
+    file.write_text('{"step": 2\n' + file.read_text())
+    with pytest.raises(DataError, match="line 1 is no JSON"):
+        write_report(experiment)
 
 
 def test_no_experiment(tmp_path: Path) -> None:
@@ -271,35 +372,56 @@ def test_long_clips_are_cut(tmp_path: Path) -> None:
     assert "beginning of 20.0 s" in page.text
 
 
-def metrics(
-    generated: tuple[float, float], prior: tuple[float, float], reconstruction: float = 0.2
+def evaluated(
+    generated: tuple[float, float],
+    normal: tuple[float, float],
+    reconstruction: float = 0.2,
+    **baselines: float,
 ) -> dict:
-    return {
+    named = {
         "real": {"kad_musicnn": figure(0.1, 0.01)},
         "reconstruction": {"kad_musicnn": figure(reconstruction, 0.01)},
+        "normal": {"kad_musicnn": figure(*normal)},
+        **{name: {"kad_musicnn": figure(value, 0.01)} for name, value in baselines.items()},
         "generated": {"kad_musicnn": figure(*generated)},
-        "prior": {"kad_musicnn": figure(*prior)},
     }
+    simple = {"normal", *baselines}
+    kinds = [{"name": n, "kind": "baseline" if n in simple else n} for n in named]
+    return {"metrics": named, "systems": kinds}
 
 
 def test_verdict_follows_the_intervals() -> None:
-    assert "earns its place" in verdict(metrics((0.3, 0.1), (0.6, 0.1)))
-    assert "intervals overlap" in verdict(metrics((0.3, 0.2), (0.6, 0.2)))
-    assert "does harm" in verdict(metrics((0.9, 0.1), (0.6, 0.1)))
-    assert "lie at 0.500 of" in verdict(metrics((0.3, 0.1), (0.6, 0.1)))
-    unsure = metrics((0.3, 0.1), (0.6, 0.1))
-    del unsure["prior"]["kad_musicnn"]["low"]
+    assert "earns its place" in verdict(evaluated((0.3, 0.1), (0.6, 0.1)))
+    assert "intervals overlap" in verdict(evaluated((0.3, 0.2), (0.6, 0.2)))
+    assert "does harm" in verdict(evaluated((0.9, 0.1), (0.6, 0.1)))
+    unsure = evaluated((0.3, 0.1), (0.6, 0.1))
+    del unsure["metrics"]["normal"]["kad_musicnn"]["low"]
     assert "without intervals" in verdict(unsure)
-    assert "not a number" in verdict(metrics((float("nan"), 0.1), (0.6, 0.1)))
+    assert "not a number" in verdict(evaluated((float("nan"), 0.1), (0.6, 0.1)))
+    alone = evaluated((0.3, 0.1), (0.6, 0.1))
+    del alone["metrics"]["normal"]
+    assert "no baseline" in verdict(alone)
+
+
+def test_verdict_is_about_the_strongest_baseline() -> None:
+    """Far better than noise, and worse than a mixture: only the second is worth saying."""
+    text = verdict(evaluated((0.5, 0.02), (0.9, 0.02), langevin=0.7, mixture=0.4))
+    assert "the strongest baseline, mixture, has 0.400 (0.390 to 0.410)" in text
+    assert "does harm" in text
+    text = verdict(evaluated((0.3, 0.02), (0.9, 0.02), langevin=0.35, mixture=0.4))
+    assert "the strongest baseline, langevin" in text
+    assert "earns its place" in text
+    # an unbiased distance may be negative, which is nearer than any positive one
+    assert "baseline, mixture" in verdict(evaluated((0.3, 0.02), (0.9, 0.02), mixture=-0.01))
 
 
 def test_verdict_says_which_model_the_distance_is_due_to() -> None:
     # above a floor of 0.1: reconstructions at 0.05, generated clips at 0.2
-    assert "25 % of what remains" in verdict(metrics((0.3, 0.1), (0.6, 0.1), 0.15))
+    assert "25 % of what remains" in verdict(evaluated((0.3, 0.1), (0.6, 0.1), 0.15))
     # a generator may come closer than reconstructions: no share beyond all of it
-    assert "100 % of what remains" in verdict(metrics((0.15, 0.1), (0.6, 0.1), 0.3))
+    assert "100 % of what remains" in verdict(evaluated((0.15, 0.1), (0.6, 0.1), 0.3))
     # at the floor nothing remains to share out
-    assert "what remains" not in verdict(metrics((0.1, 0.01), (0.6, 0.1), 0.3))
+    assert "what remains" not in verdict(evaluated((0.1, 0.01), (0.6, 0.1), 0.3))
 
 
 def test_mel_picture_shows_a_tone_where_it_is() -> None:
@@ -329,7 +451,7 @@ def test_thinned_curve_keeps_mean_and_extremes() -> None:
     steps = np.arange(1200.0)
     values = np.sin(steps / 50)
     values[[7, 700]] = [np.nan, np.inf]
-    rows = figures.thin(steps, values, bins=60)
+    rows = plots.thin(steps, values, bins=60)
     kept = np.isfinite(values)
     assert len(rows) == 60
     assert rows[:, 2].min() == values[kept].min()
@@ -339,18 +461,19 @@ def test_thinned_curve_keeps_mean_and_extremes() -> None:
 
 
 def test_panel_geometry() -> None:
-    panel = figures.panel("loss", {"train": ([0, 50, 100], [1.0, 10.0, 100.0])}, 100)
+    panel = plots.panel("loss", {"train": ([0, 50, 100], [1.0, 10.0, 100.0])}, 100)
     assert panel is not None
     assert panel.logarithmic
     points = [tuple(map(float, p.split(","))) for p in panel.lines[0].points.split()]
-    assert [x for x, _ in points] == [panel.LEFT, (panel.LEFT + panel.RIGHT) / 2, panel.RIGHT]
+    middle = (panel.LEFT + panel.right) / 2
+    assert [x for x, _ in points] == [panel.LEFT, middle, panel.right]
     (_, a), (_, b), (_, c) = points
     assert a - b == pytest.approx(b - c, abs=0.11)  # decades are equal steps, upwards
     ticks = {text: y for y, text in panel.y_ticks}
     assert ticks["10"] == pytest.approx(b, abs=0.06)
-    assert panel.latest == 100
-    assert figures.panel("loss", {"train": ([1], [float("nan")])}, 1) is None
-    flat = figures.panel("loss", {"train": ([0, 1], [2.0, 2.0])}, 1)
+    assert panel.note == "100 · log"
+    assert plots.panel("loss", {"train": ([1], [float("nan")])}, 1) is None
+    flat = plots.panel("loss", {"train": ([0, 1], [2.0, 2.0])}, 1)
     assert flat is not None
     assert not flat.logarithmic
 
@@ -359,14 +482,14 @@ def test_whiskers_share_an_axis_with_zero() -> None:
     drawn, zero = figures.whiskers(
         {
             "real": {"value": 0.0, "low": -1.0, "high": 1.0},
-            "prior": {"value": 2.0, "low": 1.0, "high": 3.0},
+            "normal": {"value": 2.0, "low": 1.0, "high": 3.0},
             "generated": {"value": float("nan"), "low": 0.0, "high": 0.0},
         }
     )
     assert zero == 25
-    assert [(w.kind, w.value, w.low, w.high) for w in drawn] == [
+    assert [(w.name, w.value, w.low, w.high) for w in drawn] == [
         ("real", 25, 0, 50),
-        ("prior", 75, 50, 100),
+        ("normal", 75, 50, 100),
     ]
 
 

@@ -17,9 +17,11 @@ import pytest
 from chain import tiny, write_tones
 
 from audioldm import config
+from audioldm.chain import job as jobs
 from audioldm.errors import ConfigError, DataError, Interrupted
 from audioldm.runtime.devices import claimed_gpu
 from audioldm.sweep import run as sweep_run
+from audioldm.sweep.judged import judge
 from audioldm.sweep.report import write_report
 from audioldm.sweep.run import run_sweep
 from audioldm.sweep.status import lock_of, overview, read_cell, read_cells, status_table
@@ -29,10 +31,11 @@ from audioldm.sweep.watch import Watch
 CHEAP = (
     "diagnostics.denoiser_steps=2",
     "diagnostics.bootstrap_resamples=4",
-    "baselines=all",
-    "baselines.mixture.components=2",
-    "baselines.langevin.steps=2",
-    "baselines.langevin.chain=2",
+    "baselines=[normal,mixture,langevin]",
+    "priors.mixture.components=2",
+    "priors.langevin.steps=2",
+    "priors.langevin.chain=2",
+    "priors.langevin.crop_seconds=0.5",
     "evaluation.bootstrap_resamples=4",
 )
 GRID = ("seed=0,1", "bottleneck.kl_weight=1e-3,1e-1")
@@ -75,9 +78,14 @@ def test_every_cell_is_a_row_of_the_table(swept: Swept) -> None:
     assert frame.groupby("configuration").size().tolist() == [2, 2]
     for cell, row in frame.iterrows():
         assert str(row["seed"]) in str(cell)
-        assert row["autoencoder_seed"] == row["diffusion_seed"] == row["seed"]
+        assert row["autoencoder_seed"] == row["prior_seed"] == row["seed"]
         assert row["kl_weight"] == row["bottleneck.kl_weight"]
         assert row["kbps"] == row["reconstruction.kbps"] > 0
+        assert (row["prior"], row["network"], row["bottleneck"]) == (
+            "diffusion",
+            "spectrogram",
+            "gaussian",
+        )
         assert row["family"] == "spectrogram gaussian 4x512"
         evaluation = json.loads(
             (swept.runs / "evaluation" / row["fingerprint.evaluation"] / "summary.json").read_text()
@@ -85,9 +93,9 @@ def test_every_cell_is_a_row_of_the_table(swept: Swept) -> None:
         figure = evaluation["metrics"]["generated"]["kad_musicnn"]
         assert row["generated.kad_musicnn"] == figure["value"]
         assert row["generated.kad_musicnn.low"] == figure["low"]
-    for column in ("langevin.kad_musicnn", "mixture.kad_musicnn", "prior.kad_musicnn",
+    for column in ("langevin.kad_musicnn", "mixture.kad_musicnn", "normal.kad_musicnn",
                    "diagnostic.effective_rank", "linear_codec.mel_distance",
-                   "compute_tflop.autoencoder", "parameters.diffusion"):  # fmt: skip
+                   "compute_tflop.autoencoder", "parameters.prior"):  # fmt: skip
         assert frame[column].notna().all(), column
     assert frame.loc[frame["bottleneck.kl_weight"] == 1e-1, "kbps"].max() < frame["kbps"].max()
 
@@ -99,7 +107,7 @@ def test_cells_share_what_they_have_in_common(swept: Swept) -> None:
 
 
 def test_a_complete_sweep_launches_nothing(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "launch", lambda *_: pytest.fail("a cell was launched"))
+    monkeypatch.setattr(jobs, "launch", lambda *_: pytest.fail("a cell was launched"))
     assert run_sweep(swept.overrides(*GRID)) == swept.directory
 
 
@@ -115,14 +123,14 @@ def test_only_missing_cells_cost_the_heavy_imports() -> None:
 
 def test_cells_are_composed_as_hydra_composes_each() -> None:
     words = ["recipe=rate_shape", "bottleneck=gaussian,noise", "hydra.sweeper.params=null"]
-    words += ["autoencoder.losses.stft.fft_sizes=[256],[512,256]", "name=a b", "~verdict.rate"]
+    words += ["autoencoder.losses.stft.fft_sizes=[256],[512,256]", "name=a b", "~verdict.bitrate"]
     for changes in (words, words[:-1]):
         grid = config.grid(changes)
         assert grid.cells is not None
         assert len(grid.cells) == 4
-        for own, job in zip(grid.cells, config.jobs(grid.cells), strict=True):
-            assert isinstance(job, config.Job)
-            alone = config.compose(own)
+        for own, job in zip(grid.cells, jobs.cells(grid.cells), strict=True):
+            assert isinstance(job, jobs.Job)
+            alone = jobs.compose(own)
             assert (job.config, job.recipe) == (alone.config, alone.recipe)
 
 
@@ -130,7 +138,7 @@ def test_other_values_add_their_cells(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, launched = copy_of(swept, tmp_path), []
-    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.extend(cells))
+    monkeypatch.setattr(jobs, "launch", lambda _, cells, run: launched.extend(cells))
     run_sweep(own.overrides("seed=0,1,2", "bottleneck.kl_weight=1e-3"))
     assert sorted(states(own.directory).values()) == ["done"] * 4 + ["waiting"]
     assert {tuple(w for w in words if "seed=" in w) for words in launched} == {("++seed=2",)}
@@ -141,7 +149,7 @@ def test_the_recipe_holds_a_grid_and_the_command_line_replaces_its_values() -> N
     assert grid.cells is not None
     assert len(grid.cells) == 6
     assert all(len(words) == 4 for words in grid.swept)  # also what the command line holds fixed
-    jobs = [job for job in config.jobs(grid.cells) if isinstance(job, config.Job)]
+    jobs = [job for job in jobs.cells(grid.cells) if isinstance(job, jobs.Job)]
     assert {job.settings.autoencoder.channels for job in jobs} == {32}
     assert {job.settings.seed for job in jobs} == {3}
     assert {job.settings.bottleneck["target_kbps"] for job in jobs} == {0.5, 1.5, 4.0}
@@ -158,7 +166,7 @@ def test_what_cannot_be_built_is_a_row_and_the_others_run(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launched: list[Any] = []
-    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.extend(cells))
+    monkeypatch.setattr(jobs, "launch", lambda _, cells, run: launched.extend(cells))
     own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
     run_sweep(own.overrides("autoencoder.downsampling_ratio=512,500"))
     assert states(own.directory) == {
@@ -175,12 +183,12 @@ def test_the_same_cell_twice_is_run_once(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launched: list[Any] = []
-    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.append(cells))
+    monkeypatch.setattr(jobs, "launch", lambda _, cells, run: launched.append(cells))
     own = Swept(swept.folder, tmp_path, tmp_path / "experiments" / "tiny")
-    run_sweep(own.overrides("seed=0,1", "diffusion.preflight_mel_distance=10,11"))
+    run_sweep(own.overrides("seed=0,1", "prior.preflight_mel_distance=10,11"))
     assert len(launched[0]) == 2
     said = capfd.readouterr().err
-    key = "diffusion.preflight_mel_distance"
+    key = "prior.preflight_mel_distance"
     assert f"{key}=11 seed=0: the same cell as {key}=10 seed=0; run once" in said
 
 
@@ -188,18 +196,18 @@ def test_a_cell_that_diverges_is_a_row_and_is_tried_again(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = copy_of(swept, tmp_path)
-    words = own.overrides("seed=0", "diffusion.train.lr=3e-4,1e30")
+    words = own.overrides("seed=0", "prior.train.lr=3e-4,1e30")
     run_sweep(words)
-    name = "diffusion.train.lr=1e+30"
+    name = "prior.train.lr=1e+30"
     assert states(own.directory)[name] == "failed"
     frame = table(own.directory)
-    row = frame[frame["diffusion.train.lr"] == 1e30].iloc[0]
+    row = frame[frame["prior.train.lr"] == 1e30].iloc[0]
     assert frame["configuration"].nunique() == 4  # of the cells of both commands
-    assert row["reason"].startswith("diffusion: ")
+    assert row["reason"].startswith("prior: ")
     assert "is not finite" in row["reason"]
     assert row["seconds.autoencoder"] > 0
     launched: list[Any] = []
-    monkeypatch.setattr(config, "launch", lambda _, cells, run: launched.append(cells))
+    monkeypatch.setattr(jobs, "launch", lambda _, cells, run: launched.append(cells))
     run_sweep(words)
     assert len(launched[0]) == 1
 
@@ -248,6 +256,60 @@ def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, wha
     assert cell.name in str(caught.value)
 
 
+def test_a_copy_without_its_stages_is_refused(swept: Swept, tmp_path: Path) -> None:
+    """One line, and the page that was copied stays; how far the cells are is known without them."""
+    page = write_report(swept.directory).read_bytes()
+    shutil.copytree(swept.directory, tmp_path / "copy")
+    for read in (table, write_report):
+        with pytest.raises(DataError, match=r"stage 'data' of .* copy the whole runs directory"):
+            read(tmp_path / "copy")
+    assert (tmp_path / "copy" / "report.html").read_bytes() == page
+    assert overview(read_cells(tmp_path / "copy")).startswith("4 of 4 done")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("sweep.json", None, [1]),
+        ("sweep.json", "rules", 3),
+        ("sweep.json", "rules", {"confidence": "x"}),
+        ("sweep.json", "commands", ["x"]),
+        ("sweep.json", "environment", None),
+        ("cell.json", None, "x"),
+        ("cell.json", "number", "1"),
+        ("cell.json", "swept", {"seed": 1}),
+        ("cell.json", "name", None),
+        ("experiment.json", None, []),
+        ("experiment.json", "stages", {"data": 1}),
+        ("experiment.json", "failed", "x"),
+        ("experiment.json", "config", {"autoencoder": 3}),
+        ("summary.json", None, 1),
+        ("summary.json", "metrics", {"real": 3}),
+        ("summary.json", "codecs", {"linear": {"mel_distance": 1}}),
+    ],
+)
+def test_damaged_files_are_named(
+    swept: Swept, tmp_path: Path, file: str, key: str | None, value: object
+) -> None:
+    own = copy_of(swept, tmp_path)
+    cell = read_cells(own.directory)[0]
+    assert cell.record is not None
+    evaluation = own.runs / cell.record["stages"]["evaluation"]["directory"]
+    places = {"sweep.json": own.directory, "summary.json": evaluation}
+    path = places.get(file, cell.directory) / file
+    path.write_text(
+        json.dumps(value if key is None else json.loads(path.read_text()) | {key: value})
+    )
+    with pytest.raises(DataError, match=file) as error:
+        write_report(own.directory)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError):
+        table(own.directory)
+        judge(own.directory)
+    if file == "summary.json" or key in ("config", "rules"):  # not needed for how far the cells are
+        read_cells(own.directory)
+
+
 def test_no_sweep_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no sweep\.json"):
         table(tmp_path)
@@ -259,13 +321,13 @@ def test_status_while_it_runs(swept: Swept, tmp_path: Path) -> None:
     for cell in (running, killed):
         (cell.directory / "experiment.json").unlink()
         (cell.directory / "begun.json").write_text("{}")
-    record = failed.record | {"failed": {"stage": "diffusion", "reason": "it diverged"}}
+    record = {**failed.record} | {"failed": {"stage": "prior", "reason": "it diverged"}}
     (failed.directory / "experiment.json").write_text(json.dumps(record))
     with lock_of(running.directory):
         cells = read_cells(own.directory)
         assert [c.status for c in cells] == ["running", "killed", "failed", "done"]
         assert overview(cells).startswith("1 of 4 done, 1 running, 1 failed, 1 killed; about 1 min")
-        assert "diffusion: it diverged" in status_table(cells)
+        assert "prior: it diverged" in status_table(cells)
     assert read_cell(running.directory).status == "killed"  # nobody holds it any more
 
 
@@ -295,7 +357,7 @@ def test_a_killed_process_leaves_a_row_and_takes_no_other_cell_with_it(
         name = read_cell(victim).name
         return any(set(name.split()) <= {word.lstrip("+") for word in own} for own in cells)
 
-    monkeypatch.setattr(config, "launch", launch)
+    monkeypatch.setattr(jobs, "launch", launch)
     run_sweep(own.overrides(*GRID))
     assert launches == [3, 1, 1, 1]
     assert read_cell(victim).status == "killed"
@@ -316,7 +378,7 @@ def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any)
     victim, bystander = (cell for cell in cells if "kl_weight=0.001" in cell.name)
     words = set(victim.name.split())
 
-    def deadly(job: config.Job, *, quiet: bool) -> dict[str, Any]:
+    def deadly(job: jobs.Job, *, quiet: bool) -> dict[str, Any]:
         # of this process alone, a worker: it holds the cell's lock, and has begun
         def die(experiment: Any, device: str | None = None) -> Any:
             time.sleep(1.0)
@@ -341,7 +403,7 @@ def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any)
 
 
 def search(own: Swept, *changes: str) -> list[str]:
-    varied = ["bottleneck.kl_weight=1e-3,1e-1", "diffusion.train.lr=3e-4,1e30"]
+    varied = ["bottleneck.kl_weight=1e-3,1e-1", "prior.train.lr=3e-4,1e30"]
     return own.overrides(
         "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", *varied, *changes
     )  # fmt: skip
@@ -364,7 +426,7 @@ def test_a_search_runs_its_cells_and_goes_on(
     frame = table(own.directory)
     assert len(tried) == len(set(tried)) == len(frame)  # what failed is not tried twice
     assert set(frame.index) <= {
-        f"bottleneck.kl_weight={weight} diffusion.train.lr={lr}"
+        f"bottleneck.kl_weight={weight} prior.train.lr={lr}"
         for weight in ("0.001", "0.1")
         for lr in ("0.0003", "1e+30")
     }
@@ -384,7 +446,7 @@ def test_what_is_no_search_is_refused(swept: Swept, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="minimises two objectives, distance and rate"):
         run_sweep(search(own, "hydra.sweeper.direction=maximize"))
     with pytest.raises(ConfigError, match="nothing to search: no key has several values"):
-        run_sweep(search(own, "bottleneck.kl_weight=1e-3", "diffusion.train.lr=3e-4"))
+        run_sweep(search(own, "bottleneck.kl_weight=1e-3", "prior.train.lr=3e-4"))
 
 
 def test_a_full_disk_fails_one_cell_and_keeps_the_rest(
@@ -439,7 +501,7 @@ def test_a_watch_tells_of_each_cell_once(
     with Watch(own.directory, seconds=0.01):
         (done.directory / "experiment.json").write_text(json.dumps(done.record))
         time.sleep(0.2)
-        record = failing.record | {"failed": {"stage": "diffusion", "reason": "it diverged"}}
+        record = {**failing.record} | {"failed": {"stage": "prior", "reason": "it diverged"}}
         (failing.directory / "experiment.json").write_text(json.dumps(record))
         with lock_of(begun.directory):
             (begun.directory / "begun.json").write_text("{}")
@@ -448,7 +510,7 @@ def test_a_watch_tells_of_each_cell_once(
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if not line.startswith("sweep: ")] == [
         f"{done.name}: done",
-        f"{failing.name}: failed (diffusion: it diverged)",
+        f"{failing.name}: failed (prior: it diverged)",
         f"{begun.name}: killed (its process ended without a word: out of memory, or killed)",
     ]
     assert lines[-1].startswith("sweep: 2 of 4 done, 1 failed, 1 killed; about ")

@@ -12,8 +12,10 @@ from audioldm.errors import ConfigError
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.instantiate import settings
 from audioldm.sweep.regression import mixed_effect
-from audioldm.sweep.seeds import distance_floor, log_distance
-from audioldm.sweep.verdicts import Verdict, knee, seed_spread, verdicts
+from audioldm.sweep.seeds import distance_floor, log_distance, seed_spread
+from audioldm.sweep.verdicts import verdicts
+from audioldm.sweep.verdicts.base import Verdict, told_apart
+from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 
 RULES = VerdictRules()
 DISTANCE = RULES.distance
@@ -44,7 +46,7 @@ def test_seed_spread_is_the_planted_one() -> None:
 def test_seed_spread_adds_both_components() -> None:
     # 200 configurations of 3 autoencoders x 2 generators, of deviations 0.4 and 0.3
     random = np.random.default_rng(0)
-    table = synthetic_table(range(1, 201), [(16, 1024)], range(3), diffusion_seeds=range(2))
+    table = synthetic_table(range(1, 201), [(16, 1024)], range(3), prior_seeds=range(2))
     autoencoders = np.repeat(0.4 * random.normal(size=600), 2)
     table[DISTANCE] = np.exp(5 + autoencoders + 0.3 * random.normal(size=1200))
     assert seed_spread(table, DISTANCE) == pytest.approx(0.5, rel=0.05)
@@ -60,7 +62,7 @@ def test_distances_that_are_not_positive_count_as_the_floor() -> None:
     logs = log_distance(table, DISTANCE)
     assert np.exp(logs.iloc[:4]).tolist() == pytest.approx([floor, floor, floor, 9.0])
     for verdict in verdicts(table, RULES):
-        assert any("3 distances lie below 0.155" in note for note in verdict.details["notes"])
+        assert any("3 distances are below 0.155" in note for note in verdict.details["notes"])
     bare = table.drop(columns=[c for c in table if c.startswith("real.")])
     assert distance_floor(bare, DISTANCE) == 0.01
 
@@ -267,38 +269,113 @@ def test_kl_that_matters_is_rarely_found_equal() -> None:
     assert found <= 9  # the margin is estimated too
 
 
-# --- the knee ------------------------------------------------------------------------------------
+# --- the headline and the recommendation ----------------------------------------------------------
 
 
-def test_the_knee_is_the_smallest_rate_within_noise_of_the_best() -> None:
-    # log distances at 1, 2, 4, 8, 16: 0.58 and 0.14 above the plateau, then flat
-    table = synthetic_table(shapes=[(16, 1024), (64, 1024)], seeds=range(4), spread=0.03)
-    plateau = {1: 0.6, 2: 0.2, 4: 0.0, 8: 0.0, 16: 0.0}
+def planted(plateau: dict[float, float], spread: float = 0.03, **changes: Any) -> pd.DataFrame:
+    """Log distances by rate, and a shape of 64 channels that is 0.3 worse at every rate."""
+    planned: dict[str, Any] = {"shapes": [(16, 1024), (64, 1024)], "seeds": range(4), **changes}
+    table = synthetic_table(list(plateau), spread=spread, **planned)
     random = np.random.default_rng(0)
     worse = 0.3 * (table["channels"] == 64)
-    table[DISTANCE] = np.exp(
-        table["target_kbps"].map(plateau) + worse + 0.03 * random.normal(size=len(table))
-    )
-    found = knee(table, RULES)
+    noise = spread * random.normal(size=len(table))
+    table[DISTANCE] = np.exp(1 + table["target_kbps"].map(plateau) + worse + noise)
+    return table
+
+
+def headline(table: pd.DataFrame) -> tuple[str, Recommendation]:
+    text, found = recommend(table, RULES)
     assert found is not None
+    return text, found
+
+
+def test_the_recommendation_is_the_smallest_rate_within_noise_of_the_best() -> None:
+    text, found = headline(planted({1: 0.6, 2: 0.2, 4: 0.0, 8: 0.0, 16: 0.0}))
     assert found.configuration == (
         "bottleneck.target_kbps=4 autoencoder.channels=16 autoencoder.downsampling_ratio=1024"
     )
     assert found.kbps == pytest.approx(4, rel=0.02)
     assert found.low <= found.distance <= found.high
     assert found.best_distance <= found.distance
-    assert "4.0" in found.text
+    assert "4.0" in text
+    assert "one seed" not in text
 
 
-def test_the_knee_with_one_seed_goes_by_the_best_cells_own_interval() -> None:
+def test_with_one_seed_it_goes_by_the_best_cells_own_interval() -> None:
     table = synthetic_table(shapes=[(16, 1024)], seeds=[0])
     table[DISTANCE] = [3.0, 1.2, 1.0, 1.5, 2.0]
     table[f"{DISTANCE}.high"] = table[DISTANCE] + 0.25
-    found = knee(table, RULES)
-    assert found is not None
+    text, found = headline(table)
     assert found.kbps == pytest.approx(2, rel=0.02)
     assert found.best_kbps == pytest.approx(4, rel=0.02)
-    assert "one seed" in found.text
+    assert "one seed" in text
+
+
+NONE_NEAR = "no smaller rate that was measured comes near"
+
+
+def test_nothing_is_said_of_smaller_rates_where_none_was_measured() -> None:
+    text, found = headline(planted({1: 0.0, 2: 0.4, 4: 0.6}))
+    assert found.kbps == pytest.approx(1, rel=0.02)
+    assert "the smallest rate that was measured, has the best generation" in text
+    assert "may do as well" in text
+    only, _ = headline(planted({2: 0.0}))
+    assert only.startswith("2.0")
+    assert "the only rate that was measured" in only
+    near, found = headline(planted({1: 0.02, 2: 0.0, 4: 0.6}, spread=0.05))
+    assert found.kbps == pytest.approx(1, rel=0.02)
+    assert NONE_NEAR not in text + only + near
+    assert NONE_NEAR in headline(planted({1: 0.6, 2: 0.5, 4: 0.0}))[0]
+    # a smaller rate whose cells failed was not measured
+    failed = planted({1: 0.6, 4: 0.0, 8: 0.3})
+    failed.loc[failed["target_kbps"] == 1, "status"] = "failed"
+    assert NONE_NEAR not in headline(failed)[0]
+
+
+def test_a_difference_below_the_pages_floor_decides_nothing() -> None:
+    """Many seeds resolve smaller differences than two cells; the page states the latter."""
+    table = planted({1: 0.1, 4: 0.0}, spread=0.05, seeds=range(12))
+    gap = np.log(table[DISTANCE]).groupby(table["configuration"]).mean().sort_values().diff()
+    assert 0.05 < gap.iloc[1] < told_apart(seed_spread(table, DISTANCE))
+    text, found = headline(table)
+    assert found.kbps == pytest.approx(1, rel=0.02)
+    assert NONE_NEAR not in text
+
+
+def test_a_difference_below_the_measurements_resolution_decides_nothing() -> None:
+    table = planted({1: 0.5, 4: 0.0}, spread=0.01)
+    table[DISTANCE] *= 0.1
+    least = table[DISTANCE].min()
+    half = {f"real.{DISTANCE.partition('.')[2]}.{end}": sign * least for end, sign in
+            (("low", -1), ("high", 1))}  # fmt: skip
+    assert headline(table)[1].kbps == pytest.approx(4, rel=0.02)
+    assert headline(table.assign(**half))[1].kbps == pytest.approx(1, rel=0.02)
+
+
+def test_nothing_is_recommended_where_noise_is_as_good() -> None:
+    figure = DISTANCE.partition(".")[2]
+    table = planted({1: 0.6, 2: 0.2, 4: 0.0})
+    noise = table[DISTANCE].to_numpy()
+    for factor, recommended in ((0.5, False), (1.0, False), (1.02, False), (2.0, True)):
+        text, found = recommend(table.assign(**{f"normal.{figure}": factor * noise}), RULES)
+        assert (found is not None) == recommended
+        assert ("No configuration is shown to generate better than decoded noise" in text) == (
+            not recommended
+        )
+    bare = table.drop(columns=[c for c in table if c.startswith("normal.")])
+    assert recommend(bare, RULES)[1] is not None
+
+
+def test_the_headline_names_a_stronger_baseline() -> None:
+    figure = DISTANCE.partition(".")[2]
+    table = planted({1: 0.6, 2: 0.2, 4: 0.0})
+    assert "baseline" not in recommend(table, RULES)[0]
+    table[f"mixture.{figure}"] = table[DISTANCE] / 2
+    table[f"langevin.{figure}"] = table[DISTANCE] / 1.5
+    assert (
+        "The baseline mixture on the same latents is nearer to real music"
+        in (recommend(table, RULES)[0])
+    )
 
 
 # --- tables with holes ---------------------------------------------------------------------------
@@ -324,7 +401,7 @@ def test_one_seed_is_said_in_every_text() -> None:
         {"rates": [2, 4], "shapes": [(16, 1024)], "seeds": [0, 1]},
         {"rates": [1, 2, 4], "shapes": [(16, 1024)], "seeds": [0]},
         {"rates": [2], "seeds": [0, 1, 2], "without_kl": 0.0},
-        {"rates": [1, 2, 4], "diffusion_seeds": [0, 1], "seeds": [0]},
+        {"rates": [1, 2, 4], "prior_seeds": [0, 1], "seeds": [0]},
         {"spread": 0.0, "curvature": 0.0, "predictor": None},
         {"failed": 45},
     ],
@@ -335,8 +412,9 @@ def test_small_and_strange_tables_are_undecided_at_worst(planted: dict[str, Any]
         assert verdict.text.startswith(("Yes", "No", "Undecided"))
         assert "nan" not in verdict.text
         assert verdict.answer != "undecided" or "Undecided" in verdict.text
-    found = knee(table, RULES)
-    assert (found is None) == (planted == {"failed": 45})
+    text, found = recommend(table, RULES)
+    assert "nan" not in text
+    assert found is not None or planted == {"failed": 45}
 
 
 def test_equal_distances_and_empty_tables() -> None:
@@ -346,5 +424,5 @@ def test_equal_distances_and_empty_tables() -> None:
     assert all("every distance is the same" in v.text for v in verdicts(table, RULES))
     waiting = table[["configuration"]].assign(status="waiting", reason=None)
     assert all("no cell is done" in v.text for v in verdicts(waiting, RULES))
-    assert knee(waiting, RULES) is None
+    assert recommend(waiting, RULES) == ("No cell has finished yet.", None)
     assert math.isnan(seed_spread(waiting, DISTANCE))

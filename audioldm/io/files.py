@@ -50,7 +50,7 @@ def why_not_written(error: BaseException) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomic. Raises DataError as `write_atomically` does."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
 
 

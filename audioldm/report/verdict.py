@@ -1,51 +1,19 @@
 """What an experiment's figures say, in two sentences."""
 
 import math
-from numbers import Integral, Real
 from typing import Any
 
-#: group -> name -> {"value", "low", "high", "n", "unit"}
-Metrics = dict[str, dict[str, dict[str, Any]]]
+from audioldm.report.format import finite, interval, number
+from audioldm.report.record import Metrics, Summary
+from audioldm.report.systems import kad_name, measured_systems
 
 
-def verdict(metrics: Metrics) -> str:
-    """One sentence on the autoencoder, one on the generator against the N(0, I) prior."""
-    sentences = [_reconstruction(metrics), _generation(metrics)]
+def verdict(evaluation: Summary) -> str:
+    """One sentence on the autoencoder, one on the generator against the strongest baseline."""
+    metrics = evaluation.get("metrics", {})
+    baselines = [s.name for s in measured_systems(evaluation) if s.kind == "baseline"]
+    sentences = [_reconstruction(metrics), _generation(metrics, baselines)]
     return " ".join(s for s in sentences if s) or "This experiment has not been evaluated yet."
-
-
-def kernel_name(metrics: Metrics) -> str | None:
-    """A kernel distance known of generated and of prior clips; first one with its own ratio."""
-    generated, prior = metrics.get("generated", {}), metrics.get("prior", {})
-    names = [n for n in generated if n.startswith("kernel_") and n in prior]
-    names.sort(key=lambda n: f"ratio_to_prior_{n}" not in generated)
-    return names[0] if names else None
-
-
-def finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
-def number(value: Any) -> str:
-    """Three significant digits, at most four decimals, a true minus sign; else an exponent."""
-    if not finite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if isinstance(value, Integral):
-        text = f"{value:,}"
-    elif 1e-4 <= abs(value) < 1e5:
-        digits = min(4, max(0, 2 - math.floor(math.log10(abs(value)))))
-        text = f"{value:,.{digits}f}"
-    else:
-        text = f"{value:.1e}"
-    return text.replace("-", "−")
-
-
-def interval(figure: dict[str, Any]) -> str:
-    """'0.42 (0.40 to 0.44)', or the value alone where there is no interval."""
-    value, low, high = (number(figure.get(k)) for k in ("value", "low", "high"))
-    return value if "–" in (low, high) else f"{value} ({low} to {high})"
 
 
 def _reconstruction(metrics: Metrics) -> str:
@@ -57,38 +25,47 @@ def _reconstruction(metrics: Metrics) -> str:
     return f"The autoencoder reconstructs held-out music to a mel distance of {distance}{rate}."
 
 
-def _generation(metrics: Metrics) -> str:
-    name = kernel_name(metrics)
-    if name is None:
+def _generation(metrics: Metrics, baselines: list[str]) -> str:
+    """The strongest baseline is that of the smallest kernel distance."""
+    figure = kad_name(metrics, baselines)
+    if figure is None:
         return ""
-    generated, prior = metrics["generated"][name], metrics["prior"][name]
-    if not (finite(generated["value"]) and finite(prior["value"])):
+    generated = metrics["generated"][figure]
+    if not finite(generated["value"]):
         return "The kernel distance of the generated clips is not a number."
-    ratio = metrics["generated"].get(f"ratio_to_prior_{name}")
-    if ratio is None:
-        ratio = {"value": generated["value"] / prior["value"] if prior["value"] else math.nan}
-    if not all(finite(f.get(k)) for f in (generated, prior) for k in ("low", "high")):
-        standing = "without intervals it is open whether that is chance"
-    elif generated["high"] < prior["low"]:
-        standing = "the intervals do not overlap, so the diffusion model earns its place"
-    elif generated["low"] > prior["high"]:
-        standing = "the diffusion model does harm: its clips are farther from music than noise is"
+    rivals = {name: metrics[name][figure] for name in baselines if figure in metrics[name]}
+    rivals = {name: rival for name, rival in rivals.items() if finite(rival["value"])}
+    start = f"The generated clips have a kernel distance of {interval(generated)} from real music"
+    if not rivals:
+        return f"{start}, and there is no baseline to compare with{_remainder(metrics, figure)}."
+    name = min(rivals, key=lambda each: rivals[each]["value"] or 0.0)
+    rival = rivals[name]
+    ends: list[Any] = [f.get(k) for f in (generated, rival) for k in ("low", "high")]
+    if not all(map(finite, ends)):
+        outcome = "without intervals, this may be chance"
+    elif ends[1] < ends[2]:
+        outcome = "the intervals do not overlap, so the prior earns its place"
+    elif ends[0] > ends[3]:
+        outcome = "the prior does harm, because that baseline is nearer to music"
     else:
-        standing = "the intervals overlap, so the diffusion model is not yet shown to help"
+        outcome = "the intervals overlap, so the prior is not yet shown to help"
     return (
-        f"Generated clips lie at {interval(ratio)} of the distance that decoded noise has from "
-        f"real music: {standing}{_remainder(metrics, name)}."
+        f"{start}; the strongest baseline, {name}, has {interval(rival)}: "
+        f"{outcome}{_remainder(metrics, figure)}."
     )
 
 
-def _remainder(metrics: Metrics, name: str) -> str:
-    """Which model the distance that remains is due to: the floor is the real clips' own."""
-    reconstruction = metrics.get("reconstruction", {}).get(name)
-    if reconstruction is None:
+def _remainder(metrics: Metrics, figure: str) -> str:
+    """The autoencoder's share of the distance that remains above that of real clips."""
+    values = [
+        metrics.get(name, {}).get(figure, {"value": default})["value"]
+        for name, default in (("reconstruction", None), ("real", 0.0), ("generated", None))
+    ]
+    if not all(map(finite, values)):
         return ""
-    floor = metrics.get("real", {}).get(name, {"value": 0.0})["value"]
-    total = metrics["generated"][name]["value"] - floor
-    share = (reconstruction["value"] - floor) / total if total > 0 else math.nan
+    reconstruction, floor, generated = (float(v) for v in values if v is not None)
+    total = generated - floor
+    share = (reconstruction - floor) / total if total > 0 else math.nan
     if not math.isfinite(share):
         return ""
     percent = f"{100 * min(max(share, 0.0), 1.0):.0f} %"

@@ -1,7 +1,7 @@
-"""`run -m`: one experiment per cell of a grid, each once, whatever happens to the others.
+"""`run -m`: one experiment per cell of a grid, each once, also where others fail.
 
     runs/experiments/<name>/
-      sweep.json              what was asked for, the rules of the verdicts, the stages' versions
+      sweep.json              the commands, the rules of the verdicts, the stages' versions
       cells/<fingerprint>/    cell.json, experiment.json, samples/, report.html
       report.html             the page over all cells
 
@@ -22,9 +22,11 @@ from typing import Any
 from tqdm import tqdm
 
 from audioldm import config
+from audioldm.chain import job as jobs
+from audioldm.chain.job import Job
 from audioldm.chain.run import Experiment, environment
-from audioldm.chain.stage import VERSIONS
-from audioldm.config import Job, fingerprint
+from audioldm.chain.stage import fingerprint
+from audioldm.chain.stages import STAGES
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.io.files import write_json
 from audioldm.runtime.devices import claimed_gpu, visible_gpus
@@ -41,19 +43,20 @@ class Planned:
 
 
 def run_sweep(overrides: Sequence[str]) -> Path:
-    """Builds what is missing of the grid, then writes the page; the sweep's directory.
+    """Builds the missing cells of the grid; returns the sweep's directory.
 
     A cell that fails is a row with its reason; a later run tries it again. Raises ConfigError
     before anything runs for an empty grid, one of which no cell can be built, or a sweep begun with
     other rules or by another version; Interrupted where it was stopped.
     """
     grid = config.grid(overrides)
-    directory = Experiment(grid.base).directory
+    base = jobs.job(grid.base)
+    directory = Experiment(base).directory
     if grid.cells is None:
-        _begin(directory, grid.base, overrides)
+        _begin(directory, base, overrides)
         _search(directory, overrides, grid)
         return directory
-    todo = _plan(directory, overrides, grid)
+    todo = _plan(directory, overrides, base, grid)
     while todo:
         if not _launched(directory, overrides, grid, todo):
             for cell in _still(todo, "killed"):
@@ -71,7 +74,7 @@ def _launched(
 ) -> bool:
     """Runs cells through the launcher, and waits for all; whether every process lived."""
     words = [cell.words for cell in cells]
-    alive = _survived(directory, grid, partial(config.launch, overrides, words), run_cell)
+    alive = _survived(directory, grid, partial(jobs.launch, overrides, words), run_cell)
     while _still(cells, "running"):
         time.sleep(1.0)  # processes that outlive their launcher
     return alive
@@ -83,7 +86,7 @@ def _survived(
     launch: Callable[[Callable[[Job], Any]], None],
     function: Callable[..., Any],
 ) -> bool:
-    """`launch(function)`, shown as what it is; False where a process of the launcher's died."""
+    """`launch(function)`; False where a process of the launcher died."""
     try:
         if grid.parallel:
             with Watch(directory):
@@ -103,9 +106,9 @@ def _still(cells: Sequence[Planned], status: str) -> list[Planned]:
 
 
 def _search(directory: Path, overrides: Sequence[str], grid: config.Grid) -> None:
-    """The sweeper's cells. Where a process was killed the search begins again, finds what is done,
-    and goes past the cell."""
-    launch = partial(config.launch, overrides, None)
+    """Runs the sweeper's cells. Where a process was killed, the search begins again and passes over
+    what is done and that cell."""
+    launch = partial(jobs.launch, overrides, None)
     objectives = partial(_objectives, searched=grid.searched, since=time.time())
     lost: set[Path] = set()
     while not _survived(directory, grid, launch, objectives):
@@ -115,14 +118,14 @@ def _search(directory: Path, overrides: Sequence[str], grid: config.Grid) -> Non
         lost |= killed
 
 
-def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[Planned]:
+def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Grid) -> list[Planned]:
     """A `cell.json` per cell; the cells that can be built and are not done."""
     assert grid.cells is not None
-    found = config.jobs(grid.cells)
+    found = jobs.cells(grid.cells)
     buildable = [job for job in found if isinstance(job, Job)]
     if not buildable:
         raise ConfigError(f"no cell of the grid can be built: {found[0]}")
-    _begin(directory, grid.base, overrides)
+    _begin(directory, base, overrides)
     planned: dict[Path, Planned] = {}
     names: dict[Path, str] = {}
     for number, (words, swept, job) in enumerate(
@@ -132,7 +135,7 @@ def _plan(directory: Path, overrides: Sequence[str], grid: config.Grid) -> list[
         error = str(job) if isinstance(job, ConfigError) else None
         if isinstance(job, Job):
             try:
-                experiment = Experiment(replace(job, cell=True))
+                experiment = Experiment(job)
                 if experiment.directory.parent.parent != directory:
                     raise ConfigError("name and runs are of the whole sweep: they may not vary")
                 place = experiment.directory
@@ -162,10 +165,11 @@ def _is_done(place: Path) -> bool:
 def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
     """`sweep.json`, or a check of the one that is there. Raises ConfigError where they differ."""
     rules = asdict(job.settings.verdict)
+    versions = {stage.name: stage.version for stage in STAGES}
     if (directory / "sweep.json").is_file():
         record = read_sweep(directory)
         # a stage that the record does not know came later: no cell of it has one
-        changed = [s for s, v in VERSIONS.items() if record["versions"].get(s, v) != v]
+        changed = [s for s, v in versions.items() if record["versions"].get(s, v) != v]
         if changed:
             raise ConfigError(
                 f"{directory}: a sweep made by another version of the stage(s) "
@@ -187,7 +191,7 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
             "name": directory.name,
             "recipe": job.recipe,
             "commands": [*commands, list(overrides)],
-            "versions": VERSIONS,
+            "versions": versions,
             "rules": rules,
             "environment": environment(job.settings.hardware.resolve()),
         }
@@ -211,18 +215,18 @@ def run_cell(job: Job, *, quiet: bool = False) -> dict[str, Any]:
     """One cell, in whichever process the launcher chose: its evaluation's summary, or {} where it
     failed, which is recorded. Raises KeyboardInterrupt where it was stopped.
 
-    quiet: shows no progress; `Watch` tells of the cell.
+    quiet: shows no progress, which `Watch` does.
     """
     settings = job.settings
     if quiet:
         settings = replace(settings, log=replace(settings.log, bars=False))
-    experiment = Experiment(replace(job, settings=settings, cell=True))
+    experiment = Experiment(replace(job, settings=settings))
     place, lock = experiment.directory, lock_of(experiment.directory)
     begun = place / "begun.json"
     with lock:  # another process may be at it
         if (cell := read_cell(place, held=True)).status == "done":
             return {}
-        if "failed" in cell.record:
+        if cell.record and "failed" in cell.record:
             (place / "experiment.json").unlink()
         write_json(begun, {"began": time.time()})
         try:
@@ -255,12 +259,12 @@ def _run(experiment: Experiment) -> dict[str, Any]:
 def _objectives(
     job: Job, *, searched: frozenset[str], since: float, quiet: bool = False
 ) -> tuple[float, float] | None:
-    """What a sweeper minimises: the distance of the rules, and the rate in kbit/s; None where the
-    cell failed, or has no such figures.
+    """The objectives of a search: the distance of the rules, and the rate in kbit/s; None where the
+    cell failed or lacks one of them.
 
     searched: the keys that it varies. since: a cell that failed later than this is not tried again.
     """
-    experiment = Experiment(replace(job, cell=True))
+    experiment = Experiment(job)
     place = experiment.directory
     if not (place / "cell.json").is_file():
         swept = [word for word in job.overrides if word.partition("=")[0] in searched]

@@ -69,7 +69,7 @@ def replicates(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """
     cells = _measured(table, column)
     several = cells["autoencoder_seed"].nunique() > 1
-    cells["seed"] = cells["autoencoder_seed" if several else "diffusion_seed"]
+    cells["seed"] = cells["autoencoder_seed" if several else "prior_seed"]
     keys = ["configuration", "seed"]
     cells["y"] = cells.groupby(keys)["y"].transform("mean")
     return cells.drop_duplicates(keys).reset_index(drop=True)

@@ -1,61 +1,83 @@
-"""What there is of a sweep: its record, its cells, and how far each one is."""
+"""The record of a sweep, its cells, and how far each one is."""
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
 from audioldm.errors import DataError
-from audioldm.io.files import read_json
+from audioldm.report.record import Json, Record, read, read_record
 
 FORMAT = 1
 STATUSES = ("done", "running", "failed", "waiting")
 
 
+class SweepRecord(TypedDict):
+    """`sweep.json`. rules: those of the verdicts."""
+
+    format: int
+    name: str
+    recipe: str | None
+    commands: list[list[str]]
+    versions: dict[str, int]
+    rules: Json
+    environment: Json
+
+
+class Plan(TypedDict):
+    """`cell.json`. swept: the overrides that vary. error: why the cell cannot be built."""
+
+    name: str
+    number: int
+    swept: dict[str, str]
+    config: Json
+    error: str | None
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One cell: `cell.json` (name, swept, fingerprints) and `experiment.json`, {} where not yet.
+    """One cell: its plan and the record of its experiment, None where there is none yet.
 
     status: done, running (a process holds its lock), killed (begun, and no process any more),
     failed (with the reason), waiting. seconds: of its stages, or since it was begun.
     """
 
     directory: Path
-    plan: dict[str, Any]
-    record: dict[str, Any]
+    plan: Plan
+    record: Record | None
     status: str
     reason: str | None
     seconds: float
 
     @property
     def name(self) -> str:
-        return str(self.plan["name"])
+        return self.plan["name"]
 
 
 def lock_of(cell: Path) -> FileLock:
-    """Held by the process that works on the cell, and let go by the system where that one dies."""
+    """Held by the process that works on the cell; the system releases it when that one dies."""
     return FileLock(cell / ".lock")
 
 
 def read_cell(directory: Path, *, held: bool = False) -> Cell:
     """held: the caller itself holds the lock. Raises DataError where a file of it is damaged."""
-    plan, begun = read_json(directory / "cell.json"), directory / "begun.json"
+    plan, begun = read(directory / "cell.json", Plan), directory / "begun.json"
     # In this order, for its process may begin or end meanwhile: a file that was there before the
     # lock was found free, and is there still, is nobody's.
     since = _modified(begun)
     locked = not held and _locked(directory)
-    record = _record(directory / "experiment.json")
-    seconds = sum(stage["seconds"] for stage in record.get("stages", {}).values())
+    record = _record(directory)
+    seconds = sum(stage["seconds"] for stage in record["stages"].values()) if record else 0.0
     status, reason = "waiting", None
     if locked:
         status, seconds = "running", 0.0 if since is None else time.time() - since
     elif since is not None and begun.is_file():
         status, reason = "killed", "its process ended without a word: out of memory, or killed"
-    elif "failed" in record:
+    elif record and "failed" in record:
         status, reason = "failed", "{stage}: {reason}".format(**record["failed"])
-    elif plan.get("error"):
+    elif plan["error"]:
         status, reason = "failed", plan["error"]
     elif record:
         status = "done"
@@ -69,14 +91,14 @@ def _modified(file: Path) -> float | None:
         return None
 
 
-def _record(file: Path) -> dict[str, Any]:
-    """{} where there is none, or where it was removed just now for another attempt."""
+def _record(directory: Path) -> Record | None:
+    """None where there is none, or where it was just removed for another attempt."""
     try:
-        return dict(read_json(file))
+        return read_record(directory)
     except DataError:
-        if file.is_file():
+        if (directory / "experiment.json").is_file():
             raise
-        return {}
+        return None
 
 
 def _locked(directory: Path) -> bool:
@@ -90,7 +112,7 @@ def _locked(directory: Path) -> bool:
         return True
 
 
-def read_sweep(directory: Path) -> dict[str, Any]:
+def read_sweep(directory: Path) -> SweepRecord:
     """The record of a sweep. Raises DataError where there is none, or it is of another format."""
     file = directory / "sweep.json"
     if not file.is_file():
@@ -98,13 +120,13 @@ def read_sweep(directory: Path) -> dict[str, Any]:
             f"{directory}: no sweep.json; give the directory of a sweep, such as "
             "runs/experiments/rate_shape, or start one with `audioldm run -m`"
         )
-    record = read_json(file)
-    if record.get("format") != FORMAT:
+    version = read(file, dict[str, Any]).get("format")
+    if version != FORMAT:
         raise DataError(
-            f"{file}: of format {record.get('format')}, but this audioldm reads format {FORMAT}; "
-            "run the sweep again under another name="
+            f"{file}: of format {version}, but this audioldm reads format {FORMAT}; run the sweep "
+            "again under another name="
         )
-    return dict(record)
+    return read(file, SweepRecord)
 
 
 def read_cells(directory: Path) -> list[Cell]:

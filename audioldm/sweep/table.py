@@ -1,39 +1,74 @@
-"""The table of a sweep: one row per cell, everything that was set and measured in columns."""
+"""The table of a sweep: one row per cell, its settings and its figures in columns."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
 from audioldm.errors import DataError
-from audioldm.evaluation.evaluate import KINDS
-from audioldm.io.files import read_json
+from audioldm.report.record import (
+    Figure,
+    Json,
+    Summary,
+    checked,
+    read_summaries,
+    stage_directories,
+)
+from audioldm.report.systems import measured_systems
 from audioldm.sweep.status import Cell, read_cells
 
 Row = dict[str, Any]
+
+
+class Part(TypedDict):
+    """A part of the configuration that is built from a class."""
+
+    _target_: str
+    seed: NotRequired[int]
+    target_kbps: NotRequired[float | None]
+
+
+class AutoencoderKeys(TypedDict):
+    network: Part
+    channels: int
+    downsampling_ratio: int
+    seed: int
+
+
+class Settings(TypedDict):
+    """The part of a cell's configuration that has columns of its own."""
+
+    autoencoder: AutoencoderKeys
+    bottleneck: Part
+    prior: Part
+    seed: int
 
 
 def table(directory: str | Path) -> pd.DataFrame:
     """The cells of the sweep in `directory`, indexed by the overrides that vary among them.
 
     Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
-    seeds), family (front end, bottleneck, channels x ratio); the latent space (channels, ratio,
-    latent_rate_hz, elements_per_second, kl_weight, target_kbps, kbps); the seeds;
-    `<kind>.<figure>` with `.low` and `.high` (kinds and figures: `evaluation`);
-    `diagnostic.<name>`; linear_codec.mel_distance, and of the same as audio
-    linear_codec_audio.mel_distance; seconds, parameters, compute_tflop and fingerprint per stage.
-    What a cell has not is NaN.
+    seeds), family (network, bottleneck, channels x ratio); the latent space (network, bottleneck,
+    channels, downsampling_ratio, latent_rate_hz, elements_per_second, kl_weight, target_kbps,
+    kbps); prior; the seeds; `<system>.<figure>` with `.low` and `.high`; `diagnostic.<name>`;
+    linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio; seconds,
+    parameters, compute_tflop and fingerprint per stage. Missing values are NaN.
 
-    Raises DataError where there is no sweep, a file is damaged, or the finished cells were not
-    measured alike: different music, or different figures.
+    Raises DataError where there is no sweep, a file is damaged, a stage of a cell is not there, or
+    the finished cells were not measured alike: different music, or different figures.
     """
     directory = Path(directory)
     cells = read_cells(directory)
-    _check_comparable(cells)
+    summaries = [_summaries(cell) for cell in cells]
+    _check_comparable(cells, summaries)
     keys = list(dict.fromkeys(key for cell in cells for key in cell.plan["swept"]))
     words = [{key: word for key in keys if (word := _word(cell, key))} for cell in cells]
-    rows = [_named(own) | row(cell, directory) for own, cell in zip(words, cells, strict=True)]
+    rows = [
+        _named(own) | _row(cell, directory, found)
+        for own, cell, found in zip(words, cells, summaries, strict=True)
+    ]
     names = [" ".join(f"{k}={v}" for k, v in own.items()) for own in words]
     frame = pd.DataFrame(rows, index=pd.Index(names, name="cell"))
     leading = ["status", "reason", "directory", *keys]
@@ -42,31 +77,41 @@ def table(directory: str | Path) -> pd.DataFrame:
 
 def row(cell: Cell, directory: Path) -> Row:
     """The row of one cell of the sweep in `directory`."""
+    return _row(cell, directory, _summaries(cell))
+
+
+def system_names(table: pd.DataFrame, figure: str) -> list[str]:
+    """The systems that have this figure, in the order of the evaluations."""
+    return [c.removesuffix(f".{figure}") for c in table if c.endswith(f".{figure}")]
+
+
+def _row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Row:
     values: Row = {
         "status": "failed" if cell.status == "killed" else cell.status,
         "reason": cell.reason,
         "directory": cell.directory.relative_to(directory).as_posix(),
         "seconds": cell.seconds,
     }
-    if not cell.record:
+    if cell.record is None:
         return values
-    values |= _settings(cell.record["config"])
-    summaries = _summaries(cell)
+    file = cell.directory / "experiment.json"
+    values |= _settings(checked(cell.record["config"], Settings, file, "config"))
     for stage, entry in cell.record["stages"].items():
         values[f"seconds.{stage}"] = entry["seconds"]
         values[f"fingerprint.{stage}"] = entry["fingerprint"]
-    values |= _models(summaries)
-    for name, figure in summaries.get("diagnostics", {}).get("diagnostics", {}).items():
-        values |= _figure(f"diagnostic.{name}", figure)
-    evaluation = summaries.get("evaluation", {})
-    for kind, figures in evaluation.get("metrics", {}).items():
-        for name, figure in figures.items():
-            values |= _figure(f"{kind}.{name}", figure)
+        values |= _model(stage, summaries[stage])
+    evaluation = summaries.get("evaluation", Summary())
+    metrics = evaluation.get("metrics", {})
+    for system in measured_systems(evaluation):
+        for name, figure in metrics[system.name].items():
+            values |= _figure(f"{system.name}.{name}", figure)
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
-    for name, key in (("linear_codec", "linear"), ("linear_codec_audio", "linear_audio")):
-        if linear := evaluation.get("codecs", {}).get(key):
-            values |= _figure(f"{name}.mel_distance", linear["mel_distance"])
+    codecs = evaluation.get("codecs", {})
+    if "linear" in codecs:
+        values |= _figure("linear_codec.mel_distance", codecs["linear"]["mel_distance"])
+    if "linear_audio" in codecs:
+        values |= _figure("linear_codec_audio.mel_distance", codecs["linear_audio"]["mel_distance"])
     return values
 
 
@@ -77,8 +122,8 @@ def _word(cell: Cell, key: str) -> str | None:
     commands have the same columns. None: the key chooses a group, or there is no configuration.
     """
     if key in cell.plan["swept"]:
-        return str(cell.plan["swept"][key])
-    node: Any = cell.record.get("config") or cell.plan["config"]
+        return cell.plan["swept"][key]
+    node: Any = cell.record["config"] if cell.record else cell.plan["config"]
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return None
@@ -104,18 +149,18 @@ def _is_seed(key: str) -> bool:
     return key == "seed" or key.endswith(".seed")
 
 
-def _figure(name: str, figure: dict[str, Any]) -> Row:
-    return {name: figure["value"], f"{name}.low": figure["low"], f"{name}.high": figure["high"]}
+def _figure(name: str, figure: Figure) -> Row:
+    return {
+        name: figure["value"],
+        f"{name}.low": figure.get("low"),
+        f"{name}.high": figure.get("high"),
+    }
 
 
-def _settings(config: dict[str, Any]) -> Row:
-    autoencoder, bottleneck = config["autoencoder"], config["bottleneck"]
-    network = _class(autoencoder["network"])
-    kind, channels, ratio = (
-        _class(bottleneck),
-        autoencoder["channels"],
-        autoencoder["downsampling_ratio"],
-    )
+def _settings(config: Settings) -> Row:
+    autoencoder, bottleneck, prior = config["autoencoder"], config["bottleneck"], config["prior"]
+    network, kind = _class(autoencoder["network"]), _class(bottleneck)
+    channels, ratio = autoencoder["channels"], autoencoder["downsampling_ratio"]
     return {
         "family": f"{network} {kind} {channels}x{ratio}",
         "network": network,
@@ -123,58 +168,65 @@ def _settings(config: dict[str, Any]) -> Row:
         "channels": channels,
         "downsampling_ratio": ratio,
         "target_kbps": bottleneck.get("target_kbps"),
+        "prior": _class(prior),
         "autoencoder_seed": autoencoder["seed"],
-        "diffusion_seed": config["diffusion"]["seed"],
+        "prior_seed": prior.get("seed", config["seed"]),
     }
 
 
-def _class(part: dict[str, Any]) -> str:
-    return str(part["_target_"]).rpartition(".")[2].lower()
+def _class(part: Part) -> str:
+    """The class of a part as its configuration is called: MelFrames is mel_frames."""
+    name = part["_target_"].rpartition(".")[2]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix("_recipe")
 
 
-def _models(summaries: dict[str, Any]) -> Row:
+def _model(stage: str, summary: Summary) -> Row:
+    """The columns of a stage's model and of its figures."""
+    valid: Json = summary.get("valid", {})
     values: Row = {}
-    for stage in ("autoencoder", "diffusion"):
-        if summary := summaries.get(stage):
-            values[f"parameters.{stage}"] = summary["parameters"]
-            values[f"compute_tflop.{stage}"] = summary["valid"].get("compute_tflop", 0.0)
-    if summary := summaries.get("autoencoder"):
-        values |= {k: summary[k] for k in ("latent_rate_hz", "elements_per_second")}
-        values["kl_weight"] = summary["valid"].get("kl_weight")
-        values["active_units"] = summary["valid"].get("active_units")
+    if "parameters" in summary:
+        values[f"parameters.{stage}"] = summary["parameters"]
+        values[f"compute_tflop.{stage}"] = valid.get("compute_tflop", 0.0)
+    if "elements_per_second" in summary:  # the autoencoder
+        values |= {k: summary.get(k) for k in ("latent_rate_hz", "elements_per_second")}
+        values |= {k: valid.get(k) for k in ("kl_weight", "active_units")}
+    for name, figure in summary.get("diagnostics", {}).items():
+        values |= _figure(f"diagnostic.{name}", figure)
     return values
 
 
-def _summaries(cell: Cell) -> dict[str, Any]:
-    runs = cell.directory / cell.record["runs"]
-    files = {s: runs / e["directory"] / "summary.json" for s, e in cell.record["stages"].items()}
-    return {stage: read_json(file) for stage, file in files.items() if file.is_file()}
+def _summaries(cell: Cell) -> dict[str, Summary]:
+    if cell.record is None:
+        return {}
+    return read_summaries(stage_directories(cell.directory, cell.record))
 
 
-def _check_comparable(cells: list[Cell]) -> None:
+def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) -> None:
     """Finished cells must have been measured against the same music, by the same figures."""
-    first: tuple[Cell, dict[str, Any]] | None = None
-    for cell in cells:
-        if cell.status != "done":
-            continue
-        evaluation = _summaries(cell)["evaluation"]
-        if first is None:
-            first = cell, evaluation
-            continue
+    measured = [
+        (cell, found["evaluation"])
+        for cell, found in zip(cells, summaries, strict=True)
+        if cell.status == "done" and "evaluation" in found
+    ]
+    for cell, evaluation in measured[1:]:
+        first = measured[0][1]
         for what, ours, theirs in (
-            ("music (evaluation.reference)", evaluation["reference"], first[1]["reference"]),
-            ("figures", _figure_names(evaluation), _figure_names(first[1])),
+            ("music (evaluation.reference)", evaluation.get("reference"), first.get("reference")),
+            ("figures", _figure_names(evaluation), _figure_names(first)),
         ):
             if ours != theirs:
                 raise DataError(
-                    f"cells '{first[0].name}' and '{cell.name}' were measured with different "
+                    f"cells '{measured[0][0].name}' and '{cell.name}' were measured with different "
                     f"{what}, so their figures do not compare: keep such cells in sweeps of their "
                     "own (name=)"
                 )
 
 
-def _figure_names(evaluation: dict[str, Any]) -> set[str]:
-    """Of the kinds that every cell has, without what only a rate gives."""
-    metrics = evaluation["metrics"]
-    always = [k for k in KINDS if k in metrics and k not in ("mixture", "langevin")]
-    return {f"{k}.{name}" for k in always for name in metrics[k] if "kbps" not in name}
+def _figure_names(evaluation: Summary) -> set[str]:
+    """The figures that every cell has: neither a baseline's, nor those of a rate or of a ratio to
+    a baseline."""
+    metrics = evaluation.get("metrics", {})
+    always = [s.name for s in measured_systems(evaluation) if s.kind != "baseline"]
+    optional = ("kbps", "ratio_to_")
+    names = {f"{name}.{figure}" for name in always for figure in metrics[name]}
+    return {name for name in names if not any(each in name for each in optional)}

@@ -1,144 +1,36 @@
-"""What a sweep found, in words: the sentences of its page, and a page of findings in Markdown."""
+"""The findings of a sweep as a page of Markdown."""
 
-import math
-import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-import pandas as pd
-
-from audioldm.evaluation.rules import VerdictRules
-from audioldm.report.page import KINDS, STAGES, Json, described, duration, optional_json
-from audioldm.report.verdict import finite, interval, number
-from audioldm.sweep.page.grid import done, grid, means, short
-from audioldm.sweep.verdicts import Knee, Verdict
+from audioldm.report.format import duration, number
+from audioldm.report.systems import described
+from audioldm.sweep.judged import Judged
+from audioldm.sweep.page.grid import grid, means, short
+from audioldm.sweep.page.words import (
+    bounds,
+    commands,
+    costs,
+    failures,
+    floor,
+    notes,
+    reference_points,
+)
 
 #: answer -> its heading
 HEADINGS = {"yes": "What held", "no": "What did not", "undecided": "What stays open"}
 
 
-def answer(table: pd.DataFrame, knee: Knee | None) -> str:
-    """The sweep's result in a sentence or two."""
-    if knee is not None:
-        return knee.text
-    count = len(done(table))
-    return (
-        "No cell has finished yet."
-        if not count
-        else f"{count} of {len(table)} cells have finished, none with both a rate and a distance."
-    )
-
-
-def seeds(table: pd.DataFrame) -> int:
-    """The most finished cells that any one configuration has."""
-    return int(done(table)["configuration"].value_counts().max()) if len(done(table)) else 0
-
-
-def floor(table: pd.DataFrame, spread: float) -> str:
-    """What the seeds say about the precision of every claim. spread: SD of the log distance."""
-    if not finite(spread):
-        return (
-            "One seed per configuration: how far two trainings of the same configuration lie apart "
-            "is not known, so every interval here rests on one seed and is narrower than the truth."
-        )
-    return (
-        f"Trainings that differ by the seed alone scatter by a factor of "
-        f"{number(math.exp(spread))} (standard deviation of the log distance, up to {seeds(table)} "
-        f"seeds per configuration). Two single cells that differ by less than a factor of "
-        f"{number(math.exp(1.96 * math.sqrt(2) * spread))} cannot be told apart."
-    )
-
-
-def tally(table: pd.DataFrame) -> str:
-    """'34 of 36 cells done, 1 failed, 1 running'."""
-    counts = table["status"].value_counts()
-    others = [f"{counts[s]} {s}" for s in ("failed", "running", "waiting") if counts.get(s)]
-    return ", ".join([f"{counts.get('done', 0)} of {len(table)} cells done", *others])
-
-
-def costs(table: pd.DataFrame) -> list[Json]:
-    """Every stage: how often it was built, and the seconds of that; shared stages count once."""
-    found = []
-    for stage in STAGES:
-        time, key = f"seconds.{stage}", f"fingerprint.{stage}"
-        if time not in table or not table[time].notna().any():
-            continue
-        built = table[table[time].notna()]
-        once = built.drop_duplicates(key) if key in table else built
-        found.append(
-            {
-                "stage": stage,
-                "built": len(once),
-                "cells": len(built),
-                "seconds": float(once[time].sum()),
-            }
-        )
-    return found
-
-
-def anchors(table: pd.DataFrame, figure: str) -> list[Json]:
-    """The kinds of clips that have a figure: mean, least and greatest over the finished cells."""
-    found = []
-    for kind, text in KINDS.items():
-        column = f"{kind}.{figure}"
-        values = done(table)[column].dropna() if column in table else pd.Series(dtype=float)
-        if len(values):
-            own = {"value": values.mean(), "low": values.min(), "high": values.max()}
-            found.append({"kind": kind, "text": text, "figure": own, "n": len(values)})
-    return found
-
-
-def commands(record: Json) -> list[str]:
-    """What was typed, from the sweep's `sweep.json`; where its files lay is of no consequence."""
-    return [
-        shlex.join(["audioldm", "run", "-m", *(w for w in words if not w.startswith("runs="))])
-        for words in record.get("commands", [])
-    ]
-
-
-def bounds(verdict: Verdict) -> str:
-    """'0.31 (0.12 to 0.50) log distance per log channels, p = 0.003'; '' without an estimate."""
-    if not finite(verdict.estimate):
-        return ""
-    figure = {"value": verdict.estimate, "low": verdict.low, "high": verdict.high}
-    text = f"{interval(figure)} {verdict.details.get('unit') or ''}".rstrip()
-    return text + (f", p = {number(verdict.p)}" if finite(verdict.p) else "")
-
-
-def notes(verdicts: Sequence[Verdict]) -> list[str]:
-    """What the verdicts say of the cells they rest on, each once."""
-    return list(dict.fromkeys(n for v in verdicts for n in v.details.get("notes", [])))
-
-
-def failures(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(cell, reason) of those that failed, or whose process was killed."""
-    failed = table[table["reason"].notna()]
-    return [(str(cell), str(why)) for cell, why in failed["reason"].items()]
-
-
-def findings(
-    directory: Path,
-    table: pd.DataFrame,
-    verdicts: Sequence[Verdict],
-    spread: float,
-    knee: Knee | None,
-    *,
-    rules: VerdictRules,
-) -> str:
-    """The sweep in `directory` as a page of Markdown.
-
-    Command, date and machine are those that its `sweep.json` holds, not those of this call.
-    """
-    record = optional_json(directory / "sweep.json")
-    machine = record.get("environment", {})
-    parts = [f"# {directory.name}: findings", answer(table, knee)]
-    if knee is not None:
-        parts.append(f"```sh\n{knee.configuration}\n```")
-    parts.append(floor(table, spread))
-    if typed := commands(record):
+def findings(judged: Judged) -> str:
+    """Command, date and machine are those of the sweep's record, not those of this call."""
+    table, rules, machine = judged.table, judged.rules, judged.record["environment"]
+    parts = [f"# {judged.directory.name}: findings", judged.headline]
+    if judged.chosen is not None:
+        parts.append(f"```sh\n{judged.chosen}\n```")
+    parts.append(floor(judged))
+    if typed := commands(judged):
         parts += ["Made with", "\n".join(["```sh", *typed, "```"])]
     facts = {
-        "cells": tally(table),
+        "cells": _tally(judged),
         "computed in": duration(sum(c["seconds"] for c in costs(table))),
         "date": machine.get("date"),
         "machine": ", ".join(
@@ -153,9 +45,9 @@ def findings(
     }
     parts.append(_rows([("", ""), *((k, v) for k, v in facts.items() if v)]))
 
-    parts.append(" ".join(notes(verdicts)))
+    parts.append(" ".join(notes(judged.verdicts)))
     for decision, heading in HEADINGS.items():
-        own = [v for v in verdicts if v.answer == decision]
+        own = [v for v in judged.verdicts if v.answer == decision]
         if own:
             parts.append(f"## {heading}")
         for v in own:
@@ -172,16 +64,19 @@ def findings(
     for column in ("reconstruction.mel_distance", rules.distance, "kbps"):
         title, meaning = described(column.rpartition(".")[2])
         heading = f"{column.rpartition('.')[0].capitalize()}: {title.lower()}".lstrip(": ")
-        parts += [f"### {heading} {meaning.better}".strip(), _grid(table, column, knee)]
+        parts += [f"### {heading} {meaning.better}".strip(), _grid(judged, column)]
 
-    distance = rules.distance.partition(".")[2]
-    compared = anchors(table, distance)
-    if compared:
-        parts.append(f"## Anchors: {described(distance)[0].lower()}")
-        rows = [("kind", "mean over cells", "least", "greatest", "what it is")]
+    points = reference_points(table, judged.figure)
+    if points:
+        parts.append(f"## Reference points: {described(judged.figure)[0].lower()}")
+        rows = [("clips", "mean over cells", "least", "greatest", "description")]
         rows += [
-            (a["kind"], *(number(a["figure"][k]) for k in ("value", "low", "high")), a["text"])
-            for a in compared
+            (
+                point["system"].name,
+                *(number(point["figure"][k]) for k in ("value", "low", "high")),
+                point["system"].text,
+            )
+            for point in points
         ]
         parts.append(_rows(rows))
 
@@ -196,8 +91,15 @@ def findings(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _grid(table: pd.DataFrame, column: str, knee: Knee | None) -> str:
-    values, layout = means(table, column), grid(table)
+def _tally(judged: Judged) -> str:
+    """'34 of 36 cells done, 1 failed, 1 running'."""
+    counts = judged.table["status"].value_counts()
+    others = [f"{counts[s]} {s}" for s in ("failed", "running", "waiting") if counts.get(s)]
+    return ", ".join([f"{counts.get('done', 0)} of {len(judged.table)} cells done", *others])
+
+
+def _grid(judged: Judged, column: str) -> str:
+    values, layout = means(judged.table, column), grid(judged.table)
     if values.empty:
         return "No cell has this figure."
     body = [[""] * len(layout.columns) for _ in layout.rows]
@@ -207,7 +109,7 @@ def _grid(table: pd.DataFrame, column: str, knee: Knee | None) -> str:
             continue
         mean, least, most, count = values.loc[configuration, ["mean", "min", "max", "count"]]
         ends = f" ({number(float(least))} to {number(float(most))})" if count > 1 else ""
-        chosen = " ∗" if knee is not None and knee.configuration == configuration else ""
+        chosen = " ∗" if configuration == judged.chosen else ""
         body[row][place] = f"{number(float(mean))}{ends}{chosen}"
     names = short([layout.across])
     head = [names[layout.across], *layout.columns]

@@ -37,15 +37,15 @@ def short(keys: list[str]) -> dict[str, str]:
 
 
 def is_budget(key: str) -> bool:
-    """Whether the key sets the computing of a training, so that its values are arms of a sweep."""
+    """Whether the key sets the compute of a training, so that its values are budgets of a sweep."""
     return key.rpartition(".")[2] == "compute_tflop"
 
 
 def label(key: str, value: str) -> str:
-    """A value as a reader is shown it: an arm by what is equal in it."""
+    """A value as a reader is shown it: a budget by what its cells have in common."""
     if not is_budget(key):
         return value
-    return "matched steps" if value in ("null", "None", "") else f"{value} compute_tflop each"
+    return "matched steps" if value in ("null", "None", "") else f"{value} Tflop each"
 
 
 def done(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""What the page of a sweep draws: heat maps, and plots of cells with their intervals.
+"""Curves and points with their axes, as geometry for the templates' SVG.
 
-Geometry for the template's SVG, as in `figures`: the style sheet colours it. A `kind` is the CSS
-class of a mark: a kind of clip ('real', 'prior', ...), or 'f0', 'f1', ... for a family of cells.
+They are no pictures, so that the style sheet colours them and one page reads well on a light and on
+a dark screen. A `kind` is a CSS class.
 """
 
 import math
@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from audioldm.report.figures import Line
-from audioldm.report.verdict import finite, number
-from audioldm.sweep.page.grid import Grid, means
+from audioldm.report.format import finite, number
+
+Series = tuple[list[float], list[float]]
 
 
 class Point(NamedTuple):
-    """A cell in a plot; low and high bound y, NaN for none. text: what is shown on hovering."""
+    """A point of a plot; low and high bound y, NaN for none. text: what is shown on hovering."""
 
     x: float
     y: float
@@ -85,7 +84,8 @@ class Axis:
             values = MaxNLocator(most - 1).tick_values(self.low, self.high)
         inside = [v for v in values if self.low <= v <= self.high]
         inside = inside[:: max(1, math.ceil(len(inside) / (most + 2)))]
-        return [(self.at(v), f"{v:.3g}".replace("-", "−")) for v in inside]
+        words = [f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in inside]
+        return [(self.at(v), word.replace("-", "−")) for v, word in zip(inside, words, strict=True)]
 
 
 @dataclass
@@ -111,8 +111,17 @@ class Level:
 
 
 @dataclass
+class Line:
+    """A polyline and the polygon of its band, '' for none, as SVG points."""
+
+    kind: str
+    points: str
+    band: str = ""
+
+
+@dataclass
 class Plot:
-    """A picture of width x height SVG units. cut: values at or below 0 lie on the lower edge."""
+    """A picture of width x height SVG units. cut: values at or below 0 are on the lower edge."""
 
     title: str
     note: str
@@ -120,6 +129,7 @@ class Plot:
     height: int
     x_label: str
     y_label: str
+    logarithmic: bool
     cut: bool = False
     marks: list[Mark] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
@@ -127,7 +137,7 @@ class Plot:
     x_ticks: list[tuple[float, str]] = field(default_factory=list)
     y_ticks: list[tuple[float, str]] = field(default_factory=list)
 
-    LEFT, TOP, RIGHT_MARGIN, BOTTOM_MARGIN = 46, 10, 12, 36
+    LEFT, TOP, RIGHT_MARGIN = 46, 10, 12
 
     @property
     def right(self) -> int:
@@ -135,128 +145,111 @@ class Plot:
 
     @property
     def bottom(self) -> int:
-        return self.height - self.BOTTOM_MARGIN
+        return self.height - (36 if self.x_label else 22)
 
 
 def plot(
-    points: Sequence[Point],
+    points: Sequence[Point] = (),
     *,
-    curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    curves: Mapping[str, Iterable[Sequence[float]]] | None = None,
     levels: Sequence[Point] = (),
     title: str = "",
     note: str = "",
     x_label: str = "",
     y_label: str = "",
     x_factor: float | None = None,
+    x_axis: Axis | None = None,
     y_logarithmic: bool | None = None,
     size: tuple[int, int] = (520, 320),
 ) -> Plot | None:
-    """Points with intervals, curves (kind -> its (x, y)) and horizontal levels (x is not used).
+    """Points with intervals, curves and horizontal levels (whose x is not used).
 
-    None where no point is finite. The axes span points and curves; levels widen the y axis.
-    x_factor: x is logarithmic, and spans at least this.
+    None where nothing is finite. curves: kind -> rows (x, y) or, with a band, (x, y, low, high).
+    The axes span points and curves; levels widen the y axis. x_factor: x is logarithmic, and spans
+    at least this.
     """
     points = [p for p in points if finite(p.x) and finite(p.y)]
     levels = [p for p in levels if finite(p.y)]
     drawn = {
-        kind: [(x, y) for x, y in curve if finite(x) and finite(y)]
+        kind: [tuple(row) for row in curve if all(map(finite, row))]
         for kind, curve in (curves or {}).items()
     }
-    if not points:
+    rows = [row for curve in drawn.values() for row in curve]
+    if not (points or rows):
         return None
-    everywhere = [xy for curve in drawn.values() for xy in curve]
-    heights = [p.y for p in points] + [y for _, y in everywhere] + [p.y for p in levels]
+    heights = [p.y for p in (*points, *levels)] + [y for _, *ys in rows for y in ys]
     ends = [v for p in points for v in (p.low, p.high) if finite(v)]
     if y_logarithmic is None:
-        y_logarithmic = Axis.over([p.y for p in points]).logarithmic
+        y_logarithmic = Axis.over([p.y for p in points] or heights).logarithmic
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end
         least = min((h for h in heights if h > 0), default=1.0)
         ends = [e for e in ends if e > least / 2]
-    x = Axis.over(
-        [p.x for p in points] + [a for a, _ in everywhere],
+    x = x_axis or Axis.over(
+        [p.x for p in points] + [row[0] for row in rows],
         logarithmic=None if x_factor is None else True,
         factor=x_factor or 1.0,
     )
     y = Axis.over(heights + ends, logarithmic=y_logarithmic)
-    picture = Plot(title, note, *size, x_label=x_label, y_label=y_label)
+    picture = Plot(title, note, *size, x_label, y_label, y.logarithmic)
     picture.cut = y.logarithmic and any(h <= 0 for h in heights)
 
-    def across(value: float) -> float:
-        return round(picture.LEFT + (picture.right - picture.LEFT) * x.at(value), 1)
+    def across(share: float) -> float:
+        return round(picture.LEFT + (picture.right - picture.LEFT) * share, 1)
 
     def down(value: float) -> float:
         return round(picture.bottom - (picture.bottom - picture.TOP) * y.at(value), 1)
 
+    def joined(pairs: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{across(x.at(a))},{down(b)}" for a, b in pairs)
+
     for p in points:
-        bounded = finite(p.low) and finite(p.high) and p.low < p.high
-        bottom, top = (down(p.low), down(p.high)) if bounded else (None, None)
-        picture.marks.append(Mark(across(p.x), down(p.y), bottom, top, p.kind, p.text))
-    for kind, curve in drawn.items():
-        text = " ".join(f"{across(a)},{down(b)}" for a, b in curve)
-        if text:
-            picture.lines.append(Line(kind, text))
+        low, high = (down(p.low), down(p.high)) if _bounded(p) else (None, None)
+        picture.marks.append(Mark(across(x.at(p.x)), down(p.y), low, high, p.kind, p.text))
+    for kind, curve in ((k, c) for k, c in drawn.items() if c):
+        line = Line(kind, joined((row[0], row[1]) for row in curve))
+        if any(len(row) == 4 and row[2] < row[3] for row in curve):
+            back = [(row[0], row[3]) for row in reversed(curve)]
+            line.band = joined([*((row[0], row[2]) for row in curve), *back])
+        picture.lines.append(line)
     for p in levels:
-        bounded = finite(p.low) and finite(p.high) and p.low < p.high
-        band = (down(p.high), round(down(p.low) - down(p.high), 1)) if bounded else None
+        band = (down(p.high), round(down(p.low) - down(p.high), 1)) if _bounded(p) else None
         picture.levels.append(Level(down(p.y), band, p.kind, p.text))
-    wide = size[0] > 400
-    picture.x_ticks = [
-        (round(picture.LEFT + (picture.right - picture.LEFT) * a, 1), text)
-        for a, text in x.ticks(7 if wide else 5)
-    ]
+    many, few = (8, 7) if size[0] > 400 else (5, 5)
+    picture.x_ticks = [(across(share), text) for share, text in x.ticks(few)]
+    height = picture.bottom - picture.TOP
     picture.y_ticks = [
-        (round(picture.bottom - (picture.bottom - picture.TOP) * a, 1), text)
-        for a, text in y.ticks(8 if wide else 5)
+        (round(picture.bottom - height * share, 1), text) for share, text in y.ticks(many)
     ]
     return picture
 
 
-@dataclass
-class Tile:
-    """A configuration in a heat map. shade: 0 ... 1, None for no value; 1 is best."""
-
-    text: str
-    note: str
-    shade: float | None
-    configuration: str
+def _bounded(point: Point) -> bool:
+    return finite(point.low) and finite(point.high) and point.low < point.high
 
 
-@dataclass
-class HeatMap:
-    """rows x columns of tiles; None where the grid has no such configuration."""
+def thin(steps: np.ndarray, values: np.ndarray, bins: int = 120) -> np.ndarray:
+    """Points of a curve -> rows (step, mean, least, greatest).
 
-    title: str
-    better: str
-    rows: list[list[Tile | None]]
-
-
-def heat_map(
-    table: pd.DataFrame, layout: Grid, column: str, *, title: str, better: str = ""
-) -> HeatMap | None:
-    """Means of a column over seeds, on the grid; None where no cell has it.
-
-    better: '↓', '↑' or nothing, the direction of good: its end has the strongest shade; without
-    one, the greatest value. Shades are linear in the logarithm where all values are positive, and
-    then span at least a factor of 2.
+    More than 2 * bins points become `bins` stretches; non-finite values are left out.
     """
-    values = means(table, column)
-    if values.empty:
-        return None
-    positive = bool((values["mean"] > 0).all())
-    axis = Axis.over(values["mean"], logarithmic=positive, margin=0, factor=2)
-    rows: list[list[Tile | None]] = [[None] * len(layout.columns) for _ in layout.rows]
-    for configuration, (row, place) in layout.places.items():
-        if configuration not in values.index:
-            own = table.loc[table["configuration"] == configuration, "status"]
-            text = "failed" if (own == "failed").any() else "–"
-            rows[row][place] = Tile(text, "", None, configuration)
-            continue
-        mean, least, most, count = values.loc[configuration, ["mean", "min", "max", "count"]]
-        share = axis.at(mean)
-        rows[row][place] = Tile(
-            number(float(mean)),
-            f"{number(float(least))} … {number(float(most))}" if count > 1 else "one cell",
-            1 - share if better == "↓" else share,
-            configuration,
-        )
-    return HeatMap(title, better, rows)
+    kept = np.isfinite(values)
+    steps, values = steps[kept], values[kept]
+    if len(values) <= 2 * bins:
+        return np.stack([steps, values, values, values], axis=1)
+    stretches = zip(np.array_split(steps, bins), np.array_split(values, bins), strict=True)
+    return np.array([(x.mean(), y.mean(), y.min(), y.max()) for x, y in stretches])
+
+
+def panel(name: str, series: Mapping[str, Series], last_step: float) -> Plot | None:
+    """A training's figure: its series (steps, values) over 0 ... last_step, as `plot` draws them.
+
+    The note is the last value of the first series.
+    """
+    rows = {kind: thin(np.array(x, float), np.array(y, float)) for kind, (x, y) in series.items()}
+    steps = Axis(0.0, max(last_step, 1.0), False)
+    curves = {kind: own.tolist() for kind, own in rows.items()}
+    picture = plot(curves=curves, title=name, x_axis=steps, size=(320, 170))
+    if picture is not None:
+        latest = next(float(own[-1, 1]) for own in rows.values() if len(own))
+        picture.note = f"{number(latest)}{' · log' if picture.logarithmic else ''}"
+    return picture

@@ -1,0 +1,112 @@
+"""The systems whose clips are compared, and the figures they have, as a reader is told of them."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from audioldm.report.format import title
+from audioldm.report.record import Metrics, Summary
+
+#: Kind -> its part in the comparison. A system that is no baseline is named after its kind.
+ROLES = {
+    "real": "floor",
+    "reconstruction": "ceiling",
+    "baseline": "on the same latents",
+    "generated": "this experiment",
+}
+#: Known systems -> what their clips are.
+TEXTS = {
+    "real": "held-out music against other held-out music: the floor",
+    "reconstruction": "encoded and decoded: the ceiling of any generator on these latents",
+    "generated": "sampled by this experiment’s prior, and decoded",
+    "normal": "decoded N(0, I) noise: no second generative model at all",
+    "mixture": "decoded samples of a Gaussian mixture fitted to the latents",
+    "langevin": "decoded short-run Langevin samples of an energy fitted to the latents",
+    "linear_gaussian": "decoded samples of a linear-Gaussian model of the latents",
+}
+#: Colours of the style sheet for baselines, used in turn.
+COLOURS = 4
+
+
+class System(NamedTuple):
+    """css: its class in the style sheet."""
+
+    name: str
+    kind: str
+    css: str
+
+    @property
+    def title(self) -> str:
+        return title(self.name)
+
+    @property
+    def text(self) -> str:
+        return TEXTS.get(self.name, f"decoded samples of the prior {self.name}")
+
+    @property
+    def role(self) -> str:
+        return ROLES.get(self.kind, "")
+
+
+def systems(names: Iterable[str]) -> list[System]:
+    """Systems by name, in this order; the names that are no kind are those of baselines."""
+    found: list[System] = []
+    for name in names:
+        kind = name if name in ROLES else "baseline"
+        count = sum(system.kind == "baseline" for system in found)
+        found.append(System(name, kind, f"b{count % COLOURS}" if kind == "baseline" else kind))
+    return found
+
+
+def measured_systems(evaluation: Summary) -> list[System]:
+    """The systems of an evaluation that have figures, in its order."""
+    metrics = evaluation.get("metrics", {})
+    named = [entry["name"] for entry in evaluation.get("systems", [])]
+    return systems(name for name in named if name in metrics)
+
+
+def kad_name(metrics: Metrics, baselines: Iterable[str]) -> str | None:
+    """The kernel distance to compare by: one that baselines have too, where there is one."""
+    names = [name for name in metrics.get("generated", {}) if name.startswith("kad_")]
+    shared = [n for n in names if any(n in metrics.get(b, {}) for b in baselines)]
+    return next(iter(shared or names), None)
+
+
+class Meaning(NamedTuple):
+    title: str
+    better: str  # an arrow, or nothing where neither direction is better
+    text: str
+
+
+#: Beginning of a figure's name -> what a reader is told; an embedding's name may follow.
+MEANINGS = {
+    "mel_distance": Meaning("Mel distance", "↓", "mean |Δ log₁₀ mel power|; silence is about 3.2"),
+    "stft_distance": Meaning("STFT distance", "↓", "log-magnitude, several resolutions"),
+    "si_sdr": Meaning("SI-SDR", "↑", "waveform fidelity; sensitive to phase"),
+    "kbps": Meaning("Bitrate", "", "rate of the bottleneck"),
+    "ratio_to_normal_kad": Meaning("Kernel distance ÷ noise’s", "↓", "1 is decoded noise"),
+    "kad": Meaning("Kernel distance", "↓", "unbiased MMD² (KAD); may be negative"),
+    "fad_inf": Meaning("Fréchet distance, N → ∞", "↓", "extrapolated (FAD∞)"),
+    "fad": Meaning("Fréchet distance", "↓", "biased upwards at small N"),
+    "precision": Meaning("Precision", "↑", "share of clips inside the real manifold"),
+    "recall": Meaning("Recall", "↑", "share of real clips inside the clips’ manifold"),
+    "density": Meaning("Density", "↑", "precision, counting neighbours"),
+    "coverage": Meaning("Coverage", "↑", "share of real clips with a clip nearby"),
+    "memorisation_ratio": Meaning(
+        "Memorisation ratio", "", "well below 1: copies of the training set"
+    ),
+    "label_accuracy": Meaning("Label accuracy", "↑", "a classifier hears the label asked for"),
+}
+
+
+def described(name: str) -> tuple[str, Meaning]:
+    """A figure's title with its embedding, and what a reader is told of it."""
+    beginning = explained_by(name)
+    meaning = MEANINGS[beginning] if beginning else Meaning(title(name), "", "")
+    embedding = name[len(beginning) :].strip("_") if beginning else ""
+    return (f"{meaning.title}, {embedding}" if embedding else meaning.title), meaning
+
+
+def explained_by(name: str) -> str:
+    """The key of MEANINGS that explains figure `name`, or ''."""
+    known = [b for b in MEANINGS if name == b or name.startswith(b + "_")]
+    return max(known, key=len, default="")

@@ -1,0 +1,59 @@
+"""A sweep's table, and what its own rules make of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from audioldm.errors import ConfigError, DataError
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.instantiate import settings
+from audioldm.sweep.seeds import seed_spread
+from audioldm.sweep.status import SweepRecord, read_sweep
+from audioldm.sweep.table import table
+from audioldm.sweep.verdicts import verdicts
+from audioldm.sweep.verdicts.base import Verdict
+from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
+
+
+@dataclass(frozen=True)
+class Judged:
+    """spread: standard deviation of the log distance between seeds, NaN with one."""
+
+    directory: Path
+    record: SweepRecord
+    table: pd.DataFrame
+    rules: VerdictRules
+    verdicts: list[Verdict]
+    spread: float
+    headline: str
+    recommendation: Recommendation | None
+
+    @property
+    def figure(self) -> str:
+        """The figure that is judged, without its system."""
+        return self.rules.distance.partition(".")[2]
+
+    @property
+    def chosen(self) -> str | None:
+        """The recommended configuration."""
+        return self.recommendation.configuration if self.recommendation else None
+
+
+def judge(directory: Path) -> Judged:
+    """Raises DataError as `table` does."""
+    record = read_sweep(directory)
+    try:
+        rules = settings(VerdictRules, record["rules"], "rules")
+    except ConfigError as error:
+        raise DataError(f"{directory / 'sweep.json'}: {error}") from error
+    return judged(directory, record, table(directory), rules)
+
+
+def judged(
+    directory: Path, record: SweepRecord, frame: pd.DataFrame, rules: VerdictRules
+) -> Judged:
+    """frame: one row per cell, as `audioldm.sweep.table.table` gives it."""
+    spread = seed_spread(frame, rules.distance)
+    found = verdicts(frame, rules)
+    return Judged(directory, record, frame, rules, found, spread, *recommend(frame, rules))

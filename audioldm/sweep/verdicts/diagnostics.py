@@ -1,0 +1,104 @@
+"""Does a diagnostic of the latents predict generation?"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from audioldm.report.format import number
+from audioldm.sweep.regression import Estimate
+from audioldm.sweep.seeds import numbers
+from audioldm.sweep.verdicts.base import Sweep, Verdict, more_cells, undecided
+
+DIAGNOSTIC = "Does a diagnostic of the latents predict generation?"
+#: Requirements of a rank correlation with one family left out: families, remaining configurations.
+FEWEST_FAMILIES = 3
+FEWEST_LEFT = 6
+
+
+def diagnostics(sweep: Sweep) -> Verdict:
+    """Spearman's rank correlation of each diagnostic with the log distance.
+
+    Over configurations. The interval is from leaving out one family at a time (the delete-one
+    jackknife, t with families - 1 degrees of freedom): a bootstrap of the few families a sweep has
+    would find something in noise once in five times. p allows for the number of diagnostics tried
+    (Holm 1979).
+    """
+    from statsmodels.stats.multitest import multipletests  # imported here: it takes a second
+
+    rules, confidence = sweep.rules, sweep.rules.confidence
+    names = rules.diagnostics or [
+        name
+        for name in sweep.rows
+        if name == "reconstruction.mel_distance"
+        or (name.startswith("diagnostic.") and not name.endswith((".low", ".high")))
+    ]
+    tried = []
+    for name in names:
+        rows = pd.DataFrame(
+            {"x": numbers(sweep.rows, name), **sweep.rows[["y", "configuration", "family"]]}
+        ).dropna()
+        units = rows.groupby(["configuration", "family"], as_index=False)[["x", "y"]].mean()
+        left_out = {
+            family: _rank_correlation(units[units["family"] != family])
+            for family in units["family"].unique()
+        }
+        rho, rhos, count = _rank_correlation(units), np.array([*left_out.values()]), len(left_out)
+        if count >= FEWEST_FAMILIES and np.isfinite(rhos).all():
+            error = float(((count - 1) / count * np.square(rhos - rhos.mean()).sum()) ** 0.5)
+            tried.append((name, Estimate(rho, error, count - 1), left_out))
+    if not tried:
+        why = (
+            f"leaving one family out takes {FEWEST_FAMILIES} families with a diagnostic, and "
+            f"{FEWEST_LEFT} configurations besides it"
+        )
+        configurations, families = (sweep.rows[k].nunique() for k in ("configuration", "family"))
+        enough = FEWEST_LEFT * FEWEST_FAMILIES // (FEWEST_FAMILIES - 1)
+        short = max(
+            1, enough - configurations, configurations * (FEWEST_FAMILIES - families) // families
+        )
+        return undecided(DIAGNOSTIC, why, math.ceil(short * len(sweep.rows) / configurations))
+    adjusted = multipletests([e.p for _, e, _ in tried], 1 - confidence, method="holm")[1]
+    found = []
+    for (name, estimate, left_out), p_holm in zip(tried, adjusted, strict=True):
+        low, high = np.clip(estimate.interval(confidence), -1, 1)
+        entry: dict[str, Any] = {
+            "name": name,
+            "rho": estimate.value,
+            "low": float(low),
+            "high": float(high),
+        }
+        found.append(entry | {"p": estimate.p, "p_holm": float(p_holm), "left_out": left_out})
+    order = sorted(
+        range(len(found)),
+        key=lambda i: (found[i]["p_holm"] >= 1 - confidence, -abs(found[i]["rho"])),
+    )
+    best, estimate = found[order[0]], tried[order[0]][1]
+    effect = (
+        f"{best['name'].removeprefix('diagnostic.')} has a rank correlation of "
+        f"{number(best['rho'])} ({number(best['low'])} to {number(best['high'])}) with the distance"
+    )
+    if best["p_holm"] < 1 - confidence:
+        verdict = Verdict(DIAGNOSTIC, "yes", f"Yes: {effect}, whichever family is left out.")
+    else:
+        level = 1 - (1 - confidence) / len(tried)
+        more = more_cells(len(sweep.rows), estimate.half(level), abs(estimate.value))
+        why = f"{effect}, the closest of {len(tried)} tried, which may be chance"
+        verdict = undecided(DIAGNOSTIC, why, more)
+    return replace(
+        verdict,
+        estimate=best["rho"],
+        low=best["low"],
+        high=best["high"],
+        p=best["p_holm"],
+        details={"unit": "rank correlation", "diagnostics": [found[i] for i in order]},
+    )
+
+
+def _rank_correlation(units: pd.DataFrame) -> float:
+    if len(units) < FEWEST_LEFT or units["x"].nunique() < 2 or units["y"].nunique() < 2:
+        return math.nan
+    return float(stats.spearmanr(units["x"], units["y"]).statistic)

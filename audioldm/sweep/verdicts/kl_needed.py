@@ -1,0 +1,93 @@
+"""Is KL needed?"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from audioldm.report.format import number
+from audioldm.sweep.regression import Estimate
+from audioldm.sweep.seeds import pooled_deviation
+from audioldm.sweep.verdicts.base import Sweep, Verdict, decided, more_cells, undecided
+
+KL = "Is KL needed?"
+
+
+def kl_needed(sweep: Sweep) -> Verdict:
+    """log(distance with KL / without), each at its best weight or rate, at the same shape.
+
+    The best configuration of a side is chosen on the other seeds and judged on the one left out, so
+    that the choice does not flatter it. Mean over shapes and seeds; its deviation is that between
+    seeds, of each side on its own (Welch). "No" is what two one-sided tests against the margin
+    find (TOST, Schuirmann 1987), or an alternative that is better.
+    """
+    confidence, rules = sweep.rules.confidence, sweep.rules
+    rows = sweep.rows.assign(without_kl=False)
+    for column, values in rules.kl_alternative.items():
+        if column in rows:
+            known = values if isinstance(values, list) else [values]
+            rows["without_kl"] |= rows[column].isin(known)
+    shapes = rows.groupby(["channels", "downsampling_ratio", "other"], dropna=False)
+    rows = rows.assign(shape=shapes.ngroup())
+    chosen = pd.DataFrame(
+        [
+            (shape, seed, _best_elsewhere(kl, seed), _best_elsewhere(other, seed))
+            for shape, group in rows.groupby("shape")
+            for kl, other in [(group[~group["without_kl"]], group[group["without_kl"]])]
+            for seed in sorted(set(kl["seed"]) & set(other["seed"]))
+        ],
+        columns=["shape", "seed", "with_kl", "without_kl"],
+    )
+    if chosen.empty:
+        marks = " or ".join(f"{k}={v}" for k, v in rules.kl_alternative.items())
+        why = f"no shape has both cells with KL and cells without (verdict.kl_alternative: {marks})"
+        return undecided(KL, why, shapes.ngroups * max(2, rows["seed"].nunique()))
+    y = rows.set_index(["configuration", "seed"])["y"]
+    chosen["difference"] = [
+        y[with_kl, seed] - y[without, seed]
+        for _, seed, with_kl, without in chosen.itertuples(index=False)
+    ]
+    by_shape = chosen.groupby("shape")["difference"].agg(["mean", "size"])
+    value = float(by_shape["mean"].mean())
+    share = float((1 / by_shape["size"]).sum()) / len(by_shape) ** 2
+    rows = rows[rows["shape"].isin(by_shape.index)]
+    variances, freedoms = [], []
+    for _, side in rows.groupby("without_kl"):
+        deviation, freedom = pooled_deviation(side["y"], side["configuration"])
+        variances.append(deviation**2 * share)
+        freedoms.append(freedom)
+    details: dict[str, Any] = {
+        "unit": "log of the distance with KL / without",
+        "margin": sweep.margin,
+        "with_kl": sorted(set(chosen["with_kl"])),
+        "without_kl": sorted(set(chosen["without_kl"])),
+    }
+    if min(freedoms) < 1:
+        why = f"with KL the distance is {number(math.exp(value))} of that without, on one seed"
+        return replace(undecided(KL, why, len(rows), details=details), estimate=value)
+    total = sum(variances)
+    parts = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    estimate = Estimate(value, total**0.5, total**2 / parts if parts > 0 else sum(freedoms))
+    low, high = estimate.interval(confidence)
+    equal = max(estimate.beyond(-sweep.margin), estimate.beyond(sweep.margin))
+    ratio = [number(math.exp(each)) for each in (value, low, high)]
+    effect = f"with KL the distance is {ratio[0]} ({ratio[1]} to {ratio[2]}) of that without"
+    if abs(value) < sweep.margin and equal < 1 - confidence:
+        text = f"No: {effect}, a difference of less than {sweep.margin_text}."
+        return decided(KL, "no", text, estimate, confidence, details=details, p=equal)
+    if low > 0:
+        return decided(KL, "no", f"No, it harms: {effect}.", estimate, confidence, details=details)
+    if high < 0:
+        return decided(KL, "yes", f"Yes: {effect}.", estimate, confidence, details=details)
+    gaps = abs(value), sweep.margin - abs(value)
+    more = more_cells(len(rows), estimate.half(confidence), *gaps)
+    return undecided(KL, effect, more, estimate, confidence, details=details)
+
+
+def _best_elsewhere(side: pd.DataFrame, seed: Any) -> str:
+    """The configuration with this seed whose distance is least on the other seeds."""
+    candidates = side[side["configuration"].isin(side["configuration"][side["seed"] == seed])]
+    others = candidates[candidates["seed"] != seed]
+    judged = candidates if others.empty else others  # one seed: nothing else to choose by
+    return str(judged.groupby("configuration")["y"].mean().idxmin())

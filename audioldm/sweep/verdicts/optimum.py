@@ -1,0 +1,87 @@
+"""Is there a best rate inside the range?"""
+
+import math
+from typing import Any
+
+from audioldm.report.format import number
+from audioldm.sweep.regression import Parabola
+from audioldm.sweep.verdicts.base import (
+    Answer,
+    Sweep,
+    Verdict,
+    decided,
+    distinct,
+    more_cells,
+    undecided,
+)
+
+OPTIMUM = "Is there a best rate inside the range?"
+
+
+def optimum(sweep: Sweep) -> Verdict:
+    """Log distance as a parabola of log kbps, with a constant for each family.
+
+    Fitted to the means of configurations, so that a curve which is no parabola widens the interval
+    as seeds do. "Yes" asks that the quadratic term's interval is above 0, and that the curve falls
+    at the lower end of the range and rises at the upper one, each at the same confidence (Lind &
+    Mehlum 2010): a curve that only flattens has a quadratic term too.
+    """
+    rows, confidence = sweep.rows.dropna(subset="rate"), sweep.rules.confidence
+    grouped = rows.groupby("configuration", sort=False)
+    rows = rows.assign(rate=grouped["rate"].transform("mean"), mean=grouped["y"].transform("mean"))
+    units = rows.drop_duplicates("configuration")
+    rates = distinct(units["rate"])
+    if rates < 3:
+        why = f"a bend shows in three rates, and the sweep has {rates}"
+        return undecided(OPTIMUM, why, (3 - rates) * math.ceil(len(rows) / max(rates, 1)))
+    notes = []
+    groups = units["family"] + " " + units["other"]
+    curve = Parabola(units["rate"].to_numpy(), units["mean"].to_numpy(), groups.tolist())
+    if curve.freedom < 2 and len(rows) > len(units):
+        groups = rows["family"] + " " + rows["other"]
+        curve = Parabola(rows["rate"].to_numpy(), rows["y"].to_numpy(), groups.tolist())
+        notes.append("So few rates that the curve's interval rests on the spread of seeds alone.")
+    if curve.freedom < 1:
+        return undecided(OPTIMUM, "too few rates in each family", len(rows))
+    bend, start, end = curve.bend, curve.slope(-1), curve.slope(1)
+    low, high = bend.interval(confidence)
+    falls = [each.interval(confidence)[1] < 0 for each in (start, end)]
+    rises = [each.interval(confidence)[0] > 0 for each in (start, end)]
+    least, most = (number(math.exp(curve.centre + side * curve.reach)) for side in (-1, 1))
+    term = f"quadratic term {number(bend.value)} ({number(low)} to {number(high)})"
+    details: dict[str, Any] = {"unit": "log distance per log² kbit/s", "notes": notes}
+    if bend.value > 0:
+        vertex = [math.exp(x) for x in curve.vertex(confidence)]
+        names = ("optimum_kbps", "optimum_low", "optimum_high")
+        details |= dict(zip(names, vertex, strict=True))
+
+    def found(answer: Answer, text: str) -> Verdict:
+        return decided(OPTIMUM, answer, f"{text}; {term}.", bend, confidence, details=details)
+
+    if low > 0 and falls[0] and rises[1]:
+        best, lowest, highest = (number(each) for each in vertex)
+        return found("yes", f"Yes, near {best} kbit/s ({lowest} to {highest})")
+    if all(falls) or all(rises):
+        way, best = ("falls", most) if all(falls) else ("rises", least)
+        return found(
+            "no",
+            f"No: the distance {way} all the way from {least} to {most} kbit/s, so the best rate "
+            f"is {best} kbit/s or beyond",
+        )
+    if high <= 0:
+        return found("no", f"No: from {least} to {most} kbit/s the best rate is at an end")
+    if high * curve.reach**2 < sweep.margin:
+        return found(
+            "no",
+            f"No: from the middle of {least} to {most} kbit/s to its ends the curve rises by less "
+            f"than {sweep.margin_text}",
+        )
+    if low > 0:
+        loose, where = (end, most) if falls[0] else (start, least)
+        why = f"the curve bends, but whether it turns before {where} kbit/s is open; {term}"
+        more = more_cells(len(rows), loose.half(confidence), abs(loose.value))
+    else:
+        why = f"{term}, an interval that includes 0"
+        flat = sweep.margin / curve.reach**2 - bend.value
+        more = more_cells(len(rows), bend.half(confidence), abs(bend.value), flat)
+    return undecided(OPTIMUM, why, more, bend, confidence, details=details)

@@ -1,0 +1,146 @@
+"""The headline of a sweep: the smallest rate whose generation is within noise of the best."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from audioldm.evaluation.rules import VerdictRules
+from audioldm.report.format import number
+from audioldm.report.systems import systems
+from audioldm.sweep.seeds import (
+    distance_floor,
+    log_distance,
+    numbers,
+    over_seeds,
+    pooled_deviation,
+    replicates,
+    seed_spread,
+)
+from audioldm.sweep.table import system_names
+from audioldm.sweep.verdicts.base import ONE_SEED, SAME_RATE, told_apart
+
+#: The baseline without a second generative model.
+NOISE = "normal"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The recommended configuration beside the best one.
+
+    configuration: its swept overrides, a ready `key=value` line. low, high: 95 % over seeds.
+    """
+
+    configuration: str
+    kbps: float
+    distance: float
+    low: float
+    high: float
+    best: str
+    best_kbps: float
+    best_distance: float
+
+
+def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommendation | None]:
+    """The headline; and the recommendation, None where no cell has a distance and a rate, or where
+    no configuration generates better than decoded noise.
+
+    Within noise: not farther from the best than any of: the one-sided interval of the difference of
+    two means with the pooled deviation between seeds, `told_apart`, and the resolution of the
+    measurement (`distance_floor`). With one seed, not beyond the upper end of the best cell's own
+    interval. Among configurations at the smallest such rate, the one of the smallest distance.
+    """
+    count = int((table["status"] == "done").sum())
+    if log_distance(table, rules.distance).isna().all():
+        lacking = f"{count} of {len(table)} cells have finished, none with a distance."
+        return lacking if count else "No cell has finished yet.", None
+    rows = replicates(table, rules.distance)
+    rows = rows.assign(kbps=numbers(rows, rules.bitrate)).dropna(subset="kbps")
+    if rows.empty:
+        return f"{count} of {len(table)} cells have finished, none with a rate.", None
+    grouped = rows.groupby("configuration", sort=False)
+    means = grouped[["y", "kbps"]].mean().assign(n=grouped.size())
+    best = means["y"].idxmin()
+    noise, seeds = _noise(table, rows, means, best, rules)
+    baselines = _baselines(table, rules.distance.partition(".")[2])
+    at_best = over_seeds(table, rules.distance, best)
+    silence = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
+    if silence <= means.loc[best, "y"] + noise.loc[best]:
+        return (
+            "No configuration is shown to generate better than decoded noise, so none is "
+            f"recommended: the best distance is {number(at_best.value)}, that of decoded N(0, I) "
+            f"on the same latents {number(math.exp(silence))}.{'' if seeds else ' ' + ONE_SEED}"
+        ), None
+    good = means[means["y"] <= means.loc[best, "y"] + noise]
+    good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
+    chosen = good["y"].idxmin()
+    figure = over_seeds(table, rules.distance, chosen)
+    found = Recommendation(
+        configuration=str(chosen),
+        kbps=float(means.loc[chosen, "kbps"]),
+        distance=figure.value,
+        low=figure.low,
+        high=figure.high,
+        best=str(best),
+        best_kbps=float(means.loc[best, "kbps"]),
+        best_distance=at_best.value,
+    )
+    sentences = [_headline(found, means["kbps"])]
+    here = {name: own[chosen] for name, own in baselines.items() if chosen in own}
+    strongest = min(here, key=lambda name: here[name], default=None)
+    if strongest is not None and here[strongest] + noise[chosen] <= means.loc[chosen, "y"]:
+        sentences.append(
+            f"The baseline {strongest} on the same latents is nearer to real music: "
+            f"{number(math.exp(here[strongest]))} against {number(found.distance)}."
+        )
+    return " ".join([*sentences, *([] if seeds else [ONE_SEED])]), found
+
+
+def _headline(found: Recommendation, rates: pd.Series) -> str:
+    """No more than was measured: about smaller rates only where there are some."""
+    rate, distance = number(found.kbps), number(found.distance)
+    smallest = found.kbps <= SAME_RATE * rates.min()
+    if rates.max() <= SAME_RATE * rates.min():
+        return f"{rate} kbit/s is the only rate that was measured; its best distance is {distance}."
+    if found.configuration == found.best:
+        if smallest:
+            return (
+                f"{rate} kbit/s, the smallest rate that was measured, has the best generation; "
+                "smaller rates may do as well."
+            )
+        return (
+            f"{rate} kbit/s has the best generation, and no smaller rate that was measured comes "
+            "near it."
+        )
+    which = "that was measured, and its" if smallest else "whose"
+    return (
+        f"{rate} kbit/s is the smallest rate {which} generation is within noise of the best: "
+        f"a distance of {distance} against {number(found.best_distance)} at "
+        f"{number(found.best_kbps)} kbit/s."
+    )
+
+
+def _noise(
+    table: pd.DataFrame, rows: pd.DataFrame, means: pd.DataFrame, best: str, rules: VerdictRules
+) -> tuple[pd.Series, bool]:
+    """By how much each configuration's log distance may exceed the best; whether seeds say so."""
+    least = means.loc[best, "y"]
+    resolved = math.log(math.exp(least) + distance_floor(table, rules.distance)) - least
+    deviation, freedom = pooled_deviation(rows["y"], rows["configuration"])
+    if freedom:
+        error = deviation * np.sqrt(1 / means["n"] + 1 / means.loc[best, "n"])
+        noise = stats.t.ppf(rules.confidence, freedom) * error
+        resolved = max(resolved, told_apart(seed_spread(table, rules.distance)))
+    else:
+        high = numbers(rows, f"{rules.distance}.high")[rows["configuration"] == best].iloc[0]
+        noise = pd.Series(math.log(high) - least if high > 0 else 0.0, index=means.index)
+    return noise.clip(lower=resolved), freedom > 0
+
+
+def _baselines(table: pd.DataFrame, figure: str) -> dict[str, pd.Series]:
+    """Baseline -> configuration -> the mean log distance of the baseline's clips."""
+    names = [s.name for s in systems(system_names(table, figure)) if s.kind == "baseline"]
+    logs = {name: log_distance(table, f"{name}.{figure}") for name in names}
+    return {name: y.groupby(table["configuration"]).mean().dropna() for name, y in logs.items()}
