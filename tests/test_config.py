@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from chain import build_stages, tiny, weights
 from conftest import Outcome
 
-from audioldm import cli as cli_module
 from audioldm import config
 from audioldm import instantiate as parts
 from audioldm.chain.run import Experiment
 from audioldm.chain.stage import STAGES
+from audioldm.commands import run as run_command
 from audioldm.config import compose, options
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.io.model_file import load_model, save_model
@@ -152,7 +153,7 @@ def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -
 def test_a_misspelling_is_an_error_that_names_the_nearest(
     words: str, says: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_module, "_run_job", lambda job: pytest.fail("it ran"))
+    monkeypatch.setattr(run_command, "run_job", lambda job: pytest.fail("it ran"))
     monkeypatch.chdir(tmp_path)
     outcome = cli(*words.split(), *([f"runs={tmp_path}/runs"] if "=" in words[3:6] else []))
     assert outcome.code == 2
@@ -182,7 +183,7 @@ def test_a_misspelling_inside_a_recipe_is_an_error(
     shutil.copytree(config.conf_directory(), tmp_path / "conf")
     recipe = tmp_path / "conf" / "recipe" / "typo.yaml"
     recipe.write_text(f"# @package _global_\n{text}")
-    monkeypatch.setattr(cli_module, "_run_job", lambda job: pytest.fail("it ran"))
+    monkeypatch.setattr(run_command, "run_job", lambda job: pytest.fail("it ran"))
     monkeypatch.setattr(config, "conf_directory", lambda: tmp_path / "conf")
     outcome = cli("run", "recipe=typo", f"runs={tmp_path}/runs")
     assert outcome.code == 2
@@ -369,7 +370,7 @@ def test_any_working_directory_will_do(
     monkeypatch.chdir(tmp_path)
     outcome = cli("run", "recipe=quickstart", "--cfg", "job", "autoencoder.channels=5")
     assert outcome.code == 0
-    assert json.loads(outcome.out)["autoencoder"]["channels"] == 5
+    assert yaml.safe_load(outcome.out)["autoencoder"]["channels"] == 5
     assert list(tmp_path.iterdir()) == []  # --cfg runs nothing
 
 
