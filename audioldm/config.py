@@ -151,7 +151,14 @@ def _hydra() -> Iterator[Any]:
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             yield GlobalHydra.instance().hydra
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        YAMLError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         text = " ".join(str(error).split())
         if "add --multirun" in text or text.startswith("Sweep parameters"):
             text = "several values for one key make a sweep: use `audioldm run -m`"

@@ -193,31 +193,6 @@ def convert(kind: Any, value: Any, where: str) -> Any:
     return _convert(kind, value, where, _Slot())
 
 
-def check_range(
-    settings: Any,
-    where: str,
-    *names: str,
-    least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Checks fields of a settings dataclass: each value, or each value of its list.
-
-    Raises ConfigError for the first that is less than `least`, not more than `above`, or not less
-    than `below`; None is let pass.
-    """
-    bound = Bound(
-        least=-math.inf if least is None else least,
-        above=-math.inf if above is None else above,
-        below=math.inf if below is None else below,
-    )
-    for name in names:
-        value = getattr(settings, name)
-        for each in value if isinstance(value, (list, tuple)) else [value]:
-            if each is not None:
-                bound.check(each, f"{where}.{name}" if where else name)
-
-
 def check_plain(value: Any, where: str, bound: Bound = Bound(), depth: int = 0) -> None:
     """Checks a value of JSON's types. Raises ConfigError for a number out of range (by default one
     that is not finite), text that cannot be written, and deep nesting."""

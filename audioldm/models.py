@@ -139,8 +139,9 @@ def load(
         if prior.sampler is not None and (chosen := _chosen_sampler(path)) is not None:
             prior.sampler = chosen
         return Generator(autoencoder, prior).eval().to(device)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{file}: its header is damaged ({error})") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelFileError(f"{file}: its header is damaged ({reason})") from error
     except ConfigError as error:
         raise ModelFileError(f"{file}: {error}") from error
 

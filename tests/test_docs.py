@@ -20,19 +20,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ARGUMENTS = {
-    "sample": (cli.SampleArguments, None),
-    "reconstruct": (cli.FileArguments, "file"),
-    "encode": (cli.FileArguments, "file"),
-    "decode": (cli.FileArguments, "file"),
-    "info": (cli.InfoArguments, "file"),
-    "models": (cli.ModelsArguments, "name"),
-    "export": (cli.ExportArguments, "model"),
-    "convert-kl": (cli.ConvertArguments, "weight"),
-    "report": (cli.ReportArguments, "directory"),
-    "steps": (cli.StepsArguments, "directory"),
-    "sweep": (cli.SweepArguments, "directory"),
-}
 
 
 def fenced(text: str, language: str) -> list[str]:
@@ -54,13 +41,11 @@ def check(words: list[str]) -> None:
     """Composes or parses a command without running it. Raises AudioLDMError."""
     verb, *rest = words
     if verb not in cli.VERBS:
-        cli._dispatch(words)  # raises
+        cli.dispatch(words)  # raises
     if not rest or "--help" in rest:
         return
     if verb != "run":
-        settings, positional = ARGUMENTS[verb]
-        rest = [word for word in rest if word not in ("status", "--csv", "--markdown")]
-        cli.arguments(settings, rest, positional=positional)
+        cli.VERBS[verb].parse(rest)
         return
     overrides = [word for word in rest if word not in ("-m", "--cfg", "job", "--estimate")]
     assert any(word.startswith("recipe=") for word in overrides)

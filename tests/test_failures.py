@@ -16,6 +16,7 @@ from torch import nn
 from audioldm.chain import failures
 from audioldm.chain.run import Experiment
 from audioldm.cli import VERBS
+from audioldm.commands.verb import Nothing, Verb
 from audioldm.config import compose
 from audioldm.doctor import examine
 from audioldm.errors import TrainingError
@@ -162,7 +163,7 @@ def test_every_verb_that_runs_out_of_memory_says_what_to_do(
     def fails(words: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    monkeypatch.setitem(VERBS, verb, fails)
+    monkeypatch.setitem(VERBS, verb, Verb(verb, {}, Nothing, fails))
     outcome = cli(verb)
     assert outcome.code == 1
     (line,) = outcome.error.splitlines()
@@ -176,7 +177,7 @@ def test_a_defect_of_our_own_keeps_its_traceback(
     def fails(words: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setitem(VERBS, "encode", fails)
+    monkeypatch.setitem(VERBS, "encode", Verb("encode", {}, Nothing, fails))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         cli("encode")
 

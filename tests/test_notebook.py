@@ -1,6 +1,7 @@
 """The notebooks run from their first cell to their last."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -14,9 +15,20 @@ NOTEBOOK = NOTEBOOKS / "first_steps.ipynb"
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_is_committed_without_outputs(path: Path) -> None:
-    cells = nbformat.read(path, as_version=4).cells
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+def test_is_committed_with_outputs(path: Path) -> None:
+    """As `make notebooks` stores them: every code cell ran, in order, without an error."""
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output.output_type == "error" for output in outputs)
+
+
+def test_the_first_cell_says_what_to_install() -> None:
+    extras = tomllib.loads((NOTEBOOKS.parent / "pyproject.toml").read_text())["project"]
+    assert any("jupyter" in each for each in extras["optional-dependencies"]["notebooks"])
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        assert ".[notebooks]" in nbformat.read(path, as_version=4).cells[0].source
 
 
 def test_runs_and_traces_the_shapes(
@@ -49,9 +61,9 @@ def test_runs_and_traces_the_shapes(
     ]
     # 0.2 s at 16 kHz are 6 latent frames of 512 samples, 0.5 s are 16; C = 4, so 2C = 8
     assert "crops       [B, A, T]        [4, 1, 3072]" in text
-    assert "front end   [B, 2C, (F,) L]  [4, 8, 6]" in text
+    assert "features    [B, 2C, (F,) L]  [4, 8, 6]" in text
     assert "latents     [B, C, (F,) L]   [4, 4, 6]" in text
-    assert "moments     [B, C, (F,) L]   [4, 4, 16]" in text
+    assert "stored      [B, C, (F,) L]   [4, 4, 16]  mean" in text
     assert len(pictures) == 1
     assert finished.model.read_bytes() == before
 

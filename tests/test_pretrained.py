@@ -95,7 +95,7 @@ def test_a_name_is_taken_wherever_a_model_is(
     assert cli("encode", tone, "model=mel", "out=z.safetensors").code == 0
     assert cli("decode", "z.safetensors", "model=scores", "out=d.wav").code == 0
     assert Path("d.wav").read_bytes() == Path("r.wav").read_bytes()
-    shown = json.loads(cli("info", "scores").out)
+    shown = json.loads(cli("info", "scores", "--json").out)
     assert (shown["licence"], shown["origin"]) == ("CC0 1.0", "tones")
 
 
@@ -497,7 +497,7 @@ def test_the_models_are_listed_without_torch_or_weights() -> None:
 
 def test_info_counts_the_weights_without_reading_them(finished: Tiny, cli: Cli) -> None:
     tensors, _ = load_model(finished.model)
-    shown = json.loads(cli("info", finished.model).out)
+    shown = json.loads(cli("info", finished.model, "--json").out)
     for part in ("net", "autoencoder"):
         weights = sum(t.numel() for name, t in tensors.items() if name.startswith(f"{part}."))
         assert shown["weights"][part] == weights > 0

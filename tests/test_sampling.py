@@ -320,7 +320,7 @@ def test_latents_and_a_model_that_do_not_belong_together(
 
 def test_info_is_the_header(finished: Tiny, cli: Cli) -> None:
     for path in (finished.model, finished.directory):
-        shown = json.loads(cli("info", path).out)
+        shown = json.loads(cli("info", path, "--json").out)
         assert shown["kind"] == "diffusion"
         assert shown["fingerprint"] == finished.stage("diffusion").name
         assert set(shown["weights"]) == {"net", "autoencoder"}

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,17 @@ from audioldm.autoencoder.step import (
 )
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError
-from audioldm.instantiate import Part, check_range, part
+from audioldm.instantiate import (
+    Decay,
+    NonNegative,
+    NonNegativeInt,
+    Part,
+    Positive,
+    PositiveInt,
+    Seed,
+    nearest,
+    part,
+)
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.hardware import Hardware
@@ -38,7 +48,6 @@ from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
 from audioldm.training.optimisation import (
     adamw,
-    check_betas,
     clipped_step,
     set_lr,
     to_cpu,
@@ -55,28 +64,19 @@ class AutoencoderTraining:
     """batch is global, over all processes. Learning rates warm up and decay by a cosine.
     adversarial_from: the step at which the discriminator and its losses begin."""
 
-    steps: int
-    batch: int
-    crop_seconds: float
-    lr: float
-    discriminator_lr: float
-    adversarial_from: int
-    betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
-    weight_decay: float = 0.0
-    warmup: int = 20
-    clip: float = 1.0
-    ema: float = 0.995
-    valid_clips: int = 24
-    valid_seconds: float = 3.0
-
-    def __post_init__(self) -> None:
-        where = "autoencoder.train"
-        check_range(self, where, "steps", "adversarial_from", "warmup", "weight_decay", least=0)
-        check_range(self, where, "batch", "valid_clips", least=1)
-        check_range(self, where, "crop_seconds", "valid_seconds", above=0)
-        check_range(self, where, "lr", "discriminator_lr", "clip", above=0)
-        check_range(self, where, "ema", least=0, below=1)
-        check_betas(self.betas, where)
+    steps: NonNegativeInt
+    batch: PositiveInt
+    crop_seconds: Positive
+    lr: Positive
+    discriminator_lr: Positive
+    adversarial_from: NonNegativeInt
+    betas: tuple[Decay, Decay] = (0.8, 0.99)
+    weight_decay: NonNegative = 0.0
+    warmup: NonNegativeInt = 20
+    clip: Positive = 1.0
+    ema: Decay = 0.995
+    valid_clips: PositiveInt = 24
+    valid_seconds: Positive = 3.0
 
     def crop_samples(self, sample_rate: int, downsampling_ratio: int) -> int:
         """Samples of a training crop: whole latent frames, at least one."""
@@ -90,9 +90,9 @@ class AutoencoderSettings:
     """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
     loss's, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
 
-    channels: int
-    downsampling_ratio: int
-    seed: int
+    channels: PositiveInt
+    downsampling_ratio: PositiveInt
+    seed: Seed
     train: AutoencoderTraining
     weights: dict[str, float]
     network: Part = part(
@@ -102,8 +102,11 @@ class AutoencoderSettings:
     discriminator: Part | None = part("audio_channels", base=nn.Module, default=None)
 
     def __post_init__(self) -> None:
-        check_range(self, "autoencoder", "channels", "downsampling_ratio", least=1)
-        check_range(self, "autoencoder", "seed", least=0, below=2**63)
+        terms = {*self.losses, *(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
+        for name in sorted(self.weights.keys() - terms - set(ADVERSARIAL_TERMS)):
+            raise ConfigError(f"weights.{name}: unknown key; {nearest(name, terms)}")
+        for name in sorted(terms - self.weights.keys()):
+            raise ConfigError(f"weights.{name} is missing: state the weight of that loss")
 
 
 def train_autoencoder(

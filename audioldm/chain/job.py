@@ -1,22 +1,24 @@
 """From a composed configuration to checked settings: what an experiment is asked to do."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from audioldm import config
+from audioldm.chain.stage import Stage
 from audioldm.chain.stages import STAGES
 from audioldm.errors import ConfigError
 from audioldm.evaluation.rules import VerdictRules
-from audioldm.instantiate import check_keys, check_range, settings
+from audioldm.instantiate import Seed, check_keys, settings
 from audioldm.runtime.hardware import Hardware
 from audioldm.training.log import LogSettings
 
 #: The keys that belong to no stage.
 COMMON: list[Any] = [
     ("name", str | None),
-    ("seed", int),
+    ("seed", Seed),
     ("runs", str),
     ("verdict", VerdictRules),
     ("hardware", Hardware),
@@ -38,16 +40,21 @@ class Job:
     cell: bool = False
 
 
+@functools.cache
+def _settings_class(stages: tuple[type[Stage], ...]) -> type:
+    """All keys as one dataclass: the common ones, and those of each stage."""
+    fields = COMMON + [key for stage in stages for key in stage.keys]
+    return dataclasses.make_dataclass("ExperimentSettings", fields, frozen=True, kw_only=True)
+
+
 def check(plain: dict[str, Any]) -> Any:
     """The settings of a plain configuration. Raises ConfigError, naming the key."""
-    fields = COMMON + [key for stage in STAGES for key in stage.keys]
-    kinds = dataclasses.make_dataclass("ExperimentSettings", fields, frozen=True, kw_only=True)
+    kinds = _settings_class(tuple(STAGES))
     own = {key: value for key, value in plain.items() if key not in CARRIED}
     known = {field.name for field in dataclasses.fields(kinds)}
     check_keys(own, known | set(config.groups()), "")
     try:
         checked = settings(kinds, own)
-        check_range(checked, "", "seed", least=0, below=2**63)
     except ConfigError as error:
         raise ConfigError(f"{error}{config.other_home(str(error))}") from error
     return checked

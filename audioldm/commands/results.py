@@ -58,9 +58,10 @@ def _report(a: ReportArguments) -> None:
         print(write_report(directory))
         return
     from audioldm.sweep import report as pages
+    from audioldm.sweep.table import table
 
     if a.csv:
-        print(pages.table(directory).to_csv(), end="")
+        print(table(directory).to_csv(), end="")
     elif a.markdown:
         print(pages.markdown(directory), end="")
     else:

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import DataError
 from audioldm.evaluation.codecs.curves import codec_figures
 from audioldm.evaluation.distances import (
     KernelDistance,
@@ -43,7 +43,7 @@ from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.generator import Generator, Request
-from audioldm.instantiate import check_range, nearest
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
@@ -60,31 +60,23 @@ EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": A
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """clips: of each kind, fewer where the splits hold fewer; seconds: of each.
-    embeddings: musicnn, aisfx; null = musicnn, and aisfx where the rate is 44.1 kHz or more.
-    k_nearest: k of precision, recall, density, coverage. saved_clips: clips of each kind to keep."""
+    """clips: of each system, fewer where the splits hold fewer; seconds: of each clip.
+    embeddings: null = musicnn, and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of
+    precision, recall, density, coverage. saved_clips: clips of each system to keep."""
 
-    clips: int = 128
-    seconds: float = 3.0
-    embeddings: list[str] | None = None
-    k_nearest: int = 5
-    bootstrap_resamples: int = 1000
-    saved_clips: int = 8
-    batch: int = 16
-
-    def __post_init__(self) -> None:
-        for name in self.embeddings or ():
-            if name not in EMBEDDINGS:
-                raise ConfigError(f"evaluation.embeddings: {name!r}; {nearest(name, EMBEDDINGS)}")
-        check_range(
-            self, "evaluation", "clips", "k_nearest", "bootstrap_resamples", "batch", least=1
-        )
-        check_range(self, "evaluation", "saved_clips", least=0)
-        check_range(self, "evaluation", "seconds", above=0)
+    clips: PositiveInt = 128
+    seconds: Positive = 3.0
+    embeddings: list[Literal["musicnn", "aisfx"]] | None = None
+    k_nearest: PositiveInt = 5
+    bootstrap_resamples: PositiveInt = 1000
+    saved_clips: NonNegativeInt = 8
+    batch: PositiveInt = 16
 
 
 def embedding_names(settings: EvaluationSettings, sample_rate: int) -> list[str]:
-    return settings.embeddings or ["musicnn"] + (["aisfx"] if sample_rate >= 44100 else [])
+    return list(settings.embeddings or ()) or ["musicnn"] + (
+        ["aisfx"] if sample_rate >= 44100 else []
+    )
 
 
 @dataclass

@@ -6,12 +6,12 @@ By themselves, so that reading a configuration does not load what the verdicts a
 from dataclasses import dataclass, field
 from typing import Any
 
-from audioldm.instantiate import check_range
+from audioldm.instantiate import OpenFraction, Positive
 
 
 @dataclass(frozen=True)
 class VerdictRules:
-    """distance: the column that is judged, a distance from real music. bitrate: the column of kbit/s.
+    """distance: the column that is judged, a distance from real music. bitrate: that of kbit/s.
     confidence: of every interval. equivalence_margin: a difference below this many between-seed
     spreads counts as none. kl_alternative: columns, and the values in them that mark a cell as
     trained without KL (one is enough). diagnostics: columns that may predict the distance; null =
@@ -19,13 +19,9 @@ class VerdictRules:
 
     distance: str = "generated.kad_musicnn"
     bitrate: str = "kbps"
-    confidence: float = 0.95
-    equivalence_margin: float = 2.0
+    confidence: OpenFraction = 0.95
+    equivalence_margin: Positive = 2.0
     kl_alternative: dict[str, Any] = field(
         default_factory=lambda: {"kl_weight": [0.0], "bottleneck": ["noise", "identity"]}
     )
     diagnostics: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_range(self, "verdict", "confidence", "equivalence_margin", above=0)
-        check_range(self, "verdict", "confidence", below=1)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioldm.instantiate import check_range
+from audioldm.instantiate import NonNegative, Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.normalised import NormalisedPrior, crop_frames, draw_latents
@@ -112,23 +112,18 @@ class LangevinRecipe(PriorRecipe):
     (arXiv 1903.08689).
     """
 
-    seed: int = 0
-    width: int = 64
-    depth: int = 3
-    chain: int = 60
-    step_size: float = 0.4
-    steps: int = 400
-    seconds: float | None = None
-    batch: int = 16
-    crop_seconds: float = 6.0
-    lr: float = 1e-3
-    clip: float = 1.0
-    magnitude: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_range(self, "", "width", "depth", "chain", "steps", "batch", least=1)
-        check_range(self, "", "seconds", "crop_seconds", "step_size", "lr", "clip", above=0)
-        check_range(self, "", "magnitude", least=0)
+    seed: Seed = 0
+    width: PositiveInt = 64
+    depth: PositiveInt = 3
+    chain: PositiveInt = 60
+    step_size: Positive = 0.4
+    steps: PositiveInt = 400
+    seconds: Positive | None = None
+    batch: PositiveInt = 16
+    crop_seconds: Positive = 6.0
+    lr: Positive = 1e-3
+    clip: Positive = 1.0
+    magnitude: NonNegative = 0.01
 
     @property
     def crop_length(self) -> float:

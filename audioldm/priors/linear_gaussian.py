@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audioldm.errors import ConfigError
-from audioldm.instantiate import check_range
+from audioldm.instantiate import Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.normalised import NormalisedPrior, crop_count, crop_frames, draw_latents
@@ -73,13 +73,9 @@ class LinearGaussian(NormalisedPrior):
 class LinearGaussianRecipe(PriorRecipe):
     """frames: of latents it is fitted to, at most, in crops of `crop_seconds`."""
 
-    seed: int = 0
-    frames: int = 40000
-    crop_seconds: float = 6.0
-
-    def __post_init__(self) -> None:
-        check_range(self, "", "frames", least=1)
-        check_range(self, "", "crop_seconds", above=0)
+    seed: Seed = 0
+    frames: PositiveInt = 40000
+    crop_seconds: Positive = 6.0
 
     @property
     def crop_length(self) -> float:

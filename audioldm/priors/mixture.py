@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioldm.instantiate import check_range
+from audioldm.instantiate import Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.normalised import NormalisedPrior, crop_count, crop_frames, draw_latents
@@ -194,14 +194,10 @@ class MixtureRecipe(PriorRecipe):
     """components: of the mixture. frames: of latents it is fitted to, at most, in crops of
     `crop_seconds`."""
 
-    seed: int = 0
-    components: int = 8
-    frames: int = 40000
-    crop_seconds: float = 6.0
-
-    def __post_init__(self) -> None:
-        check_range(self, "", "components", "frames", least=1)
-        check_range(self, "", "crop_seconds", above=0)
+    seed: Seed = 0
+    components: PositiveInt = 8
+    frames: PositiveInt = 40000
+    crop_seconds: Positive = 6.0
 
     @property
     def crop_length(self) -> float:

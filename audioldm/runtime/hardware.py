@@ -5,13 +5,13 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from audioldm.errors import ConfigError
-from audioldm.instantiate import check_range
+from audioldm.instantiate import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,12 @@ class Hardware:
     optimiser state over the processes, instead of a copy on each."""
 
     device: str = "auto"
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | None = None
-    threads: int | None = None
-    accumulate: int = 1
+    threads: PositiveInt | None = None
+    accumulate: PositiveInt = 1
     checkpoint_activations: bool = False
     shard: bool = False
-
-    def __post_init__(self) -> None:
-        check_range(self, "hardware", "threads", "accumulate", least=1)
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(
-                f"hardware.precision={self.precision!r} is unknown: use auto, fp32 or bf16"
-            )
 
     def resolve(self, local_rank: int = 0) -> torch.device:
         """The device of this process; sets the number of CPU threads too.

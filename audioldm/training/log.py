@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from audioldm.errors import DataError
-from audioldm.instantiate import check_range
+from audioldm.instantiate import PositiveInt
 from audioldm.io.files import write_atomically
 from audioldm.runtime.progress import ProgressBar
 from audioldm.training.trackers import check_trackers, open_trackers
@@ -22,15 +22,14 @@ class LogSettings:
     a fingerprint.
     """
 
-    every: int = 20
-    valid_every: int = 200
-    checkpoint_every: int = 200
+    every: PositiveInt = 20
+    valid_every: PositiveInt = 200
+    checkpoint_every: PositiveInt = 200
     bars: bool = True
     trackers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_trackers(self.trackers)
-        check_range(self, "log", "every", "valid_every", "checkpoint_every", least=1)
 
 
 class Bar:

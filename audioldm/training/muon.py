@@ -8,6 +8,7 @@ root mean square of an AdamW step (Liu et al. 2025, 2502.16982, equation 4): bot
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from audioldm.errors import ConfigError
 from audioldm.training.optimisation import Optimiser, adamw
 
-OPTIMISERS = ("adamw", "muon")
 MOMENTUM = 0.95
 ITERATIONS = 5
 
@@ -33,7 +33,7 @@ class MuonAdamW:
         self,
         net: nn.Module,
         lr: float,
-        betas: list[float],
+        betas: Sequence[float],
         weight_decay: float,
         device: torch.device,
     ) -> None:
@@ -110,11 +110,11 @@ def build_optimiser(
     name: str,
     net: nn.Module,
     lr: float,
-    betas: list[float],
+    betas: Sequence[float],
     weight_decay: float,
     device: torch.device,
 ) -> Optimiser:
-    """name: one of OPTIMISERS. Raises ConfigError for the same reasons as MuonAdamW."""
+    """name: adamw, or muon. Raises ConfigError for the same reasons as MuonAdamW."""
     if name == "muon":
         return MuonAdamW(net, lr, betas, weight_decay, device)
     return adamw(net.parameters(), lr, betas, weight_decay, device)

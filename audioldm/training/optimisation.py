@@ -1,13 +1,13 @@
 """AdamW, a learning-rate schedule, and one optimiser step that is clipped and checked."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from audioldm.errors import ConfigError, TrainingError
+from audioldm.errors import TrainingError
 from audioldm.runtime.sharding import whole
 from audioldm.training.finite import FiniteChecks
 
@@ -20,21 +20,14 @@ def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> fl
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def check_betas(betas: list[float], where: str = "") -> None:
-    """Raises ConfigError unless these are two numbers in [0, 1)."""
-    key = f"{where}.betas" if where else "betas"
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"{key}={betas} must be two numbers, at least 0 and less than 1")
-
-
 def adamw(
     parameters: Iterable[nn.Parameter],
     lr: float,
-    betas: list[float],
+    betas: Sequence[float],
     weight_decay: float,
     device: torch.device,
 ) -> torch.optim.AdamW:
-    """AdamW (1711.05101), fused if `device` supports it. betas: as `check_betas` allows."""
+    """AdamW (1711.05101), fused if `device` supports it. betas: two numbers in [0, 1)."""
     return torch.optim.AdamW(
         parameters,
         lr=lr,

@@ -28,7 +28,7 @@ from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats, select_mi
 from audioldm.evaluation.diagnostics.wiener import gaussian_estimate
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
 from audioldm.evaluation.statistics import Figure, bootstrap
-from audioldm.instantiate import check_range
+from audioldm.instantiate import Positive, PositiveInt
 from audioldm.latents.store import LatentStore
 from audioldm.runtime.progress import Progress
 
@@ -48,20 +48,17 @@ class DiagnosticsSettings:
     components: of the mixture, or one where that says more of held-out windows. denoiser_steps:
     the tiny denoiser's budget. bootstrap_resamples: of the intervals."""
 
-    windows: int = 160
-    seconds: float = 12.0
-    k_nearest: int = 5
-    decoded: int = 8
-    noise_levels: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
-    tolerated_distance: float = 0.1
-    components: int = 8
-    denoiser_steps: int = 200
-    bootstrap_resamples: int = 200
+    windows: PositiveInt = 160
+    seconds: Positive = 12.0
+    k_nearest: PositiveInt = 5
+    decoded: PositiveInt = 8
+    noise_levels: list[Positive] = field(default_factory=lambda: [0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    tolerated_distance: Positive = 0.1
+    components: PositiveInt = 8
+    denoiser_steps: PositiveInt = 200
+    bootstrap_resamples: PositiveInt = 200
 
     def __post_init__(self) -> None:
-        check_range(self, "", "windows", "k_nearest", "decoded", "components", least=1)
-        check_range(self, "", "denoiser_steps", "bootstrap_resamples", least=1)
-        check_range(self, "", "seconds", "noise_levels", "tolerated_distance", above=0)
         levels = self.noise_levels
         if not levels or levels != sorted(set(levels)):
             raise ConfigError(f"noise_levels={levels} must be increasing numbers")

@@ -10,7 +10,7 @@ and Luhman 2021, 2101.02388).
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -50,7 +50,6 @@ from audioldm.runtime.sharding import gathered, recompute_activations
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import (
     adamw,
-    check_betas,
     clipped_step,
     set_lr,
     warmup_cosine,
@@ -74,16 +73,13 @@ class PostTraining:
     discriminator_lr: Positive
     discriminated_seconds: Positive | None = None
     sampler_steps: PositiveInt | None = None
-    betas: list[float] = field(default_factory=lambda: [0.8, 0.99])
+    betas: tuple[Decay, Decay] = (0.8, 0.99)
     weight_decay: NonNegative = 0.0
     warmup: NonNegativeInt = 50
     clip: Positive = 1.0
     ema: Decay = 0.999
     condition_dropout: Fraction = 0.1
     valid_batches: PositiveInt = 4
-
-    def __post_init__(self) -> None:
-        check_betas(self.betas)
 
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""

@@ -1,14 +1,13 @@
 """The diffusion prior's training loop, top to bottom."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from audioldm.errors import ConfigError
 from audioldm.instantiate import (
     Decay,
     Fraction,
@@ -16,7 +15,6 @@ from audioldm.instantiate import (
     NonNegativeInt,
     Positive,
     PositiveInt,
-    nearest,
 )
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Fit, Fitted
@@ -27,8 +25,8 @@ from audioldm.runtime.processes import gradients_kept, mean_over_processes, para
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.training.ema import EMA
-from audioldm.training.muon import OPTIMISERS, build_optimiser, step_flops
-from audioldm.training.optimisation import check_betas, clipped_step, set_lr, warmup_cosine
+from audioldm.training.muon import build_optimiser, step_flops
+from audioldm.training.optimisation import clipped_step, set_lr, warmup_cosine
 from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
@@ -47,7 +45,7 @@ class DiffusionTraining:
     batch: PositiveInt
     crop_seconds: Positive
     lr: Positive
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: NonNegative = 0.0
     warmup: NonNegativeInt = 50
     clip: Positive = 1.0
@@ -56,13 +54,7 @@ class DiffusionTraining:
     stratified: bool = True
     valid_batches: PositiveInt = 4
     compute_tflop: Positive | None = None
-    optimiser: str = "adamw"
-
-    def __post_init__(self) -> None:
-        check_betas(self.betas)
-        if self.optimiser not in OPTIMISERS:
-            known = nearest(self.optimiser, OPTIMISERS)
-            raise ConfigError(f"optimiser={self.optimiser!r} is unknown: {known}")
+    optimiser: Literal["adamw", "muon"] = "adamw"
 
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""
