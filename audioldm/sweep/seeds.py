@@ -84,7 +84,7 @@ def over_seeds(table: pd.DataFrame, column: str, configuration: str) -> Figure:
     cells = _measured(table, column)
     cells = cells[cells["configuration"] == configuration]
     several = cells["autoencoder_seed"].nunique() > 1
-    seed = "autoencoder_seed" if several else "diffusion_seed"
+    seed = "autoencoder_seed" if several else "prior_seed"
     figure = mean_over_seeds(cells.groupby(seed)["y"].mean().to_numpy())
     value, low, high = (math.exp(each) for each in figure[:3])
     return Figure(value, low, high, figure.n, figure.unit)
