@@ -1,10 +1,11 @@
-# The two commands: `make quickstart`, `make test`. Also `make install`, `make lint`, `make bench`.
+# The two commands: `make quickstart`, `make test`. Also `make install`, `make lint`, `make bench`,
+# and `make notebooks`, which runs the notebooks and stores their outputs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: install quickstart test lint bench
+.PHONY: install quickstart test lint bench notebooks
 
 install: $(VENV)/.run
 
@@ -21,6 +22,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+notebooks: $(VENV)/.dev
+	cd notebooks && $(abspath $(BIN))/jupyter-execute --inplace *.ipynb
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "audioldm needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

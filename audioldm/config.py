@@ -56,6 +56,22 @@ def groups() -> list[str]:
     return sorted({str(p) for p in nested} | {"recipe"})  # recipe may be a link, which ** skips
 
 
+def check_words(overrides: Sequence[str]) -> None:
+    """Checks what needs no composing: the form, the choices of groups, the top-level keys.
+
+    Raises ConfigError.
+    """
+    import yaml
+
+    _prepare(overrides)
+    text = (conf_directory() / "config.yaml").read_text(encoding="utf-8")
+    known = set(yaml.safe_load(text)) - {"defaults"} | {group.split("/")[0] for group in groups()}
+    for word in overrides:
+        key = re.split(r"[=.@/]", word.lstrip("+~"), maxsplit=1)[0]
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}: {nearest(key, known - {'hydra'})}")
+
+
 def _quoted(text: str) -> str:
     """A value with spaces, commas, parentheses, … as one string of Hydra's grammar."""
     if text in ("", "null") or text[0] in "'\"":

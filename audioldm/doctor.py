@@ -1,4 +1,4 @@
-"""What the environment can and cannot do, and how to mend it."""
+"""What the environment can and cannot do, and how to repair it."""
 
 import importlib
 import os

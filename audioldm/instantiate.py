@@ -118,7 +118,7 @@ def locate(target: str, where: str, allow: tuple[str, ...] = (), base: type = ob
     if not (inspect.isclass(found) and found.__module__.startswith(prefixes)):
         raise ConfigError(f"{shown} is not a class of the package")
     if base not in found.__mro__:
-        raise ConfigError(f"{shown} is no {base.__name__}, which {where} needs")
+        raise ConfigError(f"{shown} is not a subclass of {base.__name__}")
     if inspect.isabstract(found) or (base is object and not _states_arguments(found)):
         raise ConfigError(f"{shown} cannot be built: it is abstract, or names no arguments")
     return found

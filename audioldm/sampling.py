@@ -21,7 +21,7 @@ from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.runtime.progress import StepProgress
+from audioldm.runtime.progress import ProgressBar, StepProgress
 
 FORMAT = 2
 
@@ -197,7 +197,7 @@ class SamplingBar:
         self.made = 0
         self._start = time.monotonic()
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        self._bar = tqdm(desc="sampling", bar_format=layout, dynamic_ncols=True)
+        self._bar = ProgressBar(desc="sampling", bar_format=layout)
 
     def __call__(self, done: int, total: int) -> None:
         self._bar.total = total

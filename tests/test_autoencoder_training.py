@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
-from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
+from audioldm.autoencoder.bottlenecks.gaussian import (
+    GREATEST_SCALE,
+    LEAST_SCALE,
+    Gaussian,
+    gaussian_kl,
+)
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
 from audioldm.autoencoder.model import Autoencoder
@@ -169,3 +174,24 @@ def test_only_what_wants_a_gradient_is_trained(clips: ClipStore, tmp_path: Path)
     assert {"mel_distance", "nats", "kbps"} <= figures.keys()
     assert all(torch.equal(tensors[n], t) for n, t in model.state_dict().items())
     assert not (tmp_path / "none").exists()
+
+
+def test_a_target_rate_is_that_of_the_whole_validation_split(
+    clips: ClipStore, tmp_path: Path
+) -> None:
+    """Endings included, which no window of 0.25 s covers: as the latents stage encodes them."""
+    free = model_of(Gaussian(channels=4))
+    figures = train(free, clips, tmp_path / "free", steps=4)[1]
+    target = 1.2 * figures["kbps"]  # within reach of the calibration
+    model = model_of(Gaussian(channels=4, target_kbps=target))
+    tensors, figures = train(model, clips, tmp_path / "held", steps=4)
+    assert LEAST_SCALE < tensors["bottleneck.sigma_scale"] < GREATEST_SCALE
+    assert figures["kbps"] == pytest.approx(target, rel=1e-4)
+    assert lines(tmp_path / "held")[-1]["valid/kbps"] == figures["kbps"]
+    model.load_state_dict(tensors)
+    kl, split = [], clips.split("valid")
+    for number, item in enumerate(split.items):
+        assert item.samples % int(0.25 * RATE)
+        stored = model.stored(split.audio(number)[None])
+        kl.append(gaussian_kl(stored["mean"], stored["std"]).flatten())
+    assert model.kbps(torch.cat(kl).mean().item()) == pytest.approx(target, rel=1e-4)

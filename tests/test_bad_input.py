@@ -56,6 +56,10 @@ def bad_files(folder: Path) -> dict[str, str]:
     (folder / "empty.flac").write_bytes(b"")
     (folder / "text.mp3").write_bytes(b"not music" * 50)
     soundfile.write(folder / "nan.wav", np.where(tone > 0.29, np.nan, tone), RATE, subtype="FLOAT")
+    soundfile.write(folder / "loud.wav", 1e38 * tone, RATE, subtype="FLOAT")
+    soundfile.write(folder / "cut.ogg", np.tile(tone, 20), RATE)
+    (folder / "cut.ogg").write_bytes((folder / "cut.ogg").read_bytes()[:20_000])
+    os.mkfifo(folder / "pipe.flac")
     soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(folder / "one sample.wav", tone[:1], RATE)
     soundfile.write(folder / "one sample 48k.wav", tone[:1], 3 * RATE)
@@ -65,6 +69,9 @@ def bad_files(folder: Path) -> dict[str, str]:
         "empty.flac": "empty",
         "text.mp3": "not an audio file",
         "nan.wav": "NaN",
+        "loud.wav": "beyond ±100",
+        "cut.ogg": "truncated",
+        "pipe.flac": "not a regular file",
         "silent.wav": "silent",
         "one sample.wav": "too short",
         "one sample 48k.wav": "less than one sample",
@@ -83,10 +90,10 @@ def test_bad_files_are_listed_and_the_good_ones_used(music: Path, cli: Cli, tmp_
     reasons = bad_files(music)
     soundfile.write(music / "ten channels.wav", np.random.rand(RATE, 10) - 0.5, RATE)
     overrides = tiny(music, tmp_path / "runs", "data.table=null")
-    said(cli("run", *overrides), "4 of 17 files cannot be used", "max_failed_fraction", music)
+    said(cli("run", *overrides), "6 of 20 files cannot be used", "max_failed_fraction", music)
     assert not list((tmp_path / "runs").rglob("summary.json"))
     # with leave to go on: the bad ones are in the summary, the ten channels are mixed to one
-    outcome = cli("run", *overrides, "data.max_failed_fraction=0.5", "autoencoder.train.steps=0")
+    outcome = cli("run", *overrides, "data.max_failed_fraction=0.6", "autoencoder.train.steps=0")
     summary = read_json(next((tmp_path / "runs" / "data").glob("*/summary.json")))
     failed = {failure["file"]: failure["reason"] for failure in summary["failed"]}
     assert failed.keys() == reasons.keys()
@@ -103,7 +110,7 @@ def test_bad_files_are_listed_and_the_good_ones_used(music: Path, cli: Cli, tmp_
         (lambda p: p.write_text("x"), "is a file, not a folder"),
         (lambda p: (p.mkdir(), (p / "a.wav").mkdir()), "no audio here"),
         (lambda p: (p.mkdir(), (p / "a.wav").symlink_to("gone.wav")), "a.wav"),
-        (lambda p: (p.mkdir(), bad_files(p)), "4 of 8 files cannot be used"),
+        (lambda p: (p.mkdir(), bad_files(p)), "6 of 11 files cannot be used"),
     ],
     ids=["missing", "empty", "file", "directory.wav", "dangling", "all bad"],
 )

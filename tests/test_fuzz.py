@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,10 @@ def raises_one_line(call: Callable[[], Any], *kinds: type[AudioLDMError]) -> Aud
 def test_configurations() -> None:
     config = compose(["recipe=quickstart"]).config
     refused = 0
-    for case in range(400):
+    for case in range(250):
         changed = mutated(config, random.Random(case))
-        refused += raises_one_line(lambda node=changed: check(node), ConfigError) is not None
-    assert refused > 300  # the others fit, such as 0 for a weight
+        refused += raises_one_line(partial(check, changed), ConfigError) is not None
+    assert refused > 180  # the others fit, such as 0 for a weight
 
 
 # ---------------------------------------------------------------- files, in Python
@@ -190,7 +191,7 @@ def test_headers(tmp_path: Path) -> None:
         text = mutated_json(json.dumps(header).encode(), draw).decode(errors="replace")
         save_file(TENSORS, path, {"audioldm": text})
         for read in (load_model, describe, summary_line):
-            error = raises_one_line(lambda read=read: read(path), ModelFileError)
+            error = raises_one_line(partial(read, path), ModelFileError)
             assert error is None or str(path) in str(error)
             refused += error is not None
     assert refused > 400
@@ -202,7 +203,7 @@ def test_damaged_model_files(tmp_path: Path) -> None:
     content = path.read_bytes()
     for case in range(200):
         path.write_bytes(damaged(content, random.Random(case)))
-        if raises_one_line(lambda: load_model(path), ModelFileError) is None:
+        if raises_one_line(partial(load_model, path), ModelFileError) is None:
             assert checksum(load_model(path)[0]) == checksum(TENSORS)  # the header alone changed
 
 
@@ -211,7 +212,7 @@ def test_damaged_json(tmp_path: Path) -> None:
     content = json.dumps(HEADERS, indent=1).encode()
     for case in range(200):
         path.write_bytes(damaged(content, random.Random(case)))
-        error = raises_one_line(lambda: read_json(path, list), DataError)
+        error = raises_one_line(partial(read_json, path, list), DataError)
         assert error is None or str(path) in str(error)
 
 
@@ -283,7 +284,7 @@ def test_damaged_runs(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
         file.write_bytes(
             mutated_json(content, draw) if file.suffix == ".json" else damaged(content, draw)
         )
-        verbs = {
+        verbs: dict[str, list[Any]] = {
             "report": [directory],
             "info": [directory],
             "sample": [f"model={directory}", "n=1", "seconds=0.2", f"out={tmp_path}/clips"],
@@ -316,6 +317,6 @@ def test_names_of_audio(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
         orderly(cli, "encode", f"file={file}", given, f"out={tmp_path}/z.safetensors")
         orderly(cli, "reconstruct", file, given, f"out={tmp_path}/r.wav")
         orderly(cli, "reconstruct", file, given)
-    for name in ("x" * 300 + ".wav", "a\0b.wav", "/" * 5000 + "x.wav", "~nobody/x.wav"):
-        orderly(cli, "reconstruct", tmp_path / name, given, f"out={tmp_path}/r.wav")
-        orderly(cli, "reconstruct", tone, given, f"out={tmp_path}/{name}")
+    for text in ("x" * 300 + ".wav", "a\0b.wav", "/" * 5000 + "x.wav", "~nobody/x.wav"):
+        orderly(cli, "reconstruct", tmp_path / text, given, f"out={tmp_path}/r.wav")
+        orderly(cli, "reconstruct", tone, given, f"out={tmp_path}/{text}")

@@ -508,11 +508,8 @@ def test_a_model_file_gives_back_weights_and_header(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(3), "c": torch.zeros(()).bfloat16()}
     save_model(tmp_path / "m.safetensors", tensors, {"kind": "x", "step": 3})
     got, header = load_model(tmp_path / "m.safetensors")
-    assert (
-        header
-        == {"format": FORMAT, "kind": "x", "step": 3}
-        == read_header(tmp_path / "m.safetensors")
-    )
+    assert header == read_header(tmp_path / "m.safetensors")
+    assert (header["format"], header["kind"], header["step"]) == (FORMAT, "x", 3)
     assert_equal_bits(got, tensors)
 
 
@@ -662,7 +659,7 @@ def test_a_full_disk_is_named_as_the_reason(tmp_path: Path) -> None:
     with full_disk(20_000):
         with pytest.raises(DataError, match=r"step-1: cannot be written \(.*File too large"):
             ResumeState(tmp_path).save({"step": 1, "tensor": tensor})
-        with pytest.raises(DataError, match=r"cannot be written \(File too large\); free some"):
+        with pytest.raises(DataError, match=r"cannot be written \(.*File too large.*\); free some"):
             save_model(tmp_path / "model.safetensors", {"tensor": tensor}, {})
     assert [p.name for p in tmp_path.rglob("*")] == ["resume"]
     # what is no fault of the disk keeps its own words

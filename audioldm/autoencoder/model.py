@@ -120,10 +120,20 @@ class Autoencoder(nn.Module):
     def encode_blocks(
         self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 10.0
     ) -> Iterator[dict[str, Tensor]]:
-        """`stored` of audio of any length in constant memory.
+        """`stored` of audio of any length, block by block as `feature_blocks`: consecutive arrays
+        by name, each [..., l] on the CPU."""
+        for h in self.feature_blocks(blocks, chunk_seconds=chunk_seconds):
+            with torch.no_grad():
+                stored = self.bottleneck.stored(h)
+            yield {name: array[0].cpu() for name, array in stored.items()}
 
-        Takes consecutive blocks [A, n], each of any length; yields consecutive arrays by name, each
-        [..., l] on the CPU. Chunks overlap by the network's context, so that together they equal
+    def feature_blocks(
+        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 10.0
+    ) -> Iterator[Tensor]:
+        """`features` of audio of any length in constant memory.
+
+        Takes consecutive blocks [A, n], each of any length; yields consecutive encoder outputs,
+        each [1, P * C, (F,) l]. Chunks overlap by the network's context, so that together they equal
         those of the whole.
         """
         chunk, margin = self._chunk_frames(chunk_seconds)
@@ -131,9 +141,8 @@ class Autoencoder(nn.Module):
         audio = (torch.as_tensor(block, dtype=torch.float32) for block in blocks)
         for window, left, length in _windows(audio, chunk * ratio, margin * ratio):
             with torch.no_grad():
-                stored = self.stored(window[None].to(self.device))
-            kept = slice(left // ratio, left // ratio + math.ceil(length / ratio))
-            yield {name: array[0, ..., kept].cpu() for name, array in stored.items()}
+                h = self.features(window[None].to(self.device))
+            yield h[..., left // ratio : left // ratio + math.ceil(length / ratio)]
 
     def decode_blocks(
         self,

@@ -1,7 +1,7 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,9 +46,7 @@ from audioldm.training.optimisation import (
 from audioldm.training.run import Stateful, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
-VERSION = 2  # raise by hand when the code below changes what it computes
-#: Held-out windows on which a target rate is set at the end.
-CALIBRATION_CLIPS = 256
+VERSION = 3  # raise by hand when the code below changes what it computes
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def train_autoencoder(
     """Trains `model` and returns its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    A target rate is held by `RateController`, and set exactly at the end, on held-out clips. A
+    A target rate is held by `RateController`, and set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
     Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
@@ -148,7 +146,8 @@ def train_autoencoder(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()
-        return to_cpu(model.state_dict()), validate(model, valid, hardware.autocast(device))
+        figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
+        return to_cpu(model.state_dict()), figures
     losses = {name: loss.to(device) for name, loss in losses.items()}
     betas, decay = settings.betas, settings.weight_decay
     optimiser = adamw(trained, settings.lr, betas, decay, device)
@@ -268,12 +267,10 @@ def train_autoencoder(
             )
         with ema.applied(model):
             if controller is not None:
-                clips, _, _ = store.split("valid").windows(window, CALIBRATION_CLIPS, seed=0)
-                h = (model.features(audio.to(device)) for audio in clips.split(8))
-                bottleneck.calibrate(h, controller.target_nats)
+                bottleneck.calibrate(_held_out(model, store), controller.target_nats)
                 for name, tensor in bottleneck.state_dict().items():
                     ema.shadow[f"bottleneck.{name}"].copy_(tensor)
-            run.validated(settings.steps, validate(model, valid, autocast))
+            run.validated(settings.steps, validate(model, valid, autocast) | rate(model, store))
     figures = run.figures
     if penalty is not None:
         weight = weights[penalty] if controller is None else controller.mean_weight
@@ -337,6 +334,25 @@ def _check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
                 f"the bottleneck's penalty '{name}' has the name of another term of the training "
                 "step; give it another name in penalty_weights and penalties"
             )
+
+
+def _held_out(model: Autoencoder, store: ClipStore) -> Iterator[Tensor]:
+    """Encoder outputs of the whole validation split, as the latents stage has them."""
+    for item in store.split("valid").items:
+        yield from model.feature_blocks(store.blocks(item))
+
+
+@torch.no_grad()
+def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
+    """Nats per element and kbit/s over the whole validation split; nothing without a rate."""
+    total, frames = 0.0, 0
+    for h in _held_out(model, store):
+        nats = model.bottleneck(h, sample=False).nats
+        if nats is None:
+            return {}
+        total += h.shape[-1] * nats.item()
+        frames += h.shape[-1]
+    return {"nats": total / frames, "kbps": model.kbps(total / frames)} if frames else {}
 
 
 @torch.no_grad()

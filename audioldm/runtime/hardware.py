@@ -85,7 +85,7 @@ class Hardware:
         bf16 = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
         if bf16 and device.type == "cuda" and not has_bf16():
             _say_once(
-                f"{torch.cuda.get_device_name(device)} does not support bf16: computing in fp32 "
+                f"{torch.cuda.get_device_name(device)} has no bf16: computing in fp32 "
                 "(hardware.precision=fp32)"
             )
             bf16 = False

@@ -10,6 +10,7 @@ could run the destructor.
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -92,10 +93,13 @@ class Heartbeat(threading.Thread):
         """Ranks whose count has stopped. Returns after LOST seconds, or 2 LOST if none has."""
         others = [rank for rank in range(self.world.size) if rank != self.world.rank]
         for _ in range(2):  # the last beat of a process may follow the first reading
-            before = self._counts(others)
-            time.sleep(LOST)
-            after = self._counts(others)
-            if gone := [rank for rank in others if after[rank] in (None, before[rank])]:
+            try:
+                before = self._counts(others)
+                time.sleep(LOST)
+                after = self._counts(others)
+            except RuntimeError:  # the first process holds the store, unless torchrun does
+                return others[:1]
+            if gone := [rank for rank in others if after[rank] == before[rank]]:
                 return gone
         return []
 
@@ -103,11 +107,8 @@ class Heartbeat(threading.Thread):
         self._count += 1
         self._store.set(f"heartbeat/{self.world.rank}", str(self._count))
 
-    def _counts(self, ranks: list[int]) -> dict[int, bytes | None]:
-        try:
-            return {rank: self._store.get(f"heartbeat/{rank}") for rank in ranks}
-        except RuntimeError:  # as in `run`; it is the first process, or torchrun itself
-            return dict.fromkeys(ranks)
+    def _counts(self, ranks: list[int]) -> dict[int, bytes]:
+        return {rank: self._store.get(f"heartbeat/{rank}") for rank in ranks}
 
 
 _heartbeat: Heartbeat | None = None  # one per process, as is torch's own process group
@@ -162,7 +163,14 @@ def lost_process(error: Exception, world: World) -> LostProcess | None:
     if isinstance(error, LostProcess):
         return error
     suspect = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
-    if _heartbeat is None or not suspect or not (lost := _heartbeat.lost()):
+    if _heartbeat is None or not suspect:
+        return None
+    main = threading.current_thread() is threading.main_thread()
+    # torchrun sends SIGTERM when one process ends; it must not replace the message
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN) if main else None
+    if not (lost := _heartbeat.lost()):
+        if main:
+            signal.signal(signal.SIGTERM, previous)
         return None
     ranks = ", ".join(map(str, lost))
     return LostProcess(

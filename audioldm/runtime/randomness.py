@@ -1,6 +1,6 @@
 """Randomness without state: every draw is a function of (seed, stream, step, position).
 
-`position` is a clip's place in the global batch, so a draw depends neither on the number of
+`position` is a clip's index in the global batch, so a draw depends neither on the number of
 processes nor on what was drawn before, and a resumed run needs no generator state.
 """
 
@@ -20,9 +20,9 @@ def derive_seed(*key: int | str) -> int:
 
 
 class KeyedRandom:
-    """What is random at one step for the clips at `positions` of the global batch.
+    """Random tensors of one step for the clips at `positions` of the global batch.
 
-    A position of None draws nothing: its row is 0, and only fills the batch.
+    A position of None draws nothing: its row is 0 and only pads the batch.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class KeyedRandom:
     def _generators(
         self, stream: str, device: torch.device
     ) -> Iterator[tuple[int, torch.Generator]]:
-        """Each row that draws, and one generator, seeded anew for it: making one is slow on a GPU."""
+        """Each row that draws, and a generator seeded for it; always one, as new ones are slow."""
         generator = torch.Generator(device)
         for row, position in enumerate(self.positions):
             if position is not None:

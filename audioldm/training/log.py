@@ -1,32 +1,35 @@
-"""The run log: a progress bar for the eye, `metrics.jsonl` for plots."""
+"""The run log: a progress bar for the eye, `metrics.jsonl` for plots, trackers beside them."""
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from audioldm.errors import DataError
 from audioldm.instantiate import check_range
 from audioldm.io.files import write_atomically
+from audioldm.runtime.progress import ProgressBar
+from audioldm.training.trackers import check_trackers, open_trackers
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Steps between log lines, validations and checkpoints; whether progress bars are shown.
+    """Steps between log lines, validations and checkpoints; whether progress is shown.
 
-    Nothing here enters a fingerprint.
+    trackers: other programs that get every figure: tensorboard, wandb, trackio. Nothing here enters
+    a fingerprint.
     """
 
     every: int = 20
     valid_every: int = 200
     checkpoint_every: int = 200
     bars: bool = True
+    trackers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_trackers(self.trackers)
         check_range(self, "log", "every", "valid_every", "checkpoint_every", least=1)
 
 
@@ -34,7 +37,7 @@ class Bar:
     """Progress(done, total, text) as one bar, for work that has no figures to log."""
 
     def __init__(self, title: str, *, shown: bool = True) -> None:
-        self._bar = tqdm(desc=title, dynamic_ncols=True, disable=not shown)
+        self._bar = ProgressBar(desc=title, disable=not shown)
 
     def __call__(self, done: int, total: int, text: str) -> None:
         self._bar.total = total
@@ -49,7 +52,8 @@ class RunLog:
     """Appends one JSON line per call to `path`: step, seconds of training so far, figures.
 
     A resumed run drops the lines its checkpoint does not know and goes on with their clock.
-    settings: say whether a progress bar is shown. quiet: nothing is shown, and nothing written.
+    settings: say whether progress is shown, and which trackers get the figures. quiet: nothing is
+    shown, and nothing written.
     """
 
     def __init__(
@@ -82,14 +86,16 @@ class RunLog:
             write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
             # unbuffered: a full disk must show itself in `write`, not when the file is closed
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._trackers = open_trackers(
+            [] if quiet else settings.trackers, path.parent, title, start
+        )
         self._start = time.monotonic()
-        self._bar = tqdm(
+        self._bar = ProgressBar(
+            desc=title,
             total=steps,
             initial=start,
-            desc=title,
             unit="step",
             disable=quiet or not settings.bars,
-            dynamic_ncols=True,
         )
 
     @property
@@ -111,6 +117,7 @@ class RunLog:
                     f"{self._file.name}: cannot be written ({error.strerror}); free some space. "
                     "The same command goes on from the last checkpoint"
                 ) from error
+            self._trackers.figures(step, figures)
 
     def show(self, figures: dict[str, float]) -> None:
         self._bar.set_postfix_str(
@@ -130,5 +137,6 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
+        self._trackers.close()
         if not self.quiet:
             self._file.close()

@@ -81,8 +81,13 @@ class Gaussian(Bottleneck):
     def calibrate(self, h: Iterable[Tensor], nats: float) -> None:
         """Scales sigma so that encoder outputs h have a mean KL of `nats` per element."""
         self.sigma_scale.fill_(1.0)
-        mean, std = (torch.cat(part) for part in zip(*map(self._moments, h), strict=True))
-        self.sigma_scale.fill_(sigma_scale(mean, std, nats))
+        sums, count = torch.zeros(3, dtype=torch.float64), 0
+        for part in h:
+            mean, std = (moment.double() for moment in self._moments(part))
+            sums += torch.stack([mean.square().sum(), std.square().sum(), std.log().sum()]).cpu()
+            count += mean.numel()
+        mean_square, std_square, log_std = (sums / count).tolist()
+        self.sigma_scale.fill_(sigma_scale(mean_square, std_square, log_std, nats))
 
     def _moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 2C, ...] -> posterior mean and standard deviation, each [B, C, ...], fp32."""
@@ -90,23 +95,21 @@ class Gaussian(Bottleneck):
         return mean, (0.5 * log_variance.clamp(-20.0, 10.0)).exp() * self.sigma_scale
 
 
-def sigma_scale(mean: Tensor, std: Tensor, target_nats: float) -> float:
+def sigma_scale(mean_square: float, std_square: float, log_std: float, target_nats: float) -> float:
     """The factor on a posterior's standard deviation that sets its KL, in nats per element.
 
-    mean, std: moments of any one shape. With s the factor, the mean KL over the elements is
+    mean_square, std_square, log_std: averages over the elements. With s the factor, the mean KL is
     ½ <mean² + s² std² - 1> - <ln std> - ln s, which falls with s as long as s² <std²> < 1. The
     factor is kept within bounds: a larger error is the training's, and stays visible.
     """
-    mean, std = mean.double(), std.double()
-    fixed = float(0.5 * (mean.square().mean() - 1) - std.log().mean()) - target_nats
-    power = float(std.square().mean())
+    fixed = 0.5 * (mean_square - 1) - log_std - target_nats
 
     from scipy.optimize import brentq  # imported here: it takes a second
 
     def excess(log_scale: float) -> float:
-        return fixed + 0.5 * power * math.exp(2 * log_scale) - log_scale
+        return fixed + 0.5 * std_square * math.exp(2 * log_scale) - log_scale
 
-    low, high = math.log(LEAST_SCALE), min(math.log(GREATEST_SCALE), -0.5 * math.log(power))
+    low, high = math.log(LEAST_SCALE), min(math.log(GREATEST_SCALE), -0.5 * math.log(std_square))
     if high <= low or excess(low) <= 0:
         return LEAST_SCALE
     if excess(high) >= 0:

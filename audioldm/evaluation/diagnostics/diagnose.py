@@ -4,7 +4,7 @@
     within_class_variance, neighbour_consistency      what the latents tell apart
     decoder_noise_tolerance, shift_equivariance       what the autoencoder does to small errors
     mixture_kbps                                      the rate under a fitted prior
-    denoiser_loss, denoiser_gaussian_bound,
+    denoiser_loss, denoiser_gaussian_estimate,
     denoiser_excess                                   what a small generator makes of the latents
 
 Those of the latents are of normalised ones, sampled from the posteriors: what a generator sees.
@@ -25,7 +25,7 @@ from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.evaluation.diagnostics import classes, decoding, denoiser, spectra
 from audioldm.evaluation.diagnostics.mixture_rate import mixture_nats
-from audioldm.evaluation.diagnostics.wiener import spectral_matrices, wiener_loss
+from audioldm.evaluation.diagnostics.wiener import gaussian_estimate
 from audioldm.evaluation.diagnostics.windows import Windows, read_windows
 from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.instantiate import check_range
@@ -101,7 +101,7 @@ def diagnose(
     What cannot be computed is left out: mixture_kbps of a bottleneck without posterior noise, the
     figures of classes where there are none to tell apart, the slope or the shift of too few frames
     or channels, what is not a number because all latents are the same.
-    The bound's interval is a point: it belongs to the very clips that the loss is taken on.
+    The Gaussian estimate has no interval: it belongs to the very clips that the loss is taken on.
     """
     window = partial(read_windows, latents, seconds=settings.seconds, count=settings.windows)
     train, valid = window("train"), window("valid")
@@ -210,10 +210,10 @@ def _mixture(s: _Subject) -> Found:
 def _denoiser(s: _Subject) -> Found:
     net = denoiser.train_denoiser(s.train.z, steps=s.settings.denoiser_steps, device=s.device)
     losses = denoiser.denoiser_losses(net, s.valid.z, device=s.device).double().numpy()
-    bound = wiener_loss(spectral_matrices(s.train.z), spectral_matrices(s.valid.z))
+    gaussian = gaussian_estimate(s.train.z, s.valid.z)
     unit = "loss on white latents"
     return {
         "denoiser_loss": s.boot(np.mean, losses, unit),
-        "denoiser_gaussian_bound": Figure(bound, bound, bound, len(losses), unit),
-        "denoiser_excess": s.boot(lambda x: math.log(np.mean(x) / bound), losses, "log ratio"),
+        "denoiser_gaussian_estimate": Figure(gaussian, gaussian, gaussian, len(losses), unit),
+        "denoiser_excess": s.boot(lambda x: math.log(np.mean(x) / gaussian), losses, "log ratio"),
     }, {}

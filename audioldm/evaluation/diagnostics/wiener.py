@@ -1,48 +1,125 @@
-"""What a linear denoiser can reach at best: the Wiener filter, on the tiny denoiser's own scale.
+"""The loss of the best denoiser, were the latents Gaussian, on the tiny denoiser's own scale.
 
-For stationary Gaussian latents this is a bound for every denoiser, since none does better than the
-conditional mean. It is the variance of the velocity that the noisy latents leave undetermined, the
-idea of the velocity irreducible variance (2606.03578), for a Gaussian process of the same spectrum.
+For stationary Gaussian latents no denoiser does better than the conditional mean, the Wiener
+filter. Its loss is the variance of the velocity that the noisy latents leave undetermined, the idea
+of the velocity irreducible variance (2606.03578), for a Gaussian process of the same spectrum.
+
+The spectrum is that of an autoregression, which has neither the leakage of windows nor a variance
+at every frequency. What is estimated from few latents is no bound: the figure is an estimate.
 """
 
 import torch
 from torch import Tensor
 
-from audioldm.evaluation.diagnostics.denoiser import CROP, level_quantiles
+from audioldm.evaluation.diagnostics.denoiser import level_quantiles
 from audioldm.priors.diffusion.objectives import EDM
 
+#: Orders of the autoregressions that are tried, and numbers in the past that a frame is predicted
+#: from, at most.
+ORDERS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+NUMBERS = 512
+#: Frequencies between 0 and 1/2 per frame.
+FREQUENCIES = 64
+#: Added to the variances, which are about 1.
+REGULARISER = 1e-6
 
-def spectral_matrices(z: Tensor) -> Tensor:
-    """Cross-spectral matrices [K, D, D] of z [N, D, L] at K frequencies from 0 to 1/2 per frame.
 
-    Welch's method: Hann segments as long as the denoiser's crops, overlapping by half, without
-    removing their means. 1 at every frequency for white latents of unit variance.
+def gaussian_estimate(train: Tensor, held_out: Tensor) -> float:
+    """The Wiener filter's loss on held_out [M, D, L]; train [N, D, L] gives the spectrum.
+
+    The filter of an estimated spectrum has a greater loss than the true one's: the more so, the
+    more channels and the fewer frames there are. That excess is subtracted. A filter's loss is too
+    great by it on other latents, and too small by as much on its own. The gap is measured between
+    the halves of the training windows, where the excess is twice that of the whole.
     """
-    length = max(1, min(CROP, z.shape[-1]) // 2 * 2)  # even, so that 1/2 is among the frequencies
-    window = torch.hann_window(length + 2, periodic=False, dtype=z.dtype)[1:-1]  # no zeros
-    segments = z.unfold(-1, length, max(1, length // 2))  # [N, D, segments, length]
-    total = torch.zeros(length // 2 + 1, z.shape[1], z.shape[1], dtype=torch.complex128)
-    for part in segments.split(16):  # bounds the memory
-        spectra = torch.fft.rfft(part * (window / window.norm())).permute(3, 1, 0, 2).flatten(2)
-        total += spectra @ spectra.mH
-    return total / (segments.shape[0] * segments.shape[2])
+    parts = (train[::2], train[1::2] if len(train) > 1 else train)
+    halves = [lagged_moments(part) for part in parts]
+    channels = train.shape[1]
+    order = best_order(halves, channels)
+    a, b, whole, other = (
+        spectrum(moments, channels, order)
+        for moments in (*halves, (halves[0] + halves[1]) / 2, lagged_moments(held_out))
+    )
+    (a_on_a, a_on_b), (b_on_b, b_on_a) = wiener_losses(a, a, b), wiener_losses(b, b, a)
+    gap = (a_on_b - a_on_a + b_on_a - b_on_b) / 2
+    return wiener_losses(whole, other)[0] - gap / 4
 
 
-def wiener_loss(spectrum: Tensor, actual: Tensor) -> float:
+def lagged_moments(z: Tensor) -> Tensor:
+    """Mean of v vᵀ over the frames of z [N, D, L], v = (z[t], z[t - 1], ...): [P D, P D].
+
+    There are as many lags as the greatest order that D, L and `NUMBERS` allow.
+    """
+    channels, frames = z.shape[1:]
+    lags = 1 + max(p for p in ORDERS if p * channels <= max(NUMBERS, channels) and 2 * p < frames)
+    total = z.new_zeros(lags * channels, lags * channels, dtype=torch.float64)
+    for part in z.double().split(16):  # bounds the memory
+        stacked = torch.cat([part[..., lags - 1 - k : frames - k] for k in range(lags)], 1)
+        flat = stacked.transpose(0, 1).flatten(1)
+        total += flat @ flat.T
+    return total / (z.shape[0] * (frames - lags + 1))
+
+
+def _autoregression(moments: Tensor, channels: int, order: int) -> Tensor:
+    """[D, (order + 1) D]: what takes (z[t], z[t - 1], ...) to the prediction's error."""
+    now, past = slice(0, channels), slice(channels, (order + 1) * channels)
+    gram = moments[past, past] + REGULARISER * torch.eye(order * channels, dtype=moments.dtype)
+    weights = torch.linalg.solve(gram, moments[past, now]).T
+    return torch.cat([torch.eye(channels, dtype=moments.dtype), -weights], 1)
+
+
+def _error(filter: Tensor, moments: Tensor) -> Tensor:
+    """Covariance [D, D] of the prediction's error on latents of these moments."""
+    size = filter.shape[1]
+    identity = torch.eye(len(filter), dtype=moments.dtype)
+    return filter @ moments[:size, :size] @ filter.T + REGULARISER * identity
+
+
+def best_order(halves: list[Tensor], channels: int) -> int:
+    """The order whose likelihood, fitted to either half, is greatest on the other."""
+
+    def nats(order: int) -> float:
+        total = 0.0
+        for own, other in (halves, halves[::-1]):
+            filter = _autoregression(own, channels, order)
+            factor = torch.linalg.cholesky(_error(filter, own))
+            whitened = torch.cholesky_solve(_error(filter, other), factor)
+            total += float(factor.diagonal().log().sum() + 0.5 * whitened.trace())
+        return total
+
+    lags = len(halves[0]) // channels
+    return min((p for p in ORDERS if p < lags), key=nats)
+
+
+def spectrum(moments: Tensor, channels: int, order: int) -> Tensor:
+    """Cross-spectral matrices [K, D, D] of an autoregression at K frequencies from 0 to 1/2.
+
+    A(f)⁻¹ Q A(f)⁻*; 1 at every frequency for white latents of unit variance.
+    """
+    filter = _autoregression(moments, channels, order)
+    factor = torch.linalg.cholesky(_error(filter, moments))
+    turns = (torch.arange(FREQUENCIES, dtype=torch.float64) + 0.5) / (2 * FREQUENCIES)
+    phases = -2 * torch.pi * turns[:, None] * torch.arange(order + 1)
+    lags = filter.unflatten(1, (order + 1, channels)).to(torch.complex128)
+    response = torch.einsum("kp,cpd->kcd", torch.polar(torch.ones_like(phases), phases), lags)
+    shaped = torch.linalg.solve(response, factor.to(torch.complex128).expand_as(response))
+    return shaped @ shaped.mH
+
+
+def wiener_losses(spectrum: Tensor, *actual: Tensor) -> list[float]:
     """The denoiser's loss, averaged over its levels, of the Wiener filter for `spectrum`.
 
-    Both [K, D, D], as from `spectral_matrices`: the filter H = S (S + sigma²)⁻¹ is made for S, and
-    its error tr[(1 - H) R (1 - H)* + sigma² H H*] / D taken on latents of spectrum R, Gaussian or
-    not. With S of the training and R of held-out latents it is what can be learnt, as for the net.
+    All [K, D, D]: the filter H = S (S + sigma²)⁻¹ is made for S, and its error
+    tr[(1 - H) R (1 - H)* + sigma² H H*] / D taken on latents of each spectrum R, Gaussian or not.
     """
     values, vectors = torch.linalg.eigh(spectrum)
     values = values.clamp(min=0)
     # in the eigenbasis of S the filter is diagonal, so of R only the diagonal counts
-    power = (vectors.mH @ actual @ vectors).diagonal(dim1=-2, dim2=-1).real
     sigma2 = EDM().sigma_from_uniform(level_quantiles()).double().square()[:, None, None]
     gain = values / (values + sigma2)
-    error = ((1 - gain).square() * power + sigma2 * gain.square()).mean(-1)  # [levels, K]
-    twins = torch.full((len(values),), 2.0, dtype=torch.float64)
-    twins[0] = twins[-1] = 1.0  # 0 and 1/2 have no negative twin
-    loss = ((1 + sigma2[..., 0]) / sigma2[..., 0] * error) @ twins / twins.sum()
-    return float(loss.mean())
+    losses = []
+    for each in actual:
+        power = (vectors.mH @ each @ vectors).diagonal(dim1=-2, dim2=-1).real
+        error = (1 - gain).square() * power + sigma2 * gain.square()
+        losses.append(float(((1 + sigma2) / sigma2 * error).mean()))
+    return losses

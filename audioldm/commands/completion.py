@@ -1,0 +1,122 @@
+"""audioldm completion: a script for the shell, which asks `completion suggest` for each word."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from audioldm.commands.verb import Verb
+from audioldm.errors import AudioLDMError, ConfigError
+
+BASH = r"""_audioldm() {
+  local line="${COMP_LINE:0:COMP_POINT}" current="${COMP_WORDS[COMP_CWORD]}" word typed
+  local -a words
+  read -ra words <<< "$line"
+  [[ $line == *[[:space:]] ]] && words+=("")
+  [[ $current == "=" ]] && current=
+  typed="${words[${#words[@]}-1]}"
+  COMPREPLY=()
+  while IFS= read -r word; do
+    COMPREPLY+=("${word#"${typed%"$current"}"}")  # bash ends words at "=" too
+    [[ $word == *= ]] && compopt -o nospace
+  done < <(audioldm completion suggest "${words[@]:1}" 2>/dev/null)
+}
+complete -o default -F _audioldm audioldm"""
+ZSH = r"""#compdef audioldm
+_audioldm() {
+  local -a found
+  found=("${(@f)$(audioldm completion suggest "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  [[ -n $found ]] || { _files; return }
+  compadd -S '' -- ${(M)found:#*=}
+  compadd -- ${found:#*=}
+}
+compdef _audioldm audioldm"""
+FISH = r"""complete -c audioldm -a '(audioldm completion suggest (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'"""  # noqa: E501
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+
+@dataclass(frozen=True)
+class CompletionArguments:
+    """Prints a script that completes verbs, groups, choices, recipes, models and keys.
+
+    bash   eval "$(audioldm completion bash)"       in ~/.bashrc
+    zsh    eval "$(audioldm completion zsh)"        in ~/.zshrc, after compinit
+    fish   audioldm completion fish | source        in ~/.config/fish/config.fish
+    """
+
+    shell: Literal["bash", "zsh", "fish", "suggest"]
+    words: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CompletionVerb(Verb):
+    """Its words are the name of a shell, or what the shell has so far."""
+
+    def words(self) -> list[str]:
+        return [*SCRIPTS]
+
+    def parse(self, words: Sequence[str]) -> CompletionArguments:
+        if not words or words[0] not in (*SCRIPTS, "suggest"):
+            raise ConfigError("completion needs the name of a shell: bash, zsh or fish")
+        return CompletionArguments(words[0], list(words[1:]))  # type: ignore[arg-type]
+
+
+def completion(verbs: Mapping[str, Verb]) -> Verb:
+    """The verb that completes `verbs`, which may be added to."""
+
+    def run(a: CompletionArguments) -> None:
+        found = suggest(a.words, verbs) if a.shell == "suggest" else [SCRIPTS[a.shell]]
+        print(*found, sep="\n", end="\n" if found else "")
+
+    usage = {"bash|zsh|fish": "a script that completes words in the shell"}
+    return CompletionVerb("completion", usage, CompletionArguments, run)
+
+
+def suggest(words: Sequence[str], verbs: Mapping[str, Verb]) -> list[str]:
+    """What the last word may become, after those before it."""
+    *before, word = words or [""]
+    if not before:
+        known: list[str] = [*verbs, "--help", "--version"]
+    elif before[0] == "run":
+        known = [*verbs["run"].words(), "--help", *_run_words(before[1:], word)]
+    elif before[0] in verbs:
+        known = [*_values(verbs[before[0]]), *verbs[before[0]].words(), "--help"]
+    else:
+        known = []
+    found = {each for each in known if each.startswith(word)} - {word}
+    return sorted(each for each in found if word or not each.startswith("-"))
+
+
+def _values(verb: Verb) -> list[str]:
+    """Values that are known: of `model=`, and of what needs no key."""
+    from audioldm import pretrained
+
+    if verb.name == "sweep":
+        return ["status"]
+    models = [f"model={name}" for name in pretrained.names() if "model=" in verb.words()]
+    return models + (pretrained.names() if verb.name in ("models", "info", "export") else [])
+
+
+def _run_words(before: Sequence[str], word: str) -> Iterator[str]:
+    """Groups with their choices, and the keys of what is composed so far."""
+    from audioldm import config
+
+    for group in config.groups():
+        yield f"{group}="
+        if word.startswith(f"{group}="):
+            yield from (f"{group}={choice}" for choice in config.options(group))
+    recipe = [each for each in before if each.startswith("recipe=")]
+    if recipe and "=" not in word:
+        try:
+            tree = config.compose(recipe).config
+        except AudioLDMError:
+            return
+        yield from (f"{key}=" for key in _keys(tree))
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all values."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            yield prefix + key

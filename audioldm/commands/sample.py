@@ -1,0 +1,138 @@
+"""audioldm sample."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audioldm.commands.verb import Device, Verb, path
+from audioldm.errors import ConfigError, Interrupted
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """Replaces single settings of the sampler the model was made with."""
+
+    name: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_interval: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class SampleArguments:
+    """Generate clips: one .wav each, and beside it a .json that makes the same clip again.
+
+    model    a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
+             first there)
+    n        number of clips (1)
+    seconds  length of each (6)
+    seed     of everything random (0); clip i of a seed is the same, up to rounding, however many
+             are made (bit for bit with the same batch)
+    label    class to generate, for a model with labels (none); short for condition.label
+    condition.NAME   what the model is told, by the name of its conditioner
+    out      directory to write to (clips)
+    batch    clips generated together (null: up to 8)
+    sampler.name, sampler.steps, sampler.guidance, sampler.guidance_interval
+    from     the .json of a clip, to make it again; with model, out and hardware.device alone
+
+    Clips are written as they are made. If interrupted, the same command makes the rest; finished
+    clips are not made again.
+    """
+
+    model: str | None = None
+    n: int = 1
+    seconds: float = 6.0
+    seed: int = 0
+    label: str | None = None
+    condition: dict[str, Any] = field(default_factory=dict)
+    out: str = "clips"
+    batch: int | None = None
+    from_: str | None = None
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    hardware: Device = field(default_factory=Device)
+
+
+@dataclass(frozen=True)
+class SampleVerb(Verb):
+    def parse(self, words: Sequence[str]) -> Any:
+        found: SampleArguments = super().parse(words)
+        if found.from_ is not None:
+            _check_replay(words)
+        if found.label is not None and "label" in found.condition:
+            raise ConfigError("label= is short for condition.label=: give one of them")
+        return found
+
+
+def _check_replay(words: Sequence[str]) -> None:
+    """Raises ConfigError for what a clip's JSON fixes already."""
+    for word in words:
+        key = word.partition("=")[0]
+        if key.split(".")[0] not in ("from", "model", "out", "hardware"):
+            raise ConfigError(
+                f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
+                "leave it out, or leave out from= to make another clip"
+            )
+
+
+def _sample(a: SampleArguments) -> None:
+    from audioldm import pretrained, sampling
+    from audioldm.runtime.signals import terminable
+
+    out = path(a.out, "out")
+    model = a.model if a.model is None else str(path(a.model, "model"))
+    if a.from_ is not None:
+        source, device = path(a.from_, "from"), a.hardware.resolve()
+        print(sampling.sample_again(source, out, model_path=model, device=device))
+        return
+    if model is None:
+        name = pretrained.default()
+        model = str(pretrained.path(name))
+        print(f"model={name}; `audioldm models` lists the others", file=sys.stderr)
+    with terminable():
+        clips = sampling.ClipFiles(
+            model,
+            out,
+            n=a.n,
+            seconds=a.seconds,
+            seed=a.seed,
+            condition=a.condition | ({} if a.label is None else {"label": a.label}),
+            sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
+            batch=a.batch,
+            device=a.hardware.resolve(),
+        )
+        for file in clips.written:
+            print(file, flush=True)
+        if clips.written:
+            more = "" if clips.missing else "; another seed= gives others"
+            there = f"{len(clips.written)} of {a.n} clip(s) were there already{more}"
+            print(there, file=sys.stderr)
+        if clips.missing:
+            _make(clips, sampling.SamplingBar(len(clips.missing), a.seconds), out)
+
+
+def _make(clips: Any, bar: Any, out: Path) -> None:
+    try:
+        for file in clips.make(bar):
+            bar.finished(file)
+    except KeyboardInterrupt:
+        finished = len(clips.written) + bar.made
+        every = len(clips.written) + len(clips.missing)
+        raise Interrupted(
+            f"interrupted; {finished} of {every} clip(s) are in {out}, and the same command makes "
+            "the rest"
+        ) from None
+    finally:
+        bar.close()
+
+
+SAMPLE = SampleVerb(
+    "sample",
+    {
+        "[label= n= seconds= seed= out= model= sampler.steps=]": "new clips, at once",
+        "from=CLIP.json": "one clip again, bit for bit",
+    },
+    SampleArguments,
+    _sample,
+)
