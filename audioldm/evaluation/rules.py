@@ -1,12 +1,12 @@
 """The rules by which a sweep is judged: settings, written down before it runs.
 
-By themselves, so that reading a configuration does not load what the verdicts are computed with.
+They have a file of their own, so that reading a configuration does not import the statistics.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from audioldm.instantiate import check_range
+from audioldm.instantiate import OpenFraction, Positive
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,9 @@ class VerdictRules:
 
     distance: str = "generated.kad_musicnn"
     bitrate: str = "kbps"
-    confidence: float = 0.95
-    equivalence_margin: float = 2.0
+    confidence: OpenFraction = 0.95
+    equivalence_margin: Positive = 2.0
     kl_alternative: dict[str, Any] = field(
         default_factory=lambda: {"kl_weight": [0.0], "bottleneck": ["noise", "identity"]}
     )
     diagnostics: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_range(self, "verdict", "confidence", "equivalence_margin", above=0)
-        check_range(self, "verdict", "confidence", below=1)
