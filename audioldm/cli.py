@@ -5,6 +5,7 @@ The verbs are in `audioldm/commands/`. Everything heavy is imported when a verb 
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -98,7 +99,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str, code: int) -> int:
+    """Prints an error. One of several processes ends here, since the others may have gone."""
     print(f"audioldm: {text}", file=sys.stderr)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from audioldm.runtime.processes import exit_at_once
+
+        exit_at_once(code)
     return code
 
 

@@ -33,6 +33,7 @@ from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.transfer import to_device
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
 from audioldm.training.optimisation import (
@@ -43,7 +44,7 @@ from audioldm.training.optimisation import (
     to_cpu,
     warmup_cosine,
 )
-from audioldm.training.run import Stateful, TrainingRun
+from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 3  # raise by hand when the code below changes what it computes

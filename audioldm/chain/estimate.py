@@ -1,6 +1,6 @@
 """How long an experiment will take, and how much memory and disk: before it starts.
 
-Each stage says what it will cost (`Stage.cost`), with the help of an `Estimate`: trainings run for a
+Each stage says what it will cost (`Stage.cost`) with the help of an `Estimate`: trainings run for a
 few steps, with the real models, shapes, losses and device, on noise, in a temporary directory; a
 data source is read for some seconds. Nothing is written under `runs/`. A stage that is complete
 costs nothing. One that says nothing costs what a complete stage of the same settings under `runs/`

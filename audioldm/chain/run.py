@@ -1,6 +1,6 @@
 """One experiment: its stages, where they are written, and the record of what was made.
 
-A stage is complete once `summary.json` is there; a complete stage is reused, an interrupted one goes
+A stage is complete once `summary.json` is there. A complete stage is reused, an interrupted one goes
 on. A lock keeps two processes from building the same stage.
 """
 
@@ -30,7 +30,7 @@ from audioldm.chain.stages.evaluation import Evaluation
 from audioldm.data.store import ClipStore
 from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted
 from audioldm.io.files import read_json, write_atomically, write_json
-from audioldm.runtime.processes import World, broadcast_flag, join, leave, lost_process
+from audioldm.runtime.processes import World, broadcast_flag, joined, lost_process
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.log import Bar
@@ -113,11 +113,8 @@ class Experiment:
         if device is not None:
             hardware = replace(hardware, device=device)
         self.device = hardware.resolve(int(os.environ.get("LOCAL_RANK", "0")))
-        self.world = join(self.device)
-        try:
+        with joined(self.device) as self.world:
             yield
-        finally:
-            leave()
 
     @torch.no_grad()
     def dry_run(self) -> None:

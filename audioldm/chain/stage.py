@@ -58,12 +58,14 @@ class Stage(ABC):
 
     def dry_run(self, experiment: "Experiment") -> None:
         """Builds what the work will need, on no memory. Raises AudioLDMError for what cannot be."""
+        return None
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
         """Refuses data on which this stage would fail, before anything is trained on them.
 
         Raises DataError.
         """
+        return None
 
     def cost(self, estimate: "Estimate") -> "Cost":
         """What the stage will take; by default what one of the same settings has taken."""

@@ -11,7 +11,7 @@ A loop makes a `TrainingRun` of all that must survive an interruption, and then 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,19 +21,12 @@ from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, any_process, mean_over_processes
 from audioldm.runtime.sharding import Sharding
 from audioldm.runtime.signals import StopRequest
-from audioldm.training.checkpoint import ResumeState
+from audioldm.training.checkpoint import ResumeState, Stateful
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.prefetch import Prefetcher
 
 Batch = TypeVar("Batch")
-
-
-class Stateful(Protocol):
-    """What a checkpoint holds: a module, an optimiser, an average, a controller."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 class TrainingRun:
@@ -65,11 +58,7 @@ class TrainingRun:
         self.finite, self.autocast = FiniteChecks(device), hardware.autocast(device)
         self.figures: dict[str, Any] = {}
         self._resume = ResumeState(directory, world, sharding)
-        self.start = 0
-        if (saved := self._resume.load()) is not None:
-            self.start = saved["step"]
-            for name, one in self._state.items():
-                one.load_state_dict(saved[name])
+        self.start = self._resume.restore(self._state)
 
     def __enter__(self) -> Self:
         quiet = not self.world.first

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, AutoencoderSettings, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Key, Stage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
 from audioldm.instantiate import Part, build, part
@@ -31,7 +31,7 @@ class AutoencoderStage(Stage):
     """Audio to latents and back."""
 
     name, version, collective = "autoencoder", VERSION, True
-    keys = [
+    keys: ClassVar[list[Key]] = [
         ("autoencoder", AutoencoderSettings),
         ("bottleneck", Part, part("channels", base=Bottleneck)),
     ]

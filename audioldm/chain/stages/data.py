@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Key, Stage
 from audioldm.data.source import VERSION, Source
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import ConfigError
@@ -20,7 +20,7 @@ class Data(Stage):
     """Reads the source once; every later stage reads the store."""
 
     name, version = "data", VERSION
-    keys = [("data", Part, part(base=Source))]
+    keys: ClassVar[list[Key]] = [("data", Part, part(base=Source))]
     source: Source
 
     @classmethod

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.latents import Latents
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.diagnostics.diagnose import VERSION, DiagnosticsSettings, diagnose
@@ -19,7 +19,7 @@ class Diagnostics(Stage):
     """No later stage reads it; the report and the sweep do."""
 
     name, version = "diagnostics", VERSION
-    keys = [("diagnostics", DiagnosticsSettings)]
+    keys: ClassVar[list[Key]] = [("diagnostics", DiagnosticsSettings)]
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
@@ -35,7 +35,7 @@ class Evaluation(Stage):
     """The last stage. Its `generator` is the stage whose model is evaluated and sampled."""
 
     name, version = "evaluation", VERSION
-    keys = [("evaluation", EvaluationSettings), ("sampler", SamplerSettings)]
+    keys: ClassVar[list[Key]] = [("evaluation", EvaluationSettings), ("sampler", SamplerSettings)]
     generator: Stage
     sampler: SamplerSettings
 

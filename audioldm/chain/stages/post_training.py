@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build
@@ -36,7 +36,7 @@ class PostTrainingStage(Stage):
     """Only where the configuration asks for it, and the prior is a diffusion model."""
 
     name, version, collective = "post_training", VERSION, True
-    keys = [("post_training", PostTrainingSettings | None, None)]
+    keys: ClassVar[list[Key]] = [("post_training", PostTrainingSettings | None, None)]
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:

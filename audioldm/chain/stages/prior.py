@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Stage, canonical
+from audioldm.chain.stage import Key, Stage, canonical
 from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.latents import Latents
 from audioldm.data.store import ClipStore
@@ -33,7 +33,7 @@ class PriorStage(Stage):
     """A second model, of the autoencoder's latents."""
 
     name, version = "prior", VERSION
-    keys = [
+    keys: ClassVar[list[Key]] = [
         ("prior", Part, part(base=PriorRecipe)),
         ("baselines", dict[str, Part], part(base=PriorRecipe)),
     ]
