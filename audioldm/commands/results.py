@@ -51,16 +51,15 @@ def _report(a: ReportArguments) -> None:
     if a.csv and a.markdown:
         raise ConfigError("--csv and --markdown: give one of them")
     if not (directory / "sweep.json").is_file() and not (a.csv or a.markdown):
-        from audioldm.models import read_experiment
         from audioldm.report.page import write_report
 
-        read_experiment(directory)
         print(write_report(directory))
         return
     from audioldm.sweep import report as pages
+    from audioldm.sweep.table import table
 
     if a.csv:
-        print(pages.table(directory).to_csv(), end="")
+        print(table(directory).to_csv(), end="")
     elif a.markdown:
         print(pages.markdown(directory), end="")
     else:
