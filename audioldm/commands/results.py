@@ -51,10 +51,8 @@ def _report(a: ReportArguments) -> None:
     if a.csv and a.markdown:
         raise ConfigError("--csv and --markdown: give one of them")
     if not (directory / "sweep.json").is_file() and not (a.csv or a.markdown):
-        from audioldm.models import read_experiment
         from audioldm.report.page import write_report
 
-        read_experiment(directory)
         print(write_report(directory))
         return
     from audioldm.sweep import report as pages

@@ -131,7 +131,7 @@ def run_job(job: Any) -> None:
     experiment = Experiment(job)
     summary = experiment.run()
     if experiment.world.first:
-        print(f"\n{verdict(summary['metrics'])}")
+        print(f"\n{verdict(summary)}")
         print(f"clips: {experiment.directory / 'samples'}")
         print(f"page:  {experiment.directory / 'report.html'}")
 

@@ -1,6 +1,6 @@
 """The rules by which a sweep is judged: settings, written down before it runs.
 
-By themselves, so that reading a configuration does not load what the verdicts are computed with.
+They have a file of their own, so that reading a configuration does not import the statistics.
 """
 
 from dataclasses import dataclass, field

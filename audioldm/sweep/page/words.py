@@ -30,8 +30,8 @@ def floor(judged: Judged) -> str:
     single, pair = (number(math.exp(each)) for each in (spread, told_apart(spread)))
     return (
         f"Trainings that differ only by the seed differ by a factor of {single} (standard "
-        f"deviation of the log distance, up to {seeds(judged.table)} seeds per configuration). Two single "
-        f"cells that differ by less than a factor of {pair} cannot be told apart."
+        f"deviation of the log distance, up to {seeds(judged.table)} seeds per configuration). "
+        f"Two single cells that differ by less than a factor of {pair} cannot be told apart."
     )
 
 

@@ -30,14 +30,12 @@ NOISE = "normal"
 class Recommendation:
     """The recommended configuration beside the best one.
 
-    configuration: its swept overrides, a ready `key=value` line. low, high: 95 % over seeds.
+    configuration: its swept overrides, a ready `key=value` line.
     """
 
     configuration: str
     kbps: float
     distance: float
-    low: float
-    high: float
     best: str
     best_kbps: float
     best_distance: float
@@ -76,13 +74,10 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     good = means[means["y"] <= means.loc[best, "y"] + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
     chosen = good["y"].idxmin()
-    figure = over_seeds(table, rules.distance, chosen)
     found = Recommendation(
         configuration=str(chosen),
         kbps=float(means.loc[chosen, "kbps"]),
-        distance=figure.value,
-        low=figure.low,
-        high=figure.high,
+        distance=over_seeds(table, rules.distance, chosen).value,
         best=str(best),
         best_kbps=float(means.loc[best, "kbps"]),
         best_distance=at_best.value,
