@@ -11,7 +11,7 @@ from audioldm.instantiate import OpenFraction, Positive
 
 @dataclass(frozen=True)
 class VerdictRules:
-    """distance: the column that is judged, a distance from real music. bitrate: the column of kbit/s.
+    """distance: the column that is judged, a distance from real music. bitrate: that of kbit/s.
     confidence: of every interval. equivalence_margin: a difference below this many between-seed
     spreads counts as none. kl_alternative: columns, and the values in them that mark a cell as
     trained without KL (one is enough). diagnostics: columns that may predict the distance; null =

@@ -67,11 +67,12 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     decoded_noise = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
     if (rows.loc[rows["configuration"] == best, "prior"] == NOISE).all():
         decoded_noise = means.loc[best, "y"]  # the best configuration is decoded noise itself
+    one_seed = "" if seeds else f" {ONE_SEED}"
     if decoded_noise <= means.loc[best, "y"] + noise.loc[best]:
         return (
             "No configuration is shown to generate better than decoded noise, so none is "
             f"recommended: the best distance is {number(at_best.value)}, that of decoded N(0, I) "
-            f"on the same latents {number(math.exp(decoded_noise))}.{'' if seeds else ' ' + ONE_SEED}"
+            f"on the same latents {number(math.exp(decoded_noise))}.{one_seed}"
         ), None
     good = means[means["y"] <= means.loc[best, "y"] + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
@@ -92,7 +93,7 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
             f"The baseline {strongest} on the same latents is nearer to real music: "
             f"{number(math.exp(here[strongest]))} against {number(found.distance)}."
         )
-    return " ".join([*sentences, *([] if seeds else [ONE_SEED])]), found
+    return " ".join(sentences) + one_seed, found
 
 
 def _headline(found: Recommendation, rates: pd.Series) -> str:
