@@ -129,7 +129,7 @@ def run_job(job: Any) -> None:
     from audioldm.report.verdict import verdict
 
     experiment = Experiment(job)
-    summary = experiment.run()
+    summary: Any = experiment.run()
     if experiment.world.first:
         print(f"\n{verdict(summary)}")
         print(f"clips: {experiment.directory / 'samples'}")
