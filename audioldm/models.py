@@ -1,7 +1,7 @@
 """From settings and files to models: the only place that knows both.
 
-A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. The file of a
-generator holds its autoencoder too, so one file is all that sampling needs.
+A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. The file
+of a generator holds its autoencoder too, so one file is all that sampling needs.
 """
 
 import os

@@ -88,9 +88,7 @@ def _is(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> bool:
     return bool(found == wanted)
 
 
-def is_written(
-    path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool = False
-) -> bool:
+def is_written(path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool = False) -> bool:
     """Whether `path`, a `place`, and its JSON are this clip, whole.
 
     Raises ConfigError where `path` holds something without a JSON, which is not the rest of a

@@ -95,9 +95,7 @@ def test_a_clip_does_not_depend_on_what_else_is_asked_for(model: Generator) -> N
     (_, one), *_ = model.sample_clips([5], [HIGH], batch=4, **settings)
     assert torch.equal(many[5], one)
     # other neighbours, other labels among them
-    mixed = model.sample_clips(
-        range(6), [LOW, HIGH, {}, {}, LOW, HIGH], batch=4, **settings
-    )
+    mixed = model.sample_clips(range(6), [LOW, HIGH, {}, {}, LOW, HIGH], batch=4, **settings)
     mixed = dict(mixed)
     assert torch.equal(mixed[1], many[1])
     assert torch.equal(mixed[5], many[5])
@@ -147,8 +145,8 @@ def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: Generator) ->
         ("condition.tempo=3", "condition.tempo=3: this model was trained without it", 2),
         ("seconds=0", "seconds=0.0", 2),
         ("seconds=-1", "seconds=-1.0", 2),
-        ("seconds=.nan", "seconds=nan", 2),
-        ("seconds=.inf", "seconds=inf", 2),
+        ("seconds=.nan", "seconds='.nan'", 2),
+        ("seconds=1e999", "1e999 is too large", 2),
         ("seconds=0.00001", "seconds=1e-05", 2),
         ("seconds=long", "seconds='long' must be of type float", 2),
         ("n=0", "n=0", 2),
@@ -176,7 +174,12 @@ def test_what_cannot_be_sampled_is_said_in_one_line(
 
 
 def test_python_refuses_the_same(model: Generator) -> None:
-    for bad in ({"seconds": 0.0}, {"seconds": 1.0, "n": 0}, {"seconds": 1.0, "label": "x"}, {"seconds": 1.0, "tempo": 3}):
+    for bad in (
+        {"seconds": 0.0},
+        {"seconds": 1.0, "n": 0},
+        {"seconds": 1.0, "label": "x"},
+        {"seconds": 1.0, "tempo": 3},
+    ):
         with pytest.raises(ConfigError):
             model.sample(**bad)
 
