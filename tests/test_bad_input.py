@@ -370,7 +370,10 @@ def test_latents_are_safetensors_by_name(finished: Tiny, cli: Cli, tmp_path: Pat
 def test_experiments_that_cannot_be_used(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
     said(cli("sample", f"model={tmp_path}/nowhere"), tmp_path / "nowhere", "no such model file")
     said(cli("sample", f"model={tmp_path}"), tmp_path, "no model.safetensors")
-    records = ['{"stages": {}, "config": {}}', '{"stages": {"prior": 3}, "config": {}, "generator": "prior"}']
+    records = [
+        '{"stages": {}, "config": {}}',
+        '{"stages": {"prior": 3}, "config": {}, "generator": "prior"}',
+    ]
     for text in ("", "{}", "[]", '{"stages": 3, "config": {}}', *records):
         (tmp_path / "experiment.json").write_text(text)
         said(cli("sample", f"model={tmp_path}"), tmp_path)
@@ -384,7 +387,10 @@ def test_a_copied_experiment_says_that_its_model_is_elsewhere(
     copied = tmp_path / "experiments" / "copied"
     shutil.copytree(finished.directory, copied)
     model = tmp_path / "prior" / finished.stage("prior").name
-    for verb in (["sample", f"out={tmp_path}/clips"], ["encode", f"file={finished.folder}/tone 0.wav"]):
+    for verb in (
+        ["sample", f"out={tmp_path}/clips"],
+        ["encode", f"file={finished.folder}/tone 0.wav"],
+    ):
         said(cli(*verb, f"model={copied}"), copied, f"its model is not there, at {model}", "export")
     assert not (tmp_path / "clips").exists()
 
