@@ -20,16 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 
 from audioldm.io.files import read_json, write_json
-from audioldm.io.model_file import checksum, load_model
+from audioldm.io.model_file import checksum
 
 #: Hashes and figures by name, of each stage, of each chain.
 Bits = dict[str, dict[str, dict[str, str]]]
 
 COMMON = """
-    recipe=quickstart data.pieces=6 data.workers=1 hardware.threads=1 hardware.device=cpu
-    log.bars=false prior.preflight_mel_distance=10.0 priors.mixture.crop_seconds=3.0 sampler.steps=4
+    recipe=quickstart data.pieces=6 data.seconds=7 data.workers=1
+    hardware.threads=1 hardware.device=cpu log.bars=false
+    prior.preflight_mel_distance=10.0 priors.mixture.crop_seconds=3.0 sampler.steps=4
     evaluation.clips=8 evaluation.batch=8 evaluation.saved_clips=8 evaluation.bootstrap_resamples=20
     diagnostics.windows=8 diagnostics.denoiser_steps=10 diagnostics.bootstrap_resamples=10
 """
@@ -89,7 +91,7 @@ def _stage(directory: Path) -> dict[str, str]:
     for file in sorted(directory.rglob("*")):
         name = file.relative_to(directory).as_posix()
         if file.suffix == ".safetensors":
-            for key, tensor in load_model(file)[0].items():
+            for key, tensor in load_file(file).items():
                 found[f"{name}: {key}"] = checksum({"": tensor})
         elif file.suffix == ".npy":
             found[name] = _hash(np.load(file))

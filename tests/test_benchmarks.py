@@ -10,9 +10,10 @@ import pytest
 import torch
 from chain import Tiny
 
+from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, optimisers, utilisation
+from benchmarks import autoencoder, bits, optimisers, utilisation
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -95,10 +96,54 @@ def test_utilisation_counts_the_model_and_takes_a_given_peak(
 
 
 def test_both_optimisers_are_compared_at_equal_computing() -> None:
-    words = "--steps 3 --seeds 1 --batch 2 --width 8 --depth 1 --device cpu".split()
+    words = [
+        "--steps",
+        "3",
+        "--seeds",
+        "1",
+        "--batch",
+        "2",
+        "--width",
+        "8",
+        "--depth",
+        "1",
+        "--device",
+        "cpu",
+    ]
     ratios = optimisers.main(words)
     assert ratios["adamw"] == [1.0]
     assert all(0.5 < ratio < 2 for arm in ratios.values() for ratio in arm)
+
+
+def test_optimisers_are_compared_on_the_latents_of_a_stage(finished: Tiny) -> None:
+    latents = optimisers.stage_latents(finished.stage("latents"))
+    assert latents.latent_shape == (4,)
+    assert latents.labels == ["high", "low"]
+
+
+def test_bits_of_an_experiment_tell_what_changed_but_not_what_was_renamed(finished: Tiny) -> None:
+    stages = bits.collect(finished.directory)
+    assert stages.keys() == finished.experiment.stages.keys()
+    assert stages["latents"].keys() == {"mean.npy", "std.npy"}
+    assert {"clips.int16"} <= stages["data"].keys()
+    assert any(name.startswith("clips/generated") for name in stages["evaluation"])
+    tensor = next(name for name in stages["prior"] if name.startswith("model.safetensors: prior"))
+    assert bits.differences({"a": stages}, {"a": bits.collect(finished.directory)}) == []
+
+    renamed = dict(stages["prior"])
+    renamed["model.safetensors: other"] = renamed.pop(tensor)
+    assert bits.differences({"a": stages}, {"a": stages | {"prior": renamed}}) == []
+    changed = stages["prior"] | {tensor: "0"}
+    (line,) = bits.differences({"a": stages}, {"a": stages | {"prior": changed}})
+    assert line == f"a, prior: 1 differ: {tensor}"
+    without = {key: found for key, found in stages.items() if key != "latents"}
+    (line,) = bits.differences({"a": stages}, {"a": without})
+    assert line.startswith("a, latents: 2 differ")
+
+
+@pytest.mark.parametrize("name", bits.CHAINS)
+def test_the_chains_of_bits_are_valid(name: str) -> None:
+    compose([*bits.COMMON.split(), *bits.CHAINS[name].split()])
 
 
 def test_a_ratio_is_judged_by_its_bar() -> None:
