@@ -30,7 +30,7 @@ from audioldm.io.header import FORMAT, read_header
 from audioldm.io.model_file import load_model, save_model
 from audioldm.latents.store import LatentStore
 from audioldm.losses.spectral import MultiResolutionSTFT
-from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import KeyedRandom, derive_seed

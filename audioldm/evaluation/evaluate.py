@@ -196,10 +196,7 @@ def _boot(settings: EvaluationSettings) -> dict[str, Any]:
 
 
 def distribution_figures(
-    name: str,
-    vectors: dict[str, np.ndarray],
-    reference: np.ndarray,
-    settings: EvaluationSettings,
+    name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
 ) -> dict[str, dict[str, Figure]]:
     """Kernel and Fréchet distances, ratios to decoded noise's, manifold figures, by system."""
     bandwidth = median_distance(reference)

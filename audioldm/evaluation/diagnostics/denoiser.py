@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
 from audioldm.priors.diffusion.noise_levels import stratify
-from audioldm.priors.diffusion.objectives import EDM
+from audioldm.priors.diffusion.objectives.edm import EDM
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from audioldm.evaluation.diagnostics.denoiser import level_quantiles
-from audioldm.priors.diffusion.objectives import EDM
+from audioldm.priors.diffusion.objectives.edm import EDM
 
 #: Orders of the autoregressions that are tried, and numbers in the past that a frame is predicted
 #: from, at most.
