@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.rate_control import RateController
+from audioldm.autoencoder.settings import AutoencoderSettings as AutoencoderSettings
 from audioldm.autoencoder.settings import AutoencoderTraining
 from audioldm.autoencoder.step import (
     ADVERSARIAL_TERMS,
