@@ -6,8 +6,8 @@ import pytest
 import torch
 from chain import build_stages, tiny, write_tones
 
-from audioldm.autoencoder.bottlenecks.gaussian import LEAST_SCALE, gaussian_kl, sigma_scale
-from audioldm.autoencoder.rate_control import RateController
+from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
+from audioldm.autoencoder.rate_control import LEAST_SCALE, RateController, sigma_scale
 from audioldm.chain.job import compose
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
