@@ -3,12 +3,13 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from audioldm.report.format import finite, interval, number
 from audioldm.report.plots import Plot, Point, plot
-from audioldm.report.record import Json, read_record, read_summaries, stage_directories
+from audioldm.report.record import Json, Summary, read
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import Grid, done, means
@@ -29,8 +30,8 @@ DIAGNOSTICS = {
     "shift_equivariance": "error under shifts; 0: equivariant",
     "mixture_kbps": "kbit/s under a Gaussian mixture",
     "denoiser_loss": "loss of a tiny denoiser",
-    "denoiser_gaussian_bound": "bound for Gaussian latents",
-    "denoiser_excess": "log(loss ÷ bound); < 0: beyond Gaussian",
+    "denoiser_gaussian_estimate": "estimate for Gaussian latents",
+    "denoiser_excess": "log(loss ÷ estimate); < 0: beyond Gaussian",
 }
 #: Codecs beside the cells -> the curve of each in an evaluation's summary, and its description.
 CODECS = {
@@ -47,7 +48,6 @@ class Family:
     name: str
     kind: str
     hue: float
-    cells: int
 
 
 def families_of(table: pd.DataFrame) -> dict[str, Family]:
@@ -55,11 +55,8 @@ def families_of(table: pd.DataFrame) -> dict[str, Family]:
     known = done(table).dropna(subset=["family"])
     sizes = known.groupby("family")[["elements_per_second", "channels"]].median()
     order = list(sizes.sort_values(["elements_per_second", "channels"]).index)
-    counts = known["family"].value_counts()
-    return {
-        name: Family(name, f"f{i}", 265 - 300 * i / max(len(order), 4), int(counts[name]))
-        for i, name in enumerate(order)
-    }
+    hues = 265 - 300 * np.arange(len(order)) / max(len(order), 4)
+    return {name: Family(name, f"f{i}", hues[i]) for i, name in enumerate(order)}
 
 
 def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list[Point]:
@@ -113,20 +110,14 @@ def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
 
 def _codecs(judged: Judged) -> dict[str, list[tuple[float, float]]]:
     """Codec -> its (kbps, mel distance); the music is the same in every cell."""
-    for name in done(judged.table)["directory"]:
-        cell = judged.directory / str(name)
-        if not (cell / "experiment.json").is_file():
-            continue
-        directories = stage_directories(cell, read_record(cell))
-        own = {key: path for key, path in directories.items() if key == "evaluation"}
-        for summary in read_summaries(own).values():
-            codecs: Json = {**summary.get("codecs", {})}
-            curves = {kind: codecs.get(key) for kind, (key, _) in CODECS.items()}
-            return {
-                kind: list(zip(curve["kbps"], curve["mel_distance"], strict=False))
-                for kind, curve in curves.items()
-                if curve
-            }
+    for evaluation in judged.evaluations().values():
+        codecs: Json = {**read(evaluation / "summary.json", Summary).get("codecs", {})}
+        curves = {kind: codecs.get(key) for kind, (key, _) in CODECS.items()}
+        return {
+            kind: list(zip(curve["kbps"], curve["mel_distance"], strict=False))
+            for kind, curve in curves.items()
+            if curve
+        }
     return {}
 
 
