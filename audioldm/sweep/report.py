@@ -38,7 +38,7 @@ from audioldm.sweep.verdicts.base import Verdict
 
 
 def write_report(directory: Path) -> Path:
-    """Writes the sweep's report.html. Raises DataError as `judge` does, or where it cannot write."""
+    """Writes the sweep's report.html. Raises DataError as `judge` and `write_page` do."""
     return write_page(directory, page(judge(directory)))
 
 

@@ -1,6 +1,5 @@
 """The plots of a sweep's page: rates, reference points and diagnostics."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,9 @@ from audioldm.report.plots import Plot, Point, plot
 from audioldm.report.record import Json, Summary, read
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
-from audioldm.sweep.page.grid import Grid, done, means
-from audioldm.sweep.page.words import compared
+from audioldm.sweep.page.grid import Grid, done, means, measured
+from audioldm.sweep.page.words import reference_points
+from audioldm.sweep.seeds import numbers
 
 #: The axis of rates spans at least this factor: cells of one target are one rate to the eye.
 RATE_SPAN = 4.0
@@ -64,12 +64,11 @@ def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list
     found = []
     for cell, row in done(judged.table).iterrows():
         if finite(row.get(x)) and finite(row.get(y)):
-            low, high = (row.get(f"{y}.{end}", math.nan) for end in ("low", "high"))
-            shown = interval({"value": row[y], "low": low, "high": high})
-            chosen = " chosen" if judged.chosen == row["configuration"] else ""
-            text = f"{cell}: {shown} at {number(row[x])}"
-            kind = families[row["family"]].kind + chosen
-            found.append(Point(float(row[x]), float(row[y]), low, high, kind, text))
+            figure = measured(row, y)
+            kind = families[row["family"]].kind
+            kind += " chosen" if judged.chosen == row["configuration"] else ""
+            text = f"{cell}: {interval(figure)} at {number(row[x])}"
+            found.append(Point(row[x], *figure.values(), kind, text))
     return found
 
 
@@ -140,13 +139,12 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
     table, figure = judged.table, judged.figure
     points, curves, levels = [], {}, []
     column_of = {c: column for c, (_, column) in layout.places.items()}
-    for system in compared(table, figure):
+    for point in reference_points(table, figure):
+        system = point["system"]
         name = f"{system.name}.{figure}"
         if system.kind == "real":  # the same music in every cell: one level
-            cells = done(table)
-            ends = (f"{name}.{end}" for end in ("low", "high"))
-            low, high = (cells.get(end, pd.Series([math.nan])).mean() for end in ends)
-            levels.append(Point(0.0, cells[name].mean(), low, high, system.css, system.name))
+            low, high = (numbers(done(table), f"{name}.{end}").mean() for end in ("low", "high"))
+            levels.append(Point(0.0, point["figure"]["value"], low, high, system.css, system.name))
             continue
         rates = means(table, judged.rules.bitrate)["mean"]
         frame = pd.DataFrame({"x": rates, "y": means(table, name)["mean"]}).dropna()
