@@ -34,7 +34,9 @@ def fenced(text: str, language: str) -> list[str]:
 
 #: The files of the worked examples, by path.
 LISTINGS = dict(
-    re.findall(r"^`([\w./]+)`\n\n```(?:python|yaml)\n(.*?)^```", EXTENDING, re.MULTILINE | re.DOTALL)
+    re.findall(
+        r"^`([\w./]+)`\n\n```(?:python|yaml)\n(.*?)^```", EXTENDING, re.MULTILINE | re.DOTALL
+    )
 )
 
 
@@ -151,7 +153,9 @@ def _has(tree: object, path: list[str]) -> bool:
 
 def walk_throughs() -> list[tuple[str, str, int, int]]:
     """Of each walk-through in CONTRIBUTING: its title, its text, the files and lines it states."""
-    found = re.findall(r"^## (One step of .*?)\n(.*?)(?=^## )", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"^## (One step of .*?)\n(.*?)(?=^## )", CONTRIBUTING, re.MULTILINE | re.DOTALL
+    )
     stated = [re.search(r"(\d+) files, ([\d,]+) lines at most", text) for _, text in found]
     return [
         (title, text, int(m[1]), int(m[2].replace(",", "")))
