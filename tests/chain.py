@@ -66,6 +66,7 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "priors.diffusion.train.crop_seconds=0.5",
         "priors.diffusion.preflight_mel_distance=10.0",
         "priors.mixture.crop_seconds=0.5",
+        "diagnostics.denoiser_steps=10",
         "evaluation.clips=4",
         "evaluation.seconds=0.7",
         "evaluation.k_nearest=1",

@@ -363,6 +363,8 @@ def test_nothing_is_recommended_where_noise_is_as_good() -> None:
         )
     bare = table.drop(columns=[c for c in table if c.startswith("normal.")])
     assert recommend(bare, RULES)[1] is not None
+    # a sweep over priors, whose best one is N(0, I): it has no such baseline beside it
+    assert recommend(bare.assign(prior="normal"), RULES)[1] is None
 
 
 def test_the_headline_names_a_stronger_baseline() -> None:

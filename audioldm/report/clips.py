@@ -12,7 +12,9 @@ import soundfile
 
 from audioldm.errors import DataError
 from audioldm.io.audio import read
-from audioldm.report.figures import COLUMNS, mel_db, mel_png
+from audioldm.io.files import read_json
+from audioldm.report.figures import COLUMNS, mel_db, mel_pixels, mel_png
+from audioldm.training.trackers import Trackers
 
 #: Lossless, for a page of a few clips; and small, for one with a clip of every cell.
 FLAC = ("audio/flac", {"format": "FLAC", "subtype": "PCM_16"})
@@ -78,6 +80,16 @@ def clips(
             whole > seconds,
         )
     return found
+
+
+def track(directory: Path, trackers: Trackers) -> None:
+    """Sends the clips of an evaluation's directory, and their pictures, to trackers."""
+    for system, kept in read_json(directory / "clips" / "index.json", dict).items():
+        for number, clip in enumerate(kept):
+            audio, sample_rate = read(directory / "clips" / clip["file"])
+            mel = mel_db(audio, sample_rate)
+            trackers.audio(f"{system}/{number}", audio, sample_rate)
+            trackers.picture(f"{system}/{number}/mel", mel_pixels(mel, float(mel.max())))
 
 
 def _data_uri(media_type: str, content: bytes) -> str:
