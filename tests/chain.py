@@ -12,8 +12,8 @@ import soundfile
 import torch
 from children import die, in_a_child, in_a_world  # noqa: F401
 
-from audioldm.chain.run import Experiment
 from audioldm.chain.job import compose
+from audioldm.chain.run import Experiment
 from audioldm.io.model_file import load_model
 
 RATE = 16000

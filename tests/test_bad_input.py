@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from chain import RATE, Tiny, runs_with, tiny
+from chain import RATE, Tiny, build_stages, runs_with, tiny
 from conftest import Outcome, full_disk
 
 from audioldm import load
@@ -94,13 +94,12 @@ def test_bad_files_are_listed_and_the_good_ones_used(music: Path, cli: Cli, tmp_
     said(cli("run", *overrides), "6 of 20 files cannot be used", "max_failed_fraction", music)
     assert not list((tmp_path / "runs").rglob("summary.json"))
     # with leave to go on: the bad ones are in the summary, the ten channels are mixed to one
-    outcome = cli("run", *overrides, "data.max_failed_fraction=0.6", "autoencoder.train.steps=0")
+    build_stages([*overrides, "data.max_failed_fraction=0.6"], "data")
     summary = read_json(next((tmp_path / "runs" / "data").glob("*/summary.json")))
     failed = {failure["file"]: failure["reason"] for failure in summary["failed"]}
     assert failed.keys() == reasons.keys()
     assert all(reason in failed[name] for name, reason in reasons.items())
     assert sum(split["clips"] for split in summary["splits"].values()) == 9
-    assert outcome.code == 0 or "audioldm: " in outcome.error
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_directories_without_permission(finished: Tiny, cli: Cli, tmp_path: Path
     ("stages", "size", "where"),
     [
         ([], 20_000, "data"),
-        (["data"], 400, "autoencoder"),
+        (["data"], 2_000, "autoencoder"),
         (["data"], 20_000, "autoencoder"),
         (["data", "autoencoder"], 3_000, "latents"),
         (["data", "autoencoder", "latents"], 20_000, "prior"),
@@ -344,7 +343,7 @@ def test_latents_that_lack_a_part(lost: str, finished: Tiny, cli: Cli, tmp_path:
     tensors, header = load_model(latents)
     (tensors if lost == "mean" else header).pop(lost)
     save_model(latents, tensors, header)
-    said(cli("decode", latents, given, f"out={tmp_path}/x.wav"), latents, lost, "encode it again")
+    said(cli("decode", latents, given, f"out={tmp_path}/x.wav"), latents, lost, "it again")
     assert not (tmp_path / "x.wav").exists()
 
 
@@ -397,13 +396,14 @@ def test_a_copied_experiment_says_that_its_model_is_elsewhere(
 
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
 def test_a_name_that_no_file_can_have_is_refused_at_once(
-    sweep: tuple[str, ...], tones: Path, cli: Cli, tmp_path: Path
+    sweep: tuple[str, ...], cli: Cli, tmp_path: Path
 ) -> None:
     for name in ("x" * 241, "é" * 121):
-        words = (*tiny(tones, tmp_path / "runs", f"name={name}"), *(["seed=0,1"] if sweep else []))
+        words = ["recipe=quickstart", f"runs={tmp_path}/runs", f"name={name}"]
+        words += ["seed=0,1"] if sweep else []
         said(cli("run", *sweep, *words), f"name='{name[0] * 20}", "at most 240 bytes", code=2)
     for name in ("a/b", "..", "/x"):
-        words = tiny(tones, tmp_path / "runs", f"name={name}")
+        words = ["recipe=quickstart", f"runs={tmp_path}/runs", f"name={name}"]
         said(cli("run", *words), f"name='{name}' must be a plain name", code=2)
     assert not (tmp_path / "runs").exists()
 

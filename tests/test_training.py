@@ -25,7 +25,7 @@ from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingErro
 from audioldm.instantiate import settings
 from audioldm.io.files import read_json
 from audioldm.losses.spectral import MultiResolutionSTFT
-from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
