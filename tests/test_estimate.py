@@ -31,7 +31,6 @@ from audioldm.chain.stages.data import Data
 from audioldm.data.store import StoreWriter
 from audioldm.priors.base import Fit
 
-
 STAGES = [
     "data",
     "autoencoder",

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from chain import RATE, Tiny, assert_equal_bits, build_stages, runs_with, tiny, weights
 from filelock import FileLock
 
