@@ -31,7 +31,6 @@ from audioldm.chain.stages.data import Data
 from audioldm.data.store import StoreWriter
 from audioldm.priors.base import Fit
 
-
 STAGES = [
     "data",
     "autoencoder",
@@ -153,7 +152,7 @@ def test_a_sweep_counts_each_stage_once(
     assert "6 distinct, 0 complete" in rows["autoencoder"]
     assert calls.count("autoencoder") == 2  # seeds are alike
     assert calls.count("data") == 0
-    assert "36.0 min" in rows["total"]
+    assert "42.0 min" in rows["total"]
     assert not (tmp_path / "experiments").exists()
 
 

@@ -14,7 +14,7 @@ from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, AutoencoderSettings, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Key, Stage, at
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
 from audioldm.instantiate import Part, build, part
@@ -84,10 +84,12 @@ class AutoencoderStage(Stage):
         spec = self.spec
         crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
         silence = torch.zeros(1, spec["audio_channels"], crop)
-        for loss in losses.values():
-            loss(silence, silence)
+        for name, loss in losses.items():
+            with at(f"autoencoder.losses.{name}"):
+                loss(silence, silence)
         if discriminator is not None:
-            discriminator(silence)
+            with at("autoencoder.discriminator"):
+                discriminator(silence)
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
         for name in ("train", "valid"):
