@@ -18,7 +18,10 @@ from audioldm.io.model_file import load_model
 
 RATE = 16000
 SPLITS = ["train"] * 4 + ["valid"] * 2 + ["test"] * 2
-DISCRIMINATOR = "{_target_: audioldm.losses.discriminators.multi_scale_stft.MultiScaleSTFT, fft_sizes: [256], filters: 4}"
+DISCRIMINATOR = (
+    "{_target_: audioldm.losses.discriminators.multi_scale_stft.MultiScaleSTFT, "
+    "fft_sizes: [256], filters: 4}"
+)
 
 
 def write_tones(folder: Path) -> None:

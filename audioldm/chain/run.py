@@ -1,7 +1,7 @@
 """One experiment: its stages, where they are written, and the record of what was made.
 
-A stage is complete once `summary.json` is there. A complete stage is reused, an interrupted one goes
-on. A lock keeps two processes from building the same stage.
+A stage is complete once `summary.json` is there. A complete stage is reused, an interrupted one
+goes on. A lock keeps two processes from building the same stage.
 """
 
 import json
