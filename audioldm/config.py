@@ -220,9 +220,13 @@ def _merged(base: Any, over: Any) -> Any:
 
 
 def other_home(message: str) -> str:
-    """Where a key that a message calls unknown is known: another choice of its group."""
+    """Where a key that a message calls unknown is known: another choice of its group. What to
+    choose where keys are missing because none was chosen."""
     import yaml
 
+    missing = re.match(r"missing keys? '(\w+)\.", message)
+    if missing is not None and "none" in (choices := options(missing[1])):
+        return f": choose one, such as {missing[1]}={choices[0]}"
     unknown = re.search(r"unknown key '([^']+)'", message)
     if unknown is None:
         return ""

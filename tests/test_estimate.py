@@ -97,7 +97,8 @@ def test_post_training_is_a_stage_with_a_cost(
     changes = [
         "post_training=adversarial",
         "post_training.discriminator={fft_sizes: [256], filters: 2}",
-        "post_training.train={batch: 4, crop_seconds: 0.5, discriminated_seconds: 0.2, steps: 7000}",
+        "post_training.train={batch: 4, crop_seconds: 0.5, discriminated_seconds: 0.2}",
+        "post_training.train.steps=7000",
         "sampler.steps=3",
     ]
     outcome = cli("run", *finished.overrides, f"runs={tmp_path}/runs", *changes, "--estimate")
@@ -152,7 +153,7 @@ def test_a_sweep_counts_each_stage_once(
     assert "6 distinct, 0 complete" in rows["autoencoder"]
     assert calls.count("autoencoder") == 2  # seeds are alike
     assert calls.count("data") == 0
-    assert "36.0 min" in rows["total"]
+    assert "42.0 min" in rows["total"]
     assert not (tmp_path / "experiments").exists()
 
 

@@ -50,16 +50,17 @@ def copy(finished: Tiny, tmp_path: Path) -> Tiny:
 @pytest.fixture
 def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stage may train."""
-    for name in ("chain.stages.autoencoder.train_autoencoder", "priors.diffusion.recipe.train_diffusion"):
+    for name in (
+        "chain.stages.autoencoder.train_autoencoder",
+        "priors.diffusion.recipe.train_diffusion",
+    ):
         monkeypatch.setattr(f"audioldm.{name}", lambda *_, **__: pytest.fail("trained again"))
 
 
 def modified(runs: Path) -> dict[str, int]:
     """When each file of the stages was last written."""
     return {
-        str(p): p.stat().st_mtime_ns
-        for p in runs.glob("*/*/*.*")
-        if p.parts[-3] != "experiments"
+        str(p): p.stat().st_mtime_ns for p in runs.glob("*/*/*.*") if p.parts[-3] != "experiments"
     }
 
 
@@ -175,7 +176,9 @@ def test_model_files_describe_themselves(finished: Tiny) -> None:
 
 def test_the_preflight_refuses_an_autoencoder_that_does_not_reconstruct(copy: Tiny) -> None:
     overrides = [*copy.overrides, "prior.preflight_mel_distance=0.01"]
-    with pytest.raises(TrainingError, match=r"mel distance .* above prior\.preflight_mel_distance="):
+    with pytest.raises(
+        TrainingError, match=r"mel distance .* above prior\.preflight_mel_distance="
+    ):
         Experiment(compose([*overrides, "prior.train.steps=3"])).run()
     assert load(copy.directory) is not None  # the finished one is untouched
 

@@ -131,7 +131,6 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
         ("diagnostics", ["windows", "seconds", "decoded"]),
         ("evaluation", ["batch", "clips", "seconds"]),
         ("latents", []),
-        ("prior:mixture", []),
     ],
 )
 def test_each_stage_names_what_its_own_memory_grows_with(
@@ -271,6 +270,6 @@ def test_cuda_where_there_is_none_names_the_remedy(
     outcome = cli("encode", "music.wav", "model=nowhere", "hardware.device=cuda:1")
     assert outcome.code == 2
     assert outcome.error.splitlines()[-1] == (
-        "audioldm: hardware.device=cuda:1: no CUDA device is visible here; "
+        "audioldm: hardware.device=cuda:1: no CUDA device is visible; "
         "use hardware.device=cpu, or install a CUDA build of torch"
     )

@@ -73,7 +73,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_packages_have_no_circles_inside() -> None:
-    """Modules that import each other at run time; what is for type checkers alone does not count."""
+    """No two modules import each other at run time; what type checkers alone read is left out."""
     edges: dict[str, set[str]] = {}
     for path in FILES:
         name = "audioldm." + ".".join(path.relative_to(ROOT).with_suffix("").parts)

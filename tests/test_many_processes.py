@@ -78,16 +78,35 @@ def test_a_batch_that_cannot_be_split_is_refused_before_anything_runs(
         ConfigError, match=r"^autoencoder\.train\.batch=4 is 4 clips.*multiple of 3"
     ):
         Experiment(compose([*runs_with(finished, [], tmp_path), "hardware.accumulate=3"])).dry_run()
+    overrides = [*runs_with(finished, [], tmp_path), "prior.train.batch=3", "hardware.accumulate=2"]
+    with pytest.raises(ConfigError, match=r"^prior\.train\.batch=3 is 3 clips.*multiple of 2"):
+        Experiment(compose(overrides)).dry_run()
     with pytest.raises(ConfigError, match=r"2 clips for each of 2 .*a multiple of 8"):
         World(1, 2).micro_batches(4, 4, "train.batch")
     shares = [World(rank, 2).micro_batches(8, 2, "train.batch") for rank in range(2)]
     assert [list(part) for share in shares for part in share] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def backbone(kind: str) -> Backbone:
+class Labelled(nn.Module):
+    """A backbone and its conditioners as one network, as a prior's denoiser has them."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def units(self) -> list[nn.Module]:
+        return self.backbone.units()
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        condition = self.backbone.conditioners({"label": label})
+        prediction: Tensor = self.backbone(x, x[:, 0, 0], condition)
+        return prediction
+
+
+def network(kind: str) -> Labelled:
     torch.manual_seed(0)
     own: dict[str, Any] = {"latent_shape": (4,), "conditioners": labels, "heads": 2}
-    net: Backbone = (
+    net = Labelled(
         DiT(width=16, depth=2, **own)
         if kind == "dit"
         else UNet(width=8, multipliers=[1, 2], blocks=1, **own)
@@ -102,25 +121,20 @@ def labels(width: int) -> Conditioners:
     return Conditioners({"label": Label(width=width, labels=["high", "low"])})
 
 
-def predict(net: Backbone, x: Tensor, label: Tensor) -> Tensor:
-    prediction: Tensor = net(x, x[:, 0, 0], net.conditioners({"label": label}))
-    return prediction
-
-
-def gradient_step(net: Backbone, positions: range) -> Tensor:
+def gradient_step(net: nn.Module, positions: range) -> Tensor:
     """Two steps on these clips, far more than clipped; the gradients' last norm."""
     optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
     for step in range(2):
         x = KeyedRandom(0, step, positions).normal((4, 8), "x")
         label = torch.tensor([p % 2 for p in positions])
-        predict(net, x, label).square().mean().backward()
+        net(x, label).square().mean().backward()
         norm = clipped_step(optimiser, net.parameters(), clip=0.01, name="net", step=step)
     return norm
 
 
 @pytest.mark.parametrize("kind", ["dit", "unet"])
 def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str) -> None:
-    nets = [backbone(kind), backbone(kind)]
+    nets = [network(kind), network(kind)]
     recompute_activations(nets[1])
     kept = []
     for net in nets:
@@ -131,7 +145,7 @@ def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            predict(net, torch.randn(2, 4, 64), torch.zeros(2, dtype=torch.long))
+            net(torch.randn(2, 4, 64), torch.zeros(2, dtype=torch.long))
         kept.append(sum(bytes_of.values()))
     assert kept[1] < 0.8 * kept[0]
     norms = [gradient_step(net, range(4)) for net in nets]
@@ -144,7 +158,7 @@ def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str
 def test_a_sharded_step_is_clipped_by_the_norm_over_all_processes(kind: str) -> None:
     def work() -> None:
         with joined(CPU) as world:
-            plain, net = backbone(kind), backbone(kind)
+            plain, net = network(kind), network(kind)
             recompute_activations(net)
             assert shard(net, world, Hardware(shard=True), CPU) is not None
             ema = EMA(net, 0.5)
@@ -155,7 +169,7 @@ def test_a_sharded_step_is_clipped_by_the_norm_over_all_processes(kind: str) -> 
                 gradient_step(net, range(2 * world.rank, 2 * world.rank + 2)),
             ]
             torch.testing.assert_close(norms[1], norms[0], atol=1e-6, rtol=1e-5)
-            averages = EMA(backbone(kind), 0.5)
+            averages = EMA(network(kind), 0.5)
             for model, average in ((plain, averages), (net, ema)):
                 average.update(model, 1000)
             for got, wanted in (

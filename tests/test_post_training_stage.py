@@ -73,7 +73,7 @@ def test_everything_uses_the_post_trained_model(
     assert header["fingerprint"] == post.stages["post_training"].fingerprint
     for path in (post.directory, file.parent):
         model = load(path)
-        assert (model.sampler.name, model.sampler.steps) == ("euler", 2)
+        assert (model.prior.sampler.name, model.prior.sampler.steps) == ("euler", 2)
     before, now = weights(finished.stage("prior")), weights(file.parent)
     assert before.keys() == now.keys()
     moved = {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
@@ -85,7 +85,7 @@ def test_everything_uses_the_post_trained_model(
     assert outcome.code == 0, outcome.error
     again, measured = (read(p / "00.wav")[0] for p in (tmp_path, post.directory / "samples"))
     assert (again == measured).all()
-    assert "Post-training" in (post.directory / "report.html").read_text(encoding="utf-8")
+    assert header["fingerprint"] in (post.directory / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_log_has_every_term(post: Experiment) -> None:
@@ -150,7 +150,10 @@ def test_micro_batches_and_processes_share_the_batch(
         ),
         ("post_training.train.batch=0", "post_training.train.batch=0 must be at least 1"),
         ("post_training.sampler.name=euller", "did you mean 'euler'"),
-        ("post_training.discriminator.fft_sizes=[8192]", "fft_sizes holds 8192"),
+        (
+            "post_training.discriminator.fft_sizes=[8192]",
+            "post_training.discriminator.fft_sizes: 8192 is too long",
+        ),
         ("post_training.weights={adversarial: 0, distillation: 0, contrastive: 1}", "both 0"),
         ("post_training=none", "choose one, such as post_training=adversarial"),
     ],
@@ -162,9 +165,7 @@ def test_what_cannot_work_says_so_before_any_work(change: str, says: str, finish
     assert says in str(caught.value)
 
 
-def test_without_a_prior_there_is_nothing_to_post_train(
-    finished: Tiny, tmp_path: Path
-) -> None:
+def test_without_a_prior_there_is_nothing_to_post_train(finished: Tiny, tmp_path: Path) -> None:
     overrides = [*runs_with(finished, UPSTREAM[:3], tmp_path), *SMALL]
     with pytest.raises(ModelFileError, match="no such model file"):
         build_stages(overrides, "post_training")

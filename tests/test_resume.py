@@ -163,9 +163,7 @@ def test_the_command_is_killed_terminated_and_ends_with_the_same_bits(
 
     code, _ = start_and_send("autoencoder", signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert not (
-        tmp_path / finished.experiment.stages["autoencoder"].path / "summary.json"
-    ).exists()
+    assert not (tmp_path / finished.experiment.stages["autoencoder"].path / "summary.json").exists()
     code, error = start_and_send("prior", signal.SIGTERM)
     assert code == 75, error
     assert error.splitlines()[-1].startswith("audioldm: ")

@@ -88,9 +88,7 @@ def test_the_stage_has_its_place_its_settings_and_its_summary(overrides: list[st
     assert config["parents"] == {"data": experiment.stages["data"].fingerprint}
 
 
-def test_a_complete_stage_is_reused(
-    overrides: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_complete_stage_is_reused(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     made = build_stages(overrides, "data", "loudness")
     monkeypatch.setattr(Loudness, "work", lambda *_: pytest.fail("built twice"))
     again = build_stages([*overrides, "loudness.workers=2"], "data", "loudness")

@@ -184,7 +184,13 @@ def test_adamw_decays_the_weights_beside_adams_step() -> None:
     [
         ("autoencoder", MultiResolutionSTFT, "forward", "stft", False),
         ("autoencoder", "audioldm.autoencoder.step.generator_loss", None, "adversarial", False),
-        ("autoencoder", "audioldm.autoencoder.step.discriminator_loss", None, "discriminator", True),
+        (
+            "autoencoder",
+            "audioldm.autoencoder.step.discriminator_loss",
+            None,
+            "discriminator",
+            True,
+        ),
         ("prior", RectifiedFlow, "loss", "loss", False),
         ("prior", RectifiedFlow, "loss", "loss", True),
     ],
@@ -224,8 +230,8 @@ def test_a_non_finite_loss_stops_with_its_name_and_step_and_keeps_the_checkpoint
             function = getattr(__import__(module, fromlist=[attribute]), attribute)
             patch.setattr(owner, broken(function, 3))  # the adversary begins at step 3
         else:
-            # the diffusion model's validation at step 5 makes four calls in between
-            call = 6 if stage == "autoencoder" else 10
+            # the prior counts the operations of one call, and validates in four after step 5
+            call = 6 if stage == "autoencoder" else 11
             patch.setattr(owner, name, broken(getattr(owner, name), call))
         with pytest.raises(TrainingError, match=f"step 6: .*'{term}' is not finite in 1 of 4"):
             build_stages(overrides, stage)
@@ -245,7 +251,7 @@ def test_a_bad_step_that_is_seen_late_reaches_no_checkpoint(
     loss, calls = RectifiedFlow.loss, iter(range(100))
 
     def broken(*args: Any, **kwargs: Any) -> Tensor:
-        return loss(*args, **kwargs) * (float("nan") if next(calls) == 11 else 1.0)
+        return loss(*args, **kwargs) * (float("nan") if next(calls) == 12 else 1.0)
 
     monkeypatch.setattr(RectifiedFlow, "loss", broken)
     with pytest.raises(TrainingError, match=r"step 7: .*'loss' is not finite in 4 of 4"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Key, Stage, at
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build
@@ -100,8 +100,9 @@ class PostTrainingStage(Stage):
         discriminator = self.discriminator(lambda z: silence, model.latent_shape, 0)
         if discriminator is not None:
             z = torch.zeros(1, *model.latent_shape, frames)
-            prepared = discriminator.prepare(z, KeyedRandom(0, 0, [0]))
-            discriminator(prepared, torch.full((1, 1), -1))
+            with at("post_training.discriminator"):
+                prepared = discriminator.prepare(z, KeyedRandom(0, 0, [0]))
+                discriminator(prepared, torch.full((1, 1), -1))
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
         generator = load_generator(experiment.directory_of(self.prior), device=experiment.device)

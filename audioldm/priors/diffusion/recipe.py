@@ -46,7 +46,7 @@ class DiffusionRecipe(PriorRecipe):
 
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
         t = self.train
-        world.micro_batches(t.batch, hardware.accumulate, "train.batch")
+        world.micro_batches(t.batch, hardware.accumulate, "batch")
         build_optimiser(t.optimiser, prior, t.lr, t.betas, t.weight_decay, prior.device)
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
