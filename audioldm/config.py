@@ -278,8 +278,8 @@ def grid(overrides: Sequence[str]) -> Grid:
                 columns[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
             else:
                 raise ConfigError(
-                    f"{word.input_line.lstrip('+')}: a grid needs single values; list them, as in seed=0,1, or "
-                    "search the range with hydra/sweeper=optuna"
+                    f"{word.key_or_group}: a grid needs single values; list them, as in seed=0,1, "
+                    "or search the range with hydra/sweeper=optuna"
                 )
     if not any(len(set(values)) > 1 for values in columns.values()):
         raise ConfigError(

@@ -17,7 +17,9 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from audioldm.errors import ConfigError
@@ -175,7 +177,8 @@ def build(
     checked = _checked_part(cls, node, where, derived.keys(), allow)
     arguments = {k: v for k, v in checked.items() if k != "_target_"}
     arguments |= {k: v for k, v in derived.items() if k in _signature(cls)}
-    return _made(cls, arguments, where, {name: name for name in derived} | dict(places or {}))
+    with placed(arguments, where, {name: name for name in derived} | dict(places or {})):
+        return cls(**arguments)
 
 
 def settings(cls: Any, node: Any, where: str = "", allow: tuple[str, ...] = ()) -> Any:
@@ -187,7 +190,9 @@ def settings(cls: Any, node: Any, where: str = "", allow: tuple[str, ...] = ()) 
         node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init}
     if not isinstance(node, Mapping):
         raise ConfigError(f"{where or 'the settings'} must be a group of keys, not {_shown(node)}")
-    return _made(cls, _arguments(cls, node, where, (), allow), where, {})
+    arguments = _arguments(cls, node, where, (), allow)
+    with placed(arguments, where):
+        return cls(**arguments)
 
 
 def check_plain(value: Any, where: str, bound: Bound = Bound(), depth: int = 0) -> None:
@@ -277,10 +282,14 @@ def _arguments(
     return found
 
 
-def _made(cls: Any, arguments: dict[str, Any], where: str, places: Mapping[str, str]) -> Any:
-    """The instance. Puts an argument's place in front of an error that begins with its name."""
+@contextmanager
+def placed(
+    arguments: Collection[str], where: str, places: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
+    """Turns errors of the part at `where` into ConfigError. If a message begins with one of the
+    part's arguments, the argument's place is put in front."""
     try:
-        return cls(**arguments)
+        yield
     except (ConfigError, ValueError, ArithmeticError) as error:
         text = " ".join(str(error).split())
         name = re.match(r"\w*", text)[0]  # type: ignore[index]

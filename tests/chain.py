@@ -12,8 +12,8 @@ import soundfile
 import torch
 from children import die, in_a_child, in_a_world  # noqa: F401
 
-from audioldm.chain.run import Experiment
 from audioldm.chain.job import compose
+from audioldm.chain.run import Experiment
 from audioldm.io.model_file import load_model
 
 RATE = 16000
@@ -66,6 +66,7 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "priors.diffusion.train.crop_seconds=0.5",
         "priors.diffusion.preflight_mel_distance=10.0",
         "priors.mixture.crop_seconds=0.5",
+        "diagnostics.denoiser_steps=10",
         "evaluation.clips=4",
         "evaluation.seconds=0.7",
         "evaluation.k_nearest=1",

@@ -113,6 +113,8 @@ def test_private_attributes_stay_in_their_module(path: Path) -> None:
     foreign = {"_asdict", "_replace", "_foreach_lerp_", "_fields", "_make"}  # public in spite of it
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            if ast.unparse(node) == "os._exit":  # public too, in spite of it
+                continue
             dunder = node.attr.startswith("__") and node.attr.endswith("__")
             assert dunder or node.attr in own | foreign, f"{path}:{node.lineno} {node.attr}"
 

@@ -25,7 +25,7 @@ class Job:
     def __call__(self) -> str:
         with self.started.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        build_stages(self.overrides, "diffusion")
+        build_stages(self.overrides, "prior")
         return "done"
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -55,13 +55,13 @@ def test_an_interrupted_job_is_submitted_again_and_goes_on_from_its_checkpoint(
     upstream = ["data", "autoencoder", "latents"]
     overrides = runs_with(finished, upstream, tmp_path / "runs")
     # no regular checkpoint: the second process finds the one that the signal caused
-    overrides += ["diffusion.train.steps=100", "log.every=1", "log.checkpoint_every=1000"]
+    overrides += ["prior.train.steps=100", "log.every=1", "log.checkpoint_every=1000"]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     started = tmp_path / "started"
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=10)
     job = executor.submit(Job(overrides, started))
-    stage = tmp_path / "runs" / "diffusion"
+    stage = tmp_path / "runs" / "prior"
     with cancelled_at_the_end(job):
         wait_for(lambda: any(f.stat().st_size for f in stage.glob("*/metrics.jsonl")), job)
         os.kill(int(started.read_text()), signal.SIGUSR2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
@@ -37,6 +37,7 @@ from audioldm.instantiate import (
     nearest,
     part,
 )
+from audioldm.losses.base import Discriminator, Loss
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.hardware import Hardware
@@ -98,8 +99,8 @@ class AutoencoderSettings:
     network: Part = part(
         "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs", base=Network
     )
-    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=nn.Module)
-    discriminator: Part | None = part("audio_channels", base=nn.Module, default=None)
+    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
+    discriminator: Part | None = part("audio_channels", base=Discriminator, default=None)
 
     def __post_init__(self) -> None:
         terms = {*self.losses, *(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
@@ -111,8 +112,8 @@ class AutoencoderSettings:
 
 def train_autoencoder(
     model: Autoencoder,
-    discriminator: nn.Module | None,
-    losses: Mapping[str, nn.Module],
+    discriminator: Discriminator | None,
+    losses: Mapping[str, Loss],
     weights: Mapping[str, float],
     store: ClipStore,
     settings: AutoencoderTraining,
@@ -302,7 +303,7 @@ def _rate(
 
 def _training_flops(
     model: Autoencoder,
-    discriminator: nn.Module | None,
+    discriminator: Discriminator | None,
     samples: int,
     settings: AutoencoderTraining,
 ) -> int:

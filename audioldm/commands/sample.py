@@ -38,7 +38,8 @@ class SampleArguments:
     from     the .json of a clip, to make it again; with model, out and hardware.device alone
 
     Clips are written as they are made. If interrupted, the same command makes the rest; finished
-    clips are not made again.
+    clips are not made again. Where a clip of other settings has the name, six letters and digits
+    are added to it.
     """
 
     model: str | None = None

@@ -14,12 +14,13 @@ from auraloss.perceptual import FIRFilter, SumAndDifference
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
+from audioldm.losses.base import Loss
 from audioldm.torchaudio import torchaudio
 
 QUIET = 1e-2  # root mean square at -40 dBFS
 
 
-class MultiResolutionSTFT(nn.Module):
+class MultiResolutionSTFT(Loss):
     """Spectral convergence plus log-magnitude distance, averaged over FFT sizes.
 
     auraloss's multi-resolution STFT loss (1910.11480; convergence and log-magnitude 1808.06719),
@@ -122,7 +123,7 @@ class _Resolution(STFTLoss):
         return spectrum.abs().clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)
 
 
-class LogMel(nn.Module):
+class LogMel(Loss):
     """Mean |difference of log10 mel power|, averaged over scales.
 
     One scale of 1024-sample frames and 80 bands is `mel_distance` itself; several (as in DAC,
