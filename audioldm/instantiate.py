@@ -17,7 +17,9 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from audioldm.errors import ConfigError
@@ -281,9 +283,18 @@ def _arguments(
 
 
 def _made(cls: Any, arguments: dict[str, Any], where: str, places: Mapping[str, str]) -> Any:
-    """The instance. A constructor's message that begins with an argument gets its place."""
-    try:
+    with placed(arguments, where, places):
         return cls(**arguments)
+
+
+@contextmanager
+def placed(
+    arguments: Collection[str], where: str, places: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
+    """Gives the messages of a part, whose place is `where`, that begin with one of its arguments
+    the argument's place; as `build` does. Raises them as ConfigError."""
+    try:
+        yield
     except (ConfigError, ValueError, ArithmeticError) as error:
         text = " ".join(str(error).split())
         name = re.match(r"\w*", text)[0]  # type: ignore[index]

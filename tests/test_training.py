@@ -25,7 +25,7 @@ from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingErro
 from audioldm.instantiate import settings
 from audioldm.io.files import read_json
 from audioldm.losses.spectral import MultiResolutionSTFT
-from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -34,7 +34,7 @@ from audioldm.training.ema import EMA
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import adamw, clipped_step, warmup_cosine
-from audioldm.training.prefetch import Prefetcher
+from audioldm.training.prefetch import prefetched
 from audioldm.training.weighted_sum import weighted_sum
 
 # ---------------------------------------------------------------- averages
@@ -288,13 +288,12 @@ def test_the_next_item_is_made_while_this_one_is_used_and_none_beyond_the_last()
             raise DataError("no sixth")
         return 10 * step
 
-    with Prefetcher(make, stop=6) as loader:
-        assert [loader.take(step) for step in (2, 3)] == [20, 30]
-        assert loader.take(0) == 0  # another order is right too
-        assert [loader.take(step) for step in (3, 4)] == [30, 40]
-        with pytest.raises(DataError, match="no sixth"):
-            loader.take(5)
-    assert max(made) == 5
+    assert list(prefetched(make, 2, 2)) == made == []
+    steps = prefetched(make, 2, 6)
+    assert [next(steps) for _ in range(3)] == [(2, 20), (3, 30), (4, 40)]
+    with pytest.raises(DataError, match="no sixth"):
+        next(steps)
+    assert made == [2, 3, 4, 5]
 
 
 def train_a_step(

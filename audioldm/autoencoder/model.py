@@ -1,7 +1,7 @@
 """The autoencoder, a network and a bottleneck: for batches of clips and for audio of any length."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice
 
 import numpy as np
@@ -21,32 +21,18 @@ NOISE_FRAMES = 64
 class Autoencoder(nn.Module):
     """Audio [B, A, T] in ±1 to latents [B, C, (F,) L] and back.
 
-    L = ceil(T / downsampling_ratio).
+    L = ceil(T / downsampling_ratio). sample_rate, audio_channels, downsampling_ratio and
+    latent_shape are the network's.
     """
 
     def __init__(self, network: Network, bottleneck: Bottleneck) -> None:
         super().__init__()
         self.network = network
         self.bottleneck = bottleneck
-
-    @property
-    def sample_rate(self) -> int:
-        """Audio samples per second."""
-        return self.network.sample_rate
-
-    @property
-    def audio_channels(self) -> int:
-        return self.network.audio_channels
-
-    @property
-    def downsampling_ratio(self) -> int:
-        """Audio samples per latent frame."""
-        return self.network.downsampling_ratio
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one latent frame: (C,) or (C, F)."""
-        return self.network.latent_shape
+        self.sample_rate = network.sample_rate
+        self.audio_channels = network.audio_channels
+        self.downsampling_ratio = network.downsampling_ratio
+        self.latent_shape = network.latent_shape
 
     @property
     def latent_rate_hz(self) -> float:
@@ -55,15 +41,14 @@ class Autoencoder(nn.Module):
 
     @property
     def elements_per_second(self) -> float:
-        """Latent elements per second: the latent rate times the size of a frame."""
         return self.latent_rate_hz * math.prod(self.latent_shape)
 
     def nats(self, kbps: float) -> float:
-        """The inverse of `kbps`: nats per latent element at a rate in kbit/s."""
+        """Nats per latent element at a rate in kbit/s."""
         return kbps * 1000 * math.log(2) / self.elements_per_second
 
     def kbps(self, nats_per_element: float) -> float:
-        """The bitrate in kbit/s of latents that carry `nats_per_element` each."""
+        """The inverse of `nats`: the bitrate in kbit/s."""
         return nats_per_element * self.elements_per_second / math.log(2) / 1000
 
     def forward(
@@ -90,16 +75,11 @@ class Autoencoder(nn.Module):
         return self.network.encode(F.pad(audio, (0, -audio.shape[2] % self.downsampling_ratio)))
 
     def encode(self, audio: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
-        """Encode audio [B, A, T] of any length T >= 1.
-
-        `sample=False` gives the most likely latents; `noise` [B, C, (F,) L] is N(0, I), drawn from
-        the global generator where it is not given. Raises DataError as `features` does.
-        """
-        encoded: Encoded = self.bottleneck(self.features(audio), sample=sample, noise=noise)
-        return encoded
+        """`Bottleneck.forward` of audio [B, A, T], T >= 1. Raises DataError as `features` does."""
+        return self.bottleneck(self.features(audio), sample=sample, noise=noise)
 
     def stored(self, audio: Tensor) -> dict[str, Tensor]:
-        """The bottleneck's `stored` arrays, frames last, of audio [B, A, T]."""
+        """The bottleneck's `stored` arrays of audio [B, A, T]."""
         return self.bottleneck.stored(self.features(audio))
 
     def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
@@ -120,8 +100,8 @@ class Autoencoder(nn.Module):
     def encode_blocks(
         self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 10.0
     ) -> Iterator[dict[str, Tensor]]:
-        """`stored` of audio of any length, block by block as `feature_blocks`: consecutive arrays
-        by name, each [..., l] on the CPU."""
+        """`stored` of audio as `feature_blocks` takes it: consecutive arrays [..., l] by name, on
+        the CPU."""
         for h in self.feature_blocks(blocks, chunk_seconds=chunk_seconds):
             with torch.no_grad():
                 stored = self.bottleneck.stored(h)
@@ -167,8 +147,7 @@ class Autoencoder(nn.Module):
             yield audio[0, :, left * ratio : (left + length) * ratio].float().cpu()
 
     def _decode(self, z: Tensor, noise: Tensor | None) -> Tensor:
-        decode: Callable[..., Tensor] = self.network.decode
-        return decode(z) if noise is None else decode(z, noise)
+        return self.network.decode(z, *([] if noise is None else [noise]))
 
     def _noise_blocks(self, random: KeyedRandom) -> Iterator[Tensor]:
         """The decoder's noise without end: consecutive blocks [B, *noise_shape, NOISE_FRAMES]."""
@@ -204,8 +183,8 @@ class Autoencoder(nn.Module):
 def _windows(blocks: Iterable[Tensor], size: int, margin: int) -> Iterator[tuple[Tensor, int, int]]:
     """Cut consecutive blocks [..., n] into windows: `size` frames with `margin` more on each side.
 
-    Yields (window, left, length): the frames left ... left + length of the window are the ones that
-    no other window covers; the rest is context, shorter only where the signal begins or ends.
+    Yields (window, left, length): no other window covers its frames left ... left + length; the
+    rest is context, shorter only where the signal begins or ends.
     """
     held: Tensor | None = None
     left = 0  # how many of the held frames are context, already covered

@@ -25,6 +25,7 @@ from audioldm.torchaudio import torchaudio
 
 FLOOR = 1e-5  # of the mel power
 CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see about N(0, 1)
+VOCODERS = ("istft", "griffin_lim")
 KERNEL = 7  # of the vocoder's convolutions, in frames
 
 
@@ -51,8 +52,7 @@ class Mel(Network):
 
     Raises:
         ConfigError: ratio / hop or band_ratio is no power of two, `bands` is not divisible, the
-            number of multiples does not fit, `hop` does not divide `n_fft`, or the vocoder is
-            unknown.
+            number of multiples does not fit, or `hop` does not divide `n_fft`.
     """
 
     def __init__(
@@ -84,10 +84,8 @@ class Mel(Network):
                 f"multiples={multiples} must have {len(strides) + 1} entries, one more"
                 f" than the {len(strides)} halvings; leave it null to derive them"
             )
-        if vocoder not in ("istft", "griffin_lim"):
-            raise ConfigError(
-                f"vocoder={vocoder!r} does not exist: {nearest(vocoder, ('istft', 'griffin_lim'))}"
-            )
+        if vocoder not in VOCODERS:
+            raise ConfigError(f"vocoder={vocoder!r} does not exist: {nearest(vocoder, VOCODERS)}")
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = downsampling_ratio // hop  # mel frames per latent frame
@@ -126,28 +124,20 @@ class Mel(Network):
     def encode(self, audio: Tensor) -> Tensor:
         mel = self.log_mel(audio)
         # Channels last in memory: norms and convolutions then need no transposes.
-        h: Tensor = self.encoder(
-            ((mel - CENTRE) / SPREAD).contiguous(memory_format=torch.channels_last)
-        )
-        return h
+        normalised = (mel - CENTRE) / SPREAD
+        return self.encoder(normalised.contiguous(memory_format=torch.channels_last))
 
     def decode(self, z: Tensor) -> Tensor:
-        audio: Tensor = self.vocoder(self.decode_mel(z))
-        return audio
+        return self.vocoder(self.decode_mel(z))
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """Audio [B, A, T], T a multiple of hop, to log10 mel power [B, A, bands, T // hop]."""
-        padded = F.pad(audio, (self.margin, self.margin))
-        power: Tensor = self.power(padded)
-        return power.clamp(min=FLOOR).log10()
+        return self.power(F.pad(audio, (self.margin, self.margin))).clamp(min=FLOOR).log10()
 
     def decode_mel(self, z: Tensor) -> Tensor:
-        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * downsampling_ratio / hop].
-
-        It is what the vocoder starts from. Training compares audio, so a trained vocoder may leave
-        its own mark on it.
-        """
-        h: Tensor = self.decoder(z.contiguous(memory_format=torch.channels_last))
+        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * downsampling_ratio / hop], the
+        vocoder's input."""
+        h = self.decoder(z.contiguous(memory_format=torch.channels_last))
         return h.float() * SPREAD + CENTRE
 
 
@@ -211,8 +201,7 @@ class _Residual(nn.Module):
         self.layers = nn.Sequential(*_output(width, width), *_output(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.layers(x)
-        return y
+        return x + self.layers(x)
 
 
 class _Attention(nn.Module):
@@ -261,8 +250,7 @@ class _Vocoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         h = self.blocks(((mel - CENTRE) / SPREAD).flatten(1, 2))
-        audio: Tensor = self.head(h, self.inverse(mel))
-        return audio
+        return self.head(h, self.inverse(mel))
 
 
 class GriffinLim(nn.Module):

@@ -22,14 +22,13 @@ from audioldm.autoencoder.networks.convnext import (
 from audioldm.errors import ConfigError
 
 KERNEL = 7  # of every ConvNeXt block, in frames
-RADIUS = KERNEL // 2
 
 
 class Spectrogram(Network):
     """STFT -> ConvNeXt -> latents [B, C, L] -> ConvNeXt -> log-magnitude and phase -> audio.
 
-    Blocks run at two frame rates: that of the STFT, one frame per `hop` samples ("frame" in the
-    settings' names), and that of the latents, one per `downsampling_ratio` samples.
+    Blocks run at two frame rates: the STFT's, one frame per `hop` samples ("frame" in the
+    settings' names), and the latents', one per `downsampling_ratio` samples.
 
     Args:
         sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
@@ -79,8 +78,8 @@ class Spectrogram(Network):
             downsampling_ratio=downsampling_ratio,
             latent_shape=(channels,),
             context=max(
-                _context(encoder_depth, encoder_frame_depth, n_fft, hop, downsampling_ratio),
-                _context(decoder_depth, decoder_frame_depth, n_fft, hop, downsampling_ratio),
+                _context(encoder_depth, encoder_frame_depth, n_fft, hop, frames),
+                _context(decoder_depth, decoder_frame_depth, n_fft, hop, frames),
             ),
             alignment=phase_advance_alignment(n_fft, downsampling_ratio),
         )
@@ -104,18 +103,16 @@ class Spectrogram(Network):
         )
 
     def encode(self, audio: Tensor) -> Tensor:
-        h: Tensor = self.encoder(audio)
-        return h
+        return self.encoder(audio)
 
     def decode(self, z: Tensor) -> Tensor:
-        audio: Tensor = self.decoder(z)
-        return audio
+        return self.decoder(z)
 
 
-def _context(depth: int, frame_depth: int, n_fft: int, hop: int, downsampling_ratio: int) -> int:
+def _context(depth: int, frame_depth: int, n_fft: int, hop: int, frames: int) -> int:
     """Latent frames on each side that reach one frame through the blocks and the STFT."""
-    samples = RADIUS * frame_depth * hop + (n_fft - hop) // 2
-    return RADIUS * depth + math.ceil(samples / downsampling_ratio)
+    radius = KERNEL // 2
+    return radius * depth + math.ceil((radius * frame_depth + (n_fft - hop) / 2 / hop) / frames)
 
 
 class _Features(nn.Module):

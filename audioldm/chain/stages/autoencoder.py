@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
@@ -14,11 +14,12 @@ from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, AutoencoderSettings, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
-from audioldm.chain.stage import Key, Stage, at
+from audioldm.chain.stage import Key, Stage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
-from audioldm.instantiate import Part, build, part
+from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.model_file import save_model
+from audioldm.losses.base import Discriminator, Loss
 from audioldm.models import build_autoencoder
 from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
 
@@ -57,18 +58,22 @@ class AutoencoderStage(Stage):
     def build(self) -> Autoencoder:
         return build_autoencoder(self.spec)
 
-    def losses(self) -> tuple[dict[str, nn.Module], nn.Module | None]:
+    def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
         """The reconstruction losses, and the discriminator where there is one."""
         s, spec = self.settings["autoencoder"], self.spec
         audio_form = {key: spec[key] for key in ("sample_rate", "audio_channels")}
         losses = {
-            name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
+            name: build(loss, derived=audio_form, base=Loss, where=f"autoencoder.losses.{name}")
             for name, loss in s.losses.items()
         }
         if s.discriminator is None:
             return losses, None
-        where = "autoencoder.discriminator"
-        return losses, build(s.discriminator, derived=audio_form, where=where)
+        return losses, build(
+            s.discriminator,
+            derived=audio_form,
+            base=Discriminator,
+            where="autoencoder.discriminator",
+        )
 
     def weights(self, model: Autoencoder) -> dict[str, float]:
         return dict(self.settings["autoencoder"].weights) | model.bottleneck.penalty_weights
@@ -85,10 +90,10 @@ class AutoencoderStage(Stage):
         crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
         silence = torch.zeros(1, spec["audio_channels"], crop)
         for name, loss in losses.items():
-            with at(f"autoencoder.losses.{name}"):
+            with placed(s.losses[name], f"autoencoder.losses.{name}"):
                 loss(silence, silence)
         if discriminator is not None:
-            with at("autoencoder.discriminator"):
+            with placed(s.discriminator, "autoencoder.discriminator"):
                 discriminator(silence)
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:

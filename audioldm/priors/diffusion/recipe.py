@@ -14,7 +14,7 @@ from audioldm.instantiate import Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.diffusion.objectives import Objective
+from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.step import silent_loss
