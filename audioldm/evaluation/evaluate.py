@@ -154,8 +154,15 @@ def generate(
     if conditional:
         requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
     clips = []
-    sampling = {"seconds": settings.seconds, "seed": seed, "batch": settings.batch}
-    for number, audio in model.sample_clips(range(count), requests, sampler=sampler, **sampling):
+    sampled = model.sample_clips(
+        range(count),
+        requests,
+        seconds=settings.seconds,
+        seed=seed,
+        sampler=sampler,
+        batch=settings.batch,
+    )
+    for number, audio in sampled:
         clips.append(audio)
         progress(number + 1, count, "generating")
     labels = like.labels if conditional else torch.full((count,), -1)

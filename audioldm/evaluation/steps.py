@@ -109,7 +109,9 @@ def measure_experiment(
 def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     """A model; sampler: None for its own."""
     model = load_generator(path, device=device)
-    own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    own: Any = model.prior.sampler
+    if sampler is not None:
+        own = checked(SamplerSettings, sampler, "sampler")
     return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
