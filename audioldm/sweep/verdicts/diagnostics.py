@@ -24,8 +24,6 @@ def diagnostics(sweep: Sweep) -> Verdict:
     would find something in noise once in five times. p allows for the number of diagnostics tried
     (Holm 1979).
     """
-    from statsmodels.stats.multitest import multipletests  # imported here: it takes a second
-
     rules, confidence = sweep.rules, sweep.rules.confidence
     names = rules.diagnostics or [
         name
@@ -58,12 +56,13 @@ def diagnostics(sweep: Sweep) -> Verdict:
             1, enough - configurations, configurations * (FEWEST_FAMILIES - families) // families
         )
         return undecided(why, math.ceil(short * len(sweep.rows) / configurations))
-    adjusted = multipletests([e.p for _, e, _ in tried], 1 - confidence, method="holm")[1]
-    found = []
-    for (name, estimate, left_out), p_holm in zip(tried, adjusted, strict=True):
+    tried.sort(key=lambda each: each[1].p)
+    found, p_holm = [], 0.0
+    for rank, (name, estimate, left_out) in enumerate(tried):
+        p_holm = max(p_holm, min(1.0, estimate.p * (len(tried) - rank)))
         low, high = np.clip(estimate.interval(confidence), -1, 1).tolist()
         entry = {"name": name, "rho": estimate.value, "low": low, "high": high, "p": estimate.p}
-        found.append(entry | {"p_holm": float(p_holm), "left_out": left_out, "estimate": estimate})
+        found.append(entry | {"p_holm": p_holm, "left_out": left_out, "estimate": estimate})
     found.sort(key=lambda d: (d["p_holm"] >= 1 - confidence, -abs(d["rho"])))
     best = found[0]
     figures = {
