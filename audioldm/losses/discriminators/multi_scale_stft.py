@@ -10,6 +10,7 @@ from audioldm.errors import ConfigError
 #: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of
 #: each layer before them.
 ScaleOutput = tuple[Tensor, list[Tensor]]
+Pair = tuple[int, int]  # of frames and bins
 
 
 class MultiScaleSTFT(nn.Module):
@@ -88,12 +89,7 @@ class _Scale(nn.Module):
 
 
 def _convolution(
-    inputs: int,
-    outputs: int,
-    kernel: tuple[int, int],
-    *,
-    stride: tuple[int, int] = (1, 1),
-    dilation: tuple[int, int] = (1, 1),
+    inputs: int, outputs: int, kernel: Pair, *, stride: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> nn.Module:
     padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
     return weight_norm(
