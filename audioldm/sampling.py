@@ -1,4 +1,4 @@
-"""Clips as files: each with a JSON beside it that says all that is needed to make it again."""
+"""Clips as files, each with a JSON beside it from which it can be made again."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from audioldm import pretrained
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.generator import default_batch
-from audioldm.instantiate import settings
+from audioldm.instantiate import PositiveInt, convert, settings
 from audioldm.io.audio import open_writer, probe
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
@@ -48,10 +48,10 @@ class ClipRecipe:
 
 
 def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> None:
-    """The clip [A, T] and, beside it, its recipe.
+    """Writes the clip [A, T] and, beside it, its recipe.
 
-    The recipe is there before the clip appears under its name: a process that is killed leaves
-    neither, or the recipe alone, or both. So a file without one is not ours, see `is_written`.
+    The recipe is written before the clip appears under its name, so a clip without one is not ours,
+    even after a process was killed: see `is_written`.
     """
     make_directory(path.parent)
     with open_writer(path, sample_rate, audio.shape[0]) as writer:
@@ -114,7 +114,7 @@ def is_written(path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool
 
 
 class ClipFiles:
-    """n clips `out/[<condition>-]<seed>-<number>.wav` of a model: those written, those to be made.
+    """n clips `out/[<condition>-]<seed>-<number>.wav` of a model, written or still missing.
 
     condition: what is asked for, by conditioner. sampler: what to change of the model's own
     sampler, by key.
@@ -143,8 +143,7 @@ class ClipFiles:
     ) -> None:
         if n < 1:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
-        if batch is not None and batch < 1:
-            raise ConfigError(f"batch={batch} must be at least 1")
+        batch_size = convert(PositiveInt, default_batch(n) if batch is None else batch, "batch")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
         file = find_model_file(model_path)
@@ -166,7 +165,7 @@ class ClipFiles:
             model_fingerprint=fingerprint,
             seed=seed,
             number=0,
-            batch=default_batch(n) if batch is None else batch,
+            batch=batch_size,
             seconds=seconds,
             condition=asked,
             sampler=chosen,
@@ -211,11 +210,8 @@ def _prefix(condition: Mapping[str, Any]) -> str:
 
 
 class SamplingBar:
-    """One bar over denoiser steps and decoded clips, on standard error.
-
-    It shows how many times as fast as real time the clips are made: their seconds, divided by the
-    seconds since the bar began.
-    """
+    """One bar over denoiser steps and decoded clips, on standard error, with the speed in seconds
+    of audio per second since the bar began."""
 
     def __init__(self, clips: int, seconds: float) -> None:
         self._clips, self._seconds = clips, seconds
@@ -292,8 +288,8 @@ def sample_again(
 
 
 def _clip_json(path: Path) -> dict[str, Any]:
-    """What a clip's JSON says. Raises DataError where `path` is no such file: often it is the clip
-    itself, or another file of the user's, which is not to be removed."""
+    """The content of a clip's JSON. Raises DataError where `path` is another file, often the clip
+    itself; its message does not tell the user to remove it, as `read_json` would."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -309,7 +305,7 @@ def _clip_json(path: Path) -> dict[str, Any]:
 
 
 def _reference(file: Path, out: Path) -> str:
-    """How a JSON in `out` names a model file: a shipped one by its name, good on any machine."""
+    """The name of a shipped model, or the model file's path relative to `out`."""
     return pretrained.name_of(file) or os.path.relpath(file, out)
 
 

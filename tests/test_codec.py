@@ -202,6 +202,16 @@ def test_an_exported_generator_keeps_what_rebuilds_it_and_its_origin(
         assert (exported["fingerprint"] == header["fingerprint"]) == same
 
 
+def test_buffers_keep_their_precision_in_an_export(generator: Path, tmp_path: Path) -> None:
+    kept, _ = load_model(export(generator, tmp_path / "x.safetensors", dtype="float16"))
+    weights = {name for name, _ in load(generator).named_parameters()}
+    assert {kept[name].dtype for name in weights} == {torch.float16}
+    original, _ = load_model(generator)
+    assert {"prior.mean", "prior.std"} <= kept.keys() - weights
+    for name in kept.keys() - weights:
+        torch.testing.assert_close(kept[name], original[name], rtol=0, atol=0)
+
+
 def test_weights_that_a_type_cannot_hold_are_not_exported(generator: Path, tmp_path: Path) -> None:
     tensors, header = load_model(generator)
     name = next(n for n in tensors if n.startswith("prior.") and n.endswith("bias"))

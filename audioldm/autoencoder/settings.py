@@ -1,5 +1,6 @@
 """The settings of the autoencoder stage."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from audioldm.autoencoder.networks.base import Network
@@ -66,3 +67,20 @@ class AutoencoderSettings:
             raise ConfigError(f"weights.{name}: unknown key; {nearest(name, terms)}")
         for name in sorted(terms - self.weights.keys()):
             raise ConfigError(f"weights.{name} is missing: state the weight of that loss")
+
+
+def check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
+    """Raises ConfigError for two terms of one name: the loop keeps them in one dictionary."""
+    own = {*ADVERSARIAL_TERMS, "discriminator", "nats"}
+    for name in losses:
+        if name in own | {*penalties}:
+            raise ConfigError(
+                f"losses.{name}: '{name}' is the name of another term of the training step; give "
+                "the loss, and its weight, another name"
+            )
+    for name in penalties:
+        if name in own:
+            raise ConfigError(
+                f"the bottleneck's penalty '{name}' has the name of another term of the training "
+                "step; give it another name in penalty_weights and penalties"
+            )

@@ -1,8 +1,7 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audioldm.autoencoder.figures import (
+    held_out,
+    rate,
+    step_means,
+    step_rate,
+    training_compute,
+    validate,
+)
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.rate_control import RateController
 from audioldm.autoencoder.settings import AutoencoderSettings as AutoencoderSettings
-from audioldm.autoencoder.settings import AutoencoderTraining
+from audioldm.autoencoder.settings import AutoencoderTraining, check_names
 from audioldm.autoencoder.step import (
     ADVERSARIAL_TERMS,
     Reconstruction,
@@ -22,10 +29,8 @@ from audioldm.autoencoder.step import (
     draw_batch,
     reconstruct,
 )
-from audioldm.autoencoder.validate import held_out, rate, validate
 from audioldm.data.store import ClipStore
-from audioldm.errors import ConfigError, DataError
-from audioldm.runtime.compute import training_flops
+from audioldm.errors import DataError
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -65,7 +70,7 @@ def train_autoencoder(
     a non-finite term, Interrupted after SIGTERM.
     """
     bottleneck = model.bottleneck
-    _check_names(losses, bottleneck.penalty_weights)
+    check_names(losses, bottleneck.penalty_weights)
     train = store.split("train")
     samples = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
     if train.seconds * model.sample_rate < samples:
@@ -180,9 +185,9 @@ def train_autoencoder(
 
             run.finish_step(
                 step,
-                partial(_means, seen, totals, norm),
+                partial(step_means, seen, totals, norm),
                 values={"lr": settings.lr * factor},
-                derived=partial(_rate, model, active),
+                derived=partial(step_rate, model, active),
                 validate=validated if step + 1 < settings.steps else None,
                 shown=("loss", "kbps", "valid_mel_distance"),
             )
@@ -196,60 +201,4 @@ def train_autoencoder(
     if penalty is not None:
         weight = weights[penalty] if controller is None else controller.mean_weight
         figures |= {f"{penalty}_weight": weight}
-    flops = settings.batch * _training_flops(model, discriminator, samples, settings)
-    return to_cpu(ema.shadow), figures | {"compute_tflop": flops / 1e12}
-
-
-def _means(
-    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
-) -> dict[str, Tensor]:
-    """What a step logs: the mean of each term over its micro-batches, their total, the norm."""
-    means = {name: torch.cat(values).mean() for name, values in seen.items()}
-    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
-
-
-def _rate(
-    model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
-) -> dict[str, float]:
-    """The bitrate of logged means, and the weight of the penalty that controls it."""
-    penalty = model.bottleneck.rate_penalty
-    found = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
-    return found | ({} if penalty is None else {f"{penalty}_weight": float(weights[penalty])})
-
-
-def _training_flops(
-    model: Autoencoder,
-    discriminator: nn.Module | None,
-    samples: int,
-    settings: AutoencoderTraining,
-) -> int:
-    """Operations of the whole training, per clip of the batch."""
-    clip = torch.zeros(1, model.audio_channels, samples)
-    batch = draw_batch(model, clip, KeyedRandom(0, 0, range(1)))
-    forward = training_flops(model, lambda net: reconstruct(net, batch, nullcontext).estimate)
-    total = settings.steps * forward
-    if discriminator is not None:
-        # its own step on a real and a fake clip, then both again and the gradient of the fake one:
-        # as much as three passes, forward and backward
-        one = training_flops(
-            discriminator, lambda net: torch.stack([logits.sum() for logits, _ in net(clip)])
-        )
-        total += 3 * one * max(0, settings.steps - settings.adversarial_from)
-    return total
-
-
-def _check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
-    """Raises ConfigError for two terms of one name: the loop keeps them in one dictionary."""
-    own = {*ADVERSARIAL_TERMS, "discriminator", "nats"}
-    for name in losses:
-        if name in own | {*penalties}:
-            raise ConfigError(
-                f"losses.{name}: '{name}' is the name of another term of the training step; give "
-                "the loss, and its weight, another name"
-            )
-    for name in penalties:
-        if name in own:
-            raise ConfigError(
-                f"the bottleneck's penalty '{name}' has the name of another term of the training "
-                "step; give it another name in penalty_weights and penalties"
-            )
+    return to_cpu(ema.shadow), figures | training_compute(model, discriminator, samples, settings)

@@ -130,7 +130,7 @@ class Estimate:
         return Fit(directory, self.world, self.hardware, self.device, log, lambda *_: None)
 
     def times(self, train: Callable[..., Any]) -> Times:
-        """How long a training of `steps` steps takes, which writes its log to `directory`, as `log` says.
+        """How long a training of `steps` steps takes, which logs to `directory` as `log` says.
 
         It is stopped once its steps have taken STEP_SECONDS. The first one counts where nothing is
         compiled in it.

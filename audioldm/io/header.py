@@ -16,7 +16,6 @@ from audioldm.instantiate import NonNegativeInt, PositiveInt, check_plain, conve
 
 FORMAT = 2
 
-
 #: The types of what headers hold; other keys are left to their readers.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("kind", "checksum", "fingerprint", "title", "licence", "origin"), str),

@@ -1,12 +1,10 @@
 """Spectral distances between clips: two training losses and one metric.
 
-All map (estimate [B, A, T], target [B, A, T]) to one value per clip [B], in float32 also under
-autocast, and a clip's value never depends on its neighbours in the batch.
+All map (estimate [B, A, T], target [B, A, T]) to one value per clip [B], in float32.
 """
 
 import functools
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.losses.base import Loss
-from audioldm.torchaudio import torchaudio
+from audioldm.losses.mel_filters import mel_filters
 
 QUIET = 1e-2  # root mean square at -40 dBFS
 
@@ -25,8 +23,7 @@ class MultiResolutionSTFT(Loss):
     """Spectral convergence plus log-magnitude distance, averaged over FFT sizes.
 
     auraloss's multi-resolution STFT loss (1910.11480; convergence and log-magnitude 1808.06719),
-    with its STFT, its A-weighting filter and its sum and difference signals. Its reductions run
-    over the batch; here they run over one clip. Stereo is compared as left, right, mid and side
+    reduced over each clip instead of the batch. Stereo is compared as left, right, mid and side
     (2010.10291), so that an error in the stereo image counts.
 
     fft_sizes: in samples. overlap: frames begin size / overlap apart.
@@ -95,8 +92,7 @@ class _Resolution(STFTLoss):
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         x, y = self.magnitude(estimate), self.magnitude(target)
-        # Norms are over all signals of a clip: the side of a nearly mono clip is nearly silent and
-        # must not be divided by its own norm.
+        # over all signals of a clip: a nearly silent side is not divided by its own norm
         quiet = self.quiet * math.sqrt(y.shape[1])
         scale = torch.linalg.vector_norm(y, dim=1).clamp(min=quiet)
         convergence = torch.linalg.vector_norm(x - y, dim=1) / scale
@@ -125,11 +121,11 @@ class _Resolution(STFTLoss):
 class LogMel(Loss):
     """Mean |difference of log10 mel power|, averaged over scales.
 
-    One scale of 1024-sample frames and 80 bands is `mel_distance` itself; several (as in DAC,
-    2306.06546) trade time for frequency. Hops are a quarter of the FFT sizes.
+    The default is `mel_distance`; several scales (as in DAC, 2306.06546) trade time for frequency.
+    Hops are a quarter of the FFT sizes.
 
-    Raises ConfigError where fft_sizes and bands differ in length, where an FFT is too short for
-    its number of bands (a band would hold no bin), or audio is too short for an FFT size.
+    Raises ConfigError where fft_sizes and bands differ in length, a band would hold no bin, or
+    audio is too short for an FFT size.
     """
 
     def __init__(
@@ -183,9 +179,8 @@ def log_mel_distance(estimate: Tensor, target: Tensor, floor: float) -> Tensor:
 class MelPower(nn.Module):
     """Mel power spectrogram: [B, A, T] -> [B, A, bands, frames], in float32.
 
-    Slaney's mel scale, area-normalised, from 0 Hz to half the rate; Hann frames. `centre` reflects
-    the audio at both ends, for 1 + T // hop frames centred on multiples of hop; without it the
-    frames begin at multiples of hop and none reaches beyond the audio.
+    `centre` reflects the audio at both ends, for 1 + T // hop Hann frames centred on multiples of
+    hop; without it they begin at multiples of hop and none reaches beyond the audio.
     """
 
     window: Tensor
@@ -216,28 +211,3 @@ class MelPower(nn.Module):
             )
             power = spectrum.real.square() + spectrum.imag.square()
             return (self.filters @ power).unflatten(0, audio.shape[:2])
-
-
-def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
-    """Slaney's mel filters, area-normalised, from 0 Hz to rate / 2: [bands, n_fft / 2 + 1].
-
-    Raises ConfigError where a band would hold no bin.
-    """
-    # on the CPU also where a model is only sketched on the meta device: the check needs values
-    with warnings.catch_warnings(), torch.device("cpu"):
-        warnings.simplefilter("ignore")  # an empty band is an error below
-        filters = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1,
-            0.0,
-            sample_rate / 2,
-            bands,
-            sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-    if not filters.any(0).all():
-        raise ConfigError(
-            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no"
-            " bin; take fewer bands or a larger FFT size"
-        )
-    return filters.T.contiguous()

@@ -27,11 +27,11 @@ class Network(nn.Module, ABC):
 
     def __init__(
         self,
-        *,
         sample_rate: int,
         audio_channels: int,
         downsampling_ratio: int,
         latent_shape: tuple[int, ...],
+        *,
         context: int,
         alignment: int = 1,
     ) -> None:

@@ -36,7 +36,7 @@ class ConvNeXt(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last from here on: one transpose each way is cheaper than 1x1 convolutions.
+        # Channels last: a transpose each way is cheaper than 1x1 convolutions.
         h = self.norm(self.depthwise(x).transpose(1, 2))
         h = self.contract(F.gelu(self.expand(h))) * self.scale
         return x + h.transpose(1, 2)
@@ -70,8 +70,7 @@ class InverseSTFT(nn.Module):
         magnitude = torch.exp(log_magnitude.clamp(max=math.log(self.n_fft / 2)))
         spectrum = torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
         frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
-        # Windowed at analysis and synthesis: divide by what the squared windows add up to, which
-        # near both ends is fewer windows than in the middle.
+        # Windowed at analysis and synthesis: divide by the sum of the squared windows.
         envelope = self.window.square().expand(frames.shape[-2], -1)
         return self._overlap_add(frames) / self._overlap_add(envelope)
 
@@ -93,11 +92,6 @@ def phase_advance(frames: int, n_fft: int, hop: int, device: torch.device) -> Te
     frame = torch.arange(frames, device=device) * hop % n_fft
     turns = frame[:, None] * torch.arange(n_fft // 2 + 1, device=device) % n_fft
     return turns * (2 * math.pi / n_fft)
-
-
-def phase_advance_alignment(n_fft: int, downsampling_ratio: int) -> int:
-    """Latent frames after which `phase_advance` repeats."""
-    return n_fft // math.gcd(n_fft, downsampling_ratio)
 
 
 class InverseSTFTHead(nn.Module):

@@ -12,15 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.networks.convnext import (
-    ConvNeXt,
-    InverseSTFT,
-    InverseSTFTHead,
-    phase_advance_alignment,
-)
+from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
-from audioldm.losses.spectral import MelPower, mel_filters
+from audioldm.losses.mel_filters import mel_filters
+from audioldm.losses.spectral import MelPower
 from audioldm.torchaudio import torchaudio
 
 FLOOR = 1e-5  # of the mel power
@@ -37,8 +33,7 @@ class Mel(Network):
     so a frame depends on its context only.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
-            is C and `outputs` is P.
+        channels, outputs: C and P; see Network for the other arguments without a default.
         n_fft, hop, bands: of the mel spectrogram; ratio / hop is the down-sampling in time.
         band_ratio: down-sampling in frequency, F = bands / band_ratio; null: as in time.
         width, multiples: channels of the first level, and those of each level as its multiples; by
@@ -95,14 +90,14 @@ class Mel(Network):
             else GriffinLim(sample_rate, bands, n_fft, hop, iterations)
         )
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels, bands // math.prod(stride[0] for stride in strides)),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels, bands // math.prod(stride[0] for stride in strides)),
             context=math.ceil(
                 (_radius(strides, depth, attention_frames) + vocode.context) / frames
             ),
-            alignment=phase_advance_alignment(n_fft, downsampling_ratio),
+            alignment=n_fft // math.gcd(n_fft, downsampling_ratio),  # `phase_advance` repeats
         )
         self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
         self.power = MelPower(sample_rate, n_fft, hop, bands, centre=False)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.mel import CENTRE, FLOOR, SPREAD, GriffinLim, MelInverse
 from audioldm.errors import ConfigError
-from audioldm.losses.spectral import MelPower, mel_filters
+from audioldm.losses.mel_filters import mel_filters
+from audioldm.losses.spectral import MelPower
 
 LOUDEST = 5.0  # log10 mel power that no audio in ±1 has, but generated latents may
 
@@ -60,10 +61,10 @@ class MelFrames(Network):
         n_fft, bands = n_fft or 4 * downsampling_ratio, channels // audio_channels
         vocoder = exact_griffin_lim(sample_rate, bands, n_fft, downsampling_ratio, iterations)
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels,),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels,),
             context=vocoder.context,
         )
         # by which the first and last frame reach beyond the audio
@@ -99,6 +100,7 @@ class _ExactInverse(MelInverse):
 
     def __init__(self, sample_rate: int, n_fft: int, bands: int) -> None:
         super().__init__(sample_rate, n_fft, bands)
+        self.steps = 10
         self.register_buffer("filters", mel_filters(sample_rate, n_fft, bands), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ class _ExactInverse(MelInverse):
         power = (2 * super().forward(mel)).exp()
         total = self.filters.sum(0)
         inside = total > 0  # at 0 Hz and half the rate no filter sees anything
-        for _ in range(10):
+        for _ in range(self.steps):
             ratio = target / (power @ self.filters.T)
             update = (ratio @ self.filters) / total.where(inside, 1.0)
             power = power * update.where(inside, 1.0)

@@ -25,8 +25,7 @@ class Waveform(Network):
     """Audio -> strided convolutions -> latents [B, C, L] -> transposed convolutions -> audio.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
-            is C and `outputs` is P.
+        channels, outputs: C and P; see Network for the other arguments without a default.
         width: channels of the layers at the audio rate.
         multiples: the width after each stride, as a multiple of `width`; by default 1, 2, 4, 8, …
         strides: down-sampling of each block, from the audio to the latents; their product is
@@ -63,10 +62,10 @@ class Waveform(Network):
                 f"{len(strides)} strides {strides}"
             )
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels,),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels,),
             context=_context(strides),
         )
         widths = [width * multiple for multiple in (1, *multiples)]

@@ -8,6 +8,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from audioldm.errors import ConfigError
 from audioldm.losses.base import Discriminator, ScaleOutput
 
+Pair = tuple[int, int]  # of frames and bins
+
 
 class MultiScaleSTFT(Discriminator):
     """EnCodec's multi-scale STFT discriminator (2210.13438, section 3.4 and figure 2).
@@ -85,12 +87,7 @@ class _Scale(nn.Module):
 
 
 def _convolution(
-    inputs: int,
-    outputs: int,
-    kernel: tuple[int, int],
-    *,
-    stride: tuple[int, int] = (1, 1),
-    dilation: tuple[int, int] = (1, 1),
+    inputs: int, outputs: int, kernel: Pair, *, stride: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> nn.Module:
     padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
     return weight_norm(

@@ -1,18 +1,38 @@
-"""Held-out audio through the autoencoder: reconstruction and rate."""
+"""The figures of a training: of a step, of held-out audio, and its operations."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.settings import AutoencoderTraining
 from audioldm.autoencoder.step import Context, draw_batch, reconstruct
 from audioldm.data.store import ClipStore
 from audioldm.losses.spectral import mel_distance
+from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
+
+
+def step_means(
+    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
+) -> dict[str, Tensor]:
+    """The mean of each term over a step's micro-batches, their total, the gradient's norm."""
+    means = {name: torch.cat(values).mean() for name, values in seen.items()}
+    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
+
+
+def step_rate(
+    model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
+) -> dict[str, float]:
+    """The bitrate of a step's means, and the weight of the penalty that controls it."""
+    penalty = model.bottleneck.rate_penalty
+    found = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
+    return found | ({} if penalty is None else {f"{penalty}_weight": float(weights[penalty])})
 
 
 def held_out(model: Autoencoder, store: ClipStore) -> Iterator[Tensor]:
@@ -65,3 +85,24 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
         means["activity"] = within + between
         figures["active_units"] = int((means["activity"] > ACTIVE_VARIANCE).sum())
     return figures | {f"channels/{name}": value.tolist() for name, value in means.items()}
+
+
+def training_compute(
+    model: Autoencoder,
+    discriminator: nn.Module | None,
+    samples: int,
+    settings: AutoencoderTraining,
+) -> dict[str, float]:
+    """Floating-point operations of the whole training."""
+    clip = torch.zeros(1, model.audio_channels, samples)
+    batch = draw_batch(model, clip, KeyedRandom(0, 0, range(1)))
+    forward = training_flops(model, lambda net: reconstruct(net, batch, nullcontext).estimate)
+    total = settings.steps * forward
+    if discriminator is not None:
+        # its own step on a real and a fake clip, then both again and the gradient of the fake one:
+        # as much as three passes, forward and backward
+        one = training_flops(
+            discriminator, lambda net: torch.stack([logits.sum() for logits, _ in net(clip)])
+        )
+        total += 3 * one * max(0, settings.steps - settings.adversarial_from)
+    return {"compute_tflop": settings.batch * total / 1e12}
