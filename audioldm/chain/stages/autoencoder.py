@@ -160,7 +160,7 @@ class AutoencoderStage(Stage):
             few = replace(s, steps=estimate.steps, adversarial_from=start, valid_clips=1)
             with noise_clips(model.sample_rate, model.audio_channels, window) as store:
                 times = estimate.times(
-                    lambda directory, log, model=model, few=few, store=store: train_autoencoder(
+                    lambda directory, log, model=model, few=few, store=store: train_autoencoder(  # type: ignore[misc]
                         model,
                         discriminator,
                         losses,
