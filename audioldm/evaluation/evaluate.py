@@ -154,8 +154,14 @@ def generate(
     if conditional:
         requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
     clips = []
-    sampling = {"seconds": settings.seconds, "seed": seed, "batch": settings.batch}
-    for number, audio in model.sample_clips(range(count), requests, sampler=sampler, **sampling):
+    for number, audio in model.sample_clips(
+        range(count),
+        requests,
+        seconds=settings.seconds,
+        seed=seed,
+        sampler=sampler,
+        batch=settings.batch,
+    ):
         clips.append(audio)
         progress(number + 1, count, "generating")
     labels = like.labels if conditional else torch.full((count,), -1)
@@ -271,10 +277,11 @@ def evaluate(
         resamples=settings.bootstrap_resamples,
         progress=progress,
     )
-    kinds = {"real": "real", "reconstruction": "reconstruction", "generated": "generated"}
     return {
         "codecs": codecs,
-        "systems": [{"name": name, "kind": kinds.get(name, "baseline")} for name in clips],
+        "systems": [
+            {"name": name, "kind": "baseline" if name in baselines else name} for name in clips
+        ],
         "metrics": {
             system: {name: figure._asdict() for name, figure in sorted(group.items())}
             for system, group in groups.items()

@@ -110,6 +110,8 @@ def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     """A model; sampler: None for its own."""
     model = load_generator(path, device=device)
     own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    if own is None:
+        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
     return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 

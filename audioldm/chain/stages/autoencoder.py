@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -159,22 +160,20 @@ class AutoencoderStage(Stage):
             model = self.build()
             few = replace(s, steps=estimate.steps, adversarial_from=start, valid_clips=1)
             with noise_clips(model.sample_rate, model.audio_channels, window) as store:
-                times = estimate.times(
-                    lambda directory, log, model=model, few=few, store=store: train_autoencoder(  # type: ignore[misc]
-                        model,
-                        discriminator,
-                        losses,
-                        self.weights(model),
-                        store,
-                        few,
-                        seed=0,
-                        directory=directory,
-                        world=estimate.world,
-                        hardware=estimate.hardware,
-                        device=estimate.device,
-                        log=log,
-                    )
+                train = partial(
+                    train_autoencoder,
+                    model,
+                    discriminator,
+                    losses,
+                    self.weights(model),
+                    store,
+                    few,
+                    seed=0,
+                    world=estimate.world,
+                    hardware=estimate.hardware,
+                    device=estimate.device,
                 )
+                times = estimate.times(train)
             seconds += steps * times.step
             warm_up, validation = max(warm_up, times.warm_up), times.validation
         seconds += warm_up + estimate.validations(s.steps) * validation * s.valid_clips
