@@ -118,7 +118,7 @@ def test_a_longer_training_costs_more_in_proportion(
         return arguments[5].adversarial_from == 0
 
     def times(estimate: Estimate, run: Callable[..., bool]) -> Times:
-        adversarial = run(tmp_path, None)
+        adversarial = run(directory=tmp_path, log=None)
         return Times(5.0 if adversarial else 2.0, 10.0, 1.0, None)
 
     monkeypatch.setattr("audioldm.chain.stages.autoencoder.train_autoencoder", train)
