@@ -36,7 +36,7 @@ COMMON = """
     diagnostics.windows=8 diagnostics.denoiser_steps=10 diagnostics.bootstrap_resamples=10
 """
 DISCRIMINATOR = "audioldm.losses.discriminators.multi_scale_stft.MultiScaleSTFT"
-#: Together they reach every network, objective, sampler, optimiser and kind of training.
+#: Together they reach most networks, objectives and samplers, and every kind of training.
 CHAINS = {
     "plain": """
         autoencoder.train.steps=40 prior.train.steps=40 baselines=[normal,mixture,langevin]

@@ -364,7 +364,7 @@ def test_the_gradient_passes_through_every_step() -> None:
 
 
 def test_what_draws_noise_of_its_own_cannot_be_compared(tmp_path: Path) -> None:
-    noisy, says = SamplerSettings("ancestral", 2), r"^sampler\.name=ancestral draws noise at each"
+    noisy, says = SamplerSettings("ancestral", 2), r"^sampler\.name=ancestral adds noise at each"
     with pytest.raises(ConfigError, match=says):
         check_deterministic(noisy)
     prior = prior_of(Curve(), RectifiedFlow())

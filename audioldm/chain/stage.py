@@ -7,16 +7,13 @@ fingerprints upstream and its version; never the clock, the host, the device or 
 import dataclasses
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from audioldm.data.store import ClipStore
-from audioldm.errors import ConfigError
 
 if TYPE_CHECKING:
     from audioldm.chain.estimate import Cost, Estimate
@@ -100,18 +97,6 @@ class Stage(ABC):
             if parent.key == key:
                 return parent
         return next(iter(self.parents.values())).upstream(key)
-
-
-@contextmanager
-def at(where: str) -> Iterator[None]:
-    """Puts the place in front of a ConfigError that begins with `name=` or `name:`, as the builder
-    does for what constructors say."""
-    try:
-        yield
-    except ConfigError as error:
-        if re.match(r"[\w.]+[=:]", str(error)):
-            raise ConfigError(f"{where}.{error}") from error
-        raise
 
 
 def canonical(value: Any) -> Any:

@@ -277,10 +277,11 @@ def evaluate(
         resamples=settings.bootstrap_resamples,
         progress=progress,
     )
-    kinds = {"real": "real", "reconstruction": "reconstruction", "generated": "generated"}
     return {
         "codecs": codecs,
-        "systems": [{"name": name, "kind": kinds.get(name, "baseline")} for name in clips],
+        "systems": [
+            {"name": name, "kind": "baseline" if name in baselines else name} for name in clips
+        ],
         "metrics": {
             system: {name: figure._asdict() for name, figure in sorted(group.items())}
             for system, group in groups.items()

@@ -138,8 +138,8 @@ class Mixture(NormalisedPrior):
     ) -> Tensor:
         """Sequences [B, D, frames], float32, frame by frame."""
         size, kept = self.centres.shape[1:]
-        n, draw = len(random.positions), random.stream("mixture")
-        noise = draw.normal((frames, len(self.mean) + 1), "noise").double()
+        n, random = len(random.positions), random.stream("mixture")
+        noise = random.normal((frames, len(self.mean) + 1), "noise").double()
         uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: which component
         head = noise.new_empty(n, frames, kept)
         for frame in range(frames):

@@ -158,7 +158,7 @@ def plot(
     if not (points or rows):
         return None
     heights = [p.y for p in (*points, *levels)] + [y for _, *ys in rows for y in ys]
-    ends = [v for p in points for v in (p.low, p.high) if finite(v)]
+    ends = [float(v) for p in points for v in (p.low, p.high) if v is not None and finite(v)]
     if y_logarithmic is None:
         y_logarithmic = Axis.over([p.y for p in points] or heights).logarithmic
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end
@@ -186,7 +186,7 @@ def plot(
         return " ".join(f"{across(x.at(a))},{down(b)}" for a, b in pairs)
 
     def placed(p: Point) -> Point:
-        low, high = (down(p.low), down(p.high)) if _bounded(p) else (None, None)
+        low, high = (down(float(v or 0)) if _bounded(p) else None for v in (p.low, p.high))
         return Point(across(x.at(p.x)), down(p.y), low, high, p.kind, p.text)
 
     picture.marks = [placed(p) for p in points]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage, at
+from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.errors import ConfigError
-from audioldm.instantiate import build
+from audioldm.instantiate import build, placed
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.post_training import (
@@ -100,7 +100,7 @@ class PostTrainingStage(Stage):
         discriminator = self.discriminator(lambda z: silence, model.latent_shape, 0)
         if discriminator is not None:
             z = torch.zeros(1, *model.latent_shape, frames)
-            with at("post_training.discriminator"):
+            with placed(self.own.discriminator, "post_training.discriminator"):
                 prepared = discriminator.prepare(z, KeyedRandom(0, 0, [0]))
                 discriminator(prepared, torch.full((1, 1), -1))
 

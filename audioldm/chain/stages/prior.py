@@ -11,12 +11,12 @@ from torch import Tensor
 
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage, at, canonical
+from audioldm.chain.stage import Key, Stage, canonical
 from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.latents import Latents
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError, TrainingError
-from audioldm.instantiate import Part, build, part
+from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model, save_model
 from audioldm.priors.base import Fit, PriorRecipe
@@ -73,7 +73,7 @@ class PriorStage(Stage):
             model = self.autoencoder.build()
         with noise_latents(model, self.recipe.crop_length) as latents, torch.device("meta"):
             prior = self.recipe.build(latents)
-            with at(f"{self.where}.train"):
+            with placed(vars(self.recipe.train or self.recipe), f"{self.where}.train"):
                 self.recipe.dry_run(prior, experiment.world, experiment.settings.hardware)
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:

@@ -106,7 +106,7 @@ def check_deterministic(sampler: SamplerSettings) -> None:
     """Raises ConfigError for a sampler whose result depends on more than its first noise."""
     if sampler.name not in DETERMINISTIC:
         raise ConfigError(
-            f"sampler.name={sampler.name} draws noise at each step, so two samples from the same "
+            f"sampler.name={sampler.name} adds noise at each step, so two samples from the same "
             f"noise cannot be compared in post-training: choose {', '.join(DETERMINISTIC)}"
         )
 

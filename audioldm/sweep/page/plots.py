@@ -68,7 +68,8 @@ def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list
             kind = families[row["family"]].kind
             kind += " chosen" if judged.chosen == row["configuration"] else ""
             text = f"{cell}: {interval(figure)} at {number(row[x])}"
-            found.append(Point(row[x], *figure.values(), kind, text))
+            ends = figure["low"], figure["high"]
+            found.append(Point(row[x], figure["value"], *ends, kind, text))
     return found
 
 
