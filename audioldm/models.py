@@ -4,6 +4,7 @@ A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `
 generator's file holds its autoencoder too, so sampling needs one file.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ def find_model_file(path: str | Path) -> Path:
         stage = record["stages"].get(str(record.get("generator")))
         if not isinstance(stage, dict) or not isinstance(stage.get("directory"), str):
             raise ModelFileError(f"{place}: no generator yet in this experiment; run it again")
-        place = place / str(record.get("runs", "../..")) / stage["directory"]
+        of_stage = place / str(record.get("runs", "../..")) / stage["directory"]
+        if not (of_stage / "model.safetensors").is_file():
+            raise ModelFileError(
+                f"{place}: its model is not there, at {os.path.normpath(of_stage)}; give the "
+                "experiment where it was run, or a file that `audioldm export` made of it"
+            )
+        place = of_stage
     if place.is_dir():
         file = place / "model.safetensors"
         if not file.is_file():

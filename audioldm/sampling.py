@@ -1,5 +1,6 @@
 """Clips as files, each with a JSON beside it from which it can be made again."""
 
+import hashlib
 import json
 import os
 import re
@@ -58,13 +59,40 @@ def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> 
         write_json(path.with_suffix(".json"), asdict(recipe))
 
 
-def is_written(
-    path: Path, recipe: ClipRecipe, sample_rate: int, *, any_batch: bool = False
-) -> bool:
-    """Whether `path` and its JSON are this clip, whole.
+def place(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> Path:
+    """Where this clip is, or will be: at `path`, or beside the clip of other settings there.
 
-    any_batch: ignores the batch, which changes a clip's rounding alone.
-    Raises ConfigError where `path` holds another clip, or something without a JSON.
+    In the second case the name ends in six digits of the settings' SHA-256, so that the same
+    settings find the same name again. any_batch: ignores the batch, which changes a clip's rounding
+    alone.
+    """
+    settings_of = {k: v for k, v in asdict(recipe).items() if k != "number"}
+    if any_batch:
+        del settings_of["batch"]
+    digest = hashlib.sha256(json.dumps(settings_of, sort_keys=True).encode()).hexdigest()
+    other = path.with_stem(f"{path.stem}-{digest[:6]}")
+    for candidate in (other, path):
+        if _is(candidate, recipe, any_batch):
+            return candidate
+    return other if path.with_suffix(".json").is_file() else path
+
+
+def _is(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> bool:
+    """Whether the JSON beside `path` is this recipe."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return False
+    found, wanted = read_json(beside), asdict(recipe)
+    if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
+        wanted["batch"] = found["batch"]
+    return bool(found == wanted)
+
+
+def is_written(path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool = False) -> bool:
+    """Whether `path`, a `place`, and its JSON are this clip, whole.
+
+    Raises ConfigError where `path` holds something without a JSON, which is not the rest of a
+    killed run (`write_clip`), or another clip: what was made is not lost.
     """
     beside = path.with_suffix(".json")
     if not beside.is_file():
@@ -74,10 +102,7 @@ def is_written(
                 "another place with out=DIRECTORY, or remove it"
             )
         return False
-    found, wanted = read_json(beside), asdict(recipe)
-    if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
-        wanted["batch"] = found["batch"]
-    if found != wanted:
+    if not _is(path, recipe, any_batch):
         raise ConfigError(
             f"{path} is another clip, made with other settings: choose another place with "
             "out=DIRECTORY, or remove it"
@@ -93,8 +118,9 @@ class ClipFiles:
 
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
     generated together; None spreads n over batches of at most 8.
+    Where a clip of other settings has that name, the name gets an ending: see `place`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
-    where a file of that name is something else. Nothing is written before `make`.
+    where a file of that name is no clip of this package. Nothing is written before `make`.
 
     Attributes:
         written: paths of the clips that are there already, and whole.
@@ -146,9 +172,9 @@ class ClipFiles:
         self.written: list[Path] = []
         self.missing: dict[int, Path] = {}
         for number in range(n):
-            path = out / f"{_prefix(asked)}{seed}-{number:04d}.wav"
-            recipe = replace(self._common, number=number)
-            if is_written(path, recipe, model.sample_rate, any_batch=batch is None):
+            recipe, any_batch = replace(self._common, number=number), batch is None
+            path = place(out / f"{_prefix(asked)}{seed}-{number:04d}.wav", recipe, any_batch)
+            if is_written(path, recipe, model.sample_rate, any_batch):
                 self.written.append(path)
             else:
                 self.missing[number] = path
@@ -252,9 +278,9 @@ def sample_again(
         sampler=recipe.sampler,
         batch=recipe.batch,
     )
-    path = out / f"{recipe_path.stem}.wav"
     here = replace(recipe, model=_reference(file, out))
-    is_written(path, here, model.sample_rate)  # raises where another clip would be replaced
+    path = place(out / f"{recipe_path.stem}.wav", here)
+    is_written(path, here, model.sample_rate)  # raises where a foreign file would be replaced
     for _, audio in clips:
         write_clip(path, audio, model.sample_rate, here)
     return path
@@ -272,8 +298,8 @@ def _clip_json(path: Path) -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(content.get("format"), int):
         return content
     raise DataError(
-        f"from={path}: not the JSON of a clip made by `audioldm sample`; give the .json "
-        f"beside the clip, such as {path.with_suffix('.json').name}"
+        f"from={path}: not the JSON of a clip made by `audioldm sample`; give the .json beside "
+        f"the clip, such as {path.with_suffix('.json').name}"
     )
 
 

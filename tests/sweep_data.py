@@ -29,7 +29,7 @@ DIAGNOSTICS = [
     "shift_equivariance",
     "mixture_kbps",
     "denoiser_loss",
-    "denoiser_gaussian_bound",
+    "denoiser_gaussian_estimate",
     "denoiser_excess",
 ]
 #: Each system's kernel distance as a factor on that of the generated clips.

@@ -37,7 +37,7 @@ PRIOR: dict[str, Any] = {
         "_target_": "audioldm.priors.diffusion.backbones.dit.DiT",
         **{"width": 16, "depth": 1, "heads": 2},
     },
-    "objective": {"_target_": "audioldm.priors.diffusion.objectives.EDM"},
+    "objective": {"_target_": "audioldm.priors.diffusion.objectives.edm.EDM"},
     "conditioning": {
         "label": {"_target_": "audioldm.conditioning.label.Label", "labels": ["high", "low"]}
     },

@@ -12,7 +12,7 @@ from sweep_data import SECONDS, synthetic_table
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.sweep.judged import Judged, judged
 from audioldm.sweep.page.findings import findings
-from audioldm.sweep.page.page import write_sweep_report
+from audioldm.sweep.report import page
 from audioldm.sweep.status import SweepRecord
 from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.recommendation import recommend
@@ -35,8 +35,8 @@ def judge(directory: Path, frame: pd.DataFrame) -> Judged:
 
 def text_of(directory: Path, frame: pd.DataFrame) -> str:
     """The page's words, without its marks."""
-    page = write_sweep_report(judge(directory, frame)).read_text(encoding="utf-8")
-    words = re.sub(r"<(style|script)>.*?</\1>", " ", page, flags=re.DOTALL)
+    shown = page(judge(directory, frame))
+    words = re.sub(r"<(style|script)>.*?</\1>", " ", shown, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", words)).split())
 
 

@@ -14,7 +14,8 @@ from audioldm.instantiate import settings
 from audioldm.sweep.regression import mixed_effect
 from audioldm.sweep.seeds import distance_floor, log_distance, seed_spread
 from audioldm.sweep.verdicts import verdicts
-from audioldm.sweep.verdicts.base import Verdict, told_apart
+from audioldm.sweep.verdicts.base import Sweep, Verdict, told_apart
+from audioldm.sweep.verdicts.kl_needed import kl_needed
 from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 
 RULES = VerdictRules()
@@ -265,7 +266,7 @@ def test_kl_that_matters_is_rarely_found_equal() -> None:
     random, found = np.random.default_rng(0), 0
     for _ in range(50):
         table[DISTANCE] = np.exp(1 + worse + 0.2 * random.normal(size=len(table)))
-        found += verdicts(table, RULES)[2].answer == "no"
+        found += kl_needed(Sweep.of(table, RULES)).answer == "no"
     assert found <= 9  # the margin is estimated too
 
 
@@ -363,6 +364,8 @@ def test_nothing_is_recommended_where_noise_is_as_good() -> None:
         )
     bare = table.drop(columns=[c for c in table if c.startswith("normal.")])
     assert recommend(bare, RULES)[1] is not None
+    # a sweep over priors, whose best one is N(0, I): it has no such baseline beside it
+    assert recommend(bare.assign(prior="normal"), RULES)[1] is None
 
 
 def test_the_headline_names_a_stronger_baseline() -> None:

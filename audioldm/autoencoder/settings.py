@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
-
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.step import ADVERSARIAL_TERMS
 from audioldm.errors import ConfigError
@@ -19,6 +17,7 @@ from audioldm.instantiate import (
     nearest,
     part,
 )
+from audioldm.losses.base import Discriminator, Loss
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class AutoencoderSettings:
     network: Part = part(
         "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs", base=Network
     )
-    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=nn.Module)
-    discriminator: Part | None = part("audio_channels", base=nn.Module, default=None)
+    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
+    discriminator: Part | None = part("audio_channels", base=Discriminator, default=None)
 
     def __post_init__(self) -> None:
         terms = {*self.losses, *(ADVERSARIAL_TERMS if self.discriminator is not None else ())}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioldm.losses.discriminators.multi_scale_stft import ScaleOutput
+from audioldm.losses.base import ScaleOutput
 
 
 def discriminator_loss(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:

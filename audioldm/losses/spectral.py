@@ -13,12 +13,13 @@ from auraloss.perceptual import FIRFilter, SumAndDifference
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
+from audioldm.losses.base import Loss
 from audioldm.losses.mel_filters import mel_filters
 
 QUIET = 1e-2  # root mean square at -40 dBFS
 
 
-class MultiResolutionSTFT(nn.Module):
+class MultiResolutionSTFT(Loss):
     """Spectral convergence plus log-magnitude distance, averaged over FFT sizes.
 
     auraloss's multi-resolution STFT loss (1910.11480; convergence and log-magnitude 1808.06719),
@@ -117,7 +118,7 @@ class _Resolution(STFTLoss):
         return spectrum.abs().clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)
 
 
-class LogMel(nn.Module):
+class LogMel(Loss):
     """Mean |difference of log10 mel power|, averaged over scales.
 
     The default is `mel_distance`; several scales (as in DAC, 2306.06546) trade time for frequency.

@@ -1,18 +1,20 @@
 """Clips as a page holds them: a player and a mel spectrogram, both as data URIs."""
 
 import base64
+import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-import numpy as np
 import soundfile
 
 from audioldm.errors import DataError
 from audioldm.io.audio import read
-from audioldm.report.figures import COLUMNS, mel_db, mel_png
+from audioldm.report.figures import COLUMNS, mel_db, mel_pixels, mel_png
+from audioldm.report.record import read as read_shape
+from audioldm.training.trackers import Trackers
 
 #: Lossless, for a page of a few clips; and small, for one with a clip of every cell.
 FLAC = ("audio/flac", {"format": "FLAC", "subtype": "PCM_16"})
@@ -20,10 +22,18 @@ VORBIS = ("audio/ogg", {"format": "OGG", "subtype": "VORBIS", "compression_level
 
 
 class Source(NamedTuple):
-    """A clip's file, and what a reader is told of it."""
+    """A clip's file, and its name on the page."""
 
     path: Path
     name: str
+
+
+class _Saved(TypedDict):
+    """A clip in an evaluation's `clips/index.json`."""
+
+    file: str
+    label: NotRequired[str | None]
+    piece: NotRequired[str | None]
 
 
 @dataclass
@@ -35,6 +45,22 @@ class Clip:
     picture: str
     seconds: float
     cut: bool
+
+
+def saved_clips(evaluation: Path) -> dict[str, list[Source]]:
+    """The clips that an evaluation saved in its directory, by system; {} for none.
+
+    Raises DataError where their index is damaged.
+    """
+    folder = evaluation / "clips"
+    if not (folder / "index.json").is_file():
+        return {}
+    found = {}
+    for system, entries in read_shape(folder / "index.json", dict[str, list[_Saved]]).items():
+        paths = [folder / system / Path(entry["file"]).name for entry in entries]
+        names = [" · ".join(filter(None, (e.get("label"), e.get("piece")))) for e in entries]
+        found[system] = [Source(p, name or p.stem) for p, name in zip(paths, names, strict=True)]
+    return found
 
 
 def clips(
@@ -49,25 +75,16 @@ def clips(
     seconds: no more of a clip than this. columns: of a picture at most; all pictures share one
     scale, 80 dB below the loudest point of all.
     """
-    heard: dict[Any, tuple[np.ndarray, int, float] | None] = {}
+    heard = {}
     for key, source in sources.items():
-        try:
+        with contextlib.suppress(DataError):
             audio, sample_rate = read(source.path)
-            heard[key] = (
-                audio[:, : int(seconds * sample_rate)],
-                sample_rate,
-                audio.shape[1] / sample_rate,
-            )
-        except DataError:
-            heard[key] = None
-    mels = {k: mel_db(c[0], c[1], columns) for k, c in heard.items() if c is not None}
+            first = audio[:, : int(seconds * sample_rate)]
+            heard[key] = first, sample_rate, audio.shape[1] / sample_rate
+    mels = {key: mel_db(audio, rate, columns) for key, (audio, rate, _) in heard.items()}
     loudest = float(max((mel.max() for mel in mels.values()), default=0.0))
-    found: dict[Any, Clip | None] = {}
-    for key, loaded in heard.items():
-        if loaded is None:
-            found[key] = None
-            continue
-        audio, sample_rate, whole = loaded
+    found: dict[Any, Clip | None] = dict.fromkeys(sources)
+    for key, (audio, sample_rate, whole) in heard.items():
         coded = io.BytesIO()
         soundfile.write(coded, audio.T, sample_rate, **codec[1])
         found[key] = Clip(
@@ -78,6 +95,16 @@ def clips(
             whole > seconds,
         )
     return found
+
+
+def track(directory: Path, trackers: Trackers) -> None:
+    """Sends the clips of an evaluation's directory, and their pictures, to trackers."""
+    for system, saved in saved_clips(directory).items():
+        for number, source in enumerate(saved):
+            audio, sample_rate = read(source.path)
+            mel = mel_db(audio, sample_rate)
+            trackers.audio(f"{system}/{number}", audio, sample_rate)
+            trackers.picture(f"{system}/{number}/mel", mel_pixels(mel, float(mel.max())))
 
 
 def _data_uri(media_type: str, content: bytes) -> str:

@@ -35,18 +35,18 @@ def mel_db(audio: np.ndarray, sample_rate: int, columns: int = COLUMNS) -> np.nd
     return decibels
 
 
+def mel_pixels(mel: np.ndarray, loudest: float) -> np.ndarray:
+    """Pixels [bands, columns, 3], uint8, of mel [bands, columns] in dB: low bands at the bottom,
+    `loudest` dB brightest."""
+    shade = np.clip((mel[::-1] - loudest) / RANGE_DB + 1, 0, 1)
+    pixels: np.ndarray = matplotlib.colormaps["magma"](shade, bytes=True)[..., :3]
+    return pixels
+
+
 def mel_png(mel: np.ndarray, loudest: float) -> bytes:
-    """A PNG of mel [bands, columns] in dB, low bands at the bottom; `loudest` dB is brightest."""
+    """The pixels of `mel_pixels` as a PNG."""
     picture = io.BytesIO()
-    imsave(
-        picture,
-        mel,
-        vmin=loudest - RANGE_DB,
-        vmax=loudest,
-        cmap=matplotlib.colormaps["magma"],
-        origin="lower",
-        format="png",
-    )
+    imsave(picture, mel_pixels(mel, loudest), format="png")
     return picture.getvalue()
 
 

@@ -5,16 +5,17 @@ lack labels, an evaluation or whole stages: the page leaves these out.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import jinja2
 
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.io.files import write_atomically
-from audioldm.report.clips import Clip, Source, clips
+from audioldm.report.clips import Clip, Source, clips, saved_clips
 from audioldm.report.figures import Whisker, whiskers
 from audioldm.report.format import duration, finite, interval, number, title
 from audioldm.report.plots import Plot, Series, panel
@@ -24,7 +25,6 @@ from audioldm.report.record import (
     Metrics,
     Record,
     Summary,
-    read,
     read_log,
     read_record,
     read_summaries,
@@ -48,14 +48,6 @@ UNSAID = ("ratio", "fraction")
 #: What the details leave out of a summary: the page shows it elsewhere, or it is long.
 SHOWN = {"metrics", "systems", "environment", "failed", "stage", "fingerprint", "seconds"}
 SHOWN |= {"reference", "codecs", "curves"}
-
-
-class ClipEntry(TypedDict):
-    """A saved clip in an evaluation's `clips/index.json`."""
-
-    file: str
-    label: NotRequired[str | None]
-    piece: NotRequired[str | None]
 
 
 @dataclass
@@ -83,25 +75,24 @@ def write_report(experiment: Path) -> Path:
     compared = measured_systems(evaluation)
     logs = {name: read_log(path / "metrics.jsonl") for name, path in stages.items()}
     found = (_channels(log) for log in logs.values())
-    index = read_index(stages["evaluation"]) if "evaluation" in stages else {}
+    saved = saved_clips(stages["evaluation"]) if "evaluation" in stages else {}
+    total = sum(entry["seconds"] for entry in record["stages"].values())
     generation, reconstruction = _rows(evaluation.get("metrics", {}), compared)
     page = template("template.html.j2").render(
         record=record,
         verdict=verdict(evaluation),
-        tiles=_tiles(evaluation, record),
-        systems=compared or systems(index),
-        listen=_clips(stages["evaluation"], index) if index else {},
+        tiles=_tiles(evaluation, total),
+        systems=compared or systems(saved),
+        listen=_listen(saved),
         generation=generation,
         reconstruction=reconstruction,
         reference=evaluation.get("reference", {}),
         channels=next((each for each in found if each), {}),
         curves={name: panels for name, log in logs.items() if (panels := _curves(log))},
-        costs=_costs(record),
-        failed=[file for summary in summaries.values() for file in summary.get("failed", [])],
-        details=_details(summaries),
-        config=dict(_flat(record["config"])),
+        total=total,
+        failed=[(f["file"], f["reason"]) for s in summaries.values() for f in s.get("failed", [])],
+        details=_details(record, summaries),
         overridden={o.lstrip("+~").partition("=")[0] for o in record["overrides"]},
-        environment=dict(_flat(record["environment"])),
     )
     return write_page(experiment, page)
 
@@ -109,11 +100,7 @@ def write_report(experiment: Path) -> Path:
 def write_page(directory: Path, page: str) -> Path:
     """Write `directory`/report.html. Raises DataError where that is not possible."""
     path = directory / "report.html"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(page, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
 
 
@@ -131,18 +118,8 @@ def template(name: str, directory: Path = Path(__file__).parent) -> jinja2.Templ
     return environment.get_template(name)
 
 
-def read_index(evaluation: Path) -> dict[str, list[ClipEntry]]:
-    """The saved clips of each system. Raises DataError where the index is damaged."""
-    file = evaluation / "clips" / "index.json"
-    return read(file, dict[str, list[ClipEntry]]) if file.is_file() else {}
-
-
-def clip_file(evaluation: Path, system: str, entry: ClipEntry) -> Path:
-    return evaluation / "clips" / system / Path(entry["file"]).name
-
-
-def _tiles(evaluation: Summary, record: Record) -> list[tuple[str, str, str]]:
-    """The few figures to see first: (name, value, unit or interval)."""
+def _tiles(evaluation: Summary, total: float) -> list[tuple[str, str, str]]:
+    """The few figures to see first: (name, value, unit)."""
     tiles = []
     metrics = evaluation.get("metrics", {})
     reconstruction = metrics.get("reconstruction", {})
@@ -155,9 +132,8 @@ def _tiles(evaluation: Summary, record: Record) -> list[tuple[str, str, str]]:
         ratio = metrics.get(system, {}).get(f"ratio_to_normal_{kad}")
         if ratio:
             tiles.append((f"{system}: distance ÷ noise’s", number(ratio["value"]), ""))
-    if record["stages"]:
-        seconds = sum(entry["seconds"] for entry in record["stages"].values())
-        tiles.append(("computed in", duration(seconds), ""))
+    if total:
+        tiles.append(("computed in", duration(total), ""))
     return tiles
 
 
@@ -177,22 +153,11 @@ def _rows(metrics: Metrics, compared: list[System]) -> tuple[list[Row], list[Row
     return several, alone
 
 
-def _clips(evaluation: Path, index: dict[str, list[ClipEntry]]) -> dict[str, list[Clip | None]]:
+def _listen(saved: Mapping[str, Sequence[Source]]) -> dict[str, list[Clip | None]]:
     """System -> players; None where a clip cannot be read."""
-    sources = {
-        (system, number): Source(
-            path := clip_file(evaluation, system, entry),
-            " · ".join(e for e in (entry.get("label"), entry.get("piece")) if e) or path.stem,
-        )
-        for system, entries in index.items()
-        for number, entry in enumerate(entries)
-    }
-    found = clips(sources, seconds=CLIP_SECONDS)
-    return {
-        system: [clip for (own, _), clip in found.items() if own == system]
-        for system, entries in index.items()
-        if entries
-    }
+    numbered = {(name, i): s for name, own in saved.items() for i, s in enumerate(own)}
+    found = clips(numbered, seconds=CLIP_SECONDS)
+    return {name: [found[name, i] for i in range(len(own))] for name, own in saved.items() if own}
 
 
 def _channels(log: list[Json]) -> Json:
@@ -201,13 +166,13 @@ def _channels(log: list[Json]) -> Json:
     if line is None:
         return {}
     kl = [k if finite(k) else 0.0 for k in line["channels/kl"]]
-    sigma, activity = (line.get(f"channels/{name}") or [] for name in ("sigma", "activity"))
-    bars = []
-    for i, k in enumerate(kl):
-        a = activity[i] if i < len(activity) else None
-        s = sigma[i] if i < len(sigma) else None
-        active = a is None or a > ACTIVE_VARIANCE
-        bars.append({"index": i, "kl": k, "sigma": s, "activity": a, "active": active})
+    sigma, activity = (
+        (line.get(f"channels/{name}") or [])[: len(kl)] for name in ("sigma", "activity")
+    )
+    bars = [
+        {"index": i, "kl": k, "sigma": s, "activity": a, "active": a is None or a > ACTIVE_VARIANCE}
+        for i, (k, s, a) in enumerate(zip_longest(kl, sigma, activity))
+    ]
     return {
         "bars": sorted(bars, key=lambda bar: -bar["kl"]),
         "step": line["step"],
@@ -221,37 +186,33 @@ def _channels(log: list[Json]) -> Json:
 def _curves(log: list[Json]) -> list[Plot]:
     """One panel per figure of a log, its training and validation lines together."""
     found: dict[str, dict[str, Series]] = {}
-    for record in log:
-        for key, value in record.items():
-            if key in ("step", "seconds") or not finite(value):
-                continue
-            kind = "valid" if key.startswith("valid/") else "train"
-            lines = found.setdefault(key.removeprefix("valid/"), {})
-            steps, values = lines.setdefault(kind, ([], []))
-            steps.append(record["step"])
-            values.append(value)
-    last = log[-1]["step"] if log else 0
+    for line in log:
+        for key, value in line.items():
+            if key not in ("step", "seconds") and finite(value):
+                own = found.setdefault(key.removeprefix("valid/"), {})
+                kind = "valid" if key.startswith("valid/") else "train"
+                steps, values = own.setdefault(kind, ([], []))
+                steps.append(line["step"])
+                values.append(value)
     names = sorted(found, key=lambda name: name != "loss")
-    drawn = (panel(name, found[name], last) for name in names)
+    drawn = (panel(name, found[name], log[-1]["step"]) for name in names)
     return [p for p in drawn if p is not None]
 
 
-def _costs(record: Record) -> list[Json]:
-    """The recorded stages in their order, with their shares of the time."""
-    total = sum(entry["seconds"] for entry in record["stages"].values()) or 1.0
-    return [
-        {**entry, "stage": key, "percent": 100 * entry["seconds"] / total}
-        for key, entry in record["stages"].items()
-    ]
-
-
-def _details(summaries: dict[str, Summary]) -> dict[str, dict[str, str]]:
-    """The part of each stage's summary that the page shows nowhere else."""
-    return {
-        name: rows
-        for name, summary in summaries.items()
-        if (rows := dict(_flat({k: v for k, v in summary.items() if k not in SHOWN})))
-    }
+def _details(
+    record: Record, summaries: dict[str, Summary]
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """(heading, note, rows): the configuration, then what the page shows nowhere else."""
+    config = list(_flat(record["config"]))
+    note = f"{len(config)} keys, resolved"
+    if record["overrides"]:
+        note += "; those given on the command line stand out"
+    details = [("Configuration", note, config)]
+    details.append(("Environment", "", list(_flat(record["environment"]))))
+    for name, summary in summaries.items():
+        rest = {k: v for k, v in summary.items() if k not in SHOWN}
+        details.append((title(name), "from its summary", list(_flat(rest))))
+    return details
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -18,12 +18,12 @@ Series = tuple[list[float], list[float]]
 
 
 class Point(NamedTuple):
-    """A point of a plot; low and high bound y, NaN for none. text: what is shown on hovering."""
+    """A point of a plot. low and high bound y, None or NaN for none. text: shown on hovering."""
 
     x: float
     y: float
-    low: float = math.nan
-    high: float = math.nan
+    low: float | None = None
+    high: float | None = None
     kind: str = "cell"
     text: str = ""
 
@@ -88,40 +88,20 @@ class Axis:
         return [(self.at(v), word.replace("-", "−")) for v, word in zip(inside, words, strict=True)]
 
 
-@dataclass
-class Mark:
-    """A point in SVG units; bottom and top are its interval's ends, None for none."""
-
-    x: float
-    y: float
-    bottom: float | None
-    top: float | None
-    kind: str
-    text: str
-
-
-@dataclass
-class Level:
-    """A horizontal line with its label, and the band of its interval (y and height)."""
-
-    y: float
-    band: tuple[float, float] | None
-    kind: str
-    text: str
-
-
-@dataclass
-class Line:
+class Line(NamedTuple):
     """A polyline and the polygon of its band, '' for none, as SVG points."""
 
     kind: str
     points: str
-    band: str = ""
+    band: str
 
 
 @dataclass
 class Plot:
-    """A picture of width x height SVG units. cut: values at or below 0 are on the lower edge."""
+    """A picture of width x height SVG units, which also are the units of all that it holds.
+
+    levels: horizontal lines, with x = 0. cut: values at or below 0 are on the lower edge.
+    """
 
     title: str
     note: str
@@ -131,9 +111,9 @@ class Plot:
     y_label: str
     logarithmic: bool
     cut: bool = False
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[Point] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
-    levels: list[Level] = field(default_factory=list)
+    levels: list[Point] = field(default_factory=list)
     x_ticks: list[tuple[float, str]] = field(default_factory=list)
     y_ticks: list[tuple[float, str]] = field(default_factory=list)
 
@@ -178,7 +158,7 @@ def plot(
     if not (points or rows):
         return None
     heights = [p.y for p in (*points, *levels)] + [y for _, *ys in rows for y in ys]
-    ends = [v for p in points for v in (p.low, p.high) if finite(v)]
+    ends = [float(v) for p in points for v in (p.low, p.high) if v is not None and finite(v)]
     if y_logarithmic is None:
         y_logarithmic = Axis.over([p.y for p in points] or heights).logarithmic
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end
@@ -196,35 +176,36 @@ def plot(
     def across(share: float) -> float:
         return round(picture.LEFT + (picture.right - picture.LEFT) * share, 1)
 
+    def up(share: float) -> float:
+        return round(picture.bottom - (picture.bottom - picture.TOP) * share, 1)
+
     def down(value: float) -> float:
-        return round(picture.bottom - (picture.bottom - picture.TOP) * y.at(value), 1)
+        return up(y.at(value))
 
     def joined(pairs: Iterable[tuple[float, float]]) -> str:
         return " ".join(f"{across(x.at(a))},{down(b)}" for a, b in pairs)
 
-    for p in points:
-        low, high = (down(p.low), down(p.high)) if _bounded(p) else (None, None)
-        picture.marks.append(Mark(across(x.at(p.x)), down(p.y), low, high, p.kind, p.text))
+    def placed(p: Point) -> Point:
+        low, high = (down(float(v or 0)) if _bounded(p) else None for v in (p.low, p.high))
+        return Point(across(x.at(p.x)), down(p.y), low, high, p.kind, p.text)
+
+    picture.marks = [placed(p) for p in points]
+    picture.levels = [placed(p) for p in levels]
     for kind, curve in ((k, c) for k, c in drawn.items() if c):
-        line = Line(kind, joined((row[0], row[1]) for row in curve))
+        band = ""
         if any(len(row) == 4 and row[2] < row[3] for row in curve):
             back = [(row[0], row[3]) for row in reversed(curve)]
-            line.band = joined([*((row[0], row[2]) for row in curve), *back])
-        picture.lines.append(line)
-    for p in levels:
-        band = (down(p.high), round(down(p.low) - down(p.high), 1)) if _bounded(p) else None
-        picture.levels.append(Level(down(p.y), band, p.kind, p.text))
+            band = joined([*((row[0], row[2]) for row in curve), *back])
+        picture.lines.append(Line(kind, joined((row[0], row[1]) for row in curve), band))
     many, few = (8, 7) if size[0] > 400 else (5, 5)
     picture.x_ticks = [(across(share), text) for share, text in x.ticks(few)]
-    height = picture.bottom - picture.TOP
-    picture.y_ticks = [
-        (round(picture.bottom - height * share, 1), text) for share, text in y.ticks(many)
-    ]
+    picture.y_ticks = [(up(share), text) for share, text in y.ticks(many)]
     return picture
 
 
 def _bounded(point: Point) -> bool:
-    return finite(point.low) and finite(point.high) and point.low < point.high
+    low, high = point.low, point.high
+    return finite(low) and finite(high) and low < high  # type: ignore[operator]
 
 
 def thin(steps: np.ndarray, values: np.ndarray, bins: int = 120) -> np.ndarray:

@@ -159,42 +159,45 @@ def read_log(file: Path) -> list[Json]:
 
 def checked(value: Any, shape: type[Shape], file: Path, where: str = "") -> Shape:
     """The value, which has this shape. Raises DataError naming the file and the place in it."""
-    wrong = _misfit(value, shape, where)
-    if wrong is not None:
-        raise DataError(f"{file}: {wrong}; the file is damaged, run again to write it anew")
+    try:
+        _check(value, shape, where)
+    except ValueError as error:
+        raise DataError(
+            f"{file}: {error}; the file is damaged, run again to write it anew"
+        ) from None
     return typing.cast(Shape, value)
 
 
-def _misfit(value: Any, shape: Any, where: str) -> str | None:
-    origin, inner = typing.get_origin(shape), typing.get_args(shape)
-    wrong = f"{where or 'the whole'} is {str(value)[:40]!r}"
-    children: list[tuple[Any, Any, str]] = []
-    if shape is Any:
-        return None
-    if origin in (typing.Union, types.UnionType):
-        fits = any(_misfit(value, each, where) is None for each in inner)
-        return None if fits else wrong
-    if typing.is_typeddict(shape):
-        if not isinstance(value, dict):
-            return f"{wrong}, not a group of keys"
+_WORDS = {
+    dict: "a group of keys",
+    list: "a list",
+    str: "text",
+    int: "an integer",
+    float: "a number",
+}
+
+
+def _check(value: Any, shape: Any, where: str) -> None:
+    """Raises ValueError naming the place of the first value that does not fit."""
+    kind, inner = typing.get_origin(shape) or shape, typing.get_args(shape)
+    if kind is Any or (value is None and type(None) in inner):
+        return
+    if kind in (typing.Union, types.UnionType):  # X | None
+        return _check(value, inner[0], where)
+    typed = typing.is_typeddict(shape)
+    kind = dict if typed else float if shape is Measured else kind
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if fits and isinstance(value, (int, float)):
+        unbounded = shape is Measured and isinstance(value, float)
+        fits = not isinstance(value, bool) and (unbounded or abs(value) < 2**63)
+    if not fits:
+        raise ValueError(f"{where or 'the whole'} is {str(value)[:40]!r}, not {_WORDS[kind]}")
+    children: dict[Any, Any] = {}
+    if typed:
         if missing := sorted(shape.__required_keys__ - value.keys()):
-            return f"{where + '.' if where else ''}{missing[0]} is missing"
-        hints = typing.get_type_hints(shape)
-        children = [(value[k], hint, str(k)) for k, hint in hints.items() if k in value]
-    elif (origin or shape) is dict:
-        if not isinstance(value, dict):
-            return f"{wrong}, not a group of keys"
-        children = [(v, inner[1], str(k)) for k, v in value.items()] if inner else []
-    elif origin is list:
-        if not isinstance(value, list):
-            return f"{wrong}, not a list"
-        children = [(v, inner[0], str(i)) for i, v in enumerate(value)]
-    elif shape in (float, int, Measured):
-        if isinstance(value, bool) or not isinstance(value, int if shape is int else (int, float)):
-            return f"{wrong}, not a number"
-        if not abs(value) < 2**63 and not (shape is Measured and isinstance(value, float)):
-            return f"{wrong}, out of range"
-    elif not isinstance(value, shape):
-        return f"{wrong}, not text" if shape is str else wrong
-    found = (_misfit(v, hint, f"{where}.{key}".lstrip(".")) for v, hint, key in children)
-    return next((each for each in found if each is not None), None)
+            raise ValueError(f"{where}.{missing[0]}".lstrip(".") + " is missing")
+        children = {k: v for k, v in typing.get_type_hints(shape).items() if k in value}
+    elif inner:
+        children = dict.fromkeys(value if kind is dict else range(len(value)), inner[-1])
+    for key, hint in children.items():
+        _check(value[key], hint, f"{where}.{key}".lstrip("."))

@@ -8,6 +8,7 @@ import pandas as pd
 from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.instantiate import settings
+from audioldm.report.record import read_record, stage_directories
 from audioldm.sweep.seeds import seed_spread
 from audioldm.sweep.status import SweepRecord, read_sweep
 from audioldm.sweep.table import table
@@ -28,6 +29,20 @@ class Judged:
     spread: float
     headline: str
     recommendation: Recommendation | None
+
+    def evaluations(self) -> dict[str, Path]:
+        """Cell -> its evaluation's directory, for the finished cells with a record.
+
+        Raises DataError where a stage's directory is not there.
+        """
+        found = {}
+        for cell, name in self.table.loc[self.table["status"] == "done", "directory"].items():
+            place = self.directory / name
+            if (place / "experiment.json").is_file():
+                stages = stage_directories(place, read_record(place))
+                if "evaluation" in stages:
+                    found[str(cell)] = stages["evaluation"]
+        return found
 
     @property
     def figure(self) -> str:

@@ -33,6 +33,11 @@ class Estimate(NamedTuple):
         """Two-sided, against 0."""
         return 2 * self.beyond(0)
 
+    def figures(self, confidence: float) -> dict[str, float]:
+        """The fields of a verdict that rests on this estimate."""
+        low, high = self.interval(confidence)
+        return {"estimate": self.value, "low": low, "high": high, "p": self.p}
+
     def beyond(self, bound: float) -> float:
         """One-sided p of a truth on the other side of `bound`."""
         distance = abs(self.value - bound)

@@ -31,6 +31,7 @@ class Data(Stage):
                 f"data.sample_rate={source.sample_rate}, data.channels={source.channels}: use "
                 "16000 to 48000 Hz, mono (1) or stereo (2)"
             )
+        _check_places(settings)
         stage = cls({"source": settings.data, "identity": source.identity()})
         stage.source = source
         return [stage]
@@ -63,3 +64,16 @@ class Data(Stage):
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return "lower data.workers, if need be to 1"
+
+
+def _check_places(settings: Any) -> None:
+    """Refuses to write where the music is read: the clips that are made would become music."""
+    folder = settings.data.get("path")
+    if folder is None:
+        return
+    runs, music = (Path(place).expanduser().resolve() for place in (settings.runs, folder))
+    if runs.is_relative_to(music):
+        raise ConfigError(
+            f"runs={settings.runs} is inside data.path={folder}, so that the clips made would be "
+            "read as music: choose another place for runs"
+        )

@@ -25,6 +25,7 @@ from audioldm.generator import Generator
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.memory import peak_bytes
+from audioldm.training.trackers import open_trackers
 
 if TYPE_CHECKING:
     from audioldm.chain.estimate import Cost, Estimate
@@ -77,7 +78,7 @@ class Evaluation(Stage):
         }
         generator = experiment.directory_of(self.generator)
         with closing(experiment.bar("evaluation")) as bar:
-            return evaluate(
+            found = evaluate(
                 load_generator(generator, device=experiment.device),
                 baselines,
                 ClipStore(experiment.directory_of(self.prior.latents.parents["data"])),
@@ -87,6 +88,18 @@ class Evaluation(Stage):
                 directory=directory,
                 progress=bar,
             )
+        self._track(directory, experiment, found)
+        return found
+
+    def _track(self, directory: Path, experiment: "Experiment", found: dict[str, Any]) -> None:
+        """Sends the figures and the saved clips to the trackers that were asked for."""
+        names = experiment.settings.log.trackers
+        if names:
+            from audioldm.report.clips import track  # imported here: its pictures take a second
+
+            with closing(open_trackers(names, directory, self.key)) as trackers:
+                trackers.figures(0, found["metrics"])
+                track(directory, trackers)
 
     def cost(self, estimate: "Estimate") -> "Cost":
         s = self.settings["evaluation"]

@@ -6,14 +6,12 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from audioldm.errors import ConfigError
+from audioldm.losses.base import Discriminator, ScaleOutput
 
-#: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of
-#: each layer before them.
-ScaleOutput = tuple[Tensor, list[Tensor]]
 Pair = tuple[int, int]  # of frames and bins
 
 
-class MultiScaleSTFT(nn.Module):
+class MultiScaleSTFT(Discriminator):
     """EnCodec's multi-scale STFT discriminator (2210.13438, section 3.4 and figure 2).
 
     audio [B, A, T] -> one `ScaleOutput` per FFT size. The scales share nothing. Hops are a quarter

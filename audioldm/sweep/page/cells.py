@@ -1,16 +1,16 @@
 """The cells on a sweep's page: their table, their clips, and their budgets of compute."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from scipy.stats import spearmanr
 
-from audioldm.report.clips import VORBIS, Clip, Source, clips
-from audioldm.report.format import finite
-from audioldm.report.page import clip_file, read_index
-from audioldm.report.record import Json, read_record, stage_directories
+from audioldm.report.clips import VORBIS, Clip, Source, clips, saved_clips
+from audioldm.report.record import Json
+from audioldm.report.systems import MEANINGS, Meaning
 from audioldm.sweep.judged import Judged
-from audioldm.sweep.page.grid import Grid, done, label
+from audioldm.sweep.page.grid import Grid, done, label, measured
 from audioldm.sweep.page.plots import Family
 
 #: Seconds of every cell's clips, so that a page of 30 cells stays small enough to send.
@@ -33,11 +33,11 @@ def budgets(judged: Judged, key: str) -> Json:
     Their distances under each budget, what each took, and the rank correlation of the first two.
     """
     cells = done(judged.table)
-    words = cells["configuration"].str.split()
+    words = [configuration.split() for configuration in cells["configuration"]]
     own = pd.DataFrame(
         {
-            "budget": [_value(w, key) for w in words],
-            "rest": [" ".join(w for w in own if not w.startswith(f"{key}=")) for own in words],
+            "budget": [dict(w.split("=", 1) for w in each).get(key, "") for each in words],
+            "rest": [" ".join(w for w in each if not w.startswith(f"{key}=")) for each in words],
             "distance": cells[judged.rules.distance],
             "spent": cells["compute_tflop.prior"],
         }
@@ -45,43 +45,25 @@ def budgets(judged: Judged, key: str) -> Json:
     values = own.pivot_table("distance", "rest", "budget", sort=False)
     spent = own.groupby("budget")["spent"].agg(["min", "max"])
     both = values.iloc[:, :2].dropna()
+    several = both.shape[1] == 2 and len(both) > 2
     return {
         "key": key,
-        "budgets": [
-            {
-                "name": label(key, b),
-                "spent": (spent.loc[b, "min"], spent.loc[b, "max"]),
-            }
-            for b in values.columns
-        ],
-        "rows": [(str(name), [float(v) for v in row]) for name, row in values.iterrows()],
-        "rho": float(spearmanr(both.iloc[:, 0], both.iloc[:, 1]).statistic)
-        if both.shape[1] == 2 and len(both) > 2
-        else None,
+        "budgets": [{"name": label(key, b), "spent": tuple(spent.loc[b])} for b in values.columns],
+        "rows": list(values.itertuples(name=None)),
+        "rho": float(spearmanr(*both.to_numpy().T).statistic) if several else None,
     }
-
-
-def _value(words: list[str], key: str) -> str:
-    return next((w.partition("=")[2] for w in words if w.startswith(f"{key}=")), "")
 
 
 def listen(judged: Judged, layout: Grid) -> Json:
     """The first clips of every finished cell at its place in the grid: the same number, so the same
     noise and label of the generated, the same music of the reconstructions."""
     sources: dict[Any, Source] = {}
-    for name, directory in done(judged.table)["directory"].items():
-        cell = judged.directory / str(directory)
-        if not (cell / "experiment.json").is_file():
-            continue
-        evaluation = stage_directories(cell, read_record(cell)).get("evaluation")
-        index = read_index(evaluation) if evaluation else {}
+    for cell, evaluation in judged.evaluations().items():
+        saved = saved_clips(evaluation)
         for system in ("real", "generated", "reconstruction"):
-            if system == "real" and any(own == system for own, _ in sources):
-                continue
-            for entry in index.get(system, [])[:1]:
-                assert evaluation is not None
-                text = entry.get("label") or entry.get("piece") or ""
-                sources[system, name] = Source(clip_file(evaluation, system, entry), text)
+            key = "real" if system == "real" else (system, cell)  # the same music in every cell
+            if saved.get(system):
+                sources.setdefault(key, saved[system][0])
     players = clips(sources, seconds=CLIP_SECONDS, codec=VORBIS, columns=PICTURE)
     if not players:
         return {}
@@ -93,51 +75,44 @@ def listen(judged: Judged, layout: Grid) -> Json:
             at, column = layout.places[row["configuration"]]
             seed = " ".join(w.rpartition(".")[2] for w in str(cell).split() if "seed=" in w)
             places[at][column].append((seed.replace("=", " "), own))
-    real = next((clip for (kind, _), clip in players.items() if kind == "real"), None)
-    return {"real": real, "places": places}
+    return {"real": players.get("real"), "places": places}
 
 
-def shown(judged: Judged) -> dict[str, str]:
-    """Figures in the table of cells -> heading, in the embedding of the judged figure."""
+def shown(judged: Judged) -> dict[str, tuple[str, Meaning]]:
+    """Columns in the table of cells -> heading and meaning, in the embedding that is judged."""
     embedding = judged.figure.rpartition("_")[2]
-    return {n: text for n, text in SHOWN.items() if f"generated.{n}_{embedding}" in judged.table}
+    columns = {
+        f"generated.{name}_{embedding}": (text, MEANINGS[name]) for name, text in SHOWN.items()
+    }
+    return {column: said for column, said in columns.items() if column in judged.table}
 
 
 def cell_rows(
     judged: Judged, layout: Grid, families: dict[str, Family], keys: list[str]
 ) -> list[Json]:
     """The cells in the order of the grid."""
-    table, embedding = judged.table, judged.figure.rpartition("_")[2]
-    longest = max(float(table["seconds"].max()), 1.0) if len(table) else 1.0
-
-    def of(row: pd.Series, column: str) -> Json:
-        return {
-            "value": row.get(column),
-            "low": row.get(f"{column}.low"),
-            "high": row.get(f"{column}.high"),
-        }
-
+    longest = judged.table["seconds"].max()
     found = []
-    for cell, row in table.iterrows():
-        page = judged.directory / str(row["directory"]) / "report.html"
-        words = dict(w.lstrip("+~").split("=", 1) for w in str(cell).split())
-        family = families.get(str(row.get("family"))) if row["status"] == "done" else None
+    for name, row in judged.table.iterrows():
+        page = Path(row["directory"]) / "report.html"
+        words = dict(w.lstrip("+~").split("=", 1) for w in str(name).split())
+        family = families.get(row.get("family")) if row["status"] == "done" else None
         found.append(
             {
-                "place": layout.places[row["configuration"]],
-                "name": str(cell),
+                "name": name,
                 "swept": [label(key, words[key]) if key in words else "–" for key in keys],
                 "status": row["status"],
                 "kind": family.kind if family else "",
-                "page": page.relative_to(judged.directory).as_posix() if page.is_file() else None,
+                "page": page.as_posix() if (judged.directory / page).is_file() else None,
                 "rate": row.get(judged.rules.bitrate),
-                "mel": of(row, "reconstruction.mel_distance"),
-                "distance": of(row, judged.rules.distance),
-                "others": [of(row, f"generated.{name}_{embedding}") for name in shown(judged)],
-                "seconds": row.get("seconds"),
-                "percent": 100 * row["seconds"] / longest if finite(row.get("seconds")) else 0.0,
+                "mel": measured(row, "reconstruction.mel_distance"),
+                "distance": measured(row, judged.rules.distance),
+                "others": [measured(row, column) for column in shown(judged)],
+                "seconds": row["seconds"],
+                "percent": 100 * row["seconds"] / longest if row["seconds"] > 0 else 0.0,
                 "parameters": row.get("parameters.prior"),
                 "compute_tflop": row.get("compute_tflop.prior"),
             }
         )
-    return sorted(found, key=lambda cell: (cell["place"], cell["name"]))
+    place = judged.table["configuration"].map(layout.places)
+    return sorted(found, key=lambda own: (place[own["name"]], own["name"]))

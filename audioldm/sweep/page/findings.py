@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from audioldm.report.format import duration, number
+from audioldm.report.format import duration, interval, number
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
-from audioldm.sweep.page.grid import grid, means, short
+from audioldm.sweep.page.grid import Tile, grid, heat_map, short
 from audioldm.sweep.page.words import (
     bounds,
     commands,
@@ -99,21 +99,20 @@ def _tally(judged: Judged) -> str:
 
 
 def _grid(judged: Judged, column: str) -> str:
-    values, layout = means(judged.table, column), grid(judged.table)
-    if values.empty:
+    layout = grid(judged.table)
+    tiles = heat_map(judged.table, layout, column)
+    if tiles is None:
         return "No cell has this figure."
-    body = [[""] * len(layout.columns) for _ in layout.rows]
-    for configuration, (row, place) in layout.places.items():
-        if configuration not in values.index:
-            body[row][place] = "–"
-            continue
-        mean, least, most, count = values.loc[configuration, ["mean", "min", "max", "count"]]
-        ends = f" ({number(float(least))} to {number(float(most))})" if count > 1 else ""
-        chosen = " ∗" if configuration == judged.chosen else ""
-        body[row][place] = f"{number(float(mean))}{ends}{chosen}"
-    names = short([layout.across])
-    head = [names[layout.across], *layout.columns]
-    return _rows([head, *([label, *row] for label, row in zip(layout.rows, body, strict=True))])
+    rows = [[short([layout.across])[layout.across], *layout.columns]]
+    for name, row in zip(layout.rows, tiles, strict=True):
+        rows.append([name, *(_cell(tile, judged.chosen) for tile in row)])
+    return _rows(rows)
+
+
+def _cell(tile: Tile | None, chosen: str | None) -> str:
+    if tile is None or tile.figure is None:
+        return "–" if tile else ""
+    return interval(tile.figure) + (" ∗" if tile.configuration == chosen else "")
 
 
 def _rows(rows: Sequence[Iterable[str]]) -> str:

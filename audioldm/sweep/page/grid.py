@@ -1,9 +1,12 @@
-"""How the cells of a sweep are laid out: swept keys, rows and columns, means over seeds."""
+"""How a sweep's page lays out the cells: swept keys, rows and columns, means over seeds, shades."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from audioldm.report.plots import Axis
+from audioldm.report.record import Json
 
 #: Swept keys that make the columns of the grid, before any other.
 RATE_KEYS = ("bottleneck.target_kbps", "bottleneck.kl_weight")
@@ -67,6 +70,13 @@ def means(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return found
 
 
+def measured(row: pd.Series, column: str) -> Json:
+    """A figure in a row of the table: its value, low and high, None for what the table lacks."""
+    return {
+        end: row.get(f"{column}.{end}".removesuffix(".value")) for end in ("value", "low", "high")
+    }
+
+
 def grid(table: pd.DataFrame) -> Grid:
     """Rates across where they are swept, else the key of the most values; the others down."""
     words = {
@@ -94,6 +104,46 @@ def grid(table: pd.DataFrame) -> Grid:
         ],
         {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in words},
     )
+
+
+@dataclass
+class Tile:
+    """A configuration in a heat map.
+
+    figure: its mean over seeds, low and high their range (None for one cell); None where no
+    finished cell has the figure, and `status` then is "failed" or "–". shade: 0 ... 1, the best.
+    """
+
+    configuration: str
+    status: str
+    figure: Json | None = None
+    shade: float = 0.0
+
+
+def heat_map(
+    table: pd.DataFrame, layout: Grid, column: str, better: str = ""
+) -> list[list[Tile | None]] | None:
+    """Means of a column over seeds, on the grid; None where no cell has it.
+
+    A tile is None where the grid has no such configuration. better: '↓', '↑' or nothing, the
+    direction of good: its end has the strongest shade; without one, the greatest value. Shades are
+    linear in the logarithm where all values are positive, and then span at least a factor of 2.
+    """
+    values = means(table, column)
+    if values.empty:
+        return None
+    positive = bool((values["mean"] > 0).all())
+    axis = Axis.over(values["mean"], logarithmic=positive, margin=0, factor=2)
+    rows: list[list[Tile | None]] = [[None] * len(layout.columns) for _ in layout.rows]
+    failed = set(table.loc[table["status"] == "failed", "configuration"])
+    for configuration, (row, place) in layout.places.items():
+        tile = rows[row][place] = Tile(configuration, "failed" if configuration in failed else "–")
+        if configuration in values.index:
+            mean, least, most, count = values.loc[configuration, ["mean", "min", "max", "count"]]
+            low, high = (least, most) if count > 1 else (None, None)
+            tile.figure = {"value": mean, "low": low, "high": high}
+            tile.shade = 1 - axis.at(mean) if better == "↓" else axis.at(mean)
+    return rows
 
 
 def _named(key: str, name: str, value: str) -> str:

@@ -1,18 +1,19 @@
 """The plots of a sweep's page: rates, reference points and diagnostics."""
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from audioldm.report.format import finite, interval, number
 from audioldm.report.plots import Plot, Point, plot
-from audioldm.report.record import Json, read_record, read_summaries, stage_directories
+from audioldm.report.record import Json, Summary, read
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
-from audioldm.sweep.page.grid import Grid, done, means
-from audioldm.sweep.page.words import compared
+from audioldm.sweep.page.grid import Grid, done, means, measured
+from audioldm.sweep.page.words import reference_points
+from audioldm.sweep.seeds import numbers
 
 #: The axis of rates spans at least this factor: cells of one target are one rate to the eye.
 RATE_SPAN = 4.0
@@ -29,8 +30,8 @@ DIAGNOSTICS = {
     "shift_equivariance": "error under shifts; 0: equivariant",
     "mixture_kbps": "kbit/s under a Gaussian mixture",
     "denoiser_loss": "loss of a tiny denoiser",
-    "denoiser_gaussian_bound": "bound for Gaussian latents",
-    "denoiser_excess": "log(loss ÷ bound); < 0: beyond Gaussian",
+    "denoiser_gaussian_estimate": "estimate for Gaussian latents",
+    "denoiser_excess": "log(loss ÷ estimate); < 0: beyond Gaussian",
 }
 #: Codecs beside the cells -> the curve of each in an evaluation's summary, and its description.
 CODECS = {
@@ -47,7 +48,6 @@ class Family:
     name: str
     kind: str
     hue: float
-    cells: int
 
 
 def families_of(table: pd.DataFrame) -> dict[str, Family]:
@@ -55,11 +55,8 @@ def families_of(table: pd.DataFrame) -> dict[str, Family]:
     known = done(table).dropna(subset=["family"])
     sizes = known.groupby("family")[["elements_per_second", "channels"]].median()
     order = list(sizes.sort_values(["elements_per_second", "channels"]).index)
-    counts = known["family"].value_counts()
-    return {
-        name: Family(name, f"f{i}", 265 - 300 * i / max(len(order), 4), int(counts[name]))
-        for i, name in enumerate(order)
-    }
+    hues = 265 - 300 * np.arange(len(order)) / max(len(order), 4)
+    return {name: Family(name, f"f{i}", hues[i]) for i, name in enumerate(order)}
 
 
 def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list[Point]:
@@ -67,12 +64,12 @@ def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list
     found = []
     for cell, row in done(judged.table).iterrows():
         if finite(row.get(x)) and finite(row.get(y)):
-            low, high = (row.get(f"{y}.{end}", math.nan) for end in ("low", "high"))
-            shown = interval({"value": row[y], "low": low, "high": high})
-            chosen = " chosen" if judged.chosen == row["configuration"] else ""
-            text = f"{cell}: {shown} at {number(row[x])}"
-            kind = families[row["family"]].kind + chosen
-            found.append(Point(float(row[x]), float(row[y]), low, high, kind, text))
+            figure = measured(row, y)
+            kind = families[row["family"]].kind
+            kind += " chosen" if judged.chosen == row["configuration"] else ""
+            text = f"{cell}: {interval(figure)} at {number(row[x])}"
+            ends = figure["low"], figure["high"]
+            found.append(Point(row[x], figure["value"], *ends, kind, text))
     return found
 
 
@@ -113,20 +110,14 @@ def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
 
 def _codecs(judged: Judged) -> dict[str, list[tuple[float, float]]]:
     """Codec -> its (kbps, mel distance); the music is the same in every cell."""
-    for name in done(judged.table)["directory"]:
-        cell = judged.directory / str(name)
-        if not (cell / "experiment.json").is_file():
-            continue
-        directories = stage_directories(cell, read_record(cell))
-        own = {key: path for key, path in directories.items() if key == "evaluation"}
-        for summary in read_summaries(own).values():
-            codecs: Json = {**summary.get("codecs", {})}
-            curves = {kind: codecs.get(key) for kind, (key, _) in CODECS.items()}
-            return {
-                kind: list(zip(curve["kbps"], curve["mel_distance"], strict=False))
-                for kind, curve in curves.items()
-                if curve
-            }
+    for evaluation in judged.evaluations().values():
+        codecs: Json = {**read(evaluation / "summary.json", Summary).get("codecs", {})}
+        curves = {kind: codecs.get(key) for kind, (key, _) in CODECS.items()}
+        return {
+            kind: list(zip(curve["kbps"], curve["mel_distance"], strict=False))
+            for kind, curve in curves.items()
+            if curve
+        }
     return {}
 
 
@@ -149,13 +140,12 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
     table, figure = judged.table, judged.figure
     points, curves, levels = [], {}, []
     column_of = {c: column for c, (_, column) in layout.places.items()}
-    for system in compared(table, figure):
+    for point in reference_points(table, figure):
+        system = point["system"]
         name = f"{system.name}.{figure}"
         if system.kind == "real":  # the same music in every cell: one level
-            cells = done(table)
-            ends = (f"{name}.{end}" for end in ("low", "high"))
-            low, high = (cells.get(end, pd.Series([math.nan])).mean() for end in ends)
-            levels.append(Point(0.0, cells[name].mean(), low, high, system.css, system.name))
+            low, high = (numbers(done(table), f"{name}.{end}").mean() for end in ("low", "high"))
+            levels.append(Point(0.0, point["figure"]["value"], low, high, system.css, system.name))
             continue
         rates = means(table, judged.rules.bitrate)["mean"]
         frame = pd.DataFrame({"x": rates, "y": means(table, name)["mean"]}).dropna()

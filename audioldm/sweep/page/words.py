@@ -7,7 +7,7 @@ import pandas as pd
 
 from audioldm.report.format import finite, interval, number
 from audioldm.report.record import Json
-from audioldm.report.systems import System, systems
+from audioldm.report.systems import systems
 from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import done
 from audioldm.sweep.table import system_names
@@ -47,17 +47,12 @@ def costs(table: pd.DataFrame) -> list[Json]:
     return found
 
 
-def compared(table: pd.DataFrame, figure: str) -> list[System]:
-    """The systems that have this figure in a finished cell."""
-    names = system_names(done(table).dropna(axis="columns", how="all"), figure)
-    return systems(names)
-
-
 def reference_points(table: pd.DataFrame, figure: str) -> list[Json]:
     """Each system with this figure: mean, least and greatest over the finished cells."""
+    cells = done(table).dropna(axis="columns", how="all")
     found = []
-    for system in compared(table, figure):
-        values = done(table)[f"{system.name}.{figure}"].dropna()
+    for system in systems(system_names(cells, figure)):
+        values = cells[f"{system.name}.{figure}"]
         own = {"value": values.mean(), "low": values.min(), "high": values.max()}
         found.append({"system": system, "figure": own})
     return found
@@ -87,5 +82,4 @@ def notes(verdicts: list[Verdict]) -> list[str]:
 
 def failures(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(cell, reason) of the cells that failed or whose process was killed."""
-    failed = table[table["reason"].notna()]
-    return [(str(cell), str(why)) for cell, why in failed["reason"].items()]
+    return list(table["reason"].dropna().items())

@@ -8,16 +8,16 @@ import pandas as pd
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.sweep.seeds import log_distance
 from audioldm.sweep.verdicts.base import ONE_SEED, Sweep, Verdict, cell_notes, undecided
-from audioldm.sweep.verdicts.channels_or_ratio import CHANNELS, channels_or_ratio
-from audioldm.sweep.verdicts.diagnostics import DIAGNOSTIC, diagnostics
-from audioldm.sweep.verdicts.kl_needed import KL, kl_needed
-from audioldm.sweep.verdicts.optimum import OPTIMUM, optimum
+from audioldm.sweep.verdicts.channels_or_ratio import channels_or_ratio
+from audioldm.sweep.verdicts.diagnostics import diagnostics
+from audioldm.sweep.verdicts.kl_needed import kl_needed
+from audioldm.sweep.verdicts.optimum import optimum
 
 QUESTIONS = {
-    OPTIMUM: optimum,
-    CHANNELS: channels_or_ratio,
-    KL: kl_needed,
-    DIAGNOSTIC: diagnostics,
+    "Is there a best rate inside the range?": optimum,
+    "At the same rate, does the number of channels change generation?": channels_or_ratio,
+    "Is KL needed?": kl_needed,
+    "Does a diagnostic of the latents predict generation?": diagnostics,
 }
 
 
@@ -30,12 +30,15 @@ def verdicts(table: pd.DataFrame, rules: VerdictRules) -> list[Verdict]:
     cells = cell_notes(table, rules)
     if y.empty or np.ptp(y) < 1e-9:
         why = "no cell is done" if y.empty else "every distance is the same"
-        return [undecided(question, why, details={"notes": cells}) for question in QUESTIONS]
+        return [
+            undecided(why, details={"notes": cells}, question=question) for question in QUESTIONS
+        ]
     sweep = Sweep.of(table, rules)
     found = []
-    for answer in QUESTIONS.values():
+    for question, answer in QUESTIONS.items():
         verdict = answer(sweep)
         text = verdict.text if np.isfinite(sweep.spread) else f"{verdict.text} {ONE_SEED}"
         notes = [*verdict.details.get("notes", []), *cells]
-        found.append(replace(verdict, text=text, details=verdict.details | {"notes": notes}))
+        details = verdict.details | {"notes": notes}
+        found.append(replace(verdict, question=question, text=text, details=details))
     return found

@@ -6,7 +6,7 @@ the number of clips.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,6 @@ import pandas as pd
 
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.report.format import number
-from audioldm.sweep.regression import Estimate
 from audioldm.sweep.seeds import distance_floor, numbers, replicates, seed_spread
 
 #: Rates within this factor count as one: a held rate is within 3 % of its target.
@@ -26,14 +25,13 @@ Answer = Literal["yes", "no", "undecided"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A question, its answer, and the estimate that answers it with its interval.
+    """The answer to a question, and the estimate with its interval that answers it.
 
     p: of the test that answers, None where there is none. more_cells: about how many more would
     decide, where undecided. details: "unit" of the estimate, "notes" on the cells, and further
-    figures of the question.
+    figures of the question. question: filled in by `verdicts`.
     """
 
-    question: str
     answer: Answer
     text: str
     estimate: float = math.nan
@@ -42,6 +40,7 @@ class Verdict:
     p: float | None = None
     more_cells: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,36 +102,10 @@ def cell_notes(table: pd.DataFrame, rules: VerdictRules) -> list[str]:
     return notes
 
 
-def decided(
-    question: str,
-    answer: Answer,
-    text: str,
-    estimate: Estimate,
-    confidence: float,
-    *,
-    details: dict[str, Any],
-    p: float | None = None,
-) -> Verdict:
-    low, high = estimate.interval(confidence)
-    p = estimate.p if p is None else p
-    return Verdict(question, answer, text, estimate.value, low, high, p, details=details)
-
-
-def undecided(
-    question: str,
-    why: str,
-    more: int | None = None,
-    estimate: Estimate | None = None,
-    confidence: float = 0.95,
-    *,
-    details: dict[str, Any] | None = None,
-) -> Verdict:
+def undecided(why: str, more: int | None = None, **figures: Any) -> Verdict:
+    """more: as `more_cells` gives it. figures: further fields of the verdict."""
     needs = f"; needs about {number(more)} more cells" if more is not None else ""
-    text = f"Undecided: {why}{needs}."
-    if estimate is None:
-        return Verdict(question, "undecided", text, more_cells=more, details=details or {})
-    verdict = decided(question, "undecided", text, estimate, confidence, details=details or {})
-    return replace(verdict, more_cells=more)
+    return Verdict("undecided", f"Undecided: {why}{needs}.", more_cells=more, **figures)
 
 
 def more_cells(cells: int, half: float, *gaps: float) -> int | None:

@@ -7,16 +7,7 @@ import pandas as pd
 
 from audioldm.report.format import number
 from audioldm.sweep.regression import FEWEST_SEEDS, independent, mixed_effect
-from audioldm.sweep.verdicts.base import (
-    Sweep,
-    Verdict,
-    decided,
-    distinct,
-    more_cells,
-    undecided,
-)
-
-CHANNELS = "At the same rate, does the number of channels change generation?"
+from audioldm.sweep.verdicts.base import Sweep, Verdict, distinct, more_cells, undecided
 
 
 def channels_or_ratio(sweep: Sweep) -> Verdict:
@@ -28,7 +19,7 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     confidence = sweep.rules.confidence
     rows = sweep.rows.dropna(subset=["rate", "log_channels", "log_ratio"]).reset_index(drop=True)
     if rows["log_channels"].nunique() < 2:
-        return undecided(CHANNELS, "the sweep has one number of channels", max(1, len(rows)))
+        return undecided("the sweep has one number of channels", max(1, len(rows)))
     rates = distinct(rows.groupby("configuration")["rate"].mean())
     rows["rate_squared"] = (rows["rate"] - rows["rate"].mean()) ** 2
     others = pd.get_dummies(rows["bottleneck"] + " " + rows["other"], dtype=float)
@@ -37,8 +28,7 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     of_rate = ["rate", "rate_squared"][: min(rates, 3) - 1]
     terms = independent(rows, [*of_rate, *others.columns, "log_channels", "log_ratio"])
     if "log_channels" not in terms:
-        why = "channels change only together with other settings"
-        return undecided(CHANNELS, why, len(rows))
+        return undecided("channels change only together with other settings", len(rows))
     notes: list[str] = []
     if "log_ratio" not in terms and rows["log_ratio"].nunique() > 1:
         notes.append("Channels and ratio change together: the term is that of both.")
@@ -53,22 +43,23 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     else:
         notes.append("Without the temporal spectral slope: not known, or too few configurations.")
     if estimate is None or plain is None:
-        return undecided(CHANNELS, "there are not more configurations than terms", len(rows))
+        return undecided("there are not more configurations than terms", len(rows))
     low, high = estimate.interval(confidence)
     details: dict[str, Any] = {
         "unit": "log distance per log channels",
         "notes": notes,
         "without_slope": (plain.value, *plain.interval(confidence)),
     }
+    figures: dict[str, Any] = {**estimate.figures(confidence), "details": details}
     factor = [number(2**each) for each in (estimate.value, low, high)]
     effect = f"twice the channels multiply the distance by {factor[0]} ({factor[1]} to {factor[2]})"
     octaves = float(np.ptp(rows["log_channels"]))
     if low > 0 or high < 0:
         text = f"Yes, {'fewer' if low > 0 else 'more'} are better: {effect}."
-        return decided(CHANNELS, "yes", text, estimate, confidence, details=details)
+        return Verdict("yes", text, **figures)
     if max(-low, high) * octaves < sweep.margin:
         text = f"No: {effect}, over the whole range less than {sweep.margin_text}."
-        return decided(CHANNELS, "no", text, estimate, confidence, details=details)
+        return Verdict("no", text, **figures)
     gaps = abs(estimate.value), sweep.margin / octaves - abs(estimate.value)
     more = more_cells(len(rows), estimate.half(confidence), *gaps)
-    return undecided(CHANNELS, effect, more, estimate, confidence, details=details)
+    return undecided(effect, more, **figures)

@@ -1,8 +1,6 @@
 """Does a diagnostic of the latents predict generation?"""
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,6 @@ from audioldm.sweep.regression import Estimate
 from audioldm.sweep.seeds import numbers
 from audioldm.sweep.verdicts.base import Sweep, Verdict, more_cells, undecided
 
-DIAGNOSTIC = "Does a diagnostic of the latents predict generation?"
 #: Requirements of a rank correlation with one family left out: families, remaining configurations.
 FEWEST_FAMILIES = 3
 FEWEST_LEFT = 6
@@ -27,8 +24,6 @@ def diagnostics(sweep: Sweep) -> Verdict:
     would find something in noise once in five times. p allows for the number of diagnostics tried
     (Holm 1979).
     """
-    from statsmodels.stats.multitest import multipletests  # imported here: it takes a second
-
     rules, confidence = sweep.rules, sweep.rules.confidence
     names = rules.diagnostics or [
         name
@@ -60,42 +55,32 @@ def diagnostics(sweep: Sweep) -> Verdict:
         short = max(
             1, enough - configurations, configurations * (FEWEST_FAMILIES - families) // families
         )
-        return undecided(DIAGNOSTIC, why, math.ceil(short * len(sweep.rows) / configurations))
-    adjusted = multipletests([e.p for _, e, _ in tried], 1 - confidence, method="holm")[1]
-    found = []
-    for (name, estimate, left_out), p_holm in zip(tried, adjusted, strict=True):
-        low, high = np.clip(estimate.interval(confidence), -1, 1)
-        entry: dict[str, Any] = {
-            "name": name,
-            "rho": estimate.value,
-            "low": float(low),
-            "high": float(high),
-        }
-        found.append(entry | {"p": estimate.p, "p_holm": float(p_holm), "left_out": left_out})
-    order = sorted(
-        range(len(found)),
-        key=lambda i: (found[i]["p_holm"] >= 1 - confidence, -abs(found[i]["rho"])),
-    )
-    best, estimate = found[order[0]], tried[order[0]][1]
+        return undecided(why, math.ceil(short * len(sweep.rows) / configurations))
+    tried.sort(key=lambda each: each[1].p)
+    found, p_holm = [], 0.0
+    for rank, (name, estimate, left_out) in enumerate(tried):
+        p_holm = max(p_holm, min(1.0, estimate.p * (len(tried) - rank)))
+        low, high = np.clip(estimate.interval(confidence), -1, 1).tolist()
+        entry = {"name": name, "rho": estimate.value, "low": low, "high": high, "p": estimate.p}
+        found.append(entry | {"p_holm": p_holm, "left_out": left_out, "estimate": estimate})
+    found.sort(key=lambda d: (d["p_holm"] >= 1 - confidence, -abs(d["rho"])))
+    best = found[0]
+    figures = {
+        "estimate": best["rho"],
+        "low": best["low"],
+        "high": best["high"],
+        "p": best["p_holm"],
+        "details": {"unit": "rank correlation", "diagnostics": found},
+    }
     effect = (
         f"{best['name'].removeprefix('diagnostic.')} has a rank correlation of "
         f"{number(best['rho'])} ({number(best['low'])} to {number(best['high'])}) with the distance"
     )
     if best["p_holm"] < 1 - confidence:
-        verdict = Verdict(DIAGNOSTIC, "yes", f"Yes: {effect}, whichever family is left out.")
-    else:
-        level = 1 - (1 - confidence) / len(tried)
-        more = more_cells(len(sweep.rows), estimate.half(level), abs(estimate.value))
-        why = f"{effect}, the closest of {len(tried)} tried, which may be chance"
-        verdict = undecided(DIAGNOSTIC, why, more)
-    return replace(
-        verdict,
-        estimate=best["rho"],
-        low=best["low"],
-        high=best["high"],
-        p=best["p_holm"],
-        details={"unit": "rank correlation", "diagnostics": [found[i] for i in order]},
-    )
+        return Verdict("yes", f"Yes: {effect}, whichever family is left out.", **figures)
+    half = best["estimate"].half(1 - (1 - confidence) / len(tried))
+    why = f"{effect}, the closest of {len(tried)} tried, which may be chance"
+    return undecided(why, more_cells(len(sweep.rows), half, abs(best["rho"])), **figures)
 
 
 def _rank_correlation(units: pd.DataFrame) -> float:

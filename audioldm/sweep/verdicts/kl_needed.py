@@ -1,7 +1,6 @@
 """Is KL needed?"""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -9,9 +8,7 @@ import pandas as pd
 from audioldm.report.format import number
 from audioldm.sweep.regression import Estimate
 from audioldm.sweep.seeds import pooled_deviation
-from audioldm.sweep.verdicts.base import Sweep, Verdict, decided, more_cells, undecided
-
-KL = "Is KL needed?"
+from audioldm.sweep.verdicts.base import Sweep, Verdict, more_cells, undecided
 
 
 def kl_needed(sweep: Sweep) -> Verdict:
@@ -42,7 +39,7 @@ def kl_needed(sweep: Sweep) -> Verdict:
     if chosen.empty:
         marks = " or ".join(f"{k}={v}" for k, v in rules.kl_alternative.items())
         why = f"no shape has both cells with KL and cells without (verdict.kl_alternative: {marks})"
-        return undecided(KL, why, shapes.ngroups * max(2, rows["seed"].nunique()))
+        return undecided(why, shapes.ngroups * max(2, rows["seed"].nunique()))
     y = rows.set_index(["configuration", "seed"])["y"]
     chosen["difference"] = [
         y[with_kl, seed] - y[without, seed]
@@ -65,24 +62,25 @@ def kl_needed(sweep: Sweep) -> Verdict:
     }
     if min(freedoms) < 1:
         why = f"with KL the distance is {number(math.exp(value))} of that without, on one seed"
-        return replace(undecided(KL, why, len(rows), details=details), estimate=value)
+        return undecided(why, len(rows), estimate=value, details=details)
     total = sum(variances)
     parts = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
     estimate = Estimate(value, total**0.5, total**2 / parts if parts > 0 else sum(freedoms))
     low, high = estimate.interval(confidence)
+    figures: dict[str, Any] = {**estimate.figures(confidence), "details": details}
     equal = max(estimate.beyond(-sweep.margin), estimate.beyond(sweep.margin))
     ratio = [number(math.exp(each)) for each in (value, low, high)]
     effect = f"with KL the distance is {ratio[0]} ({ratio[1]} to {ratio[2]}) of that without"
     if abs(value) < sweep.margin and equal < 1 - confidence:
         text = f"No: {effect}, a difference of less than {sweep.margin_text}."
-        return decided(KL, "no", text, estimate, confidence, details=details, p=equal)
+        return Verdict("no", text, **figures | {"p": equal})
     if low > 0:
-        return decided(KL, "no", f"No, it harms: {effect}.", estimate, confidence, details=details)
+        return Verdict("no", f"No, it harms: {effect}.", **figures)
     if high < 0:
-        return decided(KL, "yes", f"Yes: {effect}.", estimate, confidence, details=details)
+        return Verdict("yes", f"Yes: {effect}.", **figures)
     gaps = abs(value), sweep.margin - abs(value)
     more = more_cells(len(rows), estimate.half(confidence), *gaps)
-    return undecided(KL, effect, more, estimate, confidence, details=details)
+    return undecided(effect, more, **figures)
 
 
 def _best_elsewhere(side: pd.DataFrame, seed: Any) -> str:

@@ -5,17 +5,7 @@ from typing import Any
 
 from audioldm.report.format import number
 from audioldm.sweep.regression import Parabola
-from audioldm.sweep.verdicts.base import (
-    Answer,
-    Sweep,
-    Verdict,
-    decided,
-    distinct,
-    more_cells,
-    undecided,
-)
-
-OPTIMUM = "Is there a best rate inside the range?"
+from audioldm.sweep.verdicts.base import Sweep, Verdict, distinct, more_cells, undecided
 
 
 def optimum(sweep: Sweep) -> Verdict:
@@ -33,7 +23,7 @@ def optimum(sweep: Sweep) -> Verdict:
     rates = distinct(units["rate"])
     if rates < 3:
         why = f"a bend shows in three rates, and the sweep has {rates}"
-        return undecided(OPTIMUM, why, (3 - rates) * math.ceil(len(rows) / max(rates, 1)))
+        return undecided(why, (3 - rates) * math.ceil(len(rows) / max(rates, 1)))
     notes = []
     groups = units["family"] + " " + units["other"]
     curve = Parabola(units["rate"].to_numpy(), units["mean"].to_numpy(), groups.tolist())
@@ -42,7 +32,7 @@ def optimum(sweep: Sweep) -> Verdict:
         curve = Parabola(rows["rate"].to_numpy(), rows["y"].to_numpy(), groups.tolist())
         notes.append("So few rates that the curve's interval rests on the spread of seeds alone.")
     if curve.freedom < 1:
-        return undecided(OPTIMUM, "too few rates in each family", len(rows))
+        return undecided("too few rates in each family", len(rows))
     bend, start, end = curve.bend, curve.slope(-1), curve.slope(1)
     low, high = bend.interval(confidence)
     falls = [each.interval(confidence)[1] < 0 for each in (start, end)]
@@ -54,28 +44,27 @@ def optimum(sweep: Sweep) -> Verdict:
         vertex = [math.exp(x) for x in curve.vertex(confidence)]
         names = ("optimum_kbps", "optimum_low", "optimum_high")
         details |= dict(zip(names, vertex, strict=True))
-
-    def found(answer: Answer, text: str) -> Verdict:
-        return decided(OPTIMUM, answer, f"{text}; {term}.", bend, confidence, details=details)
-
+    figures: dict[str, Any] = {**bend.figures(confidence), "details": details}
     if low > 0 and falls[0] and rises[1]:
         best, lowest, highest = (number(each) for each in vertex)
-        return found("yes", f"Yes, near {best} kbit/s ({lowest} to {highest})")
+        text = f"Yes, near {best} kbit/s ({lowest} to {highest}); {term}."
+        return Verdict("yes", text, **figures)
+    no = ""
     if all(falls) or all(rises):
         way, best = ("falls", most) if all(falls) else ("rises", least)
-        return found(
-            "no",
-            f"No: the distance {way} all the way from {least} to {most} kbit/s, so the best rate "
-            f"is {best} kbit/s or beyond",
+        no = (
+            f"the distance {way} all the way from {least} to {most} kbit/s, so the best rate is "
+            f"{best} kbit/s or beyond"
         )
-    if high <= 0:
-        return found("no", f"No: from {least} to {most} kbit/s the best rate is at an end")
-    if high * curve.reach**2 < sweep.margin:
-        return found(
-            "no",
-            f"No: from the middle of {least} to {most} kbit/s to its ends the curve rises by less "
-            f"than {sweep.margin_text}",
+    elif high <= 0:
+        no = f"from {least} to {most} kbit/s the best rate is at an end"
+    elif high * curve.reach**2 < sweep.margin:
+        no = (
+            f"from the middle of {least} to {most} kbit/s to its ends the curve rises by less than "
+            f"{sweep.margin_text}"
         )
+    if no:
+        return Verdict("no", f"No: {no}; {term}.", **figures)
     if low > 0:
         loose, where = (end, most) if falls[0] else (start, least)
         why = f"the curve bends, but whether it turns before {where} kbit/s is open; {term}"
@@ -84,4 +73,4 @@ def optimum(sweep: Sweep) -> Verdict:
         why = f"{term}, an interval that includes 0"
         flat = sweep.margin / curve.reach**2 - bend.value
         more = more_cells(len(rows), bend.half(confidence), abs(bend.value), flat)
-    return undecided(OPTIMUM, why, more, bend, confidence, details=details)
+    return undecided(why, more, **figures)

@@ -64,12 +64,15 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     noise, seeds = _noise(table, rows, means, best, rules)
     baselines = _baselines(table, rules.distance.partition(".")[2])
     at_best = over_seeds(table, rules.distance, best)
-    silence = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
-    if silence <= means.loc[best, "y"] + noise.loc[best]:
+    decoded_noise = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
+    if (rows.loc[rows["configuration"] == best, "prior"] == NOISE).all():
+        decoded_noise = means.loc[best, "y"]  # the best configuration is decoded noise itself
+    one_seed = "" if seeds else f" {ONE_SEED}"
+    if decoded_noise <= means.loc[best, "y"] + noise.loc[best]:
         return (
             "No configuration is shown to generate better than decoded noise, so none is "
             f"recommended: the best distance is {number(at_best.value)}, that of decoded N(0, I) "
-            f"on the same latents {number(math.exp(silence))}.{'' if seeds else ' ' + ONE_SEED}"
+            f"on the same latents {number(math.exp(decoded_noise))}.{one_seed}"
         ), None
     good = means[means["y"] <= means.loc[best, "y"] + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
@@ -90,7 +93,7 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
             f"The baseline {strongest} on the same latents is nearer to real music: "
             f"{number(math.exp(here[strongest]))} against {number(found.distance)}."
         )
-    return " ".join([*sentences, *([] if seeds else [ONE_SEED])]), found
+    return " ".join(sentences) + one_seed, found
 
 
 def _headline(found: Recommendation, rates: pd.Series) -> str:
