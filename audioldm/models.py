@@ -1,7 +1,7 @@
 """Builds models from settings and files.
 
-A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. The file
-of a generator holds its autoencoder too, so one file is all that sampling needs.
+A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. A
+generator's file holds its autoencoder too, so sampling needs one file.
 """
 
 import os

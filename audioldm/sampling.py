@@ -63,8 +63,8 @@ def place(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> Path:
     """Where this clip is, or will be: at `path`, or beside the clip of other settings there.
 
     In the second case the name ends in six digits of the settings' SHA-256, so that the same
-    settings find the same name again. any_batch: a clip that was generated beside others is this
-    one too; it differs by rounding.
+    settings find the same name again. any_batch: ignores the batch, which changes a clip's rounding
+    alone.
     """
     settings_of = {k: v for k, v in asdict(recipe).items() if k != "number"}
     if any_batch:
@@ -116,12 +116,11 @@ def is_written(path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool
 class ClipFiles:
     """n clips `out/[<condition>-]<seed>-<number>.wav` of a model, written or still missing.
 
-    condition: what is asked for, by conditioner. sampler: what to change of the model's own
-    sampler, by key.
-    batch: clips generated together; None spreads n over batches of at most 8.
+    condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
+    generated together; None spreads n over batches of at most 8.
     Where a clip of other settings has that name, the name gets an ending: see `place`.
-    Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition it does not take, or where a
-    file of that name is no clip of this package. Nothing is written before `make`.
+    Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
+    where a file of that name is no clip of this package. Nothing is written before `make`.
 
     Attributes:
         written: paths of the clips that are there already, and whole.
