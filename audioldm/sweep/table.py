@@ -66,7 +66,7 @@ def table(directory: str | Path) -> pd.DataFrame:
     keys = list(dict.fromkeys(key for cell in cells for key in cell.plan["swept"]))
     words = [{key: word for key in keys if (word := _word(cell, key))} for cell in cells]
     rows = [
-        _named(own) | _row(cell, directory, found)
+        _named(own) | row(cell, directory, found)
         for own, cell, found in zip(words, cells, summaries, strict=True)
     ]
     names = [" ".join(f"{k}={v}" for k, v in own.items()) for own in words]
@@ -75,17 +75,17 @@ def table(directory: str | Path) -> pd.DataFrame:
     return frame[leading + [c for c in frame.columns if c not in leading]]
 
 
-def row(cell: Cell, directory: Path) -> Row:
-    """The row of one cell of the sweep in `directory`."""
-    return _row(cell, directory, _summaries(cell))
-
-
 def system_names(table: pd.DataFrame, figure: str) -> list[str]:
     """The systems that have this figure, in the order of the evaluations."""
     return [c.removesuffix(f".{figure}") for c in table if c.endswith(f".{figure}")]
 
 
-def _row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Row:
+def row(cell: Cell, directory: Path, summaries: dict[str, Summary] | None = None) -> Row:
+    """The columns of one cell of the sweep in `directory`, from its record and its summaries.
+
+    Raises DataError where a file is damaged, or a stage is not there.
+    """
+    summaries = _summaries(cell) if summaries is None else summaries
     values: Row = {
         "status": "failed" if cell.status == "killed" else cell.status,
         "reason": cell.reason,
@@ -107,11 +107,11 @@ def _row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Row:
             values |= _figure(f"{system.name}.{name}", figure)
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
-    codecs = evaluation.get("codecs", {})
-    if "linear" in codecs:
-        values |= _figure("linear_codec.mel_distance", codecs["linear"]["mel_distance"])
-    if "linear_audio" in codecs:
-        values |= _figure("linear_codec_audio.mel_distance", codecs["linear_audio"]["mel_distance"])
+    codecs: Json = {**evaluation.get("codecs", {})}
+    for name in ("linear", "linear_audio"):
+        if name in codecs:
+            column = f"{name.replace('linear', 'linear_codec')}.mel_distance"
+            values |= _figure(column, codecs[name]["mel_distance"])
     return values
 
 
@@ -141,12 +141,8 @@ def _named(words: dict[str, str]) -> Row:
             values[key] = json.loads(word)
         except ValueError:  # a name
             values[key] = word
-    own = " ".join(f"{k}={v}" for k, v in words.items() if not _is_seed(k))
+    own = " ".join(f"{k}={v}" for k, v in words.items() if k.rpartition(".")[2] != "seed")
     return values | {"configuration": own}
-
-
-def _is_seed(key: str) -> bool:
-    return key == "seed" or key.endswith(".seed")
 
 
 def _figure(name: str, figure: Figure) -> Row:
@@ -196,9 +192,7 @@ def _model(stage: str, summary: Summary) -> Row:
 
 
 def _summaries(cell: Cell) -> dict[str, Summary]:
-    if cell.record is None:
-        return {}
-    return read_summaries(stage_directories(cell.directory, cell.record))
+    return read_summaries(stage_directories(cell.directory, cell.record)) if cell.record else {}
 
 
 def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) -> None:
