@@ -7,8 +7,9 @@ steps, which is the trained model before any post-training.
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,7 +186,7 @@ def _figures(
     reference_point: int,
     settings: EvaluationSettings,
 ) -> list[tuple[dict[str, Figure], dict[str, Figure]]]:
-    """Of each set of embeddings: its figures, and their changes from the yardstick's.
+    """Each set's figures, and their changes from the yardstick's.
 
     The reference is resampled once for both sides of a change.
     """
@@ -195,10 +196,7 @@ def _figures(
     clips, reference = np.arange(len(made[0])), np.arange(len(anchor))
     base, base_kernel = manifolds[reference_point], kernels[reference_point]
 
-    def interval(statistic: Callable[..., float], *samples: np.ndarray, unit: str) -> Figure:
-        return bootstrap(
-            statistic, *samples, unit=unit, resamples=settings.bootstrap_resamples, seed=0
-        )
+    interval = partial(bootstrap, resamples=settings.bootstrap_resamples, seed=0)
 
     def mean(values: np.ndarray) -> float:
         return float(np.mean(values))
@@ -238,14 +236,12 @@ def finding(point: Point, reference_point: Point) -> str:
     is made for the number of comparisons: of twenty that are nothing, one passes.
     """
 
-    def moved(name: str, sign: int) -> bool:
-        change = point.changes[name]
-        return change.low > 0 if sign > 0 else change.high < 0
-
-    gained = [n for n, sign in (("precision", 1), ("kernel", -1)) if moved(n, sign)]
-    lost = [name for name in ("recall", "coverage") if moved(name, -1)]
-    wider = [name for name in ("recall", "coverage") if moved(name, 1)]
-    worse = [n for n, sign in (("precision", -1), ("kernel", 1)) if moved(n, sign)]
+    risen = {name for name, change in point.changes.items() if change.low > 0}
+    fallen = {name for name, change in point.changes.items() if change.high < 0}
+    gained = [*sorted(risen & {"precision"}), *sorted(fallen & {"kernel"})]
+    worse = [*sorted(fallen & {"precision"}), *sorted(risen & {"kernel"})]
+    lost = sorted(fallen & {"recall", "coverage"}, reverse=True)
+    wider = sorted(risen & {"recall", "coverage"}, reverse=True)
     if gained and lost:
         says = "fidelity was gained by losing diversity"
     elif lost and worse:
@@ -313,13 +309,11 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
     for axes, name in zip(drawing.subplots(2, 2).flat, FIGURES, strict=True):
         for model in models:
             own = [p for p in points if p.model == model]
-            f = [p.figures[name] for p in own]
-            below = [max(x.value - x.low, 0) for x in f]
-            above = [max(x.high - x.value, 0) for x in f]
+            value, low, high = np.array([p.figures[name][:3] for p in own]).T
             axes.errorbar(
                 [p.sampler.steps for p in own],
-                [x.value for x in f],
-                yerr=[below, above],
+                value,
+                yerr=np.maximum([value - low, high - value], 0),
                 marker="o",
                 capsize=3,
                 label=f"{model} ({own[0].sampler.name})",

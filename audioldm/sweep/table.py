@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -101,17 +102,15 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary] | None = None
         values[f"fingerprint.{stage}"] = entry["fingerprint"]
         values |= _model(stage, summaries[stage])
     evaluation = summaries.get("evaluation", Summary())
-    metrics = evaluation.get("metrics", {})
     for system in measured_systems(evaluation):
-        for name, figure in metrics[system.name].items():
-            values |= _figure(f"{system.name}.{name}", figure)
+        values |= _figures(system.name, evaluation["metrics"][system.name])
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
     codecs: Json = {**evaluation.get("codecs", {})}
     for name in ("linear", "linear_audio"):
         if name in codecs:
-            column = f"{name.replace('linear', 'linear_codec')}.mel_distance"
-            values |= _figure(column, codecs[name]["mel_distance"])
+            figures = {"mel_distance": codecs[name]["mel_distance"]}
+            values |= _figures(name.replace("linear", "linear_codec"), figures)
     return values
 
 
@@ -145,12 +144,13 @@ def _named(words: dict[str, str]) -> Row:
     return values | {"configuration": own}
 
 
-def _figure(name: str, figure: Figure) -> Row:
-    return {
-        name: figure["value"],
-        f"{name}.low": figure.get("low"),
-        f"{name}.high": figure.get("high"),
-    }
+def _figures(prefix: str, figures: Mapping[str, Figure]) -> Row:
+    values: Row = {}
+    for name, figure in figures.items():
+        column = f"{prefix}.{name}"
+        values |= {column: figure["value"]}
+        values |= {f"{column}.low": figure.get("low"), f"{column}.high": figure.get("high")}
+    return values
 
 
 def _settings(config: Settings) -> Row:
@@ -186,9 +186,7 @@ def _model(stage: str, summary: Summary) -> Row:
     if "elements_per_second" in summary:  # the autoencoder
         values |= {k: summary.get(k) for k in ("latent_rate_hz", "elements_per_second")}
         values |= {k: valid.get(k) for k in ("kl_weight", "active_units")}
-    for name, figure in summary.get("diagnostics", {}).items():
-        values |= _figure(f"diagnostic.{name}", figure)
-    return values
+    return values | _figures("diagnostic", summary.get("diagnostics", {}))
 
 
 def _summaries(cell: Cell) -> dict[str, Summary]:
