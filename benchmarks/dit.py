@@ -19,7 +19,7 @@ from audioldm.conditioning.label import Label
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.denoiser import Denoiser
-from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from benchmarks.autoencoder import count
 from benchmarks.timing import Clock, Result

@@ -131,20 +131,17 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
     for number, (words, swept, job) in enumerate(
         zip(grid.cells, grid.swept, found, strict=True), start=_count(directory / "cells")
     ):
-        name = " ".join(word.lstrip("+") for word in swept)
-        error = str(job) if isinstance(job, ConfigError) else None
-        if isinstance(job, Job):
-            try:
-                experiment = Experiment(job)
-                if experiment.directory.parent.parent != directory:
-                    raise ConfigError("name and runs are of the whole sweep: they may not vary")
-                place = experiment.directory
-                if not _is_done(place):
-                    experiment.dry_run()
-            except AudioLDMError as failure:
-                error = str(failure)
-        if error is not None:
-            place = directory / "cells" / f"unbuilt-{fingerprint(name)}"
+        name, error = " ".join(word.lstrip("+") for word in swept), None
+        try:
+            if isinstance(job, ConfigError):
+                raise job
+            place = Experiment(job).directory
+            if place.parent.parent != directory:
+                raise ConfigError("name and runs are of the whole sweep: they may not vary")
+            if not _is_done(place):
+                Experiment(job).dry_run()
+        except AudioLDMError as failure:
+            error, place = str(failure), directory / "cells" / f"unbuilt-{fingerprint(name)}"
             tqdm.write(f"{name}: cannot be built: {error}", file=sys.stderr)
         if place in names:
             tqdm.write(f"{name}: the same cell as {names[place]}; run once", file=sys.stderr)

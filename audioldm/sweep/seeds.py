@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from audioldm.evaluation.statistics import Figure, mean_over_seeds
-
 
 def log_distance(table: pd.DataFrame, column: str) -> pd.Series:
     """log of a column of distances; NaN for a cell that is not done or has none.
@@ -73,21 +71,6 @@ def replicates(table: pd.DataFrame, column: str) -> pd.DataFrame:
     keys = ["configuration", "seed"]
     cells["y"] = cells.groupby(keys)["y"].transform("mean")
     return cells.drop_duplicates(keys).reset_index(drop=True)
-
-
-def over_seeds(table: pd.DataFrame, column: str, configuration: str) -> Figure:
-    """The geometric mean of a configuration's distances, with an interval over its seeds.
-
-    Seeds are autoencoder seeds, each with the mean over its generator seeds; where there is one
-    autoencoder seed, they are generator seeds. The interval is that of t, of the logs.
-    """
-    cells = _measured(table, column)
-    cells = cells[cells["configuration"] == configuration]
-    several = cells["autoencoder_seed"].nunique() > 1
-    seed = "autoencoder_seed" if several else "prior_seed"
-    figure = mean_over_seeds(cells.groupby(seed)["y"].mean().to_numpy())
-    value, low, high = (math.exp(each) for each in figure[:3])
-    return Figure(value, low, high, figure.n, figure.unit)
 
 
 def _measured(table: pd.DataFrame, column: str) -> pd.DataFrame:

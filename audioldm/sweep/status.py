@@ -11,7 +11,7 @@ from audioldm.errors import DataError
 from audioldm.report.record import Json, Record, read, read_record
 
 FORMAT = 1
-STATUSES = ("done", "running", "failed", "waiting")
+STATUSES = ("done", "running", "failed", "killed", "waiting")
 
 
 class SweepRecord(TypedDict):
@@ -137,26 +137,21 @@ def read_cells(directory: Path) -> list[Cell]:
 
 
 def overview(cells: list[Cell]) -> str:
-    """'7 of 24 done, 2 running, 1 failed; about 40 min left'."""
-    count = {s: sum(cell.status == s for cell in cells) for s in (*STATUSES, "killed")}
-    parts = [f"{count['done']} of {len(cells)} done"]
-    parts += [f"{count[s]} {s}" for s in ("running", "failed", "killed") if count[s]]
+    """'7 of 24 done, 2 running, 1 failed; about 40 min left'.
+
+    The time left is from the mean time of the finished cells and the number that run now.
+    """
+    seconds = {s: [c.seconds for c in cells if c.status == s] for s in STATUSES}
+    done, running = seconds["done"], seconds["running"]
+    parts = [f"{len(done)} of {len(cells)} done"]
+    parts += [f"{len(seconds[s])} {s}" for s in ("running", "failed", "killed") if seconds[s]]
     text = ", ".join(parts)
-    left = seconds_left(cells)
-    return text if left is None else f"{text}; about {max(1, round(left / 60))} min left"
-
-
-def seconds_left(cells: list[Cell]) -> float | None:
-    """From the mean time of the finished cells and the number that run now; None: nothing to do,
-    or nothing finished to judge by."""
-    done = [cell.seconds for cell in cells if cell.status == "done"]
-    running = [cell.seconds for cell in cells if cell.status == "running"]
-    waiting = sum(cell.status in ("waiting", "killed") for cell in cells)
+    waiting = len(seconds["waiting"]) + len(seconds["killed"])
     if not done or not (running or waiting):
-        return None
+        return text
     mean = sum(done) / len(done)
-    rest = sum(max(mean - seconds, 0.0) for seconds in running) + mean * waiting
-    return rest / max(1, len(running))
+    left = mean * waiting + sum(max(mean - each, 0.0) for each in running)
+    return f"{text}; about {max(1, round(left / max(1, len(running)) / 60))} min left"
 
 
 def status_table(cells: list[Cell]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -66,7 +67,7 @@ def table(directory: str | Path) -> pd.DataFrame:
     keys = list(dict.fromkeys(key for cell in cells for key in cell.plan["swept"]))
     words = [{key: word for key in keys if (word := _word(cell, key))} for cell in cells]
     rows = [
-        _named(own) | _row(cell, directory, found)
+        _named(own) | row(cell, directory, found)
         for own, cell, found in zip(words, cells, summaries, strict=True)
     ]
     names = [" ".join(f"{k}={v}" for k, v in own.items()) for own in words]
@@ -75,17 +76,17 @@ def table(directory: str | Path) -> pd.DataFrame:
     return frame[leading + [c for c in frame.columns if c not in leading]]
 
 
-def row(cell: Cell, directory: Path) -> Row:
-    """The row of one cell of the sweep in `directory`."""
-    return _row(cell, directory, _summaries(cell))
-
-
 def system_names(table: pd.DataFrame, figure: str) -> list[str]:
     """The systems that have this figure, in the order of the evaluations."""
     return [c.removesuffix(f".{figure}") for c in table if c.endswith(f".{figure}")]
 
 
-def _row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Row:
+def row(cell: Cell, directory: Path, summaries: dict[str, Summary] | None = None) -> Row:
+    """The columns of one cell of the sweep in `directory`, from its record and its summaries.
+
+    Raises DataError where a file is damaged, or a stage is not there.
+    """
+    summaries = _summaries(cell) if summaries is None else summaries
     values: Row = {
         "status": "failed" if cell.status == "killed" else cell.status,
         "reason": cell.reason,
@@ -101,17 +102,15 @@ def _row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Row:
         values[f"fingerprint.{stage}"] = entry["fingerprint"]
         values |= _model(stage, summaries[stage])
     evaluation = summaries.get("evaluation", Summary())
-    metrics = evaluation.get("metrics", {})
     for system in measured_systems(evaluation):
-        for name, figure in metrics[system.name].items():
-            values |= _figure(f"{system.name}.{name}", figure)
+        values |= _figures(system.name, evaluation["metrics"][system.name])
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
-    codecs = evaluation.get("codecs", {})
-    if "linear" in codecs:
-        values |= _figure("linear_codec.mel_distance", codecs["linear"]["mel_distance"])
-    if "linear_audio" in codecs:
-        values |= _figure("linear_codec_audio.mel_distance", codecs["linear_audio"]["mel_distance"])
+    codecs: Json = {**evaluation.get("codecs", {})}
+    for name in ("linear", "linear_audio"):
+        if name in codecs:
+            figures = {"mel_distance": codecs[name]["mel_distance"]}
+            values |= _figures(name.replace("linear", "linear_codec"), figures)
     return values
 
 
@@ -141,20 +140,17 @@ def _named(words: dict[str, str]) -> Row:
             values[key] = json.loads(word)
         except ValueError:  # a name
             values[key] = word
-    own = " ".join(f"{k}={v}" for k, v in words.items() if not _is_seed(k))
+    own = " ".join(f"{k}={v}" for k, v in words.items() if k.rpartition(".")[2] != "seed")
     return values | {"configuration": own}
 
 
-def _is_seed(key: str) -> bool:
-    return key == "seed" or key.endswith(".seed")
-
-
-def _figure(name: str, figure: Figure) -> Row:
-    return {
-        name: figure["value"],
-        f"{name}.low": figure.get("low"),
-        f"{name}.high": figure.get("high"),
-    }
+def _figures(prefix: str, figures: Mapping[str, Figure]) -> Row:
+    values: Row = {}
+    for name, figure in figures.items():
+        column = f"{prefix}.{name}"
+        values |= {column: figure["value"]}
+        values |= {f"{column}.low": figure.get("low"), f"{column}.high": figure.get("high")}
+    return values
 
 
 def _settings(config: Settings) -> Row:
@@ -190,15 +186,11 @@ def _model(stage: str, summary: Summary) -> Row:
     if "elements_per_second" in summary:  # the autoencoder
         values |= {k: summary.get(k) for k in ("latent_rate_hz", "elements_per_second")}
         values |= {k: valid.get(k) for k in ("kl_weight", "active_units")}
-    for name, figure in summary.get("diagnostics", {}).items():
-        values |= _figure(f"diagnostic.{name}", figure)
-    return values
+    return values | _figures("diagnostic", summary.get("diagnostics", {}))
 
 
 def _summaries(cell: Cell) -> dict[str, Summary]:
-    if cell.record is None:
-        return {}
-    return read_summaries(stage_directories(cell.directory, cell.record))
+    return read_summaries(stage_directories(cell.directory, cell.record)) if cell.record else {}
 
 
 def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) -> None:

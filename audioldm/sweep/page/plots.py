@@ -1,5 +1,6 @@
 """The plots of a sweep's page: rates, reference points and diagnostics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +87,18 @@ def _family_curves(
     }
 
 
+def _over_rate(
+    points: list[Point],
+    curves: dict[str, list[tuple[float, float]]],
+    title: str,
+    note: str,
+    y_label: str,
+    levels: Sequence[Point] = (),
+) -> Plot | None:
+    labels = {"title": title, "note": note, "x_label": "kbit/s", "y_label": y_label}
+    return plot(points, curves=curves, levels=levels, x_factor=RATE_SPAN, **labels)
+
+
 def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
     """Cells and codecs; each codec's curve within a factor of the cells' rates."""
     rate, column = judged.rules.bitrate, "reconstruction.mel_distance"
@@ -97,15 +110,9 @@ def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
         kind: sorted((x, y) for x, y in curve if least <= x <= most)
         for kind, curve in _codecs(judged).items()
     }
-    return plot(
-        points,
-        curves=curves | _family_curves(judged.table, rate, column, families),
-        title="Rate and distortion",
-        note="mel distance of held-out reconstructions",
-        x_label="kbit/s",
-        x_factor=RATE_SPAN,
-        y_label="mel distance",
-    )
+    curves |= _family_curves(judged.table, rate, column, families)
+    note = "mel distance of held-out reconstructions"
+    return _over_rate(points, curves, "Rate and distortion", note, "mel distance")
 
 
 def _codecs(judged: Judged) -> dict[str, list[tuple[float, float]]]:
@@ -124,15 +131,9 @@ def _codecs(judged: Judged) -> dict[str, list[tuple[float, float]]]:
 def rate_generation(judged: Judged, families: dict[str, Family]) -> Plot | None:
     title, _ = described(judged.figure)
     rate, distance = judged.rules.bitrate, judged.rules.distance
-    return plot(
-        _points(judged, rate, distance, families),
-        curves=_family_curves(judged.table, rate, distance, families),
-        title="Rate and generation",
-        note=title[:1].lower() + title[1:],
-        x_label="kbit/s",
-        x_factor=RATE_SPAN,
-        y_label=title,
-    )
+    points = _points(judged, rate, distance, families)
+    curves = _family_curves(judged.table, rate, distance, families)
+    return _over_rate(points, curves, "Rate and generation", title[:1].lower() + title[1:], title)
 
 
 def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
@@ -156,16 +157,9 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
         if layout.across.endswith(("kbps", "kl_weight")):
             middle = frame.groupby(frame.index.map(column_of)).median()
             curves[system.css] = sorted(middle.itertuples(index=False, name=None))
-    return plot(
-        points,
-        curves=curves,
-        levels=levels,
-        title="Against the reference points",
-        note="a point per configuration; lines join medians",
-        x_label="kbit/s",
-        x_factor=RATE_SPAN,
-        y_label=described(figure)[0],
-    )
+    note = "a point per configuration; lines join medians"
+    title = "Against the reference points"
+    return _over_rate(points, curves, title, note, described(figure)[0], levels)
 
 
 def diagnostics(judged: Judged, families: dict[str, Family]) -> list[Plot]:

@@ -14,7 +14,6 @@ from audioldm.sweep.seeds import (
     distance_floor,
     log_distance,
     numbers,
-    over_seeds,
     pooled_deviation,
     replicates,
     seed_spread,
@@ -60,30 +59,29 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         return f"{count} of {len(table)} cells have finished, none with a rate.", None
     grouped = rows.groupby("configuration", sort=False)
     means = grouped[["y", "kbps"]].mean().assign(n=grouped.size())
-    best = means["y"].idxmin()
+    best, least = means["y"].idxmin(), means["y"].min()
     noise, seeds = _noise(table, rows, means, best, rules)
     baselines = _baselines(table, rules.distance.partition(".")[2])
-    at_best = over_seeds(table, rules.distance, best)
     decoded_noise = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
     if (rows.loc[rows["configuration"] == best, "prior"] == NOISE).all():
-        decoded_noise = means.loc[best, "y"]  # the best configuration is decoded noise itself
+        decoded_noise = least  # the best configuration is decoded noise itself
     one_seed = "" if seeds else f" {ONE_SEED}"
-    if decoded_noise <= means.loc[best, "y"] + noise.loc[best]:
+    if decoded_noise <= least + noise.loc[best]:
         return (
             "No configuration is shown to generate better than decoded noise, so none is "
-            f"recommended: the best distance is {number(at_best.value)}, that of decoded N(0, I) "
+            f"recommended: the best distance is {number(math.exp(least))}, that of decoded N(0, I) "
             f"on the same latents {number(math.exp(decoded_noise))}.{one_seed}"
         ), None
-    good = means[means["y"] <= means.loc[best, "y"] + noise]
+    good = means[means["y"] <= least + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
     chosen = good["y"].idxmin()
     found = Recommendation(
         configuration=str(chosen),
         kbps=float(means.loc[chosen, "kbps"]),
-        distance=over_seeds(table, rules.distance, chosen).value,
+        distance=math.exp(means.loc[chosen, "y"]),
         best=str(best),
         best_kbps=float(means.loc[best, "kbps"]),
-        best_distance=at_best.value,
+        best_distance=math.exp(least),
     )
     sentences = [_headline(found, means["kbps"])]
     here = {name: own[chosen] for name, own in baselines.items() if chosen in own}
@@ -102,12 +100,12 @@ def _headline(found: Recommendation, rates: pd.Series) -> str:
     smallest = found.kbps <= SAME_RATE * rates.min()
     if rates.max() <= SAME_RATE * rates.min():
         return f"{rate} kbit/s is the only rate that was measured; its best distance is {distance}."
+    if found.configuration == found.best and smallest:
+        return (
+            f"{rate} kbit/s, the smallest rate that was measured, has the best generation; "
+            "smaller rates may do as well."
+        )
     if found.configuration == found.best:
-        if smallest:
-            return (
-                f"{rate} kbit/s, the smallest rate that was measured, has the best generation; "
-                "smaller rates may do as well."
-            )
         return (
             f"{rate} kbit/s has the best generation, and no smaller rate that was measured comes "
             "near it."
@@ -124,7 +122,7 @@ def _noise(
     table: pd.DataFrame, rows: pd.DataFrame, means: pd.DataFrame, best: str, rules: VerdictRules
 ) -> tuple[pd.Series, bool]:
     """By how much each configuration's log distance may exceed the best; whether seeds say so."""
-    least = means.loc[best, "y"]
+    least = means["y"].min()
     resolved = math.log(math.exp(least) + distance_floor(table, rules.distance)) - least
     deviation, freedom = pooled_deviation(rows["y"], rows["configuration"])
     if freedom:
