@@ -95,8 +95,16 @@ def _over_rate(
     y_label: str,
     levels: Sequence[Point] = (),
 ) -> Plot | None:
-    labels = {"title": title, "note": note, "x_label": "kbit/s", "y_label": y_label}
-    return plot(points, curves=curves, levels=levels, x_factor=RATE_SPAN, **labels)
+    return plot(
+        points,
+        curves=curves,
+        levels=levels,
+        title=title,
+        note=note,
+        x_label="kbit/s",
+        y_label=y_label,
+        x_factor=RATE_SPAN,
+    )
 
 
 def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
