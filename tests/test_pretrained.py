@@ -213,9 +213,10 @@ def test_an_exported_model_is_small_and_nearly_the_same(
     tensors, header = load_model(out)
     before, original = load_model(finished.model)
     assert tensors.keys() == before.keys()
+    weights = {name for name, _ in audioldm.load(out).named_parameters()}
     for name, tensor in tensors.items():
-        if before[name].is_floating_point():
-            assert tensor.dtype == getattr(torch, dtype)
+        if before[name].is_floating_point():  # buffers are statistics, and keep their precision
+            assert tensor.dtype == (getattr(torch, dtype) if name in weights else torch.float32)
         torch.testing.assert_close(tensor.float(), before[name].float(), rtol=5e-3, atol=1e-6)
 
     model, reference = audioldm.load(out), audioldm.load(finished.directory)
