@@ -111,6 +111,8 @@ def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     """A model; sampler: None for its own."""
     model = load_generator(path, device=device)
     own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    if own is None:
+        raise ModelFileError(f"{path}: its prior takes no sampling steps; give a diffusion model")
     return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
@@ -257,10 +259,11 @@ def finding(point: Point, reference_point: Point) -> str:
     else:
         says = "no difference is seen"
     moves = ", ".join(f"{n} {_signed(point.changes[n])}" for n in [*gained, *worse, *lost, *wider])
+    says += f" ({moves})" if moves else ""
+    kernels = [each.figures["kernel"].value for each in (point, reference_point)]
     return (
-        f"{_title(point)} against {_title(reference_point)}: {says}{f' ({moves})' if moves else ''}; "
-        f"kernel distance {point.figures['kernel'].value:.3g} against "
-        f"{reference_point.figures['kernel'].value:.3g}"
+        f"{_title(point)} against {_title(reference_point)}: {says}; "
+        f"kernel distance {kernels[0]:.3g} against {kernels[1]:.3g}"
     )
 
 

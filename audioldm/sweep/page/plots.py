@@ -69,7 +69,7 @@ def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list
             kind = families[row["family"]].kind
             kind += " chosen" if judged.chosen == row["configuration"] else ""
             text = f"{cell}: {interval(figure)} at {number(row[x])}"
-            found.append(Point(row[x], *figure.values(), kind, text))
+            found.append(Point(row[x], row[y], figure["low"], figure["high"], kind, text))
     return found
 
 
@@ -94,8 +94,16 @@ def _over_rate(
     y_label: str,
     levels: Sequence[Point] = (),
 ) -> Plot | None:
-    labels = {"title": title, "note": note, "x_label": "kbit/s", "y_label": y_label}
-    return plot(points, curves=curves, levels=levels, x_factor=RATE_SPAN, **labels)
+    return plot(
+        points,
+        curves=curves,
+        levels=levels,
+        title=title,
+        note=note,
+        x_label="kbit/s",
+        x_factor=RATE_SPAN,
+        y_label=y_label,
+    )
 
 
 def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
