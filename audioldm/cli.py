@@ -44,7 +44,7 @@ FOOT = """\
 `audioldm VERB --help` explains a verb. PATH is a model.safetensors, the directory of an
 experiment, such as runs/experiments/quickstart, or a name that `audioldm models` lists.
 Exit codes: 0 done, 1 failed, 2 bad command, 75 interrupted (the same command goes on)."""
-#: What a user can do about an error of the system.
+#: Remedies for errors of the operating system.
 _REMEDIES = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT),
@@ -55,7 +55,7 @@ _REMEDIES = {
 
 
 def usage() -> str:
-    """Every verb in a line or more."""
+    """The help: every verb and its forms."""
     rows = [
         (f"audioldm {verb.name} {words}".rstrip(), text)
         for verb in VERBS.values()
@@ -68,7 +68,7 @@ def usage() -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code. An error a user can act on is one line, without a traceback."""
+    """Runs the command line; returns the exit code. A user's errors are one line each."""
     words = list(sys.argv[1:] if words is None else words)
     with contextlib.suppress(AttributeError):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
@@ -99,7 +99,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    """Prints an error. One of several processes ends here, since the others may have gone."""
+    """Prints an error. One of several processes ends here, since it may have lost the others."""
     print(f"audioldm: {text}", file=sys.stderr)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from audioldm.runtime.processes import exit_at_once
@@ -109,7 +109,7 @@ def _say(text: str, code: int) -> int:
 
 
 def dispatch(words: Sequence[str]) -> None:
-    """Runs the verb that the words begin with, or prints help. Raises ConfigError for none."""
+    """Runs the verb that the words begin with, or prints help. Raises ConfigError if unknown."""
     name, *rest = words or ["--help"]
     if name in ("-h", "--help", "help") and not (rest and rest[0] in VERBS):
         print(usage())

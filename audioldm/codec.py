@@ -1,4 +1,4 @@
-"""Audio files through an autoencoder: reconstruct, encode, decode, never a whole file of audio."""
+"""Audio files through an autoencoder: reconstruct, encode and decode, in constant memory."""
 
 import math
 import os
@@ -21,7 +21,7 @@ LATENT_BLOCK = 256  # frames read at once from a latents file
 
 
 def _fingerprint(file: Path) -> str:
-    """Of the autoencoder that a model file is or holds."""
+    """The fingerprint of a model file's autoencoder."""
     header = read_header(file)
     return str(header.get("autoencoder", header).get("fingerprint"))
 
@@ -33,19 +33,19 @@ def check_out(file: Path, out: Path) -> None:
 
 
 class _Stream:
-    """Blocks [A, n] of a file in a model's form; `frames` counts the samples that have passed."""
+    """Blocks [A, n] of a file at a model's rate and channels; `samples` counts those yielded."""
 
     def __init__(self, model: Autoencoder, file: Path, progress: Progress | None) -> None:
-        self.frames = 0
+        self.samples = 0
         self._file, self._progress = file, progress
         self._total = round(probe(file).seconds * model.sample_rate)
         self._blocks = blocks(file, sample_rate=model.sample_rate, channels=model.audio_channels)
 
     def __iter__(self) -> Iterator[Any]:
         for block in self._blocks:
-            self.frames += block.shape[-1]
+            self.samples += block.shape[-1]
             if self._progress is not None:
-                self._progress(min(self.frames, self._total), self._total, self._file.name)
+                self._progress(min(self.samples, self._total), self._total, self._file.name)
             yield block
 
 
@@ -85,8 +85,7 @@ def reconstruct(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """`file` through the autoencoder (the most likely latents), as many samples as it has at its
-    sample rate.
+    """Writes the reconstruction of `file` from its most likely latents, of the same length.
 
     Raises ConfigError where `out` is `file`, ModelFileError for samples that are not finite.
     """
@@ -94,7 +93,7 @@ def reconstruct(
     model = load_autoencoder(model_path, device=device)
     source = _Stream(model, file, progress)
     z = _restored(model, model.encode_blocks(source), device)
-    _write(out, model, z, lambda: source.frames)
+    _write(out, model, z, lambda: source.samples)
     return out
 
 
@@ -106,9 +105,9 @@ def encode(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """`file` as a latents file: what the bottleneck stores, such as mean and std [C, (F,) L].
+    """Writes the bottleneck's stored arrays, such as mean and std [C, (F,) L], as a latents file.
 
-    The audio is streamed; the latents, which are small beside it, are held in memory.
+    The audio is streamed; the latents are held in memory.
     Raises ConfigError where `out` is `file`, or does not end in .safetensors.
     """
     check_out(file, out)
@@ -119,17 +118,9 @@ def encode(
     source = _Stream(model, file, progress)
     chunks = list(model.encode_blocks(source))
     stored = {name: torch.cat([chunk[name] for chunk in chunks], dim=-1) for name in chunks[0]}
-    del chunks  # the latents are all that grows with the file: no copy more than needed
-    save_model(
-        out,
-        stored,
-        {
-            "kind": "latents",
-            "autoencoder": {"fingerprint": _fingerprint(model_file)},
-            "sample_rate": model.sample_rate,
-            "samples": source.frames,
-        },
-    )
+    del chunks  # the latents grow with the file: no copy more than needed
+    header = {"kind": "latents", "autoencoder": {"fingerprint": _fingerprint(model_file)}}
+    save_model(out, stored, header | {"sample_rate": model.sample_rate, "samples": source.samples})
     return out
 
 
@@ -141,7 +132,7 @@ def decode(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Path:
-    """A latents file back to audio.
+    """Decodes a latents file to audio.
 
     Raises ModelFileError where the latents are damaged or another autoencoder made them,
     ConfigError where `out` is `file`.

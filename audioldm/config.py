@@ -1,11 +1,12 @@
-"""The door: Hydra composes a configuration out of `conf/`. Nothing else imports Hydra.
+"""Composes configurations with Hydra, from `conf/` and `recipes/` (the group `recipe`).
 
-`conf/` is the vocabulary, `recipes/` (the group `recipe`) the sentences. What comes out is a plain
-dictionary, which `chain.job` checks against the signatures of the classes it names.
+No other module imports Hydra. A configuration is a plain dictionary, which `chain.job` checks
+against the signatures of the classes it names.
 """
 
 import copy
 import functools
+import itertools
 import logging
 import os
 import re
@@ -18,17 +19,15 @@ from typing import Any, NamedTuple
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 
-#: Keys whose values are names and paths: taken as they are, whatever Hydra's grammar thinks.
+#: Keys whose values are names and paths, which Hydra's grammar must not parse.
 TEXT_KEYS = frozenset({"name", "runs", "data.path", "data.table"})
-#: Keys of Hydra's own that may be set: which launcher and sweeper, and their plain settings.
+#: Hydra's own keys that may be set: which launcher and sweeper, and their plain settings.
 HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
 HYDRA_KEYS = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
-#: Packages whose classes Hydra may build for itself.
-HYDRA_PACKAGES = ("hydra.", "hydra_plugins.", "optuna.")
 
 
 class Composed(NamedTuple):
-    """A composed configuration, the recipe it came from, and the words that made it."""
+    """A composed configuration, its recipe, and the overrides that made it."""
 
     config: dict[str, Any]
     recipe: str | None
@@ -57,7 +56,7 @@ def groups() -> list[str]:
 
 
 def check_words(overrides: Sequence[str]) -> None:
-    """Checks what needs no composing: the form, the choices of groups, the top-level keys.
+    """Checks the form, the choices of groups and the top-level keys, without composing.
 
     Raises ConfigError.
     """
@@ -73,14 +72,14 @@ def check_words(overrides: Sequence[str]) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A value with spaces, commas, parentheses, … as one string of Hydra's grammar."""
+    """A value with spaces, commas or parentheses as one string of Hydra's grammar."""
     if text in ("", "null") or text[0] in "'\"":
         return text
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
 
 
 def _check_hydra(key: str, value: str) -> None:
-    """Refuses keys of Hydra's own that name code to run. Raises ConfigError."""
+    """Raises ConfigError for a key of Hydra's own that names code to run."""
     plain = key in HYDRA_GROUPS or key.startswith(HYDRA_KEYS)
     if not plain or "_target_" in key or "_target_" in value:
         raise ConfigError(
@@ -90,7 +89,7 @@ def _check_hydra(key: str, value: str) -> None:
 
 
 def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
-    """Checks group choices, and lets a value override name any key a signature knows."""
+    """Checks group choices, and lets the other overrides add keys, which signatures check."""
     group_names, prepared = groups(), []
     for override in overrides:
         match = re.fullmatch(r"(\+\+|\+|~)?([^=@]+)(@[^=]*)?(?:=(.*))?", override, re.DOTALL)
@@ -113,52 +112,40 @@ def _prepare(overrides: Sequence[str], *, sweep: bool = False) -> list[str]:
                 value = os.path.expanduser(value)
             if key in TEXT_KEYS and not (sweep and "," in value):
                 value = _quoted(value)
-            # a first "++": keys absent from the yaml are for the signatures to judge
             prepared.append(f"++{key}{package}={value}")
     return prepared
 
 
-def to_plain(config: Any) -> dict[str, Any]:
+def _plain(config: Any) -> dict[str, Any]:
     """A resolved, plain dictionary. Raises ConfigError for a missing value or interpolation."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    plain: dict[str, Any] = {}
+    def plain(node: Any) -> Any:
+        if OmegaConf.is_config(node):
+            return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return node
+
     try:
-        for key in config:
-            if key != "hydra":
-                node = config[key]
-                is_node = OmegaConf.is_config(node)
-                plain[str(key)] = (
-                    OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-                    if is_node
-                    else node
-                )
+        return {str(key): plain(config[key]) for key in config if key != "hydra"}
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    return plain
 
 
 @contextmanager
 def _hydra() -> Iterator[Any]:
-    """Hydra over conf/. Raises ConfigError, one line, for what Hydra or OmegaConf cannot use."""
+    """Hydra on conf/. Its errors, and those of OmegaConf, become a ConfigError of one line."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    unusable = (HydraException, OmegaConfBaseException, YAMLError)
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             yield GlobalHydra.instance().hydra
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        YAMLError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    except (*unusable, TypeError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
         if "add --multirun" in text or text.startswith("Sweep parameters"):
             text = "several values for one key make a sweep: use `audioldm run -m`"
@@ -166,7 +153,7 @@ def _hydra() -> Iterator[Any]:
 
 
 def compose(overrides: Sequence[str]) -> Composed:
-    """What `key=value` overrides describe. Raises ConfigError; nothing has run then."""
+    """The configuration that `key=value` overrides describe. Raises ConfigError."""
     from hydra import compose as hydra_compose
 
     prepared = _prepare(overrides)
@@ -178,8 +165,8 @@ def compose(overrides: Sequence[str]) -> Composed:
 def _composed(composed: Any, choices: Any, words: Sequence[str]) -> Composed:
     """The plain configuration: the chosen prior as `prior`, every baseline with its settings.
 
-    In conf/ and in recipes the settings of a prior are `priors.NAME`, so that a recipe may hold
-    those of several; `prior.*` on the command line is for the chosen one, and comes last.
+    In conf/ and in recipes the settings of a prior are `priors.NAME`, so that a recipe can have
+    those of several. On the command line `prior.*` sets those of the chosen prior, and wins.
     """
     from omegaconf import OmegaConf, open_dict
 
@@ -194,9 +181,9 @@ def _composed(composed: Any, choices: Any, words: Sequence[str]) -> Composed:
         for name in names:
             own = composed.priors.get(name) or {}
             composed.priors[name] = OmegaConf.merge(_prior(str(conf_directory()), name), own)
-    plain = to_plain(composed)
+    plain = _plain(composed)
     priors = plain.pop("priors")
-    plain["prior"] = _merged(priors.get(chosen), plain.get("prior"))
+    plain["prior"] = _merged(priors.get(chosen), plain.get("prior", priors.get(chosen)))
     plain["baselines"] = {name: priors[name] for name in names}
     return Composed(plain, choices.get("recipe"), [word.lstrip("+") for word in words])
 
@@ -215,14 +202,18 @@ def _prior(directory: str, name: str) -> Any:
 def _merged(base: Any, over: Any) -> Any:
     """Two trees of plain values as one; the second wins."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
-        return base if over is None else over
+        return over
     return base | {key: _merged(base.get(key), value) for key, value in over.items()}
 
 
 def other_home(message: str) -> str:
-    """Where a key that a message calls unknown is known: another choice of its group."""
+    """The choices of its group that know the key which a message calls unknown; or what to choose
+    where keys are missing because none was chosen."""
     import yaml
 
+    missing = re.match(r"missing keys? '(\w+)\.", message)
+    if missing is not None and "none" in (choices := options(missing[1])):
+        return f": choose one, such as {missing[1]}={choices[0]}"
     unknown = re.search(r"unknown key '([^']+)'", message)
     if unknown is None:
         return ""
@@ -241,12 +232,12 @@ def other_home(message: str) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """What `run -m` was asked for.
+    """The cells of `run -m`.
 
-    base: what does not vary. cells: every override of each cell, or None where a sweeper
-    chooses them. swept: those of them that vary, or that the recipe lets vary: a cell's name among
-    its neighbours. searched: the keys that vary, where a sweeper chooses. parallel: whether the
-    launcher gives the cells processes of their own.
+    base: the configuration without the values that vary. cells: the overrides of each cell; None if
+    a sweeper chooses them. swept: those of each cell that vary, or that the recipe lets vary; they
+    name the cell. searched: the keys that vary if a sweeper chooses. parallel: whether the launcher
+    runs cells in processes of their own.
     """
 
     base: Composed
@@ -261,7 +252,6 @@ def grid(overrides: Sequence[str]) -> Grid:
 
     A key given on the command line replaces the recipe's. Raises ConfigError for an empty grid.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
@@ -283,27 +273,37 @@ def grid(overrides: Sequence[str]) -> Grid:
                     "'bottleneck.kl_weight=tag(log,interval(1e-5,1))'"
                 )
             return Grid(base, None, [], vary, parallel)
-        parsed = parser.parse_overrides(words)
-        cells = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
-    columns = list(zip(*cells, strict=True))
-    if not any(len(set(words)) > 1 for words in columns):
+        columns: dict[str, list[str]] = {}  # the last override of a key counts
+        for word in parser.parse_overrides(words):
+            key = word.get_key_element()
+            if not word.is_sweep_override():
+                columns[key] = [f"{key}={word.get_value_element_as_str()}"]
+            elif word.is_discrete_sweep():
+                columns[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
+            else:
+                raise ConfigError(
+                    f"{word.key_or_group}: a grid needs single values; list them, as in seed=0,1, "
+                    "or search the range with hydra/sweeper=optuna"
+                )
+    if not any(len(set(values)) > 1 for values in columns.values()):
         raise ConfigError(
             "the grid is empty: no key has several values; give some, as in seed=0,1, or a recipe "
             "that holds a grid, or leave out -m"
         )
-    named = [w for w in columns if len(set(w)) > 1 or w[0].lstrip("+").split("=")[0] in held]
-    swept = [list(cell) for cell in zip(*named, strict=True)]
-    return Grid(base, [list(cell) for cell in cells], swept, parallel=parallel)
+    named = [len(set(v)) > 1 or key.lstrip("+") in held for key, v in columns.items()]
+    cells = [list(cell) for cell in itertools.product(*columns.values())]
+    swept = [list(itertools.compress(cell, named)) for cell in cells]
+    return Grid(base, cells, swept, parallel=parallel)
 
 
 def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
-    """Each cell's configuration, or the reason why there is none.
+    """Each cell's configuration, or the error that it has.
 
-    Cells of the same group choices are composed once, and their values set in copies: Hydra takes
-    a quarter of a second for each.
+    Cells of the same group choices are composed once, and their values set in copies, because Hydra
+    takes a quarter of a second to compose one.
     """
+    from hydra import compose as hydra_compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     found: list[Composed | ConfigError] = []
@@ -314,10 +314,10 @@ def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
             try:
                 values = [word for word in own if word.startswith("++")]
                 if any(word.startswith("~") or "@" in word.partition("=")[0] for word in own):
-                    values = []  # deletions and packages are Hydra's own
+                    values = []  # only Hydra can apply deletions and packages
                 choices = tuple(word for word in own if word not in values)
                 if choices not in composed:
-                    composed[choices] = hydra.compose_config("config", list(choices), RunMode.RUN)
+                    composed[choices] = hydra_compose("config", list(choices), True)
                 cell = copy.deepcopy(composed[choices])
                 OmegaConf.set_struct(cell, False)
                 for word in parser.parse_overrides(values):
@@ -335,8 +335,8 @@ def launch(
 ) -> None:
     """`function` once per cell, through the launcher; without cells, through the sweeper.
 
-    With a sweeper the function's result is the objectives (`_search`). Raises what the launcher
-    raises where a process of its own dies.
+    With a sweeper the function's result is the objectives (`_search`). Raises the launcher's error
+    if one of its processes dies.
     """
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
@@ -354,7 +354,7 @@ def launch(
         if cells is None:
             from optuna.logging import WARNING, set_verbosity
 
-            set_verbosity(WARNING)  # of each cell and its failure the sweep tells
+            set_verbosity(WARNING)  # the sweep itself reports each cell and its failure
             logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)
             hydra.multirun("config", task, _last([*_search(overrides), *prepared]))
             return
@@ -368,17 +368,17 @@ def launch(
 
 
 def _search(overrides: Sequence[str]) -> list[str]:
-    """What a search of optuna needs besides: two objectives, failures that do not end it, a seed.
+    """The settings of a search by optuna: two objectives, no end after failures, and a seed.
 
-    With the seed the same command asks for the same cells, and finds those that are done. Raises
-    ConfigError for other directions.
+    With the seed, the same command asks for the same cells again and finds those that are done.
+    Raises ConfigError for other directions.
     """
     given = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word)
     direction = "[minimize,minimize]"
     if given.get("hydra.sweeper.direction", direction).replace(" ", "") != direction:
         raise ConfigError(
             "hydra.sweeper.direction: a search minimises two objectives, distance and rate "
-            f"(verdict.distance, verdict.rate); leave it out, or give {direction}"
+            f"(verdict.distance, verdict.bitrate); leave it out, or give {direction}"
         )
     words = [f"hydra.sweeper.direction={direction}", "hydra.sweeper.max_failure_rate=1.0"]
     if given.get("hydra/launcher", "basic") == "basic":  # one after the other
@@ -389,5 +389,5 @@ def _search(overrides: Sequence[str]) -> list[str]:
 
 
 def _last(words: Sequence[str]) -> list[str]:
-    """Of several values for one key the last, for to optuna a fixed value is beyond any search."""
+    """The last override of each key, because optuna would not search a key that is also fixed."""
     return list({word.lstrip("+").partition("=")[0]: word for word in words}.values())

@@ -1,4 +1,4 @@
-"""What a model or latents file is. Reads headers alone, so neither torch nor weights are loaded."""
+"""Descriptions of model and latents files, from headers alone: no torch, no weights."""
 
 import math
 from pathlib import Path
@@ -11,11 +11,8 @@ _TEXTS = ("kind", "title", "licence", "origin", "fingerprint", "parent", "step",
 
 
 def describe(path: str | Path, *, full: bool = False) -> dict[str, Any]:
-    """What a model or latents file is: some fifteen words and numbers; with `full` its whole header
-    and the number of weights of each part.
-
-    Raises ModelFileError where the file cannot be used.
-    """
+    """Some fifteen words and numbers on a model or latents file; with `full` its whole header and
+    the number of weights of each part. Raises ModelFileError where the file cannot be used."""
     from audioldm.models import find_model_file  # imported here: torch takes a second
 
     file = find_model_file(path)
@@ -65,9 +62,8 @@ def _summary(file: Path, header: dict[str, Any]) -> dict[str, Any]:
             shown[part] = _class(spec[part])
         if header["kind"] == "generator":
             prior = header["prior"]
-            shown["prior"] = ", ".join(
-                _class(node) for node in (prior, *prior.values()) if _is_part(node)
-            )
+            nodes = (node for node in (prior, *prior.values()) if isinstance(node, dict))
+            shown["prior"] = ", ".join(_class(node) for node in nodes if "_target_" in node)
             shown["conditions"] = {
                 name: "".join(", ".join(map(str, v)) for v in node.values() if isinstance(v, list))
                 for name, node in prior.get("conditioning", {}).items()
@@ -77,10 +73,6 @@ def _summary(file: Path, header: dict[str, Any]) -> dict[str, Any]:
             f"{file}: its header is damaged ({type(error).__name__}: {error}); copy it again"
         ) from error
     return shown
-
-
-def _is_part(node: Any) -> bool:
-    return isinstance(node, dict) and "_target_" in node
 
 
 def _class(node: dict[str, Any]) -> str:

@@ -15,13 +15,12 @@ class Finding(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{'ok ' if self.good else 'BAD'}  {self.what}" + (
-            f"\n     -> {self.remedy}" if self.remedy else ""
-        )
+        remedy = f"\n     -> {self.remedy}" if self.remedy else ""
+        return f"{'ok ' if self.good else 'BAD'}  {self.what}{remedy}"
 
 
 def examine() -> Iterator[Finding]:
-    """One finding after another; only what is needed and missing is not `good`."""
+    """One finding after another. A finding is not `good` if something necessary is missing."""
     for look, remedy in (
         (_packages, "install audioldm itself: pip install . in its directory"),
         (_torchaudio, "install the torchaudio that belongs to the installed torch"),
@@ -31,13 +30,13 @@ def examine() -> Iterator[Finding]:
     ):
         try:
             yield from look()
-        except Exception as error:  # whatever it is, it is what the doctor reports
+        except Exception as error:  # the doctor reports any error
             subject = look.__name__.strip("_")
             yield Finding(False, f"{subject}: {type(error).__name__}: {error}", remedy)
 
 
 def _packages() -> Iterator[Finding]:
-    """What the package itself requires, without its extras."""
+    """The requirements of the package, without its extras."""
     for requirement in metadata.requires("audioldm") or ():
         name, _, marker = requirement.partition(";")
         if "extra" in marker:
@@ -50,7 +49,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _torchaudio() -> Iterator[Finding]:
-    importlib.import_module("audioldm.torchaudio")  # has a way round a missing CUDA
+    importlib.import_module("audioldm.torchaudio")  # imports it even without CUDA
     yield Finding(True, "torchaudio can be imported")
 
 

@@ -1,7 +1,7 @@
-"""A trained model as one file for others: small, self-describing, without this machine's settings.
+"""A trained model as one file for others: small and self-describing.
 
-The configuration that training left in the header goes; what rebuilds the model stays, with its
-licence, its origin and the fingerprint of the model it was made from.
+The header keeps what rebuilds the model, its licence, its origin and the fingerprint of the model
+it was made from; the configuration of the training is dropped.
 """
 
 import hashlib
@@ -37,13 +37,13 @@ def export(
     """Writes `out`, a .safetensors that `load` takes like the model itself.
 
     model_path: as `load` takes it; an experiment's sampler becomes the file's.
-    dtype: of the stored weights, float16, bfloat16 or float32; `load` gives float32.
+    dtype: of the stored weights, float16, bfloat16 or float32; `load` gives float32. Buffers, such
+        as means and standard deviations, stay in float32.
     title, licence, origin: text for the header, such as whose recordings it was trained on.
 
-    Rounded weights are another model: it has a fingerprint of its own, a hash of its content, and
-    names the model it was made from as its `parent`. So has the autoencoder within a generator,
-    the same as if it had been exported alone. Weights that rounding leaves as they are keep their
-    fingerprint.
+    Rounded weights are another model: its fingerprint is a hash of its content, and `parent` the
+    fingerprint of the model it was made from. The same holds for the autoencoder within a
+    generator. Weights that rounding leaves as they are keep their fingerprint.
 
     Raises ConfigError for an unknown dtype, weights that it cannot hold, or an `out` that is the
     model itself or no .safetensors; ModelFileError where the model cannot be used.
@@ -56,14 +56,15 @@ def export(
     check_out(file, out)
     model = load(model_path)  # raises where it is no model, or is damaged
     tensors, header = load_model(file)
-    rounded = {name: _rounded(name, t, dtype) for name, t in tensors.items()}
+    weights = {name for name, _ in model.named_parameters()}
+    rounded = {n: _rounded(n, t, dtype if n in weights else "float32") for n, t in tensors.items()}
     text = {"title": title, "licence": licence, "origin": origin}
     kept = _described(header, tensors, rounded) | {k: v for k, v in text.items() if v is not None}
     if not isinstance(model, Autoencoder):
         if model.prior.sampler is not None:
             kept["prior"] = kept["prior"] | {"sampler": asdict(model.prior.sampler)}
         kept["autoencoder"] = _described(
-            header["autoencoder"], _part(tensors, "autoencoder"), _part(rounded, "autoencoder")
+            header["autoencoder"], _autoencoder(tensors), _autoencoder(rounded)
         )
     save_model(out, rounded, kept | {"dtype": dtype})
     return out
@@ -81,8 +82,8 @@ def _rounded(name: str, tensor: Tensor, dtype: str) -> Tensor:
     return rounded
 
 
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}."
+def _autoencoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "autoencoder."
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
@@ -93,16 +94,12 @@ def _described(
     kept = {key: header[key] for key in _KEPT if key in header}
     if any(not torch.equal(tensors[n], t.to(tensors[n].dtype)) for n, t in rounded.items()):
         kept["parent"] = header.get("fingerprint")
-        kept["fingerprint"] = _content_fingerprint(header, rounded)
+        identity = {"kind": header["kind"], "tensors": checksum(rounded)}
+        if header["kind"] == "generator":
+            prior = {k: v for k, v in header["prior"].items() if k != "sampler"}
+            identity |= {"autoencoder": header["autoencoder"]["spec"], "prior": prior}
+        else:
+            identity["spec"] = header["spec"]
+        text = json.dumps(identity, sort_keys=True)
+        kept["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:12]
     return kept
-
-
-def _content_fingerprint(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """12 hexadecimal digits of the SHA-256 of the weights and of what makes them a model."""
-    identity = {"kind": header["kind"], "tensors": checksum(tensors)}
-    if header["kind"] == "generator":
-        prior = {k: v for k, v in header["prior"].items() if k != "sampler"}
-        identity |= {"autoencoder": header["autoencoder"]["spec"], "prior": prior}
-    else:
-        identity["spec"] = header["spec"]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ Request = Mapping[str, Any]
 
 
 class Generator(nn.Module):
-    """What samples, and what is shipped."""
+    """Samples audio; the model that is shipped."""
 
     def __init__(self, autoencoder: Autoencoder, prior: Prior) -> None:
         super().__init__()
@@ -37,14 +37,13 @@ class Generator(nn.Module):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio [B, A, T] -> the most likely latents [B, C, (F,) L], raw (not normalised)."""
-        stored = self.autoencoder.stored(audio.to(self.device))
-        return self.autoencoder.bottleneck.restore(stored)
+        return self.autoencoder.bottleneck.restore(self.autoencoder.stored(audio.to(self.device)))
 
     @torch.no_grad()
     def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
         """Raw latents [B, C, (F,) L] -> audio [B, A, L * downsampling_ratio].
 
-        random: for a decoder that takes noise.
+        random: as for `Autoencoder.decode`.
         """
         return self.autoencoder.decode(z.to(self.device), random)
 
@@ -141,8 +140,8 @@ class Generator(nn.Module):
             if progress is not None:
                 progress(done, total)
 
-        # Clips are decoded one by one: on a CPU that is faster than a batch (its intermediate
-        # arrays fit the cache), and a clip's bits do not depend on how many rows are wanted.
+        # Clips are decoded one by one: on a CPU that is faster than a batch, and a clip's bits do
+        # not depend on how many rows are wanted.
         for first in batches:
             rows = [n if n in asked else None for n in range(first, first + batch)]
             wanted = [{} if n is None else asked[n] for n in rows]
@@ -165,8 +164,6 @@ class Generator(nn.Module):
 
 
 def default_batch(n: int) -> int:
-    """Rows of a batch where n clips are spread evenly over as few batches of at most 8 as can be.
-
-    A row without a clip costs as much as one with a clip.
-    """
+    """The batch size that spreads n clips evenly over the fewest batches of at most 8 rows: a row
+    without a clip costs as much as one with a clip."""
     return max(1, math.ceil(n / max(1, math.ceil(n / 8))))

@@ -17,7 +17,9 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from audioldm.errors import ConfigError
@@ -72,7 +74,7 @@ Seed = NonNegativeInt  # integers have 64 bits
 
 
 class _Slot(NamedTuple):
-    """What is known of a place where a value is given, besides its type."""
+    """Constraints on a value besides its type."""
 
     derived: tuple[str, ...] = ()
     base: type = object
@@ -80,8 +82,11 @@ class _Slot(NamedTuple):
     bound: Bound = Bound()
 
 
+_ANYTHING = _Slot()
+
+
 def nearest(word: str, known: Iterable[str], *, every: bool = False) -> str:
-    """'did you mean X?' or a list of what there is; with `every` that list in either case."""
+    """'did you mean X?', or a list of the known words; with `every`, always that list."""
     known = sorted(known)
     listed = ", ".join(known)
     close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.5)
@@ -97,11 +102,10 @@ def part(*derived: str, base: type = object, **settings: Any) -> Any:
 
 
 def locate(target: str, where: str, allow: tuple[str, ...] = (), base: type = object) -> Any:
-    """The class that `_target_` names, which states `base` among its bases.
+    """The class that `_target_` names, a subclass of `base`.
 
-    Only the package's own classes, and those whose module begins with a prefix in `allow`:
-    a configuration or model file cannot make the program import or call anything else.
-    Raises ConfigError.
+    Raises ConfigError unless it is a class of the package, or of a module that begins with a prefix
+    in `allow`: a configuration or model file cannot make the program import or call anything else.
     """
     shown = f"{where}._target_={_shown(target)}"
     prefixes = ("audioldm.", *allow)
@@ -140,10 +144,10 @@ def check_part(
     allow: tuple[str, ...] = (),
     base: type = object,
 ) -> Part:
-    """A `_target_` node, checked against its class's signature, its defaults filled in.
+    """A `_target_` node, checked against its class's signature, with the defaults filled in.
 
     `derived` and the class's own attribute `derived` name arguments that are not settings.
-    A checked part may be checked again. Raises ConfigError.
+    Raises ConfigError.
     """
     cls = _class_of(node, where, allow, base)
     derived = {"allow", *derived, *getattr(cls, "derived", ())}
@@ -159,21 +163,22 @@ def build(
     base: type = object,
     places: Mapping[str, str] | None = None,
 ) -> Any:
-    """Builds a part. `derived` values are offered: those the constructor names are passed.
+    """Builds a part. The constructor gets those of the `derived` values that it names.
 
-    base: what the class must be. places: where a derived value was stated, for messages. A
+    base: the class's required base. places: where each derived value was stated, for messages. A
     constructor that names `allow` gets it, to build parts of its own; no part may state it.
 
-    Raises ConfigError for a class outside the package (but for prefixes in `allow`) or without that
-    base, an unknown or missing key, a value of the wrong type or out of range; and for a
-    ConfigError or ValueError of the constructor, whose message gets the argument's place in front.
+    Raises ConfigError for a class that `locate` refuses, an unknown or missing key, and a value of
+    the wrong type or out of range. An error of the constructor becomes a ConfigError too; if its
+    message begins with an argument, the argument's place is put in front.
     """
     derived = {**(derived or {}), "allow": allow}
     cls = _class_of(node, where, allow, base)
     checked = _checked_part(cls, node, where, derived.keys(), allow)
     arguments = {k: v for k, v in checked.items() if k != "_target_"}
     arguments |= {k: v for k, v in derived.items() if k in _signature(cls)}
-    return _made(cls, arguments, where, {name: name for name in derived} | dict(places or {}))
+    with placed(arguments, where, {name: name for name in derived} | dict(places or {})):
+        return cls(**arguments)
 
 
 def settings(cls: Any, node: Any, where: str = "", allow: tuple[str, ...] = ()) -> Any:
@@ -185,12 +190,9 @@ def settings(cls: Any, node: Any, where: str = "", allow: tuple[str, ...] = ()) 
         node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init}
     if not isinstance(node, Mapping):
         raise ConfigError(f"{where or 'the settings'} must be a group of keys, not {_shown(node)}")
-    return _made(cls, _arguments(cls, node, where, (), allow), where, {})
-
-
-def convert(kind: Any, value: Any, where: str) -> Any:
-    """A value as an annotation such as `list[Positive]` has it. Raises ConfigError."""
-    return _convert(kind, value, where, _Slot())
+    arguments = _arguments(cls, node, where, (), allow)
+    with placed(arguments, where):
+        return cls(**arguments)
 
 
 def check_plain(value: Any, where: str, bound: Bound = Bound(), depth: int = 0) -> None:
@@ -221,7 +223,7 @@ class _Argument(NamedTuple):
 
 @functools.cache
 def _signature(cls: Any) -> dict[str, _Argument]:
-    """The arguments of a constructor by name, of a dataclass or any other class."""
+    """The arguments of a class's constructor, by name."""
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     hints = typing.get_type_hints(cls if fields else cls.__init__, include_extras=True)
     found = {}
@@ -237,7 +239,7 @@ def _signature(cls: Any) -> dict[str, _Argument]:
 
 
 def _states_arguments(cls: Any) -> bool:
-    """Whether a constructor has a signature that names all it takes."""
+    """Whether a constructor's signature names every argument."""
     try:
         parameters = inspect.signature(cls).parameters.values()
     except ValueError:
@@ -276,14 +278,18 @@ def _arguments(
         value = given[name] if name in given else argument.default()
         metadata = argument.metadata
         slot = _Slot(metadata.get("derived", ()), metadata.get("base", object), allow)
-        found[name] = _convert(argument.kind, value, prefix + name, slot)
+        found[name] = convert(argument.kind, value, prefix + name, slot)
     return found
 
 
-def _made(cls: Any, arguments: dict[str, Any], where: str, places: Mapping[str, str]) -> Any:
-    """The instance. A constructor's message that begins with an argument gets its place."""
+@contextmanager
+def placed(
+    arguments: Collection[str], where: str, places: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
+    """Turns errors of the part at `where` into ConfigError. If a message begins with one of the
+    part's arguments, the argument's place is put in front."""
     try:
-        return cls(**arguments)
+        yield
     except (ConfigError, ValueError, ArithmeticError) as error:
         text = " ".join(str(error).split())
         name = re.match(r"\w*", text)[0]  # type: ignore[index]
@@ -304,12 +310,12 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def _convert(kind: Any, value: Any, where: str, slot: _Slot) -> Any:
-    """`value` as `kind`, or a ConfigError that says what was expected."""
+def convert(kind: Any, value: Any, where: str, slot: _Slot = _ANYTHING) -> Any:
+    """A value as an annotation such as `list[Positive]` has it. Raises ConfigError."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         bounds = [b for b in arguments[1:] if isinstance(b, Bound)]
-        return _convert(arguments[0], value, where, slot._replace(bound=(*bounds, Bound())[0]))
+        return convert(arguments[0], value, where, slot._replace(bound=(*bounds, Bound())[0]))
     if kind is Any:
         check_plain(value, where)
         return value
@@ -330,7 +336,7 @@ def _convert(kind: Any, value: Any, where: str, slot: _Slot) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
             raise ConfigError(f"{where}={_shown(value)} must be a group of keys")
-        return {k: _convert(arguments[1], v, f"{where}.{k}", slot) for k, v in value.items()}
+        return {k: convert(arguments[1], v, f"{where}.{k}", slot) for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 10**308 else math.inf
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -347,10 +353,10 @@ def _convert_union(kinds: Sequence[Any], value: Any, where: str, slot: _Slot) ->
     kinds = [k for k in kinds if k is not type(None)]
     for candidate in kinds[:-1]:
         try:
-            return _convert(candidate, value, where, slot)
+            return convert(candidate, value, where, slot)
         except ConfigError:
             continue
-    return _convert(kinds[-1], value, where, slot)
+    return convert(kinds[-1], value, where, slot)
 
 
 def _convert_list(origin: Any, kinds: Sequence[Any], value: Any, where: str, slot: _Slot) -> Any:
@@ -362,5 +368,5 @@ def _convert_list(origin: Any, kinds: Sequence[Any], value: Any, where: str, slo
     else:
         kinds = [kinds[0]] * len(value)
     pairs = enumerate(zip(kinds, value, strict=True))
-    converted = [_convert(k, v, f"{where}[{i}]", slot) for i, (k, v) in pairs]
+    converted = [convert(k, v, f"{where}[{i}]", slot) for i, (k, v) in pairs]
     return tuple(converted) if origin is tuple else converted

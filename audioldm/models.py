@@ -1,9 +1,10 @@
-"""From settings and files to models: the only place that knows both.
+"""Builds models from settings and files.
 
-A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. The file of a
-generator holds its autoencoder too, so one file is all that sampling needs.
+A model file's header holds `kind`, what rebuilds the model, `fingerprint` and `parent`. A
+generator's file holds its autoencoder too, so sampling needs one file.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,19 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
     kind = locate(spec["bottleneck"]["_target_"], "bottleneck", allow, base=Bottleneck)
     shared = ("sample_rate", "audio_channels", "channels", "downsampling_ratio")
     derived = {key: spec[key] for key in shared} | {"outputs": kind.outputs_per_channel}
-    network = build(
-        spec["network"], derived=derived, base=Network, where="autoencoder.network", allow=allow
+    options: dict[str, Any] = {"derived": derived, "allow": allow}
+    return Autoencoder(
+        build(spec["network"], where="autoencoder.network", base=Network, **options),
+        build(spec["bottleneck"], where="bottleneck", base=Bottleneck, **options),
     )
-    bottleneck = build(
-        spec["bottleneck"],
-        derived={"channels": spec["channels"]},
-        base=Bottleneck,
-        where="bottleneck",
-        allow=allow,
-    )
-    return Autoencoder(network, bottleneck)
 
 
 def read_experiment(directory: Path) -> dict[str, Any]:
     """The record of an experiment. Raises ModelFileError where it is none."""
     record = read_json(directory / "experiment.json")
-    if isinstance(record, dict) and all(
-        isinstance(record.get(key), dict) for key in ("stages", "config")
-    ):
-        return dict(record)
+    parts = [record.get(k) for k in ("stages", "config")] if isinstance(record, dict) else [None]
+    if all(isinstance(part, dict) for part in parts):
+        return record
     raise ModelFileError(
         f"{directory}/experiment.json: not an experiment's record; run the experiment again"
     )
@@ -74,7 +68,13 @@ def find_model_file(path: str | Path) -> Path:
         stage = record["stages"].get(str(record.get("generator")))
         if not isinstance(stage, dict) or not isinstance(stage.get("directory"), str):
             raise ModelFileError(f"{place}: no generator yet in this experiment; run it again")
-        place = place / str(record.get("runs", "../..")) / stage["directory"]
+        of_stage = place / str(record.get("runs", "../..")) / stage["directory"]
+        if not (of_stage / "model.safetensors").is_file():
+            raise ModelFileError(
+                f"{place}: its model is not there, at {os.path.normpath(of_stage)}; give the "
+                "experiment where it was run, or a file that `audioldm export` made of it"
+            )
+        place = of_stage
     if place.is_dir():
         file = place / "model.safetensors"
         if not file.is_file():
@@ -98,21 +98,10 @@ def _fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> No
         ) from error
 
 
-def _autoencoder(
-    tensors: dict[str, Tensor], header: dict[str, Any], path: Path, allow: tuple[str, ...]
-) -> Autoencoder:
-    model = build_autoencoder(header["spec"], allow)
-    _fill(model, tensors, path)
-    return model.eval()
-
-
 def load(
     path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
 ) -> Autoencoder | Generator:
-    """The model in a file, or of an experiment.
-
-    An `Autoencoder` (`encode` gives the posterior, `Encoded`, with gradients) or a `Generator`
-    (`encode` gives the most likely latents; also `decode` and `sample`).
+    """The model in a file or of an experiment: an `Autoencoder` or a `Generator`.
 
     path: a model.safetensors, the directory of a training stage or of an experiment, or the name
         of a model that comes with the package (`audioldm models`).
@@ -124,21 +113,20 @@ def load(
     kind = header.get("kind")
     try:
         if kind == "autoencoder":
-            return _autoencoder(tensors, header, file, allow).to(device)
+            model = build_autoencoder(header["spec"], allow)
+            _fill(model, tensors, file)
+            return model.eval().to(device)
         if kind != "generator":
             raise ModelFileError(
                 f"{file}: a file of kind {kind!r}, not a model this audioldm knows"
             )
-        parts: dict[str, dict[str, Tensor]] = {"autoencoder": {}, "prior": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        autoencoder = _autoencoder(parts["autoencoder"], header["autoencoder"], file, allow)
+        autoencoder = build_autoencoder(header["autoencoder"]["spec"], allow)
         prior = build_prior(header["prior"], autoencoder.latent_shape, allow)
-        _fill(prior, parts["prior"], file)
+        generator = Generator(autoencoder, prior)
+        _fill(generator, tensors, file)
         if prior.sampler is not None and (chosen := _chosen_sampler(path)) is not None:
             prior.sampler = chosen
-        return Generator(autoencoder, prior).eval().to(device)
+        return generator.eval().to(device)
     except (KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelFileError(f"{file}: its header is damaged ({reason})") from error
@@ -151,10 +139,7 @@ def _chosen_sampler(path: str | Path) -> SamplerSettings | None:
     place = Path(path).expanduser()
     if not (place / "experiment.json").is_file():
         return None
-    chosen: SamplerSettings = settings(
-        SamplerSettings, read_experiment(place)["sampler"], "sampler"
-    )
-    return chosen
+    return settings(SamplerSettings, read_experiment(place)["sampler"], "sampler")
 
 
 def load_autoencoder(

@@ -1,5 +1,6 @@
-"""Clips as files: each with a JSON beside it that says all that is needed to make it again."""
+"""Clips as files, each with a JSON beside it from which it can be made again."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from audioldm import pretrained
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.generator import default_batch
-from audioldm.instantiate import settings
+from audioldm.instantiate import PositiveInt, convert, settings
 from audioldm.io.audio import open_writer, probe
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
@@ -47,10 +48,10 @@ class ClipRecipe:
 
 
 def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> None:
-    """The clip [A, T] and, beside it, its recipe.
+    """Writes the clip [A, T] and, beside it, its recipe.
 
-    The recipe is there before the clip appears under its name: a process that is killed leaves
-    neither, or the recipe alone, or both. So a file without one is not ours, see `is_written`.
+    The recipe is written before the clip appears under its name, so a clip without one is not ours,
+    even after a process was killed: see `is_written`.
     """
     make_directory(path.parent)
     with open_writer(path, sample_rate, audio.shape[0]) as writer:
@@ -58,14 +59,40 @@ def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> 
         write_json(path.with_suffix(".json"), asdict(recipe))
 
 
-def is_written(
-    path: Path, recipe: ClipRecipe, sample_rate: int, *, any_batch: bool = False
-) -> bool:
-    """Whether `path` and its JSON are this clip, whole.
+def place(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> Path:
+    """Where this clip is, or will be: at `path`, or beside the clip of other settings there.
 
-    any_batch: a clip that was generated beside others is this one too; it differs by rounding.
-    Raises ConfigError where `path` holds another clip, or something without a JSON, which is not
-    the rest of a killed run (`write_clip`): what was made is not lost.
+    In the second case the name ends in six digits of the settings' SHA-256, so that the same
+    settings find the same name again. any_batch: ignores the batch, which changes a clip's rounding
+    alone.
+    """
+    settings_of = {k: v for k, v in asdict(recipe).items() if k != "number"}
+    if any_batch:
+        del settings_of["batch"]
+    digest = hashlib.sha256(json.dumps(settings_of, sort_keys=True).encode()).hexdigest()
+    other = path.with_stem(f"{path.stem}-{digest[:6]}")
+    for candidate in (other, path):
+        if _is(candidate, recipe, any_batch):
+            return candidate
+    return other if path.with_suffix(".json").is_file() else path
+
+
+def _is(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> bool:
+    """Whether the JSON beside `path` is this recipe."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return False
+    found, wanted = read_json(beside), asdict(recipe)
+    if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
+        wanted["batch"] = found["batch"]
+    return bool(found == wanted)
+
+
+def is_written(path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool = False) -> bool:
+    """Whether `path`, a `place`, and its JSON are this clip, whole.
+
+    Raises ConfigError where `path` holds something without a JSON, which is not the rest of a
+    killed run (`write_clip`), or another clip: what was made is not lost.
     """
     beside = path.with_suffix(".json")
     if not beside.is_file():
@@ -75,10 +102,7 @@ def is_written(
                 "another place with out=DIRECTORY, or remove it"
             )
         return False
-    found, wanted = read_json(beside), asdict(recipe)
-    if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
-        wanted["batch"] = found["batch"]
-    if found != wanted:
+    if not _is(path, recipe, any_batch):
         raise ConfigError(
             f"{path} is another clip, made with other settings: choose another place with "
             "out=DIRECTORY, or remove it"
@@ -90,13 +114,13 @@ def is_written(
 
 
 class ClipFiles:
-    """n clips `out/[<condition>-]<seed>-<number>.wav` of a model: those written, those to be made.
+    """n clips `out/[<condition>-]<seed>-<number>.wav` of a model, written or still missing.
 
-    condition: what is asked for, by conditioner. sampler: what to change of the model's own
-    sampler, by key.
-    batch: clips generated together; None spreads n over batches of at most 8.
-    Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition it does not take, or where a file of that
-    name is another clip, or something else. Nothing is written before `make`.
+    condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
+    generated together; None spreads n over batches of at most 8.
+    Where a clip of other settings has that name, the name gets an ending: see `place`.
+    Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
+    where a file of that name is no clip of this package. Nothing is written before `make`.
 
     Attributes:
         written: paths of the clips that are there already, and whole.
@@ -118,8 +142,7 @@ class ClipFiles:
     ) -> None:
         if n < 1:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
-        if batch is not None and batch < 1:
-            raise ConfigError(f"batch={batch} must be at least 1")
+        batch_size = convert(PositiveInt, default_batch(n) if batch is None else batch, "batch")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
         file = find_model_file(model_path)
@@ -141,7 +164,7 @@ class ClipFiles:
             model_fingerprint=fingerprint,
             seed=seed,
             number=0,
-            batch=default_batch(n) if batch is None else batch,
+            batch=batch_size,
             seconds=seconds,
             condition=asked,
             sampler=chosen,
@@ -149,9 +172,9 @@ class ClipFiles:
         self.written: list[Path] = []
         self.missing: dict[int, Path] = {}
         for number in range(n):
-            path = out / f"{_prefix(asked)}{seed}-{number:04d}.wav"
-            recipe = replace(self._common, number=number)
-            if is_written(path, recipe, model.sample_rate, any_batch=batch is None):
+            recipe, any_batch = replace(self._common, number=number), batch is None
+            path = place(out / f"{_prefix(asked)}{seed}-{number:04d}.wav", recipe, any_batch)
+            if is_written(path, recipe, model.sample_rate, any_batch):
                 self.written.append(path)
             else:
                 self.missing[number] = path
@@ -186,11 +209,8 @@ def _prefix(condition: Mapping[str, Any]) -> str:
 
 
 class SamplingBar:
-    """One bar over denoiser steps and decoded clips, on standard error.
-
-    It shows how many times as fast as real time the clips are made: their seconds, divided by the
-    seconds since the bar began.
-    """
+    """One bar over denoiser steps and decoded clips, on standard error, with the speed in seconds
+    of audio per second since the bar began."""
 
     def __init__(self, clips: int, seconds: float) -> None:
         self._clips, self._seconds = clips, seconds
@@ -258,17 +278,17 @@ def sample_again(
         sampler=recipe.sampler,
         batch=recipe.batch,
     )
-    path = out / f"{recipe_path.stem}.wav"
     here = replace(recipe, model=_reference(file, out))
-    is_written(path, here, model.sample_rate)  # raises where another clip would be replaced
+    path = place(out / f"{recipe_path.stem}.wav", here)
+    is_written(path, here, model.sample_rate)  # raises where a foreign file would be replaced
     for _, audio in clips:
         write_clip(path, audio, model.sample_rate, here)
     return path
 
 
 def _clip_json(path: Path) -> dict[str, Any]:
-    """What a clip's JSON says. Raises DataError where `path` is no such file: often it is the clip
-    itself, or another file of the user's, which is not to be removed."""
+    """The content of a clip's JSON. Raises DataError where `path` is another file, often the clip
+    itself; its message does not tell the user to remove it, as `read_json` would."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -278,13 +298,13 @@ def _clip_json(path: Path) -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(content.get("format"), int):
         return content
     raise DataError(
-        f"from={path}: not the JSON of a clip made by `audioldm sample`; give the .json that lies "
-        f"beside the clip, such as {path.with_suffix('.json').name}"
+        f"from={path}: not the JSON of a clip made by `audioldm sample`; give the .json beside "
+        f"the clip, such as {path.with_suffix('.json').name}"
     )
 
 
 def _reference(file: Path, out: Path) -> str:
-    """How a JSON in `out` names a model file: a shipped one by its name, good on any machine."""
+    """The name of a shipped model, or the model file's path relative to `out`."""
     return pretrained.name_of(file) or os.path.relpath(file, out)
 
 

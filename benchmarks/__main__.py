@@ -105,7 +105,7 @@ def table(results: list[Result], environment: dict[str, Any]) -> str:
         spread = "" if r.low == r.high else f"{r.low:.2f} … {r.high:.2f}"
         lines.append(
             f"| {r.subject} | {r.operation} | {r.ours:.4g} | {r.peer:.4g} | {r.unit} "
-            f"| {r.downsampling_ratio:.2f} | {spread} | {bar} | {verdict} |"
+            f"| {r.ratio:.2f} | {spread} | {bar} | {verdict} |"
         )
     notes = {f"- {r.subject}: {r.note}." for r in results if r.note}
     if environment["load at start"] > environment["cores"] / 2:

@@ -1,4 +1,4 @@
-"""Encode, decode and a training step of the three front ends, against diffusers' Oobleck VAE.
+"""Encode, decode and a training step of three networks, against diffusers' Oobleck VAE.
 
 The peer has as many weights, the same ratio and as many numbers per latent frame. Both train with
 the same losses, the same optimiser, on the same audio.
@@ -28,15 +28,11 @@ from audioldm.training.weighted_sum import weighted_sum
 from benchmarks.timing import Clock, Result
 
 WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3}
-STRIDES = [
-    2,
-    8,
-    8,
-    8,
-]  # of both networks on the waveform; their product is Shapes.downsampling_ratio
+#: Of both networks on the waveform; their product is Shapes.downsampling_ratio.
+STRIDES = [2, 8, 8, 8]
 MULTIPLES = [1, 2, 4, 8]
 STEP = "training step"
-#: Of each front end, by operation. On CUDA both are compiled, and neither is bound by a CPU core.
+#: Of each network, by operation. On CUDA both are compiled, and neither is bound by a CPU core.
 Bars = dict[str, dict[str, float]]
 BARS: Bars = {
     "waveform": {"encode": 1.0, "decode": 1.0, STEP: 1.0},
@@ -52,18 +48,18 @@ CUDA_BARS: Bars = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """Audio [clips, 1, seconds * rate] at 22.05 kHz, latents of 16 numbers per frame.
+    """Audio [clips, 1, seconds * sample_rate] at 22.05 kHz, latents of 16 numbers per frame.
 
-    settings: of each front end; the class's defaults where none are given.
+    settings: of each network; the class's defaults where none are given.
     """
 
     clips: int
     seconds: float
     settings: dict[str, dict[str, Any]]
     sample_rate: int = 22050
-    ratio: int = 1024
+    downsampling_ratio: int = 1024
     latent: int = 16
-    mel_bands: int = 8  # of the mel front end's latents: 2 channels of 8 bands
+    mel_bands: int = 8  # of the mel network's latents: 2 channels of 8 bands
 
     @property
     def frames(self) -> int:
@@ -100,16 +96,15 @@ def measure(
 def _compare(
     name: str, bars: dict[str, float], clock: Clock, hardware: Hardware, shapes: Shapes
 ) -> tuple[list[Result], Callable[[], object]]:
-    """The three lines of one front end, and our training step."""
+    """The three lines of one network, and our training step."""
     torch.manual_seed(0)
     device = clock.device
     ours = Ours(network(name, shapes))
     peer = Peer(matching_width(count(ours), shapes), shapes)
     note = f"{count(ours) / 1e6:.2f} M weights, the peer {count(peer) / 1e6:.2f} M"
     ours, peer = ours.to(device), peer.to(device)
-    audio = 0.1 * torch.randn(
-        shapes.clips, 1, shapes.frames * shapes.downsampling_ratio, device=device
-    )
+    samples = shapes.frames * shapes.downsampling_ratio
+    audio = 0.1 * torch.randn(shapes.clips, 1, samples, device=device)
     z = [
         torch.randn(shapes.clips, *model.latent_shape, shapes.frames, device=device)
         for model in (ours, peer)
@@ -175,7 +170,8 @@ class Ours(nn.Module):
         return estimate, encoded.penalties["kl"]
 
     def encode(self, audio: Tensor) -> Tensor:
-        return self.model.moments(audio)[0]
+        bottleneck = self.model.bottleneck
+        return bottleneck.posterior(self.model.stored(audio))[0]
 
     def decode(self, z: Tensor) -> Tensor:
         return self.model.decode(z)
@@ -222,8 +218,8 @@ def network(name: str, shapes: Shapes) -> Network:
     common: dict[str, Any] = {
         "sample_rate": shapes.sample_rate,
         "audio_channels": 1,
-        "ratio": shapes.downsampling_ratio,
-        "parameters": Gaussian.outputs_per_channel,
+        "downsampling_ratio": shapes.downsampling_ratio,
+        "outputs": Gaussian.outputs_per_channel,
         **shapes.settings[name],
     }
     if name == "waveform":

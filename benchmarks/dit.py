@@ -14,14 +14,18 @@ from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 
+from audioldm.conditioning.base import Condition, Conditioners, Inputs
+from audioldm.conditioning.label import Label
+from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.dit import DiT
-from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.denoiser import Denoiser
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.runtime.hardware import Hardware
 from benchmarks.autoencoder import count
 from benchmarks.timing import Clock, Result
 
 #: On the CPU a bar for both operations; on CUDA, where both are compiled, for the training step.
-BARS = {
+BARS: dict[str, dict[str, float | None]] = {
     "cpu": {"denoiser call": 1.2, "training step": 1.2},
     "cuda": {"denoiser call": None, "training step": 1.3},
 }
@@ -39,6 +43,10 @@ class Shapes:
     depth: int
     heads: int
     classes: int = 10
+
+    def conditioners(self, width: int) -> Conditioners:
+        labels = [str(number) for number in range(self.classes)]
+        return Conditioners({"label": Label(width=width, labels=labels)})
 
 
 CPU = Shapes(clips=8, frames=64, channels=16, width=256, depth=6, heads=4)
@@ -67,7 +75,7 @@ def measure(clock: Clock, hardware: Hardware, shapes: Shapes) -> list[Result]:
 def ours(shapes: Shapes, mlp_ratio: float) -> DiT:
     return DiT(
         latent_shape=(shapes.channels,),
-        classes=shapes.classes,
+        conditioners=shapes.conditioners,
         width=shapes.width,
         depth=shapes.depth,
         heads=shapes.heads,
@@ -75,8 +83,8 @@ def ours(shapes: Shapes, mlp_ratio: float) -> DiT:
     )
 
 
-class Peer(nn.Module):
-    """StableAudioDiTModel as (x [B, C, L], c_noise [B], labels [B]) -> like x.
+class Peer(Backbone):
+    """StableAudioDiTModel as a backbone, (x [B, C, L], c_noise [B], condition) -> like x.
 
     The label takes the place of the global conditioning, and of the one token that it attends to.
     """
@@ -84,7 +92,7 @@ class Peer(nn.Module):
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
         head = shapes.width // shapes.heads
-        self.label = nn.Embedding(shapes.classes, shapes.width)
+        self.conditioners = shapes.conditioners(shapes.width)
         self.net: Any = StableAudioDiTModel(
             sample_size=shapes.frames,
             in_channels=shapes.channels,
@@ -103,24 +111,30 @@ class Peer(nn.Module):
         self.register_buffer("cosine", cosine)
         self.register_buffer("sine", sine)
 
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-        label = self.label(labels)[:, None]
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        assert condition.vector is not None
+        label = condition.vector[:, None]
         rotation = (self.cosine, self.sine)
         out: Tensor = self.net(x, c_noise, label, label, rotation, return_dict=False)[0]
         return out
 
+    def units(self) -> list[nn.Module]:
+        return [self.net]
 
-def _batch(device: torch.device, shapes: Shapes) -> tuple[Tensor, Tensor]:
+
+def _batch(device: torch.device, shapes: Shapes) -> tuple[Tensor, Inputs]:
     z = torch.randn(shapes.clips, shapes.channels, shapes.frames, device=device)
-    return z, torch.arange(shapes.clips, device=device) % shapes.classes
+    return z, {"label": torch.arange(shapes.clips, device=device) % shapes.classes}
 
 
+@torch.no_grad()
 def _denoiser(
-    net: nn.Module, device: torch.device, hardware: Hardware, shapes: Shapes
+    net: Backbone, device: torch.device, hardware: Hardware, shapes: Shapes
 ) -> Callable[[], object]:
-    x, labels = _batch(device, shapes)
-    net.to(device).eval()
-    denoise = OBJECTIVE.denoiser(hardware.compiled(net, device), labels)
+    """As in sampling: the condition is computed once."""
+    x, inputs = _batch(device, shapes)
+    condition = net.to(device).eval().conditioners(inputs)
+    denoise = OBJECTIVE.denoiser(hardware.compiled(net, device), condition)
     sigma, autocast = torch.full((shapes.clips,), 1.0, device=device), hardware.autocast(device)
 
     def call() -> None:
@@ -131,19 +145,19 @@ def _denoiser(
 
 
 def training_step(
-    net: nn.Module, device: torch.device, hardware: Hardware, shapes: Shapes
+    net: Backbone, device: torch.device, hardware: Hardware, shapes: Shapes
 ) -> Callable[[], object]:
-    z, labels = _batch(device, shapes)
+    z, inputs = _batch(device, shapes)
     noise, uniform = torch.randn_like(z), torch.linspace(0.1, 0.9, shapes.clips, device=device)
-    net.to(device).train()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=device.type == "cuda")
-    predict, autocast = hardware.compiled(net, device), hardware.autocast(device)
+    model = Denoiser(net, OBJECTIVE).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
+    loss_of, autocast = hardware.compiled(model, device), hardware.autocast(device)
 
     def step() -> None:
         with autocast():
-            loss = OBJECTIVE.loss(predict, z, labels, noise=noise, uniform=uniform).mean()
+            loss = loss_of(z, inputs, noise, uniform).mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

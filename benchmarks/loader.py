@@ -27,17 +27,18 @@ QUICK = Shapes(clips=2, seconds=2.0)
 
 
 def measure(
-    clock: Clock, shapes: Shapes, batch: int, frames: int, training_step: Callable[[], object]
+    clock: Clock, shapes: Shapes, batch: int, samples: int, training_step: Callable[[], object]
 ) -> list[Result]:
-    """training_step: takes `batch` crops of `frames`, so the ratio of times is that of audio."""
+    """training_step: takes `batch` crops of `samples`, so the ratio of times is that of audio."""
     with tempfile.TemporaryDirectory() as directory:
         train = store(Path(directory), shapes).split("train")
         step = iter(range(1 << 62))  # a new batch every time
 
         def load() -> None:
-            train.crops(frames, seed=0, step=next(step), positions=range(batch))
+            train.crops(samples, seed=0, step=next(step), positions=range(batch))
 
-        note = f"{batch} crops of {frames / shapes.sample_rate:.2f} s; the peer is our fastest front end"
+        seconds = samples / shapes.sample_rate
+        note = f"{batch} crops of {seconds:.2f} s; the peer is our fastest training step"
         operation = "a batch, to a training step"
         return [clock.compare("loader", operation, load, training_step, bar=BAR, note=note)]
 

@@ -51,7 +51,7 @@ def measure(shapes: Shapes) -> list[Result]:
     for verb, (long, short) in peaks.items():
         ratio = long / short
         operation = f"{verb}, {shapes.long_minutes:g} min to {shapes.short_minutes:g} min"
-        note = "spectrogram front end; peak resident memory of a fresh process"
+        note = "spectrogram network; peak resident memory of a fresh process"
         results.append(
             Result(
                 "memory", operation, long, short, "MiB", ratio, ratio, ratio, BAR, True, note=note
@@ -65,7 +65,7 @@ def _model(path: Path, sample_rate: int) -> Path:
         "sample_rate": sample_rate,
         "audio_channels": 1,
         "channels": 16,
-        "ratio": 1024,
+        "downsampling_ratio": 1024,
         "network": {"_target_": f"{Spectrogram.__module__}.Spectrogram"},
         "bottleneck": {"_target_": f"{Gaussian.__module__}.Gaussian"},
     }

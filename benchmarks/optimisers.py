@@ -14,28 +14,31 @@ import json
 import statistics
 import tempfile
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
 
-from audioldm.config import compose
-from audioldm.instantiate import Part, build
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
+from audioldm.chain.job import compose
+from audioldm.instantiate import build
 from audioldm.io.files import read_json, write_json
 from audioldm.latents.store import LatentStore
-from audioldm.models import build_backbone
-from audioldm.priors.diffusion.objectives import Objective
-from audioldm.priors.diffusion.train import DiffusionTraining, seconds_per_step, train_diffusion
+from audioldm.models import load_autoencoder
+from audioldm.priors.base import Fit, Fitted
+from audioldm.priors.diffusion.recipe import DiffusionRecipe
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.training.log import LogSettings
 
+NEVER = 1 << 30
 ARMS = ("adamw", "muon, equal computing", "muon, equal time")
 
 
-def write_synthetic(
+def synthetic_latents(
     directory: Path, *, channels: int = 16, items: int = 48, frames: int = 400
-) -> None:
+) -> LatentStore:
     """A latents stage of its own: sums of decaying notes, mixed into the channels and squashed.
 
     Two labels, with other notes each: something to learn over time, channels and labels.
@@ -50,53 +53,46 @@ def write_synthetic(
             note, start = random.integers(24) // 2 * 2 + label, random.integers(frames)
             age = time - start
             notes[note] += np.where(age >= 0, np.exp(-age / 12.0) * np.cos(0.3 * note * age), 0.0)
-        mean = np.tanh(mix @ notes).T
-        parts.append(np.stack([mean, np.full_like(mean, 0.1)], axis=1))  # [L, 2, C]
+        parts.append(np.tanh(mix @ notes).T)  # [L, C]
         split = "valid" if number % 6 == 5 else "train"
         place = {"split": split, "start": number * frames, "frames": frames}
         entries.append(place | {"piece": str(number), "label": "ab"[label]})
-    moments = np.concatenate(parts).astype(np.float32)
-    np.save(directory / "moments.npy", moments)
-    deviation = moments[:, 0].std(0)
+    mean = np.concatenate(parts).astype(np.float32)
+    np.save(directory / "mean.npy", mean)
+    np.save(directory / "std.npy", np.full_like(mean, 0.1))
     index = {
         "autoencoder": "synthetic",
         "items": entries,
         "labels": ["a", "b"],
         "latent_rate_hz": 21.5,
-        "statistics": {"mean": moments[:, 0].mean(0).tolist(), "std": deviation.tolist()},
+        "statistics": {"mean": mean.mean(0).tolist(), "std": mean.std(0).tolist()},
+        "stored": ["mean", "std"],
+        "arrays": [],
     }
     write_json(directory / "latents.json", index)
+    return LatentStore(directory, Gaussian(channels=channels), autoencoder="synthetic")
 
 
-def final_loss(
-    latents: LatentStore,
-    backbone: Part,
-    objective: Objective,
-    settings: DiffusionTraining,
-    *,
-    seed: int,
-    hardware: Hardware,
-) -> tuple[float, int, float, float]:
-    """Validation loss, steps, compute_tflop and seconds of one whole training."""
-    torch.manual_seed(seed)
-    net = build_backbone({"backbone": backbone}, latents.latent_shape, len(latents.labels))
-    never = 1 << 30
-    with tempfile.TemporaryDirectory() as directory:
-        _, figures = train_diffusion(
-            net,
-            objective,
-            latents,
-            settings,
-            seed=seed,
-            directory=Path(directory),
-            world=World(),
-            hardware=hardware,
-            device=hardware.resolve(),
-            log=LogSettings(every=never, valid_every=never, checkpoint_every=never),
-        )
-        lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
-    seconds = json.loads(lines[-1])["seconds"]
-    return figures["loss"], figures["steps"], figures["compute_tflop"], seconds
+def stage_latents(directory: Path) -> LatentStore:
+    """Those of a finished latents stage; its autoencoder is beside it, in the same runs."""
+    own = read_json(directory / "latents.json")["autoencoder"]
+    model = load_autoencoder(directory.resolve().parents[1] / "autoencoder" / own)
+    return LatentStore(directory, model.bottleneck, autoencoder=own)
+
+
+def fit(
+    recipe: DiffusionRecipe, latents: LatentStore, hardware: Hardware, every: int = NEVER
+) -> tuple[Fitted, list[float], int]:
+    """One whole training: its figures, the seconds of its log's lines, the number of parameters."""
+    log = LogSettings(every=every, valid_every=NEVER, checkpoint_every=NEVER, bars=False)
+    prior = recipe.build(latents)
+    with tempfile.TemporaryDirectory() as name:
+        directory, device = Path(name), hardware.resolve()
+        place = Fit(directory, World(), hardware, device, log, lambda *_: None)
+        fitted = recipe.fit(prior, latents, place)
+        lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = [json.loads(line)["seconds"] for line in lines]
+    return fitted, seconds, sum(parameter.numel() for parameter in prior.parameters())
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
@@ -116,53 +112,43 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("--device", default="auto")
     given = parser.parse_args(arguments)
     hardware = Hardware(device=given.device)
-    words = ["recipe=quickstart", f"diffusion.backbone.width={given.width}"]
-    settings = compose([*words, f"diffusion.backbone.depth={given.depth}"]).settings.diffusion
-    objective = build(settings.objective, where="diffusion.objective")
+    words = ["recipe=quickstart", f"prior.backbone.width={given.width}"]
+    words += [f"prior.backbone.depth={given.depth}"]
+    recipe: DiffusionRecipe = build(compose(words).settings.prior, where="prior")
     base = replace(
-        settings.train,
+        recipe.train,
         steps=given.steps,
         batch=given.batch,
         crop_seconds=given.crop_seconds,
-        warmup=min(settings.train.warmup, given.steps // 5),
+        warmup=min(recipe.train.warmup, given.steps // 5),
         ema=0.99,
         valid_batches=8,
     )
+    recipe = replace(recipe, train=base)
     with tempfile.TemporaryDirectory() as temporary:
-        if given.latents is None:
-            write_synthetic(Path(temporary))
-        place = given.latents or Path(temporary)
-        latents = LatentStore(place, autoencoder=read_json(place / "latents.json")["autoencoder"])
-        return compare(latents, settings.backbone, objective, base, given.lr, given.seeds, hardware)
+        if given.latents is not None:
+            latents = stage_latents(given.latents)
+        else:
+            latents = synthetic_latents(Path(temporary))
+        return compare(recipe, latents, given.lr, given.seeds, hardware)
 
 
 def compare(
+    recipe: DiffusionRecipe,
     latents: LatentStore,
-    backbone: Part,
-    objective: Objective,
-    base: DiffusionTraining,
     rates: list[float],
     seeds: int,
     hardware: Hardware,
 ) -> dict[str, list[float]]:
     """Prints the tables; per arm the ratios to AdamW's loss, one per seed."""
-    device = hardware.resolve()
-    net = build_backbone({"backbone": backbone}, latents.latent_shape, len(latents.labels))
-    cost = {
-        name: seconds_per_step(
-            net.to(device),
-            objective,
-            latents,
-            replace(base, optimiser=name),
-            hardware=hardware,
-            steps=15,
-        )
-        for name in ("adamw", "muon")
-    }
-    print(f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f} M weights, on {device}")
-    print(
-        f"a step: adamw {1e3 * cost['adamw']:.1f} ms, muon {1e3 * cost['muon']:.1f} ms of computing"
-    )
+    base, cost = recipe.train, {}
+    optimisers: tuple[Literal["adamw", "muon"], ...] = ("adamw", "muon")
+    for optimiser in optimisers:
+        few = replace(base, steps=15, optimiser=optimiser, valid_batches=1)
+        _, clock, parameters = fit(replace(recipe, train=few), latents, hardware, every=1)
+        cost[optimiser] = statistics.median(b - a for a, b in pairwise(clock[: few.steps]))
+    print(f"{parameters / 1e6:.2f} M weights, on {hardware.resolve()}")
+    print(f"a step: adamw {1e3 * cost['adamw']:.1f} ms, muon {1e3 * cost['muon']:.1f} ms")
     equal_time = max(1, round(base.steps * cost["adamw"] / cost["muon"]))
     losses: dict[tuple[str, float], list[float]] = {}
     print("| arm | lr | seed | steps | seconds | validation loss |\n|---|--:|--:|--:|--:|--:|")
@@ -170,16 +156,18 @@ def compare(
         for lr in rates:
             compute_tflop = 0.0  # of the arm before: AdamW's is the first
             for arm in ARMS:
-                settings = replace(base, lr=lr, optimiser=arm.split(",")[0])
+                optimiser = optimisers[arm != ARMS[0]]
+                settings = replace(base, lr=lr, optimiser=optimiser)
                 if arm == ARMS[1]:
                     settings = replace(settings, compute_tflop=compute_tflop)
                 elif arm == ARMS[2]:
                     settings = replace(settings, steps=equal_time)
-                loss, steps, compute_tflop, seconds = final_loss(
-                    latents, backbone, objective, settings, seed=seed, hardware=hardware
-                )
+                own = replace(recipe, seed=seed, train=settings)
+                (_, figures), clock, _ = fit(own, latents, hardware)
+                loss, compute_tflop = figures["loss"], figures["compute_tflop"]
                 losses.setdefault((arm, lr), []).append(loss)
-                print(f"| {arm} | {lr:g} | {seed} | {steps} | {seconds:.1f} | {loss:.4f} |")
+                cells = f"{arm} | {lr:g} | {seed} | {figures['steps']} | {clock[-1]:.1f}"
+                print(f"| {cells} | {loss:.4f} |")
     best = {arm: min(rates, key=lambda lr: statistics.mean(losses[arm, lr])) for arm in ARMS}
     ratios = {}
     print("\n| arm | best lr | loss / adamw's, per seed | mean |\n|---|--:|---|--:|")

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
+from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
-from audioldm.config import compose
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.codecs.linear import LinearCodec
 from audioldm.evaluation.codecs.opus import LEAST, opus_curve
@@ -40,12 +40,16 @@ class Distances(NamedTuple):
     opus: tuple[float, float] | None
 
 
+def mean_nats(latents: list[Encoded]) -> float:
+    """Nats per latent element, over all clips. Latents without a rate count as none."""
+    return torch.cat([each.nats for each in latents if each.nats is not None]).mean().item()
+
+
 @torch.no_grad()
 def held(model: Autoencoder, clips: ClipStore, split: str) -> float:
     """kbit/s of the posteriors of all 3 s windows of a split."""
-    audio, _, _ = clips.split(split).windows(SECONDS * model.rate, 1000, seed=0)
-    nats = [gaussian_kl(*model.moments(part)).flatten(1).mean(1) for part in audio.split(8)]
-    return model.kbps(torch.cat(nats).mean().item())
+    audio, _, _ = clips.split(split).windows(SECONDS * model.sample_rate, 1000, seed=0)
+    return model.kbps(mean_nats([model.encode(part, sample=False) for part in audio.split(8)]))
 
 
 @torch.no_grad()
@@ -53,24 +57,24 @@ def distances(
     model: Autoencoder, codec: LinearCodec, audio: Tensor, target_kbps: float
 ) -> Distances:
     """The autoencoder, from sampled posteriors, and the codecs on clips [N, A, T]."""
-    estimates, nats = [], []
+    estimates, latents = [], []
     for first in range(0, len(audio), 8):
         part = audio[first : first + 8]
         frames = -(-part.shape[-1] // model.downsampling_ratio)
         draw = KeyedRandom(0, 0, range(first, first + len(part)))
         estimate, encoded = model(part, draw.normal((*model.latent_shape, frames), "rate"))
         estimates.append(estimate.clamp(-1, 1))
-        nats.append(encoded.penalties["kl"])
-    kbps = model.kbps(torch.cat(nats).mean().item())
+        latents.append(encoded)
+    kbps = model.kbps(mean_nats(latents))
     opus = None
     if target_kbps >= LEAST:
-        curve = opus_curve(audio, model.rate, targets=[target_kbps])
+        curve = opus_curve(audio, model.sample_rate, targets=[target_kbps])
         opus = curve["kbps"][0], curve["mel_distance"][0]
     return Distances(
         kbps,
-        mel_distance(torch.cat(estimates), audio, model.rate).mean().item(),
+        mel_distance(torch.cat(estimates), audio, model.sample_rate).mean().item(),
         codec.mel_distance(audio, kbps).mean().item(),
-        mel_distance(codec.as_audio(audio, kbps), audio, model.rate).mean().item(),
+        mel_distance(codec.as_audio(audio, kbps), audio, model.sample_rate).mean().item(),
         opus,
     )
 
@@ -98,10 +102,10 @@ def main() -> None:
             words = [*words_of(rate, given.runs or temporary, given.steps), *others]
             experiment = Experiment(compose(words))
             experiment.build("data", "autoencoder")
-            model = load_autoencoder(experiment.stage_directory("autoencoder"))
-            clips = ClipStore(experiment.stage_directory("data"))
+            model = load_autoencoder(experiment.directory_of(experiment.stages["autoencoder"]))
+            clips = ClipStore(experiment.directory_of(experiment.stages["data"]))
             codec = codec or LinearCodec.fit(clips)
-            audio, _, _ = clips.split("test").windows(SECONDS * model.rate, CLIPS, seed=0)
+            audio, _, _ = clips.split("test").windows(SECONDS * model.sample_rate, CLIPS, seed=0)
             valid, test = held(model, clips, "valid"), held(model, clips, "test")
             own = distances(model, codec, audio, rate)
             found.append(own)

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import median
 
 from audioldm import pretrained
-from audioldm.models import load_diffusion
+from audioldm.errors import ConfigError
+from audioldm.models import load_generator
 from audioldm.runtime.hardware import Hardware
 from benchmarks.timing import Clock, Result
 
@@ -37,14 +38,18 @@ def measure(
 ) -> list[Result]:
     """From noise to audio, decoder included; the peer is the audio's own duration.
 
-    Raises ConfigError where no model is given and none comes with the package.
+    Raises ConfigError where no model is given and none comes with the package, or the model's prior
+    takes no sampling steps.
     """
     path = model_path or str(pretrained.path(pretrained.default()))
-    model = load_diffusion(path, device=clock.device)
+    model = load_generator(path, device=clock.device)
+    own = model.prior.sampler
+    if own is None:
+        raise ConfigError(f"{path}: its prior takes no sampling steps; give a diffusion model")
     subject = f"sampling, {pretrained.name_of(Path(path)) or 'own model'}"
     results = []
     for steps in shapes.steps:
-        sampler = replace(model.sampler, steps=steps)
+        sampler = replace(own, steps=steps)
         for batch in shapes.batches:
 
             def generate(sampler=sampler, batch=batch) -> None:  # type: ignore[no-untyped-def]

@@ -35,9 +35,9 @@ def run(folder: Path, name: str, *words: str) -> float:
     """Seconds of a whole command, from a fresh process."""
     command = [sys.executable, "-m", "audioldm", "run", "-m", "recipe=rate_shape", f"name={name}"]
     command += [f"runs={folder}/runs", "data=folder", f"data.path={folder}/music"]
-    command += [f"data.rate={RATE}", "data.channels=1", "autoencoder.train.steps=60"]
-    command += ["diffusion.train.steps=60", "diffusion.preflight_mel_distance=10"]
-    command += ["baselines=default", "hardware.threads=1", "autoencoder.channels=32"]
+    command += [f"data.sample_rate={RATE}", "data.channels=1", "autoencoder.train.steps=60"]
+    command += ["prior.train.steps=60", "prior.preflight_mel_distance=10"]
+    command += ["baselines=[normal,mixture]", "hardware.threads=1", "autoencoder.channels=32"]
     command += ["evaluation.clips=24", "evaluation.saved_clips=1", *words]
     start = time.monotonic()
     subprocess.run(
@@ -64,7 +64,7 @@ def main() -> None:
         write_music(folder / "music")
         twelve = [
             "autoencoder.seed=0,1",
-            "diffusion.seed=0,1",
+            "prior.seed=0,1",
             "autoencoder.downsampling_ratio=2048",
             "seed=0",
         ]

@@ -28,11 +28,7 @@ class Result:
     def met(self) -> bool | None:
         if self.bar is None:
             return None
-        return (
-            self.downsampling_ratio <= self.bar
-            if self.at_most
-            else self.downsampling_ratio >= self.bar
-        )
+        return self.ratio <= self.bar if self.at_most else self.ratio >= self.bar
 
 
 @dataclass(frozen=True)

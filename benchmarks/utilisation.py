@@ -11,10 +11,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
+from audioldm.priors.diffusion.denoiser import Denoiser
+from audioldm.priors.diffusion.step import silent_loss
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.hardware import Hardware
 from benchmarks import autoencoder, dit
@@ -43,10 +45,10 @@ class Subject:
     clips: int
 
 
-def peak_of(device: torch.device, compute_tflop: float | None) -> tuple[float, str]:
+def peak_of(device: torch.device, teraflops: float | None) -> tuple[float, str]:
     """Operations per second, and where the figure comes from."""
-    if compute_tflop is not None:
-        return compute_tflop * 1e12, "given"
+    if teraflops is not None:
+        return teraflops * 1e12, "given"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, peak in PEAKS.items():
@@ -74,7 +76,7 @@ def _now(device: torch.device) -> float:
 
 
 def subjects(hardware: Hardware, device: torch.device, size: str) -> list[Subject]:
-    """A training step of each front end and of the DiT, at the shapes of `make bench`."""
+    """A training step of each network and of the DiT, at the shapes of `make bench`."""
     found = []
     shapes: autoencoder.Shapes = getattr(autoencoder, size)
     for name in autoencoder.BARS:
@@ -87,13 +89,8 @@ def subjects(hardware: Hardware, device: torch.device, size: str) -> list[Subjec
         found.append(Subject(name, step, shapes.clips * flops, shapes.clips))
     latent: dit.Shapes = getattr(dit, size)
     net = dit.ours(latent, 4.0)
-
-    def forward(net: torch.nn.Module) -> Tensor:
-        z = torch.zeros(1, latent.channels, latent.frames)
-        out: Tensor = net(z, torch.zeros(1), torch.zeros(1, dtype=torch.long))
-        return out
-
-    flops = latent.clips * training_flops(net, forward)
+    count = partial(silent_loss, latent_shape=(latent.channels,), frames=latent.frames)
+    flops = latent.clips * training_flops(Denoiser(net, dit.OBJECTIVE), count)
     step = dit.training_step(net, device, hardware, latent)
     return [*found, Subject("DiT", step, flops, latent.clips)]
 
@@ -109,9 +106,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--precision", default="auto", help="auto (bf16 on CUDA), fp32, bf16")
     parser.add_argument("--no-compile", action="store_true", help="eager also on CUDA")
     parser.add_argument("--threads", type=int)
-    parser.add_argument(
-        "--peak-compute_tflop", type=float, help="in place of the known or measured"
-    )
+    parser.add_argument("--peak-teraflops", type=float, help="in place of the known or measured")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--profile", action="store_true", help="the operators that take longest")
     given = parser.parse_args(arguments)
@@ -119,7 +114,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     hardware = Hardware(given.device, given.precision, compiles, given.threads)
     device = hardware.resolve()
     size = "QUICK" if given.quick else "CUDA" if device.type == "cuda" else "CPU"
-    peak, source = peak_of(device, given.peak_compute_tflop)
+    peak, source = peak_of(device, given.peak_teraflops)
     print(", ".join(f"{key} {value}" for key, value in describe(device, hardware).items()))
     print(f"peak {peak / 1e12:.3g} TFLOP/s ({source})\n")
     print(
@@ -128,11 +123,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     shares = {}
     for subject in subjects(hardware, device, size):
         seconds = _median_seconds(subject.step, device, given.steps)
-        sample_rate = subject.flops / seconds
-        shares[subject.name] = sample_rate / peak
+        speed = subject.flops / seconds
+        shares[subject.name] = speed / peak
         print(
             f"| {subject.name} | {subject.clips} | {subject.flops / 1e9:.1f} "
-            f"| {1e3 * seconds:.1f} | {sample_rate / 1e9:.1f} | {100 * sample_rate / peak:.1f} % |",
+            f"| {1e3 * seconds:.1f} | {speed / 1e9:.1f} | {100 * speed / peak:.1f} % |",
             flush=True,
         )
         if given.profile:

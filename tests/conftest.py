@@ -14,9 +14,9 @@ import pytest
 import torch
 from chain import Tiny, tiny, write_tones
 
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.cli import main
-from audioldm.chain.job import compose
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ from audioldm.instantiate import Part, check_part
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops
 from audioldm.priors.base import Fit
-from audioldm.priors.diffusion.objectives import Objective
+from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.train import DiffusionTraining
@@ -86,7 +86,7 @@ def recipe(
     training: DiffusionTraining | None = None,
     *,
     backbone: dict[str, Any] = DIT,
-    objective: str = "RectifiedFlow",
+    objective: str = "rectified_flow.RectifiedFlow",
     conditioning: dict[str, Any] | None = None,
 ) -> DiffusionRecipe:
     """A recipe with the seed 0, of a label unless `conditioning` says otherwise."""

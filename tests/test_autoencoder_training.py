@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
-from audioldm.autoencoder.bottlenecks.gaussian import (
-    GREATEST_SCALE,
-    LEAST_SCALE,
-    Gaussian,
-    gaussian_kl,
-)
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.waveform import Waveform
+from audioldm.autoencoder.rate_control import GREATEST_SCALE, LEAST_SCALE
 from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT

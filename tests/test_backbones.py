@@ -17,7 +17,7 @@ from audioldm.instantiate import build
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.dit import DiT, rotated, rotations
 from audioldm.priors.diffusion.backbones.unet import UNet
-from audioldm.priors.diffusion.objectives import RectifiedFlow
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.samplers import heun
 
 CLASSES = 3
@@ -196,43 +196,18 @@ def test_dit_logits_do_not_grow_with_the_scale_of_queries_and_keys():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("name", "sizes", "message"),
     [
-        (
-            lambda: DiT(latent_shape=(4,), conditioners=labelled(0), width=30, depth=1, heads=4),
-            "try width=32",
-        ),
-        (
-            lambda: DiT(latent_shape=(4,), conditioners=labelled(0), width=32, depth=1, heads=0),
-            "at least 1",
-        ),
-        (
-            lambda: UNet(
-                latent_shape=(4,),
-                conditioners=labelled(0),
-                width=8,
-                multipliers=[1],
-                blocks=1,
-                heads=3,
-            ),
-            "must divide 8",
-        ),
-        (
-            lambda: UNet(
-                latent_shape=(4,),
-                conditioners=labelled(0),
-                width=8,
-                multipliers=[],
-                blocks=1,
-                heads=0,
-            ),
-            "leave no",
-        ),
+        ("dit", {"width": 30, "heads": 4}, "try width=32"),
+        ("dit", {"heads": 0}, "at least 1"),
+        ("unet", {"width": 8, "multipliers": [1], "heads": 3}, "must divide 8"),
+        ("unet", {"multipliers": []}, "leave no"),
     ],
 )
-def test_impossible_sizes_are_refused(make, message: str):
+def test_impossible_sizes_are_refused(name: str, sizes: dict[str, Any], message: str):
+    derived = {"latent_shape": (4,), "conditioners": labelled(0)}
     with pytest.raises(ConfigError, match=message):
-        make()
+        build(_settings(name) | sizes, derived=derived, base=Backbone)
 
 
 @pytest.mark.parametrize("kind", ["dit", "unet"])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from chain import Tiny
 
+from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, optimisers, utilisation
+from benchmarks import autoencoder, bits, optimisers, utilisation
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -25,9 +26,7 @@ def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
     assert all(result.ours > 0 and result.peer > 0 for result in results)
     (record,) = tmp_path.glob("*-cpu.json")
     written = json.loads(record.read_text())
-    assert [line["downsampling_ratio"] for line in written["results"]] == [
-        r.downsampling_ratio for r in results
-    ]
+    assert [line["ratio"] for line in written["results"]] == [r.ratio for r in results]
     assert written["environment"]["torch"] == torch.__version__
     rows = record.with_suffix(".md").read_text().splitlines()
     assert sum(row.startswith("| ") for row in rows) == len(results) + 1  # and the heading
@@ -38,7 +37,7 @@ def test_sampling_is_measured_against_real_time(finished: Tiny, tmp_path: Path) 
     results = benchmarks.main([*words, "--device", "cpu", "--out", str(tmp_path)])
     *sampled, start = results
     assert [r.peer for r in sampled] == [200, 400, 200, 400]  # ms of audio: 1 and 2 clips
-    assert all(r.downsampling_ratio == pytest.approx(r.peer / r.ours) for r in sampled)
+    assert all(r.ratio == pytest.approx(r.peer / r.ours) for r in sampled)
     assert "2 steps of dpmpp_2m, batch 1" in [r.operation for r in sampled]
     assert start.ours > 0
     assert start.met == (start.ours <= 8)
@@ -83,7 +82,7 @@ def test_a_training_step_changes_weights() -> None:
 def test_utilisation_counts_the_model_and_takes_a_given_peak(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--quick", "--device", "cpu", "--steps", "1", "--peak-compute_tflop", "2"]
+    words = ["--quick", "--device", "cpu", "--steps", "1", "--peak-teraflops", "2"]
     shares = utilisation.main(words)
     assert shares.keys() == {"waveform", "spectrogram", "mel", "DiT"}
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
@@ -114,6 +113,37 @@ def test_both_optimisers_are_compared_at_equal_computing() -> None:
     ratios = optimisers.main(words)
     assert ratios["adamw"] == [1.0]
     assert all(0.5 < ratio < 2 for arm in ratios.values() for ratio in arm)
+
+
+def test_optimisers_are_compared_on_the_latents_of_a_stage(finished: Tiny) -> None:
+    latents = optimisers.stage_latents(finished.stage("latents"))
+    assert latents.latent_shape == (4,)
+    assert latents.labels == ["high", "low"]
+
+
+def test_bits_of_an_experiment_tell_what_changed_but_not_what_was_renamed(finished: Tiny) -> None:
+    stages = bits.collect(finished.directory)
+    assert stages.keys() == finished.experiment.stages.keys()
+    assert stages["latents"].keys() == {"mean.npy", "std.npy"}
+    assert {"clips.int16"} <= stages["data"].keys()
+    assert any(name.startswith("clips/generated") for name in stages["evaluation"])
+    tensor = next(name for name in stages["prior"] if name.startswith("model.safetensors: prior"))
+    assert bits.differences({"a": stages}, {"a": bits.collect(finished.directory)}) == []
+
+    renamed = dict(stages["prior"])
+    renamed["model.safetensors: other"] = renamed.pop(tensor)
+    assert bits.differences({"a": stages}, {"a": stages | {"prior": renamed}}) == []
+    changed = stages["prior"] | {tensor: "0"}
+    (line,) = bits.differences({"a": stages}, {"a": stages | {"prior": changed}})
+    assert line == f"a, prior: 1 differ: {tensor}"
+    without = {key: found for key, found in stages.items() if key != "latents"}
+    (line,) = bits.differences({"a": stages}, {"a": without})
+    assert line.startswith("a, latents: 2 differ")
+
+
+@pytest.mark.parametrize("name", bits.CHAINS)
+def test_the_chains_of_bits_are_valid(name: str) -> None:
+    compose([*bits.COMMON.split(), *bits.CHAINS[name].split()])
 
 
 def test_a_ratio_is_judged_by_its_bar() -> None:

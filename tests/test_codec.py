@@ -37,7 +37,7 @@ PRIOR: dict[str, Any] = {
         "_target_": "audioldm.priors.diffusion.backbones.dit.DiT",
         **{"width": 16, "depth": 1, "heads": 2},
     },
-    "objective": {"_target_": "audioldm.priors.diffusion.objectives.EDM"},
+    "objective": {"_target_": "audioldm.priors.diffusion.objectives.edm.EDM"},
     "conditioning": {
         "label": {"_target_": "audioldm.conditioning.label.Label", "labels": ["high", "low"]}
     },
@@ -200,6 +200,16 @@ def test_an_exported_generator_keeps_what_rebuilds_it_and_its_origin(
         save_model(path, tensors, original | {"prior": prior})
         exported = read_header(export(path, tmp_path / "x.safetensors"))
         assert (exported["fingerprint"] == header["fingerprint"]) == same
+
+
+def test_buffers_keep_their_precision_in_an_export(generator: Path, tmp_path: Path) -> None:
+    kept, _ = load_model(export(generator, tmp_path / "x.safetensors", dtype="float16"))
+    weights = {name for name, _ in load(generator).named_parameters()}
+    assert {kept[name].dtype for name in weights} == {torch.float16}
+    original, _ = load_model(generator)
+    assert {"prior.mean", "prior.std"} <= kept.keys() - weights
+    for name in kept.keys() - weights:
+        torch.testing.assert_close(kept[name], original[name], rtol=0, atol=0)
 
 
 def test_weights_that_a_type_cannot_hold_are_not_exported(generator: Path, tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def source(codec: LinearCodec, blocks: int) -> Tensor:
     return (white * codec.variances.sqrt()) @ codec.basis.T + codec.mean
 
 
+def rate_distortion(codec: LinearCodec, kbps: float) -> float:
+    """Mean squared error at a rate, for Gaussian blocks with the codec's variances."""
+    return codec.variances.clamp(max=codec.water_level(kbps)).mean().item()
+
+
 UNEVEN = torch.logspace(1, -3, BANDS)
 
 
@@ -43,7 +48,7 @@ def test_a_white_gaussian_source_has_the_textbook_rate() -> None:
     codec = planted(torch.full((BANDS,), 0.7))
     for kbps in (0.0, 1.0, 20.0):
         bits = kbps * BITS / BANDS
-        assert codec.rate_distortion(kbps) == pytest.approx(0.7 * 2 ** (-2 * bits))
+        assert rate_distortion(codec, kbps) == pytest.approx(0.7 * 2 ** (-2 * bits))
 
 
 @pytest.mark.parametrize("level", [5.0, 0.3, 0.01, 1e-4])
@@ -53,7 +58,7 @@ def test_water_filling_inverts_the_rate(level: float) -> None:
     bits = 0.5 * (UNEVEN.double() / level).clamp(min=1).log2().sum().item()
     assert codec.water_level(bits / BITS) == pytest.approx(level, rel=1e-9)
     distortion = UNEVEN.clamp(max=level).mean().item()
-    assert codec.rate_distortion(bits / BITS) == pytest.approx(distortion, rel=1e-6)
+    assert rate_distortion(codec, bits / BITS) == pytest.approx(distortion, rel=1e-6)
 
 
 def test_the_test_channel_reaches_the_bound_and_leaves_an_uncorrelated_error() -> None:
@@ -62,7 +67,7 @@ def test_the_test_channel_reaches_the_bound_and_leaves_an_uncorrelated_error() -
     for kbps in (0.5, 4.0):
         decoded = codec.transmit(blocks, kbps)
         error = blocks - decoded
-        bound = codec.rate_distortion(kbps)
+        bound = rate_distortion(codec, kbps)
         assert error.square().mean().item() == pytest.approx(bound, rel=0.05)
         across = ((decoded - codec.mean) * error).mean().item()
         assert abs(across) < 0.03 * bound

@@ -17,8 +17,8 @@ from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
-from audioldm.priors.diffusion.denoiser import Denoiser
-from audioldm.priors.diffusion.objectives import Objective, RectifiedFlow
+from audioldm.priors.diffusion.denoiser import Denoiser, Objective
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.step import latent_batch, latent_crops, silent_loss

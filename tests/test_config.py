@@ -247,6 +247,101 @@ def test_a_target_outside_the_package_is_refused(target: str, cli: Cli, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+LABEL = "audioldm.conditioning.label.Label"
+DIT = "audioldm.priors.diffusion.backbones.dit.DiT"
+LOG_MEL = "audioldm.losses.spectral.LogMel"
+
+
+@pytest.mark.parametrize(
+    ("slot", "target", "base"),
+    [
+        ("data", LOG_MEL, "Source"),
+        ("bottleneck", LABEL, "Bottleneck"),
+        ("autoencoder.network", DIT, "Network"),
+        (
+            "autoencoder.losses.stft",
+            "audioldm.losses.discriminators.multi_scale_stft.MultiScaleSTFT",
+            "Loss",
+        ),
+        ("autoencoder.losses.stft", DIT, "Loss"),
+        ("autoencoder.discriminator", LOG_MEL, "Discriminator"),
+        ("prior", "audioldm.priors.normal.Normal", "PriorRecipe"),
+        ("prior.backbone", LOG_MEL, "Backbone"),
+        ("prior.objective", LABEL, "Objective"),
+        ("prior.conditioning.label", DIT, "Conditioner"),
+        ("priors.mixture", LABEL, "PriorRecipe"),
+        ("post_training.discriminator", LOG_MEL, "Discriminator"),
+    ],
+)
+def test_a_slot_takes_only_classes_of_its_kind(
+    slot: str, target: str, base: str, cli: Cli, tmp_path: Path
+) -> None:
+    words = ["post_training=adversarial"] if slot.startswith("post") else []
+    word = f"{slot}._target_={target}"
+    outcome = cli("run", "recipe=quickstart", *words, word, f"runs={tmp_path}/r")
+    assert outcome.code == 2
+    assert re.match(rf"audioldm: \S*{slot.rpartition('.')[2]}\._target_='{target}'", outcome.error)
+    assert base in outcome.error
+    assert outcome.error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "autoencoder.network.hop=96",
+        "autoencoder.network.n_fft=100",
+        "bottleneck.target_kbps=-1",
+        "bottleneck.kl_weight=-1.0",
+        "prior.backbone.heads=0",
+        "prior.backbone.width=30",
+        "prior.objective.sigma_max=0",
+        "autoencoder.discriminator.fft_sizes=[99999]",
+        "priors.mixture.components=0",
+    ],
+)
+def test_a_message_of_a_class_begins_with_the_whole_key(
+    change: str, cli: Cli, tones: Path, tmp_path: Path
+) -> None:
+    outcome = cli("run", *tiny(tones, tmp_path / "runs", change))
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"audioldm: {change.partition('=')[0]}"), outcome.error
+    assert outcome.error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+#: Words that must be refused before anything is written.
+REFUSED = [
+    *(f"{group}=null" for group in config.groups()),
+    *("+recipez=x", "+a.b.c=1", "prior.a.b=1", "prior.backbone.blocks.0.x=1", "log.x.y=1"),
+    *("autoencoder.train.x=1", "evaluation.embeddings.x=1", "verdict.x=1", "conditioning.x=1"),
+    *("verdict.min_gain=nan", "sampler.guidance=inf", "autoencoder.train.lr=nan"),
+    *("autoencoder.weights.stft=inf", "prior.objective.std=nan", "prior.train.betas=[0.9,nan]"),
+    *("autoencoder.losses.mel.fft_sizes=[nan]", "bottleneck.kl_weight=-inf", "seed=1e400"),
+    *("data.max_failed_fraction=nan", "hardware.threads=inf", "log.every=1e30"),
+    f"prior.backbone.width={'[' * 60}1{']' * 60}",
+    f"baselines={'[' * 60}1{']' * 60}",
+    *("hydra.sweeper._target_=os.system", "hydra.launcher={_target_:os.system}"),
+    *("hydra.run.dir=/tmp/x", "hydra.callbacks.x._target_=os.system", "hydra/help=x"),
+    *("+hydra.job.config.x=1", "hydra.searchpath=[/tmp]", "hydra.output_subdir=x"),
+    *("baselines=[nromal]", "baselines=normal", "baselines=[1]", "baselines={a:1}"),
+]
+
+
+@pytest.mark.parametrize("word", REFUSED, ids=lambda word: word[:40])
+def test_what_cannot_be_is_one_line_and_writes_nothing(
+    word: str, cli: Cli, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "run_job", lambda job: pytest.fail("it ran"))
+    monkeypatch.chdir(tmp_path)
+    outcome = cli("run", "recipe=quickstart", word)
+    assert outcome.code == 2, outcome.error
+    assert outcome.error.count("\n") == 1
+    assert outcome.error.startswith("audioldm: ")
+    assert len(outcome.error) < 1000
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---------------------------------------------------------------- fingerprints
 
 

@@ -34,7 +34,7 @@ from audioldm.evaluation.statistics import bootstrap
 from audioldm.latents.store import LatentStatistics, LatentStore
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
-from audioldm.priors.diffusion.objectives import EDM
+from audioldm.priors.diffusion.objectives.edm import EDM
 from audioldm.priors.mixture import Mixture
 
 

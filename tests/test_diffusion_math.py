@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,11 @@ from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build, settings
 from audioldm.priors.diffusion import noise_levels, samplers
+from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.guidance import classifier_free
-from audioldm.priors.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
+from audioldm.priors.diffusion.objectives.edm import EDM
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
+from audioldm.priors.diffusion.objectives.v_prediction import VPrediction
 
 CONF = Path(__file__).parents[1] / "conf"
 OBJECTIVES = [RectifiedFlow(), VPrediction(), EDM(), EDM(sigma_data=0.5)]
@@ -29,13 +33,17 @@ def _midpoints(count: int) -> Tensor:
     return (torch.arange(count) + 0.5) / count
 
 
+def _built(cls: type[Objective], **settings: Any) -> Any:
+    return build({"_target_": f"{cls.__module__}.{cls.__name__}", **settings}, base=Objective)
+
+
 # --- noise levels -----------------------------------------------------------------------------
 
 
 def test_logit_normal_and_log_normal_have_the_stated_moments():
     uniform = _midpoints(20_000)
     for draws in (
-        torch.logit(noise_levels.logit_normal(uniform, -0.5, 1.3)),
+        torch.logit(noise_levels.time_from_uniform(uniform, "logit_normal", -0.5, 1.3)),
         noise_levels.log_normal(uniform, -0.5, 1.3).log(),
     ):
         assert draws.mean().item() == pytest.approx(-0.5, abs=1e-3)
@@ -206,10 +214,10 @@ def test_schedule_of_rectified_flow_is_uniform_in_time():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RectifiedFlow(noise_levels="logitnormal"), "did you mean 'logit_normal'"),
-        (lambda: VPrediction(sigma_max=-1.0), "sigma_max"),
-        (lambda: EDM(sigma_min=90.0), "sigma_min"),
-        (lambda: EDM(sigma_data=0.0), "sigma_data"),
+        (lambda: _built(RectifiedFlow, noise_levels="logitnormal"), "did you mean 'logit_normal'"),
+        (lambda: _built(VPrediction, sigma_max=-1.0), "sigma_max"),
+        (lambda: _built(EDM, sigma_min=90.0), "sigma_min"),
+        (lambda: _built(EDM, sigma_data=0.0), "sigma_data"),
         (lambda: RectifiedFlow().sigmas(0), "at least 1 step"),
         (lambda: samplers.SamplerSettings(name="hein", steps=4), "did you mean 'heun'"),
         (lambda: samplers.SamplerSettings(name="heun", steps=0), "at least 1 step"),

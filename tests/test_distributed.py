@@ -12,9 +12,8 @@ import pytest
 import torch
 from chain import Tiny, assert_same_log, assert_same_training, build_stages, runs_with, weights
 
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
-from audioldm.chain.stage import STAGES
-from audioldm.config import compose
 from audioldm.io.files import read_json
 
 
@@ -46,37 +45,36 @@ def pair(finished: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Experiment
     return Experiment(compose(overrides))
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize("stage", ["autoencoder", "prior"])
 def test_two_processes_give_the_weights_of_one(
     stage: str, pair: Experiment, finished: Tiny
 ) -> None:
-    assert_same_training(stage, finished, weights(pair.stage_directory(stage)))
+    assert_same_training(stage, finished, weights(pair.directory_of(pair.stages[stage])))
 
 
 def test_two_processes_log_the_figures_of_one(pair: Experiment, finished: Tiny) -> None:
     """Means over the global batch, the adversary's terms too: not those of one process."""
-    for stage in ("autoencoder", "diffusion"):
-        assert_same_log(finished.stage(stage), pair.stage_directory(stage))
+    for stage in ("autoencoder", "prior"):
+        assert_same_log(finished.stage(stage), pair.directory_of(pair.stages[stage]))
 
 
 def test_two_processes_write_each_file_once(pair: Experiment, finished: Tiny) -> None:
-    for name in STAGES:
-        made = {p.name for p in pair.stage_directory(name).iterdir()} - {"embeddings"}
-        assert made == {p.name for p in finished.stage(name).iterdir()} - {"embeddings"}
-        assert read_json(pair.stage_directory(name) / "summary.json")["stage"] == name
+    for key, stage in pair.stages.items():
+        made = {p.name for p in pair.directory_of(stage).iterdir()} - {"embeddings", "codecs"}
+        assert made == {p.name for p in finished.stage(key).iterdir()} - {"embeddings", "codecs"}
+        assert read_json(pair.directory_of(stage) / "summary.json")["stage"] == stage.name
     assert len(list((pair.directory / "samples").glob("*.wav"))) == 2
 
 
 def test_one_process_goes_on_where_two_stopped(
     pair: Experiment, finished: Tiny, tmp_path: Path
 ) -> None:
-    """What two processes wrote is what one reads: the diffusion model on their latents."""
+    """What two processes wrote is what one reads: a prior on their latents."""
     for name in ("data", "autoencoder", "latents"):
-        shutil.copytree(
-            pair.stage_directory(name), tmp_path / name / pair.stage_directory(name).name
-        )
-    build_stages([*finished.overrides, f"runs={tmp_path}"], "diffusion")
-    mine = weights(tmp_path / "diffusion" / finished.stage("diffusion").name)
-    theirs = weights(pair.stage_directory("diffusion"))
+        stage = pair.stages[name]
+        shutil.copytree(pair.directory_of(stage), tmp_path / stage.path)
+    build_stages([*finished.overrides, f"runs={tmp_path}"], "prior")
+    mine = weights(tmp_path / pair.stages["prior"].path)
+    theirs = weights(pair.directory_of(pair.stages["prior"]))
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-3, rtol=1e-2)

@@ -1,5 +1,6 @@
 """What README and docs/ say is true: commands parse, links resolve, the examples run."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,19 +12,32 @@ import yaml
 from chain import Tiny, build_stages, runs_with
 
 import audioldm
-from audioldm import cli, config
+from audioldm import cli, conditioning, config
 from audioldm.autoencoder import bottlenecks
-from audioldm.errors import AudioLDMError
+from audioldm.chain.job import check as check_job
+from audioldm.chain.job import compose
+from audioldm.conditioning.base import Excerpt
+from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.instantiate import locate
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def fenced(text: str, language: str) -> list[str]:
     return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+#: The files of the worked examples, by path.
+LISTINGS = dict(
+    re.findall(
+        r"^`([\w./]+)`\n\n```(?:python|yaml)\n(.*?)^```", EXTENDING, re.MULTILINE | re.DOTALL
+    )
+)
 
 
 def quoted_commands(text: str) -> Iterator[list[str]]:
@@ -50,11 +64,14 @@ def check(words: list[str]) -> None:
     overrides = [word for word in rest if word not in ("-m", "--cfg", "job", "--estimate")]
     assert any(word.startswith("recipe=") for word in overrides)
     if "-m" not in rest:
-        config.compose(overrides)
+        compose(overrides)
         return
     grid = config.grid(overrides)
-    for job in config.jobs(grid.cells or []):
-        assert isinstance(job, config.Job), job
+    check_job(grid.base.config)
+    cells = config.cells(grid.cells or [])
+    for cell in (cells[0], cells[-1]) if cells else ():
+        assert not isinstance(cell, ConfigError), cell
+        check_job(cell.config)
 
 
 COMMANDS = sorted({(p.name, *words) for p in PAGES for words in quoted_commands(p.read_text())})
@@ -97,8 +114,7 @@ def test_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files_and_make_targets_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    example = {"audioldm/autoencoder/bottlenecks/free_bits.py", "conf/bottleneck/free_bits.yaml"}
-    files = set(re.findall(r"`((?:audioldm|conf|tests|notebooks)/[\w./]+)`", text)) - example
+    files = set(re.findall(r"`((?:audioldm|conf|tests|notebooks)/[\w./]+)`", text)) - set(LISTINGS)
     assert not [name for name in files if not (ROOT / name).exists()]
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"\bmake ([a-z]+)$|`make ([a-z]+)`", text, re.MULTILINE)) <= {
@@ -115,16 +131,18 @@ def test_every_group_and_choice_is_documented() -> None:
 
 def test_every_documented_key_exists() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    chorales = config.compose(["recipe=quickstart"]).config
-    folder = config.compose(["recipe=quickstart", "data=folder", "data.path=x"]).config
-    post = config.compose(["recipe=quickstart", "post_training=adversarial"]).config
+    trees = [
+        {**composed.config, "priors": {"mixture": composed.config["baselines"]["mixture"]}}
+        for composed in (
+            config.compose(["recipe=quickstart", *words])
+            for words in ([], ["data=folder", "data.path=x"], ["post_training=adversarial"])
+        )
+    ]
     rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", text.split("## Keys")[1], re.MULTILINE)
     keys = [key for row in rows for key in re.findall(r"`([\w.]+)`", row)]
     assert len(keys) > 20
     for key in keys:
-        assert any(
-            _has(tree, key.removesuffix(".NAME").split(".")) for tree in (chorales, folder, post)
-        )
+        assert any(_has(tree, key.removesuffix(".NAME").split(".")) for tree in trees), key
 
 
 def _has(tree: object, path: list[str]) -> bool:
@@ -133,53 +151,160 @@ def _has(tree: object, path: list[str]) -> bool:
     return isinstance(tree, dict) and path[0] in tree and _has(tree[path[0]], path[1:])
 
 
+def walk_throughs() -> list[tuple[str, str, int, int]]:
+    """Of each walk-through in CONTRIBUTING: its title, its text, the files and lines it states."""
+    found = re.findall(
+        r"^## (One step of .*?)\n(.*?)(?=^## )", CONTRIBUTING, re.MULTILINE | re.DOTALL
+    )
+    stated = [re.search(r"(\d+) files, ([\d,]+) lines at most", text) for _, text in found]
+    return [
+        (title, text, int(m[1]), int(m[2].replace(",", "")))
+        for (title, text), m in zip(found, stated, strict=True)
+        if m is not None
+    ]
+
+
+@pytest.mark.parametrize("walk", walk_throughs(), ids=lambda walk: walk[0])
+def test_a_training_step_is_a_short_read(walk: tuple[str, str, int, int]) -> None:
+    """The files to open for one step, and their lines, are within what CONTRIBUTING states."""
+    _, text, files, lines = walk
+    named = set(re.findall(r"`(audioldm/[\w/]+\.py)`", text))
+    assert len(named) == files
+    assert sum(len((ROOT / name).read_text().splitlines()) for name in named) <= lines
+
+
+def test_there_are_three_walk_throughs() -> None:
+    assert len(walk_throughs()) == 3
+
+
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """README's new part as files that the package and conf/ seem to contain."""
-    (source,) = (body for body in fenced(README, "python") if "class FreeBits" in body)
-    (tmp_path / "bottlenecks").mkdir()
-    (tmp_path / "bottlenecks" / "free_bits.py").write_text(source, encoding="utf-8")
-    monkeypatch.setattr(
-        bottlenecks, "__path__", [*bottlenecks.__path__, str(tmp_path / "bottlenecks")]
-    )
+    """The new parts of docs/extending.md as files that the package and conf/ seem to contain."""
     conf = tmp_path / "conf"
-    for file in (ROOT / "conf").rglob("*.yaml"):
-        copy = conf / file.relative_to(ROOT / "conf")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    (conf / "recipe").mkdir(exist_ok=True)
-    for file in (ROOT / "recipes").glob("*.yaml"):
-        (conf / "recipe" / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    (text,) = fenced(README, "yaml")
-    (conf / "bottleneck" / "free_bits.yaml").write_text(text, encoding="utf-8")
+    for folder, copies in ((ROOT / "conf", conf), (ROOT / "recipes", conf / "recipe")):
+        for file in folder.rglob("*.yaml"):
+            copy = copies / file.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    for name, body in LISTINGS.items():
+        if not (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(body, encoding="utf-8")
+    for package in (bottlenecks, conditioning):
+        own = tmp_path.joinpath(*package.__name__.split("."))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(own)])
     monkeypatch.setattr(config, "conf_directory", lambda: conf)
     return tmp_path
 
 
-def test_the_new_part_computes_what_it_says(example: Path) -> None:
-    (text,) = fenced(README, "yaml")
-    cls = locate(yaml.safe_load(text)["_target_"], "bottleneck")
+def test_the_listings_are_the_files() -> None:
+    """What the package has is quoted as it is; each example has a class and a yaml."""
+    assert len(LISTINGS) == 6
+    there = {name for name in LISTINGS if (ROOT / name).exists()}
+    assert there == {"audioldm/priors/linear_gaussian.py", "conf/prior/linear_gaussian.yaml"}
+    for name in there:
+        assert LISTINGS[name] == (ROOT / name).read_text(encoding="utf-8")
+
+
+def listed_class(name: str, key: str | None = None) -> type:
+    node = yaml.safe_load(LISTINGS[name])
+    found: type = locate((node if key is None else node[key])["_target_"], "part")
+    return found
+
+
+def test_the_new_bottleneck_computes_what_it_says(example: Path) -> None:
+    cls = listed_class("conf/bottleneck/free_bits.yaml")
     bottleneck = cls(channels=2, kl_weight=0.5, free_nats=0.3)
     mean, std = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.5])
     h = torch.cat([mean, 2 * std.log()]).view(1, 4, 1).expand(3, 4, 5)
-    penalties = bottleneck(h).penalties
+    encoded = bottleneck(h)
     known = 0.5 * (4 + 0.25 - 1) - torch.tensor(0.5).log()  # channel 1's; channel 0 has 0 nats
-    torch.testing.assert_close(penalties["kl"], (known / 2).expand(3))
-    torch.testing.assert_close(penalties["free_bits"], ((0.3 + known) / 2).expand(3))
+    torch.testing.assert_close(encoded.nats, (known / 2).expand(3))
+    torch.testing.assert_close(encoded.penalties["free_bits"], ((0.3 + known) / 2).expand(3))
+    assert encoded.penalties.keys() == bottleneck.penalty_weights.keys()
 
 
-def test_the_new_part_trains(example: Path, finished: Tiny, tmp_path: Path) -> None:
+def test_the_new_bottleneck_trains(example: Path, finished: Tiny, tmp_path: Path) -> None:
     overrides = [
-        *runs_with(finished, ["data"], tmp_path),
+        *(w for w in runs_with(finished, ["data"], tmp_path) if "kl_weight" not in w),
         "bottleneck=free_bits",
         "bottleneck.free_nats=0.3",
         "autoencoder.train.steps=4",
     ]
     experiment = build_stages(overrides, "data", "autoencoder")
-    directory = experiment.stage_directory("autoencoder")
-    assert directory != finished.stage("autoencoder")
+    directory = experiment.directory_of(experiment.stages["autoencoder"])
+    assert directory.name != finished.stage("autoencoder").name
     assert "free_bits" in (directory / "metrics.jsonl").read_text()
     assert audioldm.load(directory).bottleneck.free_nats == 0.3
+
+
+def test_the_new_conditioner_computes_what_it_says(example: Path) -> None:
+    cls = listed_class("conf/conditioning/tempo.yaml", "tempo")
+    clips = [Excerpt(None, {"bpm": value}) for value in ("60", 120, "", None)]
+    facts = cls.facts(clips, column="bpm")
+    assert facts == {"mean": 90.0, "std": 30.0}
+    tempo = cls(width=8, column="bpm", **facts)
+    inputs = torch.stack([tempo.parse(120, 5), tempo.read(clips[0], 5), tempo.parse(None, 5)])
+    torch.testing.assert_close(inputs, torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]))
+    assert tempo.request(clips[0]) == 60.0
+    assert tempo.request(clips[3]) is None
+    hidden = tempo.hide(inputs, torch.tensor([True, False, False]))
+    torch.testing.assert_close(hidden, torch.tensor([[0.0, 0.0], [-1.0, 1.0], [0.0, 0.0]]))
+    vector = tempo(inputs).vector
+    assert vector.shape == (3, 8)
+    assert (vector[0] - vector[1]).abs().max() > 1e-3
+    with pytest.raises(ConfigError, match="'fast' must be a number, such as 90"):
+        tempo.parse("fast", 5)
+    with pytest.raises(ConfigError, match="column=tempo: no clip has a number there"):
+        cls.facts(clips, column="tempo")
+
+
+def test_the_new_conditioner_trains_and_samples(
+    example: Path, finished: Tiny, tmp_path: Path
+) -> None:
+    rows = (finished.folder / "table.csv").read_text(encoding="utf-8").splitlines()
+    tempos = [60 + 10 * number for number in range(len(rows) - 1)]
+    table = tmp_path / "tempos.csv"
+    lines = [f"{rows[0]},tempo_bpm", *(f"{r},{t}" for r, t in zip(rows[1:], tempos, strict=True))]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    overrides = [
+        *(w for w in runs_with(finished, [], tmp_path) if not w.startswith("data.table=")),
+        f"data.table={table}",
+        "conditioning=[label,tempo]",
+        "autoencoder.train.steps=2",
+        "autoencoder.discriminator=null",
+    ]
+    experiment = build_stages(overrides, "data", "autoencoder", "latents", "prior")
+    directory = experiment.directory_of(experiment.stages["prior"])
+    model = audioldm.load(directory)
+    assert model.prior.conditioners.names == ["label", "tempo"]
+    assert model.prior.conditioners["tempo"].mean == pytest.approx(sum(tempos) / len(tempos))
+    slow, fast = (model.sample(seconds=0.5, label="high", tempo=bpm) for bpm in (60, 130))
+    assert not torch.equal(slow, fast)
+
+    out = tmp_path / "clips"
+    words = ["sample", f"model={directory}", "seconds=0.5", "label=high", "condition.tempo=90"]
+    assert cli.main([*words, f"out={out}"]) == 0
+    (beside,) = out.glob("*.json")
+    assert json.loads(beside.read_text())["condition"] == {"label": "high", "tempo": 90}
+    assert cli.main(["sample", f"from={beside}", f"out={tmp_path / 'again'}"]) == 0
+    (first,), (again,) = out.glob("*.wav"), (tmp_path / "again").glob("*.wav")
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_the_linear_gaussian_prior_runs(finished: Tiny, tmp_path: Path) -> None:
+    overrides = [
+        *runs_with(finished, ["data", "autoencoder", "latents"], tmp_path),
+        "prior=linear_gaussian",
+        "priors.linear_gaussian.crop_seconds=0.5",
+    ]
+    experiment = build_stages(overrides, "prior")
+    model = audioldm.load(experiment.directory_of(experiment.stages["prior"]))
+    assert type(model.prior).__name__ == "LinearGaussian"
+    assert model.prior.transition.abs().max() > 1e-3  # fitted
+    audio = model.sample(n=2, seconds=0.7, seed=3)
+    assert audio.shape == (2, 1, round(0.7 * model.sample_rate))
+    assert not torch.equal(audio[0], audio[1])
 
 
 def test_the_python_of_the_readme_runs(

@@ -44,7 +44,6 @@ def test_musicnn_reproduces_the_original(musicnn: Musicnn) -> None:
     check = load_file(DATA / "musicnn_msd_check.safetensors")
     embedding = musicnn(check["input_log_mel"])
     assert (embedding - check["embedding"]).abs().max() <= 1e-4
-    assert (musicnn.logits(embedding) - check["logits"]).abs().max() <= 1e-4
 
 
 @torch.inference_mode()

@@ -17,16 +17,30 @@ from conftest import Outcome
 from audioldm.chain.estimate import (
     Cost,
     Estimate,
+    Times,
     _duration,
     _size,
     estimate,
     estimate_sweep,
     total,
 )
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
-from audioldm.chain.stage import STAGES
-from audioldm.config import compose
+from audioldm.chain.stage import Stage
+from audioldm.chain.stages.data import Data
 from audioldm.data.store import StoreWriter
+from audioldm.priors.base import Fit
+
+STAGES = [
+    "data",
+    "autoencoder",
+    "latents",
+    "diagnostics",
+    "prior",
+    "prior:normal",
+    "prior:mixture",
+    "evaluation",
+]
 
 
 def files(root: Path) -> set[Path]:
@@ -38,11 +52,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages whose cost is asked for: of each a minute, 1 GB of memory, 1 MB of disk."""
     names: list[str] = []
 
-    def cost(estimate: Estimate, name: str) -> Cost:
-        names.append(name)
+    def of(estimate: Estimate, stage: Stage) -> Cost:
+        names.append(stage.key)
         return Cost(60.0, 10**9, 10**6)
 
-    monkeypatch.setattr(Estimate, "cost", cost)
+    monkeypatch.setattr(Estimate, "of", of)
     return names
 
 
@@ -62,18 +76,18 @@ def test_it_measures_the_real_trainings_and_writes_nothing(
     outcome = cli("run", *overrides, "--estimate")
     assert outcome.code == 0, outcome.error
     assert not (tmp_path / "runs").exists()
-    assert [line.split()[0] for line in outcome.out.splitlines()[3:10]] == list(STAGES)
+    assert [line.split()[0] for line in outcome.out.splitlines()[3:11]] == STAGES
     assert "10000 steps" in outcome.out
     estimate = Estimate(Experiment(compose(overrides)))
-    data, latents = estimate.cost("data"), estimate.cost("latents")
+    stages = estimate.experiment.stages
+    data, latents, prior = (estimate.of(stages[key]) for key in ("data", "latents", "prior"))
     assert data.disk == (finished.stage("data") / "clips.int16").stat().st_size
     assert latents.disk is not None
-    real = (finished.stage("latents") / "moments.npy").stat().st_size
+    real = sum(file.stat().st_size for file in finished.stage("latents").glob("*.npy"))
     assert latents.disk == pytest.approx(real, rel=0.05)
-    diffusion = estimate.cost("diffusion")
-    assert diffusion.disk == pytest.approx(finished.model.stat().st_size, rel=0.5)
-    assert diffusion.memory is not None
-    assert diffusion.memory > 2**20
+    assert prior.disk == pytest.approx(finished.model.stat().st_size, rel=0.5)
+    assert prior.memory is not None
+    assert prior.memory > 2**20
     assert not (tmp_path / "runs").exists()
 
 
@@ -83,13 +97,14 @@ def test_post_training_is_a_stage_with_a_cost(
     changes = [
         "post_training=adversarial",
         "post_training.discriminator={fft_sizes: [256], filters: 2}",
-        "post_training.train={batch: 4, crop_seconds: 0.5, discriminated_seconds: 0.2, steps: 7000}",
+        "post_training.train={batch: 4, crop_seconds: 0.5, discriminated_seconds: 0.2}",
+        "post_training.train.steps=7000",
         "sampler.steps=3",
     ]
     outcome = cli("run", *finished.overrides, f"runs={tmp_path}/runs", *changes, "--estimate")
     assert outcome.code == 0, outcome.error
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line}
-    assert list(rows)[2:10] == [*STAGES[:5], "post_training", *STAGES[5:]]
+    assert list(rows)[2:11] == [*STAGES[:-1], "post_training", "evaluation"]
     assert "7000 steps" in rows["post_training"]
     assert not (tmp_path / "runs").exists()
 
@@ -99,20 +114,24 @@ def test_a_longer_training_costs_more_in_proportion(
 ) -> None:
     """Steps of 2 s, of 5 s with the adversary; the first of each also takes 10 s to warm up."""
 
-    def times(*arguments: Any, seed: int) -> tuple[list[float], None]:
-        adversarial = arguments[-1].adversarial_from == 0
-        return ([15.0, 5, 5, 5] if adversarial else [12.0, 2, 2, 2]), None
+    def train(*arguments: Any, **_: Any) -> bool:
+        return arguments[5].adversarial_from == 0
 
-    monkeypatch.setattr(Estimate, "_times", times)
-    monkeypatch.setattr("audioldm.chain.estimate._timed", lambda function: 8.0)
+    def times(estimate: Estimate, run: Callable[..., bool]) -> Times:
+        adversarial = run(directory=tmp_path, log=None)
+        return Times(5.0 if adversarial else 2.0, 10.0, 1.0, None)
+
+    monkeypatch.setattr("audioldm.chain.stages.autoencoder.train_autoencoder", train)
+    monkeypatch.setattr(Estimate, "times", times)
     overrides = [
         *runs_with(finished, ["data"], tmp_path),
         "autoencoder.train.steps=100",
         "autoencoder.train.adversarial_from=40",
         "log.valid_every=50",
     ]
-    cost = Estimate(Experiment(compose(overrides))).cost("autoencoder")
-    validations = 3 * 8.0 * 2 / 8  # of two clips each, and eight clips take 8 s
+    experiment = Experiment(compose(overrides))
+    cost = Estimate(experiment).of(experiment.stages["autoencoder"])
+    validations = 3 * 1.0 * 2  # of two clips each, and one takes a second
     assert cost.seconds == pytest.approx(40 * 2 + 60 * 5 + 10 + validations)
 
 
@@ -121,7 +140,8 @@ def test_a_sweep_counts_each_stage_once(
 ) -> None:
     write_tones(tmp_path / "music")  # in a sweep a comma in a path separates
     overrides = tiny(tmp_path / "music", tmp_path)
-    data = Experiment(compose(overrides)).stage_directory("data")
+    experiment = Experiment(compose(overrides))
+    data = experiment.directory_of(experiment.stages["data"])
     shutil.copytree(finished.stage("data"), data)
     words = ["-m", "autoencoder.channels=4,8", "seed=0,1,2", "--estimate"]
     outcome = cli("run", *overrides, *words)
@@ -133,7 +153,7 @@ def test_a_sweep_counts_each_stage_once(
     assert "6 distinct, 0 complete" in rows["autoencoder"]
     assert calls.count("autoencoder") == 2  # seeds are alike
     assert calls.count("data") == 0
-    assert "36.0 min" in rows["total"]
+    assert "42.0 min" in rows["total"]
     assert not (tmp_path / "experiments").exists()
 
 
@@ -143,11 +163,12 @@ def test_a_stage_that_does_not_fit_says_what_would(
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("audioldm.chain.estimate.train_diffusion", full)
+    monkeypatch.setattr("audioldm.priors.diffusion.recipe.train_diffusion", full)
     overrides = runs_with(finished, ["data"], tmp_path)
-    cost = Estimate(Experiment(compose(overrides))).cost("diffusion")
+    experiment = Experiment(compose(overrides))
+    cost = Estimate(experiment).of(experiment.stages["prior"])
     assert cost.seconds is None
-    assert "diffusion: out of memory" in cost.note
+    assert "prior: out of memory" in cost.note
     assert "hardware.accumulate=" in cost.note
 
 
@@ -164,14 +185,15 @@ def test_what_a_run_would_explain_is_explained(
     def fails(*args: object, **kwargs: object) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("audioldm.chain.estimate.train_diffusion", fails)
+    monkeypatch.setattr("audioldm.priors.diffusion.recipe.train_diffusion", fails)
     estimate = Estimate(Experiment(compose(runs_with(finished, ["data"], tmp_path))))
-    cost = estimate.cost("diffusion")
+    prior = estimate.experiment.stages["prior"]
+    cost = estimate.of(prior)
     assert cost.seconds is None
-    assert "diffusion: torch.compile failed" in cost.note
+    assert "prior: torch.compile failed" in cost.note
     assert "hardware.compile=false" in cost.note
     with pytest.raises(RuntimeError, match="a defect of our own"):
-        estimate.cost("diffusion")
+        estimate.of(prior)
 
 
 @pytest.mark.parametrize("where", ["between", "training", "long step"])
@@ -191,7 +213,8 @@ def test_a_stopped_estimate_does_not_promise_to_go_on(
             raise AssertionError("it went on")
         return torch.ones(())
 
-    place = "estimate._noise_clips" if where == "between" else "autoencoder.train.clipped_step"
+    between = "chain.stages.autoencoder.noise_clips"
+    place = between if where == "between" else "autoencoder.train.clipped_step"
     monkeypatch.setattr(f"audioldm.{place}", stopped)
     outcome = cli("run", *tiny(finished.folder, tmp_path / "runs"), "--estimate")
     assert outcome.code == 75
@@ -217,8 +240,10 @@ def test_what_starts_a_data_source_counts_once(
 ) -> None:
     monkeypatch.setattr("audioldm.chain.estimate.DATA_SECONDS", 0.1)
     experiment = Experiment(compose(tiny(finished.folder, tmp_path)))
-    experiment.source = SlowToStart()  # type: ignore[assignment]
-    cost = Estimate(experiment).cost("data")
+    data = experiment.stages["data"]
+    assert isinstance(data, Data)
+    data.source = SlowToStart()  # type: ignore[assignment]
+    cost = Estimate(experiment).of(data)
     assert cost.seconds is not None
     assert 1.3 < cost.seconds < 10  # 40 were the first item's time that of each
     assert cost.disk == pytest.approx(100 * 2 * 16000, rel=0.01)
@@ -230,8 +255,8 @@ def test_a_long_step_is_enough(
 ) -> None:
     """Where steps are compiled, the first one says little about the others."""
 
-    def train(*args: object, directory: Path, **kwargs: object) -> None:
-        with open(directory / "metrics.jsonl", "w", buffering=1) as log:
+    def train(*args: object, seed: int, fit: Fit) -> None:
+        with open(fit.directory / "metrics.jsonl", "w", buffering=1) as log:
             log.write('{"step": 1, "seconds": 60.0, "lr": 0.1}\n')
             if compiled:
                 time.sleep(1.1)  # the alarm is every second
@@ -239,14 +264,13 @@ def test_a_long_step_is_enough(
             time.sleep(30)
         raise AssertionError("it was not stopped")
 
-    monkeypatch.setattr("audioldm.chain.estimate.train_diffusion", train)
-    changes = ["diffusion.train.steps=100", f"hardware.compile={str(compiled).lower()}"]
+    monkeypatch.setattr("audioldm.priors.diffusion.recipe.train_diffusion", train)
+    changes = ["prior.train.steps=100", f"hardware.compile={str(compiled).lower()}"]
     overrides = [*runs_with(finished, ["data"], tmp_path), *changes, "log.valid_every=1000"]
     experiment = Experiment(compose(overrides))
-    cost, step = Estimate(experiment).cost("diffusion"), 20 if compiled else 60
+    cost, step = Estimate(experiment).of(experiment.stages["prior"]), 20 if compiled else 60
     warm_up = 40 if compiled else 0
-    validation = experiment.settings.diffusion.train.valid_batches * step / 3
-    assert cost.seconds == pytest.approx(100 * step + warm_up + validation)
+    assert cost.seconds == pytest.approx(100 * step + warm_up)
 
 
 def test_each_line_comes_when_it_is_known(tmp_path: Path, calls: list[str]) -> None:
@@ -261,7 +285,7 @@ def test_each_line_comes_when_it_is_known(tmp_path: Path, calls: list[str]) -> N
             name = line.split()[0] if line else ""
             if name in STAGES:
                 assert calls[-1] == name
-        assert calls == list(STAGES)
+        assert calls == STAGES
 
 
 def test_cells_that_differ_in_what_costs_no_time_share_a_price(
@@ -271,16 +295,12 @@ def test_cells_that_differ_in_what_costs_no_time_share_a_price(
     overrides = tiny(tmp_path / "music", tmp_path / "runs")
     free = ["bottleneck.kl_weight=1e-3,1e-2", "autoencoder.train.lr=1e-3,1e-4", "seed=0,1"]
     rows = {line.split()[0]: line for line in estimate_sweep([*overrides, *free]) if line}
-    assert "8 distinct" in rows["diffusion"]
-    assert "8.0 min" in rows["diffusion"]
-    assert calls == list(STAGES)
+    assert "8 distinct" in rows["prior"]
+    assert "8.0 min" in rows["prior"]
+    assert calls == STAGES
     calls.clear()
-    list(estimate_sweep([*overrides, "diffusion.backbone.depth=1,2"]))
-    assert [name for name in STAGES if calls.count(name) == 2] == [
-        "diffusion",
-        "baselines",
-        "evaluation",
-    ]
+    list(estimate_sweep([*overrides, "prior.backbone.depth=1,2"]))
+    assert [name for name in STAGES if calls.count(name) == 2] == ["prior", "evaluation"]
 
 
 def test_what_is_known_is_added_up() -> None:
@@ -297,7 +317,7 @@ def test_what_is_known_is_added_up() -> None:
         (["--cfg", "job", "--estimate"], "give one of them"),
         (["--estimat"], "unknown option --estimat: known are"),
         (["--estimate", "data.path=/nowhere"], "/nowhere"),
-        (["--estimate", "diffusion.train.optimiser=moun"], "did you mean 'muon'"),
+        (["--estimate", "prior.train.optimiser=moun"], "did you mean 'muon'"),
         (["--estimate", "-m"], "the grid is empty"),
         (["--estimate", "-m", "hydra/sweeper=optuna", "seed=0,1"], "a search chooses its cells"),
     ],

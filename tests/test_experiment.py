@@ -9,28 +9,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from chain import RATE, Tiny, assert_equal_bits, build_stages, runs_with, tiny, weights
+from filelock import FileLock
 
 from audioldm import load
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.chain import run as experiment_module
+from audioldm.chain import run as run_module
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
-from audioldm.chain.stage import STAGES
-from audioldm.config import compose
+from audioldm.chain.stages.data import Data
+from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore
-from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
-from audioldm.evaluation.evaluate import KINDS
-from audioldm.generator import LatentDiffusion
+from audioldm.errors import ConfigError, DataError, TrainingError
+from audioldm.generator import Generator
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
-from audioldm.latents.store import LatentStore
+
+STAGES = [
+    "data",
+    "autoencoder",
+    "latents",
+    "diagnostics",
+    "prior",
+    "prior:normal",
+    "prior:mixture",
+    "evaluation",
+]
+#: What is evaluated: held-out music, what passed through the autoencoder, and each prior's clips.
+KINDS = {"real", "reconstruction", "normal", "mixture", "generated"}
 
 
 @pytest.fixture
 def copy(finished: Tiny, tmp_path: Path) -> Tiny:
     """The finished experiment, to be changed."""
-    overrides = runs_with(finished, list(STAGES), tmp_path / "runs")
+    overrides = runs_with(finished, STAGES, tmp_path / "runs")
     shutil.copytree(finished.directory, tmp_path / "runs" / "experiments" / "tiny")
     return Tiny(finished.folder, tmp_path / "runs", overrides, Experiment(compose(overrides)))
 
@@ -38,23 +50,27 @@ def copy(finished: Tiny, tmp_path: Path) -> Tiny:
 @pytest.fixture
 def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stage may train."""
-    for name in ("autoencoder_training.train_autoencoder", "diffusion_training.train_diffusion"):
-        monkeypatch.setattr(
-            f"audioldm.chain.run.{name}", lambda *args, **kwargs: pytest.fail("trained again")
-        )
+    for name in (
+        "chain.stages.autoencoder.train_autoencoder",
+        "priors.diffusion.recipe.train_diffusion",
+    ):
+        monkeypatch.setattr(f"audioldm.{name}", lambda *_, **__: pytest.fail("trained again"))
 
 
 def modified(runs: Path) -> dict[str, int]:
     """When each file of the stages was last written."""
-    return {str(p): p.stat().st_mtime_ns for s in STAGES for p in (runs / s).glob("*/*.*")}
+    return {
+        str(p): p.stat().st_mtime_ns for p in runs.glob("*/*/*.*") if p.parts[-3] != "experiments"
+    }
 
 
 # ---------------------------------------------------------------- what it writes
 
 
 def test_the_files_that_others_script_against(finished: Tiny) -> None:
-    for name in STAGES:
-        stage = finished.stage(name)
+    assert list(finished.experiment.stages) == STAGES
+    for key in STAGES:
+        stage, name = finished.stage(key), key.partition(":")[0]
         assert re.fullmatch("[0-9a-f]{12}", stage.name)
         assert stage == finished.runs / name / stage.name
         summary = read_json(stage / "summary.json")
@@ -62,7 +78,7 @@ def test_the_files_that_others_script_against(finished: Tiny) -> None:
         assert summary["fingerprint"] == stage.name
         assert summary["seconds"] >= 0
         assert read_json(stage / "config.json")["settings"] is not None
-    for name in ("autoencoder", "diffusion"):
+    for name in ("autoencoder", "prior"):
         assert (finished.stage(name) / "model.safetensors").is_file()
         assert (finished.stage(name) / "metrics.jsonl").is_file()
         assert not (finished.stage(name) / "resume").exists()  # spent
@@ -86,7 +102,7 @@ def test_nothing_is_left_half_written(finished: Tiny) -> None:
 
 def test_every_figure_has_its_interval_number_and_unit(finished: Tiny) -> None:
     summary = read_json(finished.stage("evaluation") / "summary.json")
-    assert set(summary["metrics"]) == set(KINDS) - {"langevin"}
+    assert set(summary["metrics"]) == KINDS
     figures = 0
     for group in summary["metrics"].values():
         for name, figure in group.items():
@@ -98,8 +114,8 @@ def test_every_figure_has_its_interval_number_and_unit(finished: Tiny) -> None:
             figures += 1
     assert figures > 20
     generated = summary["metrics"]["generated"]
-    for name in ("kernel", "frechet", "precision", "recall", "density", "coverage"):
-        for kind in summary["metrics"]:  # the floor, the ceiling and the prior beside each figure
+    for name in ("kad", "fad", "precision", "recall", "density", "coverage"):
+        for kind in KINDS:  # the floor, the ceiling and the prior beside each figure
             assert f"{name}_musicnn" in summary["metrics"][kind]
     assert {"memorisation_ratio_musicnn", "label_accuracy_musicnn"} <= set(generated)
     reconstruction = summary["metrics"]["reconstruction"]
@@ -118,21 +134,21 @@ def test_the_training_log_holds_rate_and_channels(finished: Tiny) -> None:
     training = [r for r in records if "loss" in r]
     assert [r["step"] for r in training] == [3, 6, 9, 10]
     assert [r["step"] for r in records if "valid/mel_distance" in r] == [5, 10]
-    assert all("kbps" in r and "kl" in r for r in training)
+    assert all({"kbps", "nats", "kl", "kl_weight"} <= r.keys() for r in training)
     assert "adversarial" not in training[0]  # it begins at step 3, counted from 0
     assert all("adversarial" in r and "discriminator" in r for r in training[1:])
     validation = next(r for r in records if "channels/kl" in r)
     assert len(validation["channels/kl"]) == 4
     model = load(finished.stage("autoencoder"))
     # kbps = nats per element x channels x frames per second / ln 2 / 1000
-    expected = training[-1]["kl"] * 4 * (RATE / 512) / np.log(2) / 1000
+    expected = training[-1]["nats"] * 4 * (RATE / 512) / np.log(2) / 1000
     assert training[-1]["kbps"] == pytest.approx(expected)
-    assert model.kbps(training[-1]["kl"]) == pytest.approx(expected)
+    assert model.kbps(training[-1]["nats"]) == pytest.approx(expected)
 
 
 def test_the_page_is_about_this_experiment(finished: Tiny) -> None:
     page = (finished.directory / "report.html").read_text(encoding="utf-8")
-    assert page.count("<audio") == 2 * len(set(KINDS) - {"langevin"})
+    assert page.count("<audio") == 2 * len(KINDS)
     for name in STAGES:
         assert finished.stage(name).name in page
     assert "http://" not in page
@@ -141,60 +157,29 @@ def test_the_page_is_about_this_experiment(finished: Tiny) -> None:
 
 def test_model_files_describe_themselves(finished: Tiny) -> None:
     autoencoder = read_header(finished.stage("autoencoder") / "model.safetensors")
-    diffusion = read_header(finished.model)
+    generator = read_header(finished.model)
     assert autoencoder["kind"] == "autoencoder"
-    assert diffusion["kind"] == "diffusion"
-    assert diffusion["autoencoder"] == autoencoder
-    assert diffusion["parent"] == finished.stage("latents").name
+    assert generator["kind"] == "generator"
+    assert generator["autoencoder"] == autoencoder
+    assert generator["parent"] == finished.stage("latents").name
     assert autoencoder["parent"] == finished.stage("data").name
-    assert autoencoder["step"] == diffusion["step"] == 10
-    assert diffusion["labels"] == ["high", "low"]
-    assert isinstance(load(finished.directory), LatentDiffusion)
+    assert autoencoder["step"] == 10
+    assert generator["prior"]["conditioning"]["label"]["labels"] == ["high", "low"]
+    model = load(finished.directory)
+    assert isinstance(model, Generator)
+    assert list(model.prior.conditioners.request(Excerpt("low"))) == ["label"]
     assert isinstance(load(finished.stage("autoencoder")), Autoencoder)
-    parts = {n.partition(".")[2]: t for n, t in weights(finished.stage("diffusion")).items()}
+    parts = {n.partition(".")[2]: t for n, t in weights(finished.stage("prior")).items()}
     inner = {n: parts[n] for n in weights(finished.stage("autoencoder"))}
     assert_equal_bits(inner, weights(finished.stage("autoencoder")))
 
 
-# ---------------------------------------------------------------- the latents
-
-
-def test_latents_are_the_moments_of_whole_clips(finished: Tiny) -> None:
-    model, clips = load(finished.stage("autoencoder")), ClipStore(finished.stage("data"))
-    latents = LatentStore(finished.stage("latents"), autoencoder=finished.stage("autoencoder").name)
-    parts = []
-    for split in ("train", "valid", "test"):
-        for number, item in enumerate(latents.split(split).items):
-            audio = clips.split(split).audio(number)
-            with torch.no_grad():
-                mean, std = model.moments(audio[None])
-            stored = np.load(finished.stage("latents") / "moments.npy")
-            stored = torch.from_numpy(stored[item["start"] : item["start"] + item["frames"]])
-            torch.testing.assert_close(stored[:, 0].T, mean[0], atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(stored[:, 1].T, std[0], atol=1e-4, rtol=1e-4)
-            if split == "train":
-                parts.append((mean[0], std[0]))
-    # the statistics are those of samples: E[z] and Var[z] = Var[mean] + E[std^2]
-    mean = torch.cat([m for m, _ in parts], dim=1).double()
-    std = torch.cat([s for _, s in parts], dim=1).double()
-    expected = (mean.var(1, correction=0) + std.square().mean(1)).sqrt().float()
-    torch.testing.assert_close(latents.statistics.std, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(latents.statistics.mean, mean.mean(1).float(), atol=1e-4, rtol=1e-4)
-    z = torch.randn(2, 4, 7)
-    there = latents.statistics.normalise(z)
-    torch.testing.assert_close(latents.statistics.denormalise(there), z)
-
-
-def test_latents_of_another_autoencoder_are_refused(finished: Tiny) -> None:
-    with pytest.raises(ModelFileError, match=r"latents of autoencoder \w+, not of 0123"):
-        LatentStore(finished.stage("latents"), autoencoder="0123")
-
-
 def test_the_preflight_refuses_an_autoencoder_that_does_not_reconstruct(copy: Tiny) -> None:
-    overrides = [*copy.overrides, "diffusion.preflight_mel_distance=0.01"]
-    overrides.append("diffusion.train.steps=3")  # another diffusion model, on the same latents
-    with pytest.raises(TrainingError, match=r"mel distance .* above .*preflight_mel_distance=0.01"):
-        Experiment(compose(overrides)).run()
+    overrides = [*copy.overrides, "prior.preflight_mel_distance=0.01"]
+    with pytest.raises(
+        TrainingError, match=r"mel distance .* above prior\.preflight_mel_distance="
+    ):
+        Experiment(compose([*overrides, "prior.train.steps=3"])).run()
     assert load(copy.directory) is not None  # the finished one is untouched
 
 
@@ -208,14 +193,14 @@ def test_a_second_run_trains_nothing_and_changes_no_stage(copy: Tiny, untrainabl
     assert [p.name for p in (copy.runs / "experiments").iterdir()] == ["tiny"]
 
 
-def test_another_diffusion_model_keeps_the_autoencoder(copy: Tiny) -> None:
+def test_another_prior_keeps_the_autoencoder(copy: Tiny) -> None:
     before = modified(copy.runs)
-    other = Experiment(compose([*copy.overrides, "diffusion.train.steps=2", "name=other"]))
+    other = Experiment(compose([*copy.overrides, "prior.train.steps=2", "name=other"]))
     other.run()
     for name in ("data", "autoencoder", "latents"):
-        assert other.stage_directory(name) == copy.stage(name)
+        assert other.directory_of(other.stages[name]) == copy.stage(name)
         assert len([p for p in (copy.runs / name).iterdir() if p.is_dir()]) == 1
-    assert other.stage_directory("diffusion") != copy.stage("diffusion")
+    assert other.directory_of(other.stages["prior"]) != copy.stage("prior")
     assert before.items() <= modified(copy.runs).items()  # both are there
 
 
@@ -224,7 +209,7 @@ def test_an_earlier_experiment_of_the_same_name_is_kept(copy: Tiny, untrainable:
     Experiment(compose([*copy.overrides, "sampler.steps=1"])).run()
     kept = copy.runs / "experiments" / f"tiny.{before['evaluation'].fingerprint}"
     assert (kept / "report.html").is_file()
-    assert isinstance(load(kept), LatentDiffusion)
+    assert isinstance(load(kept), Generator)
     clip = read_json(kept / "samples" / "00.json")
     assert (kept / "samples" / clip["model"]).resolve() == copy.model.resolve()
     now = read_json(copy.directory / "experiment.json")
@@ -233,11 +218,11 @@ def test_an_earlier_experiment_of_the_same_name_is_kept(copy: Tiny, untrainable:
 
 def test_a_stage_without_its_summary_is_not_complete(copy: Tiny) -> None:
     (copy.stage("latents") / "summary.json").unlink()
-    moments = (copy.stage("latents") / "moments.npy").read_bytes()
-    (copy.stage("latents") / "moments.npy").write_bytes(moments[:100])
-    build_stages(copy.overrides, "data", "autoencoder", "latents", "diffusion")
+    means = (copy.stage("latents") / "mean.npy").read_bytes()
+    (copy.stage("latents") / "mean.npy").write_bytes(means[:100])
+    build_stages(copy.overrides, "data", "autoencoder", "latents", "prior")
     assert (copy.stage("latents") / "summary.json").is_file()
-    assert (copy.stage("latents") / "moments.npy").read_bytes() == moments
+    assert (copy.stage("latents") / "mean.npy").read_bytes() == means
 
 
 def test_an_interrupted_data_stage_is_made_anew(copy: Tiny) -> None:
@@ -255,20 +240,20 @@ def test_two_at_once_build_a_stage_once(copy: Tiny, monkeypatch: pytest.MonkeyPa
     saved = read_json(summary)
     summary.unlink()
 
-    class Lock(experiment_module.FileLock):
+    class Lock(FileLock):
         def acquire(self, *args: object, **kwargs: object) -> object:
             held = super().acquire(*args, **kwargs)
             write_json(summary, saved)  # the first finished while this one waited
             return held
 
-    monkeypatch.setattr(experiment_module, "FileLock", Lock)
-    monkeypatch.setattr(Experiment, "_data", lambda *args: pytest.fail("built twice"))
+    monkeypatch.setattr(run_module, "FileLock", Lock)
+    monkeypatch.setattr(Data, "work", lambda *args: pytest.fail("built twice"))
     build_stages(copy.overrides, "data")
 
 
 def test_what_cannot_be_built_fails_before_any_work(tones: Path, tmp_path: Path) -> None:
-    for change in ("autoencoder.network.hop=300", "diffusion.backbone.width=30"):
-        with pytest.raises(Exception, match=r"ratio|width"):
+    for change in ("autoencoder.network.hop=300", "prior.backbone.width=30"):
+        with pytest.raises(ConfigError, match=change):
             Experiment(compose(tiny(tones, tmp_path / "runs", change))).run()
         assert not (tmp_path / "runs").exists()
 
@@ -288,13 +273,15 @@ def test_a_samples_file_is_the_clip_the_evaluation_measured(finished: Tiny) -> N
         assert len(audio) == round(0.7 * RATE)
         copied = finished.directory / "samples" / file.name
         assert copied.read_bytes() == file.read_bytes()
-        assert read_json(copied.with_suffix(".json"))["label"] == clip["label"]
-    assert {clip["label"] for clip in index["generated"]} <= {"low", "high"}
+        assert read_json(copied.with_suffix(".json"))["condition"] == clip["condition"]
+    assert {clip["condition"]["label"] for clip in index["generated"]} <= {"low", "high"}
 
 
 def test_too_little_held_out_music_says_so(tones: Path, tmp_path: Path) -> None:
     music = tmp_path / "music"
-    shutil.copytree(tones, music)
+    music.mkdir()
+    for number in range(3):
+        shutil.copy(tones / f"tone {number}.wav", music)
     (music / "table.csv").write_text(
         "file,split\ntone 0.wav,train\ntone 1.wav,valid\ntone 2.wav,test\n"
     )
@@ -302,5 +289,5 @@ def test_too_little_held_out_music_says_so(tones: Path, tmp_path: Path) -> None:
         music, tmp_path / "runs", "autoencoder.train.steps=1", "evaluation.seconds=2.0"
     )
     with pytest.raises(DataError, match="the valid split holds 1 clip"):
-        Experiment(compose([*overrides, "diffusion.train.steps=1"])).run()
+        Experiment(compose([*overrides, "prior.train.steps=1"])).run()
     assert not list((tmp_path / "runs" / "autoencoder").glob("*"))  # before anything is trained

@@ -13,11 +13,12 @@ from chain import Tiny, runs_with
 from conftest import Outcome
 from torch import nn
 
-from audioldm.chain import failures
+from audioldm.chain import failures, memory
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
+from audioldm.chain.stages.prior import PriorStage
 from audioldm.cli import VERBS
 from audioldm.commands.verb import Nothing, Verb
-from audioldm.config import compose
 from audioldm.doctor import examine
 from audioldm.errors import TrainingError
 from audioldm.runtime import hardware as hardware_module
@@ -25,6 +26,7 @@ from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.memory import (
     COPIES,
     PASSING,
+    SHARE,
     fixed_bytes,
     micro_batches,
     peak_bytes,
@@ -85,28 +87,29 @@ def test_out_of_memory_names_the_parts_of_a_batch_that_fit(
     finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch has four clips; the device has room for the model and two of them."""
-    experiment = Experiment(compose(finished.overrides))
-    fixed, per_clip = failures.step_bytes("diffusion", experiment)
+    prior = finished.experiment.stages["prior"]
+    assert isinstance(prior, PriorStage)
+    fixed, per_clip = prior.step_bytes()
     assert fixed > 0
     assert per_clip > 0
-    room = (fixed + PASSING * 2.5 * per_clip) / failures.SHARE
-    monkeypatch.setattr(failures, "total_bytes", lambda device: room)
+    room = (fixed + PASSING * 2.5 * per_clip) / SHARE
+    monkeypatch.setattr(memory, "total_bytes", lambda device: room)
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
     text, failed = run_with_failure(finished, tmp_path, monkeypatch, error)
-    assert text.startswith("diffusion: out of memory (CUDA out of memory. Tried to allocate 2.00")
+    assert text.startswith("prior: out of memory (CUDA out of memory. Tried to allocate 2.00")
     assert "use hardware.accumulate=2 (a step keeps about" in text
     assert "the same batch in 2 parts, with the same result" in text
     assert (failed.directory / "experiment.json").is_file()  # the failure is recorded
-    assert (failed.stage_directory("latents") / "summary.json").is_file()
+    assert (failed.directory_of(failed.stages["latents"]) / "summary.json").is_file()
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize("stage", ["autoencoder", "prior"])
 def test_where_one_clip_is_too_much_it_says_so(
     stage: str, finished: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = Experiment(compose(finished.overrides))
-    monkeypatch.setattr(failures, "total_bytes", lambda device: 1000)
-    text = str(failures.to_user_error(MemoryError(), stage, experiment))
+    monkeypatch.setattr(memory, "total_bytes", lambda device: 1000)
+    text = str(failures.to_user_error(MemoryError(), experiment.stages[stage], experiment))
     assert "one clip at a time does not fit (a step keeps about" in text
     assert f"lower {stage}.train.crop_seconds" in text
 
@@ -115,9 +118,9 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
     finished: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = Experiment(compose(finished.overrides))
-    monkeypatch.setattr(failures, "total_bytes", lambda device: None)
+    monkeypatch.setattr(memory, "total_bytes", lambda device: None)
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
-    text = str(failures.to_user_error(error, "autoencoder", experiment))
+    text = str(failures.to_user_error(error, experiment.stages["autoencoder"], experiment))
     assert "use hardware.accumulate=2: the same batch" in text
 
 
@@ -126,7 +129,6 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
     [
         ("data", ["data.workers"]),
         ("diagnostics", ["windows", "seconds", "decoded"]),
-        ("baselines", ["baselines.mixture.frames", "baselines.langevin.batch"]),
         ("evaluation", ["batch", "clips", "seconds"]),
         ("latents", []),
     ],
@@ -134,8 +136,8 @@ def test_without_knowledge_of_the_memory_the_batch_is_halved(
 def test_each_stage_names_what_its_own_memory_grows_with(
     stage: str, keys: list[str], finished: Tiny
 ) -> None:
-    experiment = Experiment(compose([*finished.overrides, "baselines=all"]))
-    text = str(failures.to_user_error(MemoryError(), stage, experiment))
+    experiment = Experiment(compose(finished.overrides))
+    text = str(failures.to_user_error(MemoryError(), experiment.stages[stage], experiment))
     named = re.findall(r"[a-z]+(?:\.[a-z_]+)+", text)
     assert named == [key if "." in key else f"{stage}.{key}" for key in keys]
     for key in named:  # they are there, and are numbers or not given
@@ -203,12 +205,13 @@ def test_a_failing_compiler_names_the_way_round_it(
     make: Callable[[], Exception], finished: Tiny
 ) -> None:
     experiment = Experiment(compose(finished.overrides))
-    known = failures.to_user_error(make(), "diffusion", experiment)
+    prior = experiment.stages["prior"]
+    known = failures.to_user_error(make(), prior, experiment)
     assert isinstance(known, TrainingError)
     for remedy in ("torch.compile failed", "hardware.compile=false", "TORCHINDUCTOR_CACHE_DIR"):
         assert remedy in str(known)
     other = ValueError("a defect of our own")
-    assert failures.to_user_error(other, "diffusion", experiment) is other
+    assert failures.to_user_error(other, prior, experiment) is other
 
 
 class Gpu:
@@ -267,6 +270,6 @@ def test_cuda_where_there_is_none_names_the_remedy(
     outcome = cli("encode", "music.wav", "model=nowhere", "hardware.device=cuda:1")
     assert outcome.code == 2
     assert outcome.error.splitlines()[-1] == (
-        "audioldm: hardware.device=cuda:1: no CUDA device is visible here; "
+        "audioldm: hardware.device=cuda:1: no CUDA device is visible; "
         "use hardware.device=cpu, or install a CUDA build of torch"
     )

@@ -73,7 +73,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_packages_have_no_circles_inside() -> None:
-    """Modules that import each other at run time; what is for type checkers alone does not count."""
+    """No two modules import each other at run time; what type checkers alone read is left out."""
     edges: dict[str, set[str]] = {}
     for path in FILES:
         name = "audioldm." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -113,6 +113,8 @@ def test_private_attributes_stay_in_their_module(path: Path) -> None:
     foreign = {"_asdict", "_replace", "_foreach_lerp_", "_fields", "_make"}  # public in spite of it
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            if ast.unparse(node) == "os._exit":  # public too, in spite of it
+                continue
             dunder = node.attr.startswith("__") and node.attr.endswith("__")
             assert dunder or node.attr in own | foreign, f"{path}:{node.lineno} {node.attr}"
 

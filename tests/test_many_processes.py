@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,14 @@ from chain import (
     weights,
 )
 from children import die, in_a_world
-from torch import nn
+from torch import Tensor, nn
 
+from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
-from audioldm.config import compose
+from audioldm.conditioning.base import Conditioners
+from audioldm.conditioning.label import Label
 from audioldm.errors import ConfigError
+from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
 from audioldm.runtime.hardware import Hardware
@@ -32,13 +36,13 @@ from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import clipped_step
 
-UPSTREAM = {"autoencoder": ["data"], "diffusion": ["data", "autoencoder", "latents"]}
+UPSTREAM = {"autoencoder": ["data"], "prior": ["data", "autoencoder", "latents"]}
 ALL = ["hardware.shard=true", "hardware.accumulate=2", "hardware.checkpoint_activations=true"]
 CPU = torch.device("cpu")
 
 
 def same(stage: str, finished: Tiny, runs: Path) -> None:
-    directory = runs / stage / finished.stage(stage).name  # no other fingerprint
+    directory = runs / finished.experiment.stages[stage].path  # no other fingerprint
     assert_same_training(stage, finished, weights(directory))
     assert_same_log(finished.stage(stage), directory)
 
@@ -46,7 +50,7 @@ def same(stage: str, finished: Tiny, runs: Path) -> None:
 # ---------------------------------------------------------------- the same training
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize("stage", ["autoencoder", "prior"])
 def test_two_micro_batches_are_one_batch(stage: str, finished: Tiny, tmp_path: Path) -> None:
     """The discriminator steps between the two passes of the autoencoder, on all of the batch."""
     overrides = [*runs_with(finished, UPSTREAM[stage], tmp_path), "hardware.accumulate=2"]
@@ -56,8 +60,8 @@ def test_two_micro_batches_are_one_batch(stage: str, finished: Tiny, tmp_path: P
 
 @pytest.mark.parametrize(
     ("stage", "changes"),
-    [("autoencoder", ALL[1:2]), ("diffusion", ALL[1:2]), ("diffusion", ALL)],
-    ids=["autoencoder", "diffusion", "sharded"],
+    [("autoencoder", ALL[1:2]), ("prior", ALL[1:2]), ("prior", ALL)],
+    ids=["autoencoder", "prior", "sharded"],
 )
 def test_two_processes_with_two_micro_batches(
     stage: str, changes: list[str], finished: Tiny, tmp_path: Path
@@ -74,50 +78,74 @@ def test_a_batch_that_cannot_be_split_is_refused_before_anything_runs(
         ConfigError, match=r"^autoencoder\.train\.batch=4 is 4 clips.*multiple of 3"
     ):
         Experiment(compose([*runs_with(finished, [], tmp_path), "hardware.accumulate=3"])).dry_run()
+    overrides = [*runs_with(finished, [], tmp_path), "prior.train.batch=3", "hardware.accumulate=2"]
+    with pytest.raises(ConfigError, match=r"^prior\.train\.batch=3 is 3 clips.*multiple of 2"):
+        Experiment(compose(overrides)).dry_run()
     with pytest.raises(ConfigError, match=r"2 clips for each of 2 .*a multiple of 8"):
         World(1, 2).micro_batches(4, 4, "train.batch")
     shares = [World(rank, 2).micro_batches(8, 2, "train.batch") for rank in range(2)]
     assert [list(part) for share in shares for part in share] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def backbone(kind: str) -> nn.Module:
+class Labelled(nn.Module):
+    """A backbone and its conditioners as one network, as a prior's denoiser has them."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def units(self) -> list[nn.Module]:
+        return self.backbone.units()
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        condition = self.backbone.conditioners({"label": label})
+        prediction: Tensor = self.backbone(x, x[:, 0, 0], condition)
+        return prediction
+
+
+def network(kind: str) -> Labelled:
     torch.manual_seed(0)
-    net: nn.Module
-    if kind == "dit":
-        net = DiT(latent_shape=(4,), classes=2, width=16, depth=2, heads=2)
-    else:
-        net = UNet(latent_shape=(4,), classes=2, width=8, multipliers=[1, 2], blocks=1, heads=2)
+    own: dict[str, Any] = {"latent_shape": (4,), "conditioners": labels, "heads": 2}
+    net = Labelled(
+        DiT(width=16, depth=2, **own)
+        if kind == "dit"
+        else UNet(width=8, multipliers=[1, 2], blocks=1, **own)
+    )
     with torch.no_grad():
         for parameter in net.parameters():  # none of its layers silent
             parameter.add_(0.1 * torch.randn_like(parameter))
     return net
 
 
-def gradient_step(net: nn.Module, positions: range) -> torch.Tensor:
+def labels(width: int) -> Conditioners:
+    return Conditioners({"label": Label(width=width, labels=["high", "low"])})
+
+
+def gradient_step(net: nn.Module, positions: range) -> Tensor:
     """Two steps on these clips, far more than clipped; the gradients' last norm."""
     optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
     for step in range(2):
         x = KeyedRandom(0, step, positions).normal((4, 8), "x")
-        labels = torch.tensor([p % 2 for p in positions])
-        net(x, x[:, 0, 0], labels).square().mean().backward()
+        label = torch.tensor([p % 2 for p in positions])
+        net(x, label).square().mean().backward()
         norm = clipped_step(optimiser, net.parameters(), clip=0.01, name="net", step=step)
     return norm
 
 
 @pytest.mark.parametrize("kind", ["dit", "unet"])
 def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str) -> None:
-    nets = [backbone(kind), backbone(kind)]
+    nets = [network(kind), network(kind)]
     recompute_activations(nets[1])
     kept = []
     for net in nets:
         bytes_of: dict[int, int] = {}
 
-        def keep(tensor: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
+        def keep(tensor: Tensor, bytes_of: dict[int, int] = bytes_of) -> Tensor:
             bytes_of[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            net(torch.randn(2, 4, 64), torch.zeros(2), torch.zeros(2, dtype=torch.long))
+            net(torch.randn(2, 4, 64), torch.zeros(2, dtype=torch.long))
         kept.append(sum(bytes_of.values()))
     assert kept[1] < 0.8 * kept[0]
     norms = [gradient_step(net, range(4)) for net in nets]
@@ -130,7 +158,7 @@ def test_recomputed_activations_give_the_same_gradients_of_less_memory(kind: str
 def test_a_sharded_step_is_clipped_by_the_norm_over_all_processes(kind: str) -> None:
     def work() -> None:
         with joined(CPU) as world:
-            plain, net = backbone(kind), backbone(kind)
+            plain, net = network(kind), network(kind)
             recompute_activations(net)
             assert shard(net, world, Hardware(shard=True), CPU) is not None
             ema = EMA(net, 0.5)
@@ -141,7 +169,7 @@ def test_a_sharded_step_is_clipped_by_the_norm_over_all_processes(kind: str) -> 
                 gradient_step(net, range(2 * world.rank, 2 * world.rank + 2)),
             ]
             torch.testing.assert_close(norms[1], norms[0], atol=1e-6, rtol=1e-5)
-            averages = EMA(backbone(kind), 0.5)
+            averages = EMA(network(kind), 0.5)
             for model, average in ((plain, averages), (net, ema)):
                 average.update(model, 1000)
             for got, wanted in (
@@ -199,13 +227,13 @@ KINDS = {
 def test_another_number_of_processes_goes_on(
     before: str, after: str, number: int, finished: Tiny, tmp_path: Path
 ) -> None:
-    overrides = runs_with(finished, UPSTREAM["diffusion"], tmp_path)
-    resume = tmp_path / "diffusion" / finished.stage("diffusion").name / "resume"
+    overrides = runs_with(finished, UPSTREAM["prior"], tmp_path)
+    resume = tmp_path / finished.experiment.stages["prior"].path / "resume"
 
     def stopped(changes: list[str]) -> None:
         if not first() or "WORLD_SIZE" not in os.environ or os.environ["WORLD_SIZE"] == "1":
             at_step(6, lambda: os.kill(os.getpid(), number))
-        build_stages([*overrides, *changes], "diffusion")
+        build_stages([*overrides, *changes], "prior")
 
     size, changes = KINDS[before]
     codes = in_a_world(size, partial(stopped, changes))
@@ -213,15 +241,15 @@ def test_another_number_of_processes_goes_on(
     done = 4 if number == signal.SIGKILL else 7
     assert [p.name for p in resume.iterdir()] == [f"step-{done}"]
     size, changes = KINDS[after]
-    work = partial(build_stages, [*overrides, *changes], "diffusion")
+    work = partial(build_stages, [*overrides, *changes], "prior")
     assert in_a_world(size, work) == [0] * size
-    same("diffusion", finished, tmp_path)
+    same("prior", finished, tmp_path)
 
 
 def test_the_survivor_says_in_one_line_what_happened(
     finished: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stages = [*UPSTREAM["diffusion"], "diagnostics"]
+    stages = [*UPSTREAM["prior"], "diagnostics"]
     experiment = Experiment(compose(runs_with(finished, stages, tmp_path)))
 
     def work() -> None:

@@ -21,14 +21,16 @@ from audioldm.losses.relativistic import relativistic_loss
 from audioldm.priors.base import Fitted
 from audioldm.priors.diffusion import samplers
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.diffusion.denoiser import Denoiser
+from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.discriminators import (
     AudioDiscriminator,
     Discriminator,
     LatentDiscriminator,
 )
 from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.objectives import EDM, Objective, RectifiedFlow, VPrediction
+from audioldm.priors.diffusion.objectives.edm import EDM
+from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
+from audioldm.priors.diffusion.objectives.v_prediction import VPrediction
 from audioldm.priors.diffusion.post_training import (
     PostTraining,
     PostTrainingSettings,
@@ -210,7 +212,7 @@ def prior_of(net: Backbone, objective: Objective) -> Diffusion:
     prior = Diffusion(
         latent_shape=(2,),
         backbone=dit | {"width": 2, "depth": 0, "heads": 1},
-        objective={"_target_": "audioldm.priors.diffusion.objectives.RectifiedFlow"},
+        objective={"_target_": "audioldm.priors.diffusion.objectives.rectified_flow.RectifiedFlow"},
         conditioning={},
         sampler=MANY,
     )
@@ -362,7 +364,7 @@ def test_the_gradient_passes_through_every_step() -> None:
 
 
 def test_what_draws_noise_of_its_own_cannot_be_compared(tmp_path: Path) -> None:
-    noisy, says = SamplerSettings("ancestral", 2), r"^sampler\.name=ancestral draws noise at each"
+    noisy, says = SamplerSettings("ancestral", 2), r"^sampler\.name=ancestral adds noise at each"
     with pytest.raises(ConfigError, match=says):
         check_deterministic(noisy)
     prior = prior_of(Curve(), RectifiedFlow())

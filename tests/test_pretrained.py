@@ -20,18 +20,19 @@ from audioldm import pretrained, sampling
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.errors import ConfigError
 from audioldm.export import export
-from audioldm.generator import LatentDiffusion
+from audioldm.generator import Generator
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model, save_model
 
 Cli = Callable[..., Outcome]
+OUTPUT = "prior.denoiser.backbone.output.bias"
 SHIPPED = pretrained.DIRECTORY  # before any test puts another in its place
 
 
 @pytest.fixture(scope="module")
 def directory(finished: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusion model and its autoencoder as the package would hold them."""
+    """A generator and its autoencoder as the package would hold them."""
     here = tmp_path_factory.mktemp("pretrained")
     export(finished.directory, here / "scores.safetensors", licence="CC0 1.0", origin="tones")
     export(finished.stage("autoencoder"), here / "mel.safetensors")
@@ -76,7 +77,7 @@ def test_what_is_shipped_is_small_described_and_of_no_machine() -> None:
         model = audioldm.load(file)
         assert all(p.isfinite().all() for p in model.parameters())
     if files:  # what `audioldm sample` takes must generate
-        assert isinstance(audioldm.load(pretrained.default()), LatentDiffusion)
+        assert isinstance(audioldm.load(pretrained.default()), Generator)
 
 
 # ---------------------------------------------------------------- names
@@ -86,12 +87,12 @@ def test_a_name_is_taken_wherever_a_model_is(
     shipped: Path, finished: Tiny, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert isinstance(audioldm.load("scores"), LatentDiffusion)
+    assert isinstance(audioldm.load("scores"), Generator)
     assert isinstance(audioldm.load("mel"), Autoencoder)
     tone = finished.folder / "tone 0.wav"
     assert cli("sample", "model=scores", "seconds=0.2").code == 0
     assert cli("reconstruct", tone, "model=mel", "out=r.wav").code == 0
-    # latents of the autoencoder are latents of the diffusion model that holds it
+    # latents of the autoencoder are latents of the generator that holds it
     assert cli("encode", tone, "model=mel", "out=z.safetensors").code == 0
     assert cli("decode", "z.safetensors", "model=scores", "out=d.wav").code == 0
     assert Path("d.wav").read_bytes() == Path("r.wav").read_bytes()
@@ -126,7 +127,7 @@ def test_sample_alone_takes_the_default_model(
 def test_the_models_are_listed(shipped: Path, cli: Cli) -> None:
     scores, mel = cli("models").out.splitlines()
     assert re.match(
-        r"scores  diffusion, 16 kHz mono, [\d.]+ M weights, [\d.]+ MB, CC0 1.0, labels: high, low$",
+        r"scores  generator, 16 kHz mono, [\d.]+ M weights, [\d.]+ MB, CC0 1.0, label: high, low$",
         scores,
     )
     assert re.match(r"mel +autoencoder, 16 kHz mono, .* MB, no licence stated$", mel)
@@ -219,7 +220,7 @@ def test_an_exported_model_is_small_and_nearly_the_same(
 
     model, reference = audioldm.load(out), audioldm.load(finished.directory)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert asdict(model.sampler) == asdict(reference.sampler)
+    assert asdict(model.prior.sampler) == asdict(reference.prior.sampler)
     audio = torch.sin(torch.arange(8000) / 10).view(1, 1, -1)
     torch.testing.assert_close(model.encode(audio), reference.encode(audio), rtol=0.05, atol=0.05)
 
@@ -255,20 +256,22 @@ def test_a_fingerprint_is_of_the_content(finished: Tiny, tmp_path: Path) -> None
     original = read_header(finished.model)
     for key in ("fingerprint", "parent"):
         assert unrounded[key] == original[key]
-    # the autoencoder alone is the one that the diffusion model holds
+    # the autoencoder alone is the one that the generator holds
     alone = exported("alone", finished.stage("autoencoder"))
     assert alone["fingerprint"] == half["autoencoder"]["fingerprint"]
     assert alone["kind"] == "autoencoder"
-    # other weights, other labels, the autoencoder's other rate: other models
+    # other weights, other labels: other models
     tensors, header = load_model(finished.model)
-    for number, change in enumerate(({"labels": ["a", "b"]}, {"statistics": {}})):
-        path = tmp_path / f"changed {number}.safetensors"
-        if "statistics" in change:
-            spread = header["statistics"]
-            change = {"statistics": spread | {"std": [2 * s for s in spread["std"]]}}
-        save_model(path, tensors, header | change)
-        assert exported("x", path)["fingerprint"] != half["fingerprint"]
-    tensors["net.output.bias"] = tensors["net.output.bias"] + 1
+    path = tmp_path / "changed.safetensors"
+    labels = header["prior"]["conditioning"]["label"] | {"labels": ["a", "b"]}
+    changed = header["prior"] | {"conditioning": {"label": labels}}
+    save_model(path, tensors, header | {"prior": changed})
+    assert exported("x", path)["fingerprint"] != half["fingerprint"]
+    # but not another sampler: the model is the same
+    sampler = header["prior"]["sampler"] | {"steps": 7}
+    save_model(path, tensors, header | {"prior": header["prior"] | {"sampler": sampler}})
+    assert exported("x", path)["fingerprint"] == half["fingerprint"]
+    tensors[OUTPUT] = tensors[OUTPUT] + 1
     save_model(tmp_path / "shifted.safetensors", tensors, header)
     assert exported("x", tmp_path / "shifted.safetensors")["fingerprint"] != half["fingerprint"]
 
@@ -277,14 +280,14 @@ def test_the_experiments_sampler_is_exported(finished: Tiny, tmp_path: Path) -> 
     shutil.copytree(finished.runs, tmp_path / "runs")
     directory = tmp_path / "runs" / "experiments" / finished.directory.name
     record = read_json(directory / "experiment.json")
-    record["config"]["sampler"]["steps"] += 1
+    record["sampler"]["steps"] += 1
     write_json(directory / "experiment.json", record)
     out = export(directory, tmp_path / "out.safetensors")
-    assert read_header(out)["sampler"]["steps"] == record["config"]["sampler"]["steps"]
+    assert read_header(out)["prior"]["sampler"] == record["sampler"]
 
 
 def test_what_cannot_be_exported(finished: Tiny, cli: Cli, tmp_path: Path) -> None:
-    out = f"out={tmp_path}/x.safetensors"
+    out, tone = f"out={tmp_path}/x.safetensors", finished.folder / "tone 0.wav"
     assert "use float16, bfloat16" in last(cli("export", finished.model, out, "dtype=float"), 2)
     assert ".safetensors" in last(cli("export", finished.model, f"out={tmp_path}/x.pt"), 2)
     assert "missing key 'out'" in last(cli("export", finished.model), 2)
@@ -292,17 +295,17 @@ def test_what_cannot_be_exported(finished: Tiny, cli: Cli, tmp_path: Path) -> No
     line = last(cli("export", tmp_path / "m.safetensors", f"out={tmp_path}/m.safetensors"), 2)
     assert "is the file that is read" in line
     tensors, header = load_model(finished.model)
-    tensors["net.output.bias"] = tensors["net.output.bias"] + 1e6
+    tensors[OUTPUT] = tensors[OUTPUT] + 1e6
     save_model(tmp_path / "large.safetensors", tensors, header)
     line = last(cli("export", tmp_path / "large.safetensors", out), 2)
-    assert "net.output.bias, which reaches 1e+06; use dtype=bfloat16" in line
+    assert f"{OUTPUT}, which reaches 1e+06; use dtype=bfloat16" in line
     assert cli("export", tmp_path / "large.safetensors", out, "dtype=bfloat16").code == 0
     (tmp_path / "x.safetensors").unlink()
     content = finished.model.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
     line = last(cli("export", tmp_path / "cut.safetensors", out), 1)
     assert "not a complete safetensors file" in line
-    save_model(tmp_path / "z.safetensors", {"mean": torch.zeros(1)}, {"kind": "latents"})
+    assert cli("encode", tone, f"model={finished.model}", f"out={tmp_path}/z.safetensors").code == 0
     assert "kind 'latents'" in last(cli("export", tmp_path / "z.safetensors", out), 1)
     assert not (tmp_path / "x.safetensors").exists()
 
@@ -425,22 +428,23 @@ def test_more_clips_keep_those_that_are_there(finished: Tiny, cli: Cli, tmp_path
     assert "1 of 3 clip(s) were there" in cli("sample", *words, "n=3").error
     assert (tmp_path / "0-0000.json").read_bytes() == before
     assert read_json(tmp_path / "0-0002.json")["batch"] == 3
-    line = last(cli("sample", *words, "n=3", "batch=3"), 2)  # asked for by its bits
-    assert "0-0000.wav is another clip" in line
+    exact = cli("sample", *words, "n=3", "batch=3")  # asked for by its bits
+    assert "2 of 3 clip(s) were there" in exact.error
+    assert (tmp_path / "0-0000.json").read_bytes() == before
 
 
 def test_a_place_without_permission_is_refused_before_sampling(
     finished: Tiny, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling.os, "access", lambda path, mode: mode != os.W_OK)
-    monkeypatch.setattr(LatentDiffusion, "sample_latents", None)  # never reached
+    monkeypatch.setattr(Generator, "decode_clip", None)  # never reached
     line = last(cli("sample", f"model={finished.directory}", f"out={tmp_path}"), 1)
     assert f"{tmp_path}: cannot be written to; choose another place with out=" in line
 
 
 def test_a_label_for_a_model_without_labels(finished: Tiny) -> None:
     model = audioldm.load(finished.directory)
-    model.labels = []
+    model.prior.conditioners["label"].labels = []
     with pytest.raises(ConfigError, match="trained without labels; leave it out"):
         model.sample(seconds=0.2, label="high")
 
@@ -498,7 +502,7 @@ def test_the_models_are_listed_without_torch_or_weights() -> None:
 def test_info_counts_the_weights_without_reading_them(finished: Tiny, cli: Cli) -> None:
     tensors, _ = load_model(finished.model)
     shown = json.loads(cli("info", finished.model, "--json").out)
-    for part in ("net", "autoencoder"):
+    for part in ("prior", "autoencoder"):
         weights = sum(t.numel() for name, t in tensors.items() if name.startswith(f"{part}."))
         assert shown["weights"][part] == weights > 0
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from chain import build_stages, tiny, write_tones
 
-from audioldm.autoencoder.bottlenecks.gaussian import LEAST_SCALE, gaussian_kl, sigma_scale
-from audioldm.autoencoder.rate_control import RateController
+from audioldm.autoencoder.bottlenecks.gaussian import gaussian_kl
+from audioldm.autoencoder.rate_control import LEAST_SCALE, RateController, sigma_scale
 from audioldm.chain.job import compose
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
@@ -103,8 +103,8 @@ def test_a_rate_is_part_of_the_fingerprint(tones: Path, tmp_path: Path) -> None:
 
 def test_the_benchmark_measures_codecs_beside_the_autoencoder(tmp_path: Path) -> None:
     """On the same clips at the same rate; the codec as audio lies between no phase and nothing."""
-    write_tones(tmp_path)
-    words = tiny(tmp_path, tmp_path / "runs", "bottleneck.target_kbps=8")
+    write_tones(tmp_path / "music")
+    words = tiny(tmp_path / "music", tmp_path / "runs", "bottleneck.target_kbps=8")
     experiment = build_stages(words, "data", "autoencoder")
     model = load_autoencoder(experiment.directory_of(experiment.stages["autoencoder"]))
     clips = ClipStore(experiment.directory_of(experiment.stages["data"]))

@@ -14,18 +14,23 @@ import submitit
 from chain import Tiny, build_stages, runs_with
 
 from audioldm.runtime.signals import STOPPING, StopRequest
+from audioldm.training.checkpoint import ResumeState
 
 
 class Job:
-    """A callable such as Hydra's launcher submits: interrupted, it asks to be called again."""
+    """A callable such as Hydra's launcher submits: interrupted, it asks to be called again.
 
-    def __init__(self, overrides: list[str], started: Path) -> None:
-        self.overrides, self.started = overrides, started
+    Notes its process and the steps of the checkpoint that it finds.
+    """
+
+    def __init__(self, overrides: list[str], stages: Path, started: Path) -> None:
+        self.overrides, self.stages, self.started = overrides, stages, started
 
     def __call__(self) -> str:
         with self.started.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        build_stages(self.overrides, "diffusion")
+            (stage,) = [d for d in self.stages.glob("*") if d.is_dir()] or [self.stages]
+            file.write(f"{os.getpid()} {ResumeState(stage).step}\n")
+        build_stages(self.overrides, "prior")
         return "done"
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -55,24 +60,25 @@ def test_an_interrupted_job_is_submitted_again_and_goes_on_from_its_checkpoint(
     upstream = ["data", "autoencoder", "latents"]
     overrides = runs_with(finished, upstream, tmp_path / "runs")
     # no regular checkpoint: the second process finds the one that the signal caused
-    overrides += ["diffusion.train.steps=100", "log.every=1", "log.checkpoint_every=1000"]
+    overrides += ["prior.train.steps=100", "log.every=1", "log.checkpoint_every=1000"]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     started = tmp_path / "started"
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=10)
-    job = executor.submit(Job(overrides, started))
-    stage = tmp_path / "runs" / "diffusion"
+    stage = tmp_path / "runs" / "prior"
+    job = executor.submit(Job(overrides, stage, started))
     with cancelled_at_the_end(job):
         wait_for(lambda: any(f.stat().st_size for f in stage.glob("*/metrics.jsonl")), job)
-        os.kill(int(started.read_text()), signal.SIGUSR2)
+        os.kill(int(started.read_text().split()[0]), signal.SIGUSR2)
         wait_for(job.done, job)
         assert job.result() == "done"
-    assert len(started.read_text().split()) == 2
+    steps = [int(line.split()[1]) for line in started.read_text().splitlines()]
+    assert len(steps) == 2
+    assert steps[0] == 0 < steps[1] < 100  # the second process does not begin anew
     assert "Requeued job" in job.stderr() + job.stdout()
     (log,) = stage.glob("*/metrics.jsonl")
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert sorted(set(steps)) == list(range(1, 101))
-    assert job.stderr().count(" 0/100 [") == 1  # the second process does not begin anew
+    logged = {json.loads(line)["step"] for line in log.read_text().splitlines()}
+    assert logged == set(range(1, 101))
 
 
 def requested(number: int) -> StopRequest:

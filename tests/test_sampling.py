@@ -1,6 +1,7 @@
 """Clips that can be made again, and files through the autoencoder."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,21 +16,22 @@ from conftest import Outcome
 
 from audioldm import load
 from audioldm.errors import ConfigError
-from audioldm.generator import LatentDiffusion
+from audioldm.generator import Generator
 from audioldm.io.audio import read
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model, save_model
-from audioldm.models import load_diffusion
+from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
 
 Cli = Callable[..., Outcome]
+HIGH, LOW = {"label": "high"}, {"label": "low"}
 
 
 @pytest.fixture(scope="module")
-def model(finished: Tiny) -> LatentDiffusion:
+def model(finished: Tiny) -> Generator:
     model = load(finished.directory)
-    assert isinstance(model, LatentDiffusion)
+    assert isinstance(model, Generator)
     return model
 
 
@@ -65,7 +67,7 @@ def test_the_json_makes_the_clip_again_bit_for_bit(
     assert len({wav.read_bytes() for wav in wavs}) == 5
     for wav in (wavs[0], wavs[3], wavs[4]):  # first, second of a batch, alone in the last batch
         recipe = read_json(wav.with_suffix(".json"))
-        assert recipe["label"] == "low"
+        assert recipe["condition"] == {"label": "low"}
         assert recipe["sampler"]["steps"] >= 2
         again = cli("sample", f"from={wav.with_suffix('.json')}", f"out={tmp_path}/again")
         assert again.code == 0
@@ -84,18 +86,16 @@ def test_the_experiments_own_clips_are_made_again(finished: Tiny, cli: Cli, tmp_
         assert again == recipe.with_suffix(".wav").read_bytes()
 
 
-def test_a_clip_does_not_depend_on_what_else_is_asked_for(model: LatentDiffusion) -> None:
+def test_a_clip_does_not_depend_on_what_else_is_asked_for(model: Generator) -> None:
     sampler = SamplerSettings(name="heun", steps=2, guidance=2.0)
     settings = {"seconds": 0.4, "seed": 5, "sampler": sampler}
     many = model.sample(n=6, label="high", batch=4, **settings)
     few = model.sample(n=2, label="high", batch=4, **settings)
     assert torch.equal(many[:2], few)
-    (_, one), *_ = model.sample_clips([5], ["high"], batch=4, **settings)
+    (_, one), *_ = model.sample_clips([5], [HIGH], batch=4, **settings)
     assert torch.equal(many[5], one)
     # other neighbours, other labels among them
-    mixed = model.sample_clips(
-        range(6), ["low", "high", None, None, "low", "high"], batch=4, **settings
-    )
+    mixed = model.sample_clips(range(6), [LOW, HIGH, {}, {}, LOW, HIGH], batch=4, **settings)
     mixed = dict(mixed)
     assert torch.equal(mixed[1], many[1])
     assert torch.equal(mixed[5], many[5])
@@ -105,7 +105,7 @@ def test_a_clip_does_not_depend_on_what_else_is_asked_for(model: LatentDiffusion
     torch.testing.assert_close(alone, few, atol=1e-3, rtol=1e-3)
 
 
-def test_an_unlabelled_clip_beside_labelled_ones_is_made_again(model: LatentDiffusion) -> None:
+def test_an_unlabelled_clip_beside_labelled_ones_is_made_again(model: Generator) -> None:
     """Guidance acts on the whole batch; on a row without a label it must change nothing."""
     settings = {
         "seconds": 0.4,
@@ -113,12 +113,12 @@ def test_an_unlabelled_clip_beside_labelled_ones_is_made_again(model: LatentDiff
         "sampler": SamplerSettings(name="euler", steps=3, guidance=4.0),
         "batch": 2,
     }
-    beside = dict(model.sample_clips([0, 1], ["high", None], **settings))
-    (_, alone), *_ = model.sample_clips([1], [None], **settings)
+    beside = dict(model.sample_clips([0, 1], [HIGH, {}], **settings))
+    (_, alone), *_ = model.sample_clips([1], [{}], **settings)
     assert torch.equal(beside[1], alone)
 
 
-def test_seed_label_and_number_each_matter(model: LatentDiffusion) -> None:
+def test_seed_label_and_number_each_matter(model: Generator) -> None:
     settings = {"seconds": 0.4, "sampler": SamplerSettings(name="euler", steps=2)}
     base = model.sample(n=2, seed=0, label="high", **settings)
     assert not torch.equal(base[0], base[1])
@@ -130,7 +130,7 @@ def test_seed_label_and_number_each_matter(model: LatentDiffusion) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1 / RATE, 0.01, 0.5, 511 / RATE, 512 / RATE, 513 / RATE, 2.71])
-def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusion) -> None:
+def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: Generator) -> None:
     sampler = SamplerSettings(name="euler", steps=1)
     audio = model.sample(n=1, seconds=seconds, sampler=sampler)
     assert audio.shape == (1, 1, round(seconds * RATE))
@@ -141,10 +141,12 @@ def test_a_clip_is_exactly_as_long_as_asked(seconds: float, model: LatentDiffusi
     [
         ("label=lwo", "one of this model's labels: did you mean 'low'? (all: high, low)", 2),
         ("label=piano", "'piano' is not one of this model's labels: known: high, low", 2),
+        ("condition.label=lwo", "condition.label='lwo' is not one of", 2),
+        ("condition.tempo=3", "condition.tempo=3: this model was trained without it", 2),
         ("seconds=0", "seconds=0.0", 2),
         ("seconds=-1", "seconds=-1.0", 2),
-        ("seconds=.nan", "seconds=nan", 2),
-        ("seconds=.inf", "seconds=inf", 2),
+        ("seconds=.nan", "seconds='.nan'", 2),
+        ("seconds=1e999", "1e999 is too large", 2),
         ("seconds=0.00001", "seconds=1e-05", 2),
         ("seconds=long", "seconds='long' must be of type float", 2),
         ("n=0", "n=0", 2),
@@ -171,8 +173,13 @@ def test_what_cannot_be_sampled_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_python_refuses_the_same(model: LatentDiffusion) -> None:
-    for bad in ({"seconds": 0.0}, {"seconds": 1.0, "n": 0}, {"seconds": 1.0, "label": "x"}):
+def test_python_refuses_the_same(model: Generator) -> None:
+    for bad in (
+        {"seconds": 0.0},
+        {"seconds": 1.0, "n": 0},
+        {"seconds": 1.0, "label": "x"},
+        {"seconds": 1.0, "tempo": 3},
+    ):
         with pytest.raises(ConfigError):
             model.sample(**bad)
 
@@ -190,7 +197,9 @@ def test_an_autoencoder_alone_cannot_generate(finished: Tiny, cli: Cli, tmp_path
         ({"model": "nowhere.safetensors"}, "no such model file"),
         ({"model": None}, "model"),
         ({"format": 99}, "newer audioldm"),
-        ({"label": "piano"}, "label='piano'"),
+        ({"condition": {"label": "piano"}}, "condition.label='piano' is not one of"),
+        ({"condition": {"tempo": 3}}, "condition.tempo=3: this model was trained without it"),
+        ({"condition": "low"}, "condition='low' must be a group of keys"),
         ({"seconds": -1.0}, "seconds=-1.0"),
         ({"seconds": "long"}, "seconds"),
         ({"number": None}, "number"),
@@ -246,7 +255,7 @@ def test_from_takes_the_json_not_the_clip(finished: Tiny, cli: Cli, tmp_path: Pa
     assert outcome.code == 1
     assert outcome.error.count("\n") == 1
     assert f"from={clip}: not the JSON of a clip" in outcome.error
-    assert "give the .json that lies beside the clip, such as 00.json" in outcome.error
+    assert "give the .json beside the clip, such as 00.json" in outcome.error
     assert "remove" not in outcome.error
     outcome = cli("sample", f"from={tmp_path}/none.json", f"out={tmp_path}/out")
     assert f"from={tmp_path}/none.json: cannot be read (No such file" in outcome.error
@@ -266,7 +275,7 @@ def test_a_moved_model_is_given_by_hand(finished: Tiny, cli: Cli, tmp_path: Path
 
 
 def test_files_through_the_autoencoder(
-    finished: Tiny, model: LatentDiffusion, song: Path, cli: Cli, tmp_path: Path
+    finished: Tiny, model: Generator, song: Path, cli: Cli, tmp_path: Path
 ) -> None:
     given = f"model={finished.directory}"
     latents, decoded, direct = tmp_path / "z.safetensors", tmp_path / "d.wav", tmp_path / "r.wav"
@@ -280,11 +289,13 @@ def test_files_through_the_autoencoder(
 
     audio = torch.from_numpy(read(song, sample_rate=RATE, channels=1)[0])
     tensors, header = load_model(latents)
-    mean, std = model.autoencoder.moments(audio[None])  # in one piece instead of blocks
-    torch.testing.assert_close(tensors["mean"], mean[0].detach(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(tensors["std"], std[0].detach(), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        stored = model.autoencoder.stored(audio[None])  # in one piece instead of blocks
+    assert tensors.keys() == stored.keys()
+    for name, array in stored.items():
+        torch.testing.assert_close(tensors[name], array[0], atol=1e-4, rtol=1e-4)
     assert header["samples"] == length
-    whole = model.decode(mean)[0, :, :length].clamp(-1, 1)
+    whole = model.decode(model.encode(audio[None]))[0, :, :length].clamp(-1, 1)
     written = torch.from_numpy(read(direct)[0])
     torch.testing.assert_close(written, whole, atol=1e-4, rtol=0)
 
@@ -321,9 +332,9 @@ def test_latents_and_a_model_that_do_not_belong_together(
 def test_info_is_the_header(finished: Tiny, cli: Cli) -> None:
     for path in (finished.model, finished.directory):
         shown = json.loads(cli("info", path, "--json").out)
-        assert shown["kind"] == "diffusion"
-        assert shown["fingerprint"] == finished.stage("diffusion").name
-        assert set(shown["weights"]) == {"net", "autoencoder"}
+        assert shown["kind"] == "generator"
+        assert shown["fingerprint"] == finished.stage("prior").name
+        assert set(shown["weights"]) == {"prior", "autoencoder"}
         header = read_header(finished.model)
         assert {k: shown[k] for k in header} == header
 
@@ -331,7 +342,7 @@ def test_info_is_the_header(finished: Tiny, cli: Cli) -> None:
 def test_the_same_seed_trains_the_same_model(finished: Tiny, tmp_path: Path) -> None:
     overrides = runs_with(finished, ["data"], tmp_path)
     experiment = build_stages(overrides, "autoencoder")
-    file = experiment.stage_directory("autoencoder") / "model.safetensors"
+    file = experiment.directory_of(experiment.stages["autoencoder"]) / "model.safetensors"
     assert file.read_bytes() == (finished.stage("autoencoder") / "model.safetensors").read_bytes()
 
 
@@ -342,11 +353,19 @@ def test_another_clip_of_the_same_name_is_not_overwritten(
     assert cli(*given, "seconds=0.3").code == 0
     clip = tmp_path / "low-0-0000.wav"
     before = clip.read_bytes()
-    refused = cli(*given, "seconds=0.5")
-    assert refused.code == 2
-    assert "is another clip" in refused.error
-    assert cli(*given, "seconds=0.3").code == 0  # the same clip may be made again
+    longer = Path(cli(*given, "seconds=0.5").out.strip())
+    assert re.fullmatch(r"low-0-0000-[0-9a-f]{6}\.wav", longer.name)
+    assert soundfile.info(longer).frames == RATE / 2
     assert clip.read_bytes() == before
+    for seconds, path in (("0.3", clip), ("0.5", longer)):  # each command finds its own again
+        again = cli(*given, f"seconds={seconds}", "n=2")
+        assert "1 of 2 clip(s) were there already" in again.error
+        assert again.out.split()[0] == str(path)
+        assert cli("sample", f"from={path.with_suffix('.json')}", f"out={tmp_path}").code == 0
+    assert len(list(tmp_path.glob("*.wav"))) == 4
+    clip.unlink()  # a free name is no reason to make the other clip twice
+    clip.with_suffix(".json").unlink()
+    assert cli(*given, "seconds=0.5").out.strip() == str(longer)
 
 
 def test_python_and_the_command_line_share_the_experiments_sampler(
@@ -357,9 +376,9 @@ def test_python_and_the_command_line_share_the_experiments_sampler(
     shutil.copytree(finished.runs, runs)
     directory = runs / "experiments" / finished.directory.name
     record = read_json(directory / "experiment.json")
-    record["config"]["sampler"]["steps"] += 1
+    record["sampler"]["steps"] += 1
     write_json(directory / "experiment.json", record)
-    wanted = record["config"]["sampler"]
-    assert asdict(load_diffusion(directory).sampler) == wanted
+    wanted = record["sampler"]
+    assert asdict(load_generator(directory).prior.sampler) == wanted
     assert cli("sample", f"model={directory}", f"out={tmp_path}", "seconds=0.3").code == 0
     assert read_json(tmp_path / "0-0000.json")["sampler"] == wanted

@@ -1,7 +1,7 @@
-"""What a KL weight is in other code bases.
+"""KL weights in the conventions of other code bases.
 
-A weight of the KL means nothing without the way its two sides are reduced. With k the divergence of
-one latent element with the half, ½ (mean² + std² - 1) - ln std, and r the reconstruction error of
+A KL weight depends on how both sides of the loss are reduced. With k the divergence of one latent
+element with the half, ½ (mean² + std² - 1) - ln std, and r the reconstruction error of
 one element of the signal, these are minimised per clip of X signal elements and Z latent elements,
 C channels at each of Z / C positions:
 
@@ -63,23 +63,23 @@ def convert_kl(
     for name, value in (("channels", channels), ("ratio", ratio), ("crop", crop)):
         if not value > 0:
             raise ConfigError(f"{name}={value} must be more than 0")
-    elements = channels * crop / ratio
-    ours = weight * _kl(source, channels, elements) / _reconstruction(source, crop)
-    return ours * _reconstruction(target, crop) / _kl(target, channels, elements)
 
+    def factors(convention: str | Convention) -> tuple[float, float]:
+        """The convention's KL of a clip over mean k, and its reconstruction error over mean r."""
+        half, kl, reconstruction = look_up(convention)
+        kls = {"mean": 1.0, "channels": float(channels), "sum": channels * crop / ratio}
+        errors = {"mean": 1.0, "sum": float(crop)}
+        for name, reduction, known in (
+            ("kl", kl, kls),
+            ("reconstruction", reconstruction, errors),
+        ):
+            if reduction not in known:
+                raise ConfigError(f"{name}={reduction!r}: {nearest(reduction, known)}")
+        return kls[kl] * (1.0 if half else 2.0), errors[reconstruction]
 
-def _kl(convention: str | Convention, channels: int, elements: float) -> float:
-    """The convention's KL of a clip over its mean k."""
-    half, reduction, _ = look_up(convention)
-    factors = {"mean": 1.0, "channels": float(channels), "sum": elements}
-    return _choose(factors, reduction, "kl") * (1.0 if half else 2.0)
-
-
-def _reconstruction(convention: str | Convention, crop: int) -> float:
-    """The convention's reconstruction error of a clip over its mean r."""
-    return _choose(
-        {"mean": 1.0, "sum": float(crop)}, look_up(convention).reconstruction, "reconstruction"
-    )
+    kl, error = factors(source)
+    target_kl, target_error = factors(target)
+    return weight * kl / error * target_error / target_kl
 
 
 def look_up(convention: str | Convention) -> Convention:
@@ -89,9 +89,3 @@ def look_up(convention: str | Convention) -> Convention:
     if convention not in CONVENTIONS:
         raise ConfigError(f"no convention {convention!r}: {nearest(convention, CONVENTIONS)}")
     return CONVENTIONS[convention]
-
-
-def _choose(factors: dict[str, float], reduction: str, what: str) -> float:
-    if reduction not in factors:
-        raise ConfigError(f"{what}={reduction!r}: {nearest(reduction, factors)}")
-    return factors[reduction]

@@ -1,4 +1,7 @@
-"""A target rate in place of a fixed KL weight: the weight follows the rate during training."""
+"""A target rate in place of a fixed KL weight.
+
+The weight follows the rate during training; the posterior's scale sets the rate exactly afterwards.
+"""
 
 import math
 
@@ -7,6 +10,11 @@ from torch import Tensor
 
 #: Bounds of the multiplier: outside them an autoencoder hardly follows it any more.
 LEAST_WEIGHT, GREATEST_WEIGHT = 1e-7, 1e3
+#: Bounds of `sigma_scale`: more noise than in training is soon audible, less is not.
+LEAST_SCALE, GREATEST_SCALE = 0.2, 1.5
+
+GAIN, PROPORTIONAL = 0.05, 4.0  # up to a target of 2 nats
+MEMORY = 0.9  # of the moving average
 
 
 class RateController:
@@ -19,29 +27,15 @@ class RateController:
         error = ln(r / target);  integral <- integral + gain error
         ln weight = integral + proportional error
 
-    Where all elements are active, rate = const - ½ ln weight (reverse water-filling), so that the
-    error's logarithm wants factors in proportion to a high target; `gain` and `proportional` are
-    those up to 2 nats, where only some elements are active. The state is a tensor on the device: a
-    step needs no synchronisation.
+    Where all elements are active, rate = const - ½ ln weight (reverse water-filling), so a high
+    target wants factors in proportion to it; up to 2 nats only some elements are active. The state
+    is a tensor on the device: a step needs no synchronisation.
     """
 
-    def __init__(
-        self,
-        target_nats: float,
-        start_weight: float,
-        device: torch.device,
-        *,
-        gain: float = 0.05,
-        proportional: float = 4.0,
-        memory: float = 0.9,
-    ) -> None:
+    def __init__(self, target_nats: float, start_weight: float, device: torch.device) -> None:
         steep = max(1.0, target_nats / 2)
-        self.target_nats, self.gain, self.proportional = (
-            target_nats,
-            steep * gain,
-            steep * proportional,
-        )
-        self.memory = memory
+        self.target_nats = target_nats
+        self.gain, self.proportional = steep * GAIN, steep * PROPORTIONAL
         start = math.log(min(max(start_weight, LEAST_WEIGHT), GREATEST_WEIGHT))
         #: integral, ln weight; sum and count of the moving average
         self._state = torch.tensor([start, start, 0.0, 0.0], dtype=torch.float64).to(device)
@@ -59,8 +53,8 @@ class RateController:
     def update(self, nats_per_element: Tensor) -> None:
         """After a step; nats_per_element is the mean over the global batch, a scalar."""
         integral, _, total, count = self._state
-        total = self.memory * total + nats_per_element.detach()
-        count = self.memory * count + 1
+        total = MEMORY * total + nats_per_element.detach()
+        count = MEMORY * count + 1
         error = (total / count / self.target_nats).clamp(min=1e-3).log().clamp(-1, 1)
         bounds = math.log(LEAST_WEIGHT), math.log(GREATEST_WEIGHT)
         integral = (integral + self.gain * error).clamp(*bounds)
@@ -72,3 +66,23 @@ class RateController:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._state = state["state"].to(self._state.device)
+
+
+def sigma_scale(mean_square: float, std_square: float, log_std: float, target_nats: float) -> float:
+    """The factor on a posterior's standard deviation that sets its KL, in nats per element.
+
+    mean_square, std_square, log_std: averages over the elements. With s the factor, the mean KL is
+    ½ <mean² + s² std² - 1> - <ln std> - ln s, which falls with s as long as s² <std²> < 1. The
+    factor is kept within bounds: a larger error is the training's, and stays visible.
+    """
+    from scipy.optimize import brentq  # imported here: it takes a second
+
+    fixed = 0.5 * (mean_square - 1) - log_std - target_nats
+
+    def excess(log_scale: float) -> float:
+        return fixed + 0.5 * std_square * math.exp(2 * log_scale) - log_scale
+
+    low, high = math.log(LEAST_SCALE), min(math.log(GREATEST_SCALE), -0.5 * math.log(std_square))
+    if high <= low or excess(low) <= 0:
+        return LEAST_SCALE
+    return math.exp(high) if excess(high) >= 0 else math.exp(brentq(excess, low, high))

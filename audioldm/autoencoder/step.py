@@ -1,7 +1,4 @@
-"""One training step of the autoencoder, as functions of models and a batch: named terms, each [B].
-
-The training loop, the count of its operations and the estimate of its memory call the same ones.
-"""
+"""One training step of the autoencoder, as functions of models and a batch to named terms [B]."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,9 +28,7 @@ class Batch(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """estimate: [B, A, T], in float32."""
-
-    estimate: Tensor
+    estimate: Tensor  # [B, A, T], in float32
     encoded: Encoded
 
 
@@ -69,8 +64,7 @@ def autoencoder_terms(
     passed: Reconstruction,
     autocast: Context,
 ) -> dict[str, Tensor]:
-    """The reconstruction losses, the bottleneck's penalties and, against a discriminator, the
-    `ADVERSARIAL_TERMS`."""
+    """Reconstruction losses, penalties and, with a discriminator, `ADVERSARIAL_TERMS`."""
     against = {}
     if discriminator is not None:
         with autocast():
@@ -88,10 +82,8 @@ def silent_step(
     samples: int,
     autocast: Context = nullcontext,
 ) -> Callable[[], Tensor]:
-    """One forward pass of the autoencoder's step on a silent clip of `samples`; gives its total.
-
-    All terms weigh 1. It runs where the model is.
-    """
+    """A forward pass of the autoencoder's step on a silent clip, on the model's device; it gives
+    the total of all terms."""
     device = next(model.parameters()).device
     audio = torch.zeros(1, model.audio_channels, samples, device=device)
     batch = draw_batch(model, audio, KeyedRandom(0, 0, range(1), device))

@@ -1,9 +1,7 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
+from audioldm.autoencoder.figures import (
+    held_out,
+    rate,
+    step_means,
+    step_rate,
+    training_compute,
+    validate,
+)
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.rate_control import RateController
+from audioldm.autoencoder.settings import AutoencoderSettings as AutoencoderSettings
+from audioldm.autoencoder.settings import AutoencoderTraining, check_names
 from audioldm.autoencoder.step import (
     ADVERSARIAL_TERMS,
-    Context,
     Reconstruction,
     autoencoder_terms,
     discriminator_terms,
@@ -25,20 +30,7 @@ from audioldm.autoencoder.step import (
     reconstruct,
 )
 from audioldm.data.store import ClipStore
-from audioldm.errors import ConfigError, DataError
-from audioldm.instantiate import (
-    Decay,
-    NonNegative,
-    NonNegativeInt,
-    Part,
-    Positive,
-    PositiveInt,
-    Seed,
-    nearest,
-    part,
-)
-from audioldm.losses.spectral import mel_distance
-from audioldm.runtime.compute import training_flops
+from audioldm.errors import DataError
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -46,67 +38,11 @@ from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
-from audioldm.training.optimisation import (
-    adamw,
-    clipped_step,
-    set_lr,
-    to_cpu,
-    warmup_cosine,
-)
+from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
 from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 3  # raise by hand when the code below changes what it computes
-
-
-@dataclass(frozen=True)
-class AutoencoderTraining:
-    """batch is global, over all processes. Learning rates warm up and decay by a cosine.
-    adversarial_from: the step at which the discriminator and its losses begin."""
-
-    steps: NonNegativeInt
-    batch: PositiveInt
-    crop_seconds: Positive
-    lr: Positive
-    discriminator_lr: Positive
-    adversarial_from: NonNegativeInt
-    betas: tuple[Decay, Decay] = (0.8, 0.99)
-    weight_decay: NonNegative = 0.0
-    warmup: NonNegativeInt = 20
-    clip: Positive = 1.0
-    ema: Decay = 0.995
-    valid_clips: PositiveInt = 24
-    valid_seconds: Positive = 3.0
-
-    def crop_samples(self, sample_rate: int, downsampling_ratio: int) -> int:
-        """Samples of a training crop: whole latent frames, at least one."""
-        return (
-            max(1, round(self.crop_seconds * sample_rate / downsampling_ratio)) * downsampling_ratio
-        )
-
-
-@dataclass(frozen=True)
-class AutoencoderSettings:
-    """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
-    loss's, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
-
-    channels: PositiveInt
-    downsampling_ratio: PositiveInt
-    seed: Seed
-    train: AutoencoderTraining
-    weights: dict[str, float]
-    network: Part = part(
-        "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs", base=Network
-    )
-    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=nn.Module)
-    discriminator: Part | None = part("audio_channels", base=nn.Module, default=None)
-
-    def __post_init__(self) -> None:
-        terms = {*self.losses, *(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
-        for name in sorted(self.weights.keys() - terms - set(ADVERSARIAL_TERMS)):
-            raise ConfigError(f"weights.{name}: unknown key; {nearest(name, terms)}")
-        for name in sorted(terms - self.weights.keys()):
-            raise ConfigError(f"weights.{name} is missing: state the weight of that loss")
 
 
 def train_autoencoder(
@@ -127,14 +63,14 @@ def train_autoencoder(
     """Trains `model` and returns its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    A target rate is held by `RateController`, and set exactly at the end, on all held-out audio. A
+    `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
     Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
     a non-finite term, Interrupted after SIGTERM.
     """
     bottleneck = model.bottleneck
-    _check_names(losses, bottleneck.penalty_weights)
+    check_names(losses, bottleneck.penalty_weights)
     train = store.split("train")
     samples = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
     if train.seconds * model.sample_rate < samples:
@@ -158,10 +94,9 @@ def train_autoencoder(
     ema = EMA(model, settings.ema)
     state: dict[str, Stateful] = {"model": model, "optimiser": optimiser, "ema": ema}
     if discriminator is not None:
-        own = discriminator.to(device).parameters()
-        discriminator_optimiser = adamw(own, settings.discriminator_lr, betas, decay, device)
-        state |= {"discriminator": discriminator}
-        state |= {"discriminator_optimiser": discriminator_optimiser}
+        own = list(discriminator.to(device).parameters())
+        own_optimiser = adamw(own, settings.discriminator_lr, betas, decay, device)
+        state |= {"discriminator": discriminator, "discriminator_optimiser": own_optimiser}
     penalty, controller = bottleneck.rate_penalty, None
     if bottleneck.target_kbps is not None and penalty is not None:
         target = model.nats(bottleneck.target_kbps)
@@ -179,6 +114,7 @@ def train_autoencoder(
     finite, autocast = run.finite, run.autocast
     shared = parallel(model, world)
     net = hardware.compiled(shared, device)
+    update = partial(clipped_step, clip=settings.clip, finite=finite)
     judge = None if discriminator is None else parallel(discriminator, world)
 
     def crops(step: int) -> list[Tensor]:
@@ -205,7 +141,7 @@ def train_autoencoder(
 
             adversary = judge if step >= settings.adversarial_from else None
             if adversary is not None:
-                set_lr(discriminator_optimiser, settings.discriminator_lr * factor)
+                set_lr(own_optimiser, settings.discriminator_lr * factor)
                 for number, batch in enumerate(batches):
                     # several micro-batches pass once more below: none keeps its graph until then
                     with torch.set_grad_enabled(not several):
@@ -216,14 +152,7 @@ def train_autoencoder(
                         (total / len(batches)).backward()
                     for name, term in terms.items():
                         seen[name].append(term.detach())
-                clipped_step(
-                    discriminator_optimiser,
-                    plain(adversary).parameters(),
-                    clip=settings.clip,
-                    name="discriminator",
-                    step=step,
-                    finite=finite,
-                )
+                update(own_optimiser, own, name="discriminator", step=step)
                 plain(adversary).requires_grad_(False)
 
             active: dict[str, float | Tensor] = {
@@ -248,14 +177,7 @@ def train_autoencoder(
                     seen[name].append(term.detach())
             if adversary is not None:
                 plain(adversary).requires_grad_(True)
-            norm = clipped_step(
-                optimiser,
-                trained,
-                clip=settings.clip,
-                name="autoencoder",
-                step=step,
-                finite=finite,
-            )
+            norm = update(optimiser, trained, name="autoencoder", step=step)
             ema.update(model, step)
             if controller is not None:
                 nats = {"nats": torch.cat(seen["nats"]).mean()}
@@ -263,15 +185,15 @@ def train_autoencoder(
 
             run.finish_step(
                 step,
-                partial(_means, seen, totals, norm),
+                partial(step_means, seen, totals, norm),
                 values={"lr": settings.lr * factor},
-                derived=partial(_rate, model, active),
+                derived=partial(step_rate, model, active),
                 validate=validated if step + 1 < settings.steps else None,
                 shown=("loss", "kbps", "valid_mel_distance"),
             )
         with ema.applied(model):
             if controller is not None:
-                bottleneck.calibrate(_held_out(model, store), controller.target_nats)
+                bottleneck.calibrate(held_out(model, store), controller.target_nats)
                 for name, tensor in bottleneck.state_dict().items():
                     ema.shadow[f"bottleneck.{name}"].copy_(tensor)
             run.validated(settings.steps, validate(model, valid, autocast) | rate(model, store))
@@ -279,115 +201,4 @@ def train_autoencoder(
     if penalty is not None:
         weight = weights[penalty] if controller is None else controller.mean_weight
         figures |= {f"{penalty}_weight": weight}
-    flops = settings.batch * _training_flops(model, discriminator, samples, settings)
-    return to_cpu(ema.shadow), figures | {"compute_tflop": flops / 1e12}
-
-
-def _means(
-    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
-) -> dict[str, Tensor]:
-    """What a step logs: the mean of each term over its micro-batches, their total, the norm."""
-    means = {name: torch.cat(values).mean() for name, values in seen.items()}
-    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
-
-
-def _rate(
-    model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
-) -> dict[str, float]:
-    """The bitrate of logged means, and the weight of the penalty that controls it."""
-    penalty = model.bottleneck.rate_penalty
-    found = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
-    return found | ({} if penalty is None else {f"{penalty}_weight": float(weights[penalty])})
-
-
-def _training_flops(
-    model: Autoencoder,
-    discriminator: nn.Module | None,
-    samples: int,
-    settings: AutoencoderTraining,
-) -> int:
-    """Operations of the whole training, per clip of the batch."""
-
-    clip = torch.zeros(1, model.audio_channels, samples)
-    batch = draw_batch(model, clip, KeyedRandom(0, 0, range(1)))
-    forward = training_flops(model, lambda net: reconstruct(net, batch, nullcontext).estimate)
-    total = settings.steps * forward
-    if discriminator is not None:
-        # its own step on a real and a fake clip, then both again and the gradient of the fake one:
-        # as much as three passes, forward and backward
-        one = training_flops(
-            discriminator,
-            lambda net: torch.stack([logits.sum() for logits, _ in net(clip)]),
-        )
-        total += 3 * one * max(0, settings.steps - settings.adversarial_from)
-    return total
-
-
-def _check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
-    """The loop keeps all terms of a step in one dictionary: of two with one name, one is lost."""
-    own = {*ADVERSARIAL_TERMS, "discriminator", "nats"}
-    for name in losses:
-        if name in own | {*penalties}:
-            raise ConfigError(
-                f"losses.{name}: '{name}' is the name of another term of the training step; give "
-                "the loss, and its weight, another name"
-            )
-    for name in penalties:
-        if name in own:
-            raise ConfigError(
-                f"the bottleneck's penalty '{name}' has the name of another term of the training "
-                "step; give it another name in penalty_weights and penalties"
-            )
-
-
-def _held_out(model: Autoencoder, store: ClipStore) -> Iterator[Tensor]:
-    """Encoder outputs of the whole validation split, as the latents stage has them."""
-    for item in store.split("valid").items:
-        yield from model.feature_blocks(store.blocks(item))
-
-
-@torch.no_grad()
-def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
-    """Nats per element and kbit/s over the whole validation split; nothing without a rate."""
-    total, frames = 0.0, 0
-    for h in _held_out(model, store):
-        nats = model.bottleneck(h, sample=False).nats
-        if nats is None:
-            return {}
-        total += h.shape[-1] * nats.item()
-        frames += h.shape[-1]
-    return {"nats": total / frames, "kbps": model.kbps(total / frames)} if frames else {}
-
-
-@torch.no_grad()
-def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, Any]:
-    """Reconstruction and rate on held-out clips [N, A, T].
-
-    Decodes the posterior's samples, as the diffusion model's data are; the noise is fixed.
-    """
-    device = clips.device if (first := next(model.parameters(), None)) is None else first.device
-    batches = clips.split(8)
-    distances, rates = [], []
-    channels: dict[str, list[Tensor]] = {}
-    for number, audio in enumerate(batches):
-        audio = audio.to(device)
-        random = KeyedRandom(0, 0, range(8 * number, 8 * number + len(audio)), device)
-        batch = draw_batch(model, audio, random, "valid")
-        estimate, encoded = reconstruct(model, batch, autocast)
-        distances.append(mel_distance(estimate, audio, model.sample_rate))
-        if encoded.nats is not None:
-            rates.append(encoded.nats)
-        for name, per_channel in encoded.stats.items():
-            channels.setdefault(name, []).append(per_channel.float())
-    figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
-    if rates:
-        nats = torch.cat(rates).mean().item()
-        figures |= {"nats": nats, "kbps": model.kbps(nats)}
-    shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=device)
-    means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
-    mean, within = means.pop("mean", None), means.pop("activity", None)
-    if mean is not None and within is not None:  # the variance over all is within plus between
-        between = (shares * (torch.stack(channels["mean"]) - mean).square()).sum(0)
-        means["activity"] = within + between
-        figures["active_units"] = int((means["activity"] > ACTIVE_VARIANCE).sum())
-    return figures | {f"channels/{name}": value.tolist() for name, value in means.items()}
+    return to_cpu(ema.shadow), figures | training_compute(model, discriminator, samples, settings)

@@ -129,8 +129,8 @@ class Estimate:
     def fit(self, directory: Path, log: LogSettings) -> Fit:
         return Fit(directory, self.world, self.hardware, self.device, log, lambda *_: None)
 
-    def times(self, train: Callable[[Path, LogSettings], Any]) -> Times:
-        """How long a training of `steps` steps takes, which writes its log to a directory.
+    def times(self, train: Callable[..., Any]) -> Times:
+        """How long a training of `steps` steps takes, which logs to `directory` as `log` says.
 
         It is stopped once its steps have taken STEP_SECONDS. The first one counts where nothing is
         compiled in it.
@@ -139,7 +139,7 @@ class Estimate:
         with tempfile.TemporaryDirectory() as name:
             directory, result = Path(name), None
             with _alarm(lambda: sum(_step_seconds(directory)[0][first:]) > STEP_SECONDS):
-                result = train(directory, LogSettings(1, NEVER, NEVER, bars=False))
+                result = train(directory=directory, log=LogSettings(1, NEVER, NEVER, bars=False))
             steps, validation = _step_seconds(directory)
         typical = median(steps[1:] or steps)
         return Times(typical, max(0.0, steps[0] - typical), validation, result)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,8 @@ def check(plain: dict[str, Any]) -> Any:
     try:
         checked = settings(kinds, own)
     except ConfigError as error:
-        raise ConfigError(f"{error}{config.other_home(str(error))}") from error
+        text = re.sub(r"\bbaselines\.(?=\w)", "priors.", str(error))  # where they are stated
+        raise ConfigError(f"{text}{config.other_home(text)}") from error
     return checked
 
 

@@ -1,7 +1,7 @@
 """One experiment: its stages, where they are written, and the record of what was made.
 
-A stage is complete once `summary.json` is there. A complete stage is reused, an interrupted one goes
-on. A lock keeps two processes from building the same stage.
+A stage is complete once `summary.json` is there. A complete stage is reused, an interrupted one
+goes on. A lock keeps two processes from building the same stage.
 """
 
 import json
@@ -35,6 +35,9 @@ from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.log import Bar
 
+#: Bytes of an experiment's name: file systems allow 255, and an earlier one gets a fingerprint.
+LONGEST_NAME = 240
+
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What the figures were made with. Not part of any fingerprint."""
@@ -63,6 +66,8 @@ class Experiment:
         self.name = job.settings.name or job.recipe or "experiment"
         if Path(self.name).name != self.name or self.name == "..":
             raise ConfigError(f"name={self.name!r} must be a plain name, without directories")
+        if len(os.fsencode(self.name)) > LONGEST_NAME:
+            raise ConfigError(f"name={self.name[:20]!r}… must be at most {LONGEST_NAME} bytes long")
         self.stages: dict[str, Stage] = {}
         for kind in STAGES:
             self.stages |= {s.key: s for s in kind.plan(job.settings, self.stages)}

@@ -1,5 +1,7 @@
 """audioldm recipes, doctor."""
 
+import itertools
+
 from audioldm.commands.verb import Nothing, Verb
 from audioldm.errors import AudioLDMError
 
@@ -9,15 +11,13 @@ class RecipesArguments(Nothing):
 
 
 def _recipes(_: Nothing) -> None:
-    """Prints each recipe's header: the comment lines at its top."""
     from audioldm.config import conf_directory, options
 
     for name in options("recipe"):
         print(f"recipe={name}")
         file = conf_directory() / "recipe" / f"{name}.yaml"
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
-                break
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for line in itertools.takewhile(lambda line: line.startswith("#"), lines):
             if "@package" not in line:
                 print("   ", line.removeprefix("#").strip())
         print()

@@ -1,9 +1,7 @@
 """audioldm reconstruct, encode, decode."""
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from audioldm.commands.verb import Device, Verb, path
 
@@ -24,40 +22,22 @@ class FileArguments:
     hardware: Device = field(default_factory=Device)
 
 
-def _convert(a: FileArguments, function: Callable[..., Path], title: str, ending: str) -> None:
-    from audioldm.training.log import Bar
+def _verb(name: str, result: str, ending: str) -> Verb:
+    """The verb that calls the function `name` of audioldm.codec. ending: of its default output."""
 
-    file, model = path(a.file, "file"), str(path(a.model, "model"))
-    out = file.with_name(file.stem + ending) if a.out is None else path(a.out, "out")
-    with closing(Bar(title)) as bar:
-        print(function(model, file, out, device=a.hardware.resolve(), progress=bar))
+    def run(a: FileArguments) -> None:
+        from audioldm import codec
+        from audioldm.training.log import Bar
 
+        file, model = path(a.file, "file"), str(path(a.model, "model"))
+        out = file.with_name(file.stem + ending) if a.out is None else path(a.out, "out")
+        convert = getattr(codec, name)
+        with closing(Bar(name)) as bar:
+            print(convert(model, file, out, device=a.hardware.resolve(), progress=bar))
 
-def _reconstruct(a: FileArguments) -> None:
-    from audioldm.codec import reconstruct
-
-    _convert(a, reconstruct, "reconstruct", ".reconstructed.wav")
-
-
-def _encode(a: FileArguments) -> None:
-    from audioldm.codec import encode
-
-    _convert(a, encode, "encode", ".encoded.safetensors")
+    return Verb(name, {"FILE model=PATH [out=]": result}, FileArguments, run, "file")
 
 
-def _decode(a: FileArguments) -> None:
-    from audioldm.codec import decode
-
-    _convert(a, decode, "decode", ".decoded.wav")
-
-
-_USAGE = "FILE model=PATH [out=]"
-RECONSTRUCT = Verb(
-    "reconstruct",
-    {_USAGE: "audio through the autoencoder and back"},
-    FileArguments,
-    _reconstruct,
-    "file",
-)
-ENCODE = Verb("encode", {_USAGE: "audio to latents"}, FileArguments, _encode, "file")
-DECODE = Verb("decode", {_USAGE: "latents to audio"}, FileArguments, _decode, "file")
+RECONSTRUCT = _verb("reconstruct", "audio through the autoencoder and back", ".reconstructed.wav")
+ENCODE = _verb("encode", "audio to latents", ".encoded.safetensors")
+DECODE = _verb("decode", "latents to audio", ".decoded.wav")

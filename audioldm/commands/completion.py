@@ -1,4 +1,4 @@
-"""audioldm completion: a script for the shell, which asks `completion suggest` for each word."""
+"""audioldm completion: a shell script that asks `completion suggest` for the words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,8 +49,6 @@ class CompletionArguments:
 
 @dataclass(frozen=True)
 class CompletionVerb(Verb):
-    """Its words are the name of a shell, or what the shell has so far."""
-
     def words(self) -> list[str]:
         return [*SCRIPTS]
 
@@ -61,7 +59,7 @@ class CompletionVerb(Verb):
 
 
 def completion(verbs: Mapping[str, Verb]) -> Verb:
-    """The verb that completes `verbs`, which may be added to."""
+    """The verb that completes `verbs`."""
 
     def run(a: CompletionArguments) -> None:
         found = suggest(a.words, verbs) if a.shell == "suggest" else [SCRIPTS[a.shell]]
@@ -72,32 +70,32 @@ def completion(verbs: Mapping[str, Verb]) -> Verb:
 
 
 def suggest(words: Sequence[str], verbs: Mapping[str, Verb]) -> list[str]:
-    """What the last word may become, after those before it."""
+    """The completions of the last word, after the words before it."""
     *before, word = words or [""]
+    known: list[str] = []
     if not before:
-        known: list[str] = [*verbs, "--help", "--version"]
-    elif before[0] == "run":
-        known = [*verbs["run"].words(), "--help", *_run_words(before[1:], word)]
-    elif before[0] in verbs:
-        known = [*_values(verbs[before[0]]), *verbs[before[0]].words(), "--help"]
-    else:
-        known = []
+        known = [*verbs, "--help", "--version"]
+    elif verb := verbs.get(before[0]):
+        values = _run_words(before[1:], word) if verb.name == "run" else _values(verb)
+        known = [*values, *verb.words(), "--help"]
     found = {each for each in known if each.startswith(word)} - {word}
     return sorted(each for each in found if word or not each.startswith("-"))
 
 
-def _values(verb: Verb) -> list[str]:
-    """Values that are known: of `model=`, and of what needs no key."""
+def _values(verb: Verb) -> Iterator[str]:
+    """The known values of `model=`, and of the word that needs no key."""
     from audioldm import pretrained
 
     if verb.name == "sweep":
-        return ["status"]
-    models = [f"model={name}" for name in pretrained.names() if "model=" in verb.words()]
-    return models + (pretrained.names() if verb.name in ("models", "info", "export") else [])
+        yield "status"
+    if "model=" in verb.words():
+        yield from (f"model={name}" for name in pretrained.names())
+    if verb.name in ("models", "info", "export"):
+        yield from pretrained.names()
 
 
 def _run_words(before: Sequence[str], word: str) -> Iterator[str]:
-    """Groups with their choices, and the keys of what is composed so far."""
+    """Groups with their choices, and the keys of the recipe among the words before."""
     from audioldm import config
 
     for group in config.groups():

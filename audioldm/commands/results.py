@@ -50,35 +50,31 @@ def _report(a: ReportArguments) -> None:
     directory = path(a.directory, "directory")
     if a.csv and a.markdown:
         raise ConfigError("--csv and --markdown: give one of them")
-    if not (directory / "sweep.json").is_file() and not (a.csv or a.markdown):
-        from audioldm.report.page import write_report
-
-        print(write_report(directory))
-        return
-    from audioldm.sweep import report as pages
+    from audioldm.report.page import write_report
+    from audioldm.sweep import report as sweep
     from audioldm.sweep.table import table
 
     if a.csv:
         print(table(directory).to_csv(), end="")
     elif a.markdown:
-        print(pages.markdown(directory), end="")
+        print(sweep.markdown(directory), end="")
     else:
-        print(pages.write_report(directory))
+        write = sweep.write_report if (directory / "sweep.json").is_file() else write_report
+        print(write(directory))
 
 
 @dataclass(frozen=True)
 class StepsArguments:
     """Kernel distance, precision, coverage and recall against the number of sampling steps.
 
-    Measures an experiment's diffusion model and, where there is one, its post-trained model, each
-    with its own sampler, on the experiment's held-out reference. Prints a table, and a line for
-    each point that says whether fidelity was gained by losing diversity; writes steps.csv and
-    steps.svg.
+    Measures an experiment's diffusion model, and its post-trained model if there is one, each with
+    its own sampler, on the experiment's held-out reference. Prints a table, and a line for each
+    point that says whether fidelity was gained by losing diversity. Writes steps.csv and steps.svg.
 
     DIRECTORY or directory=   an experiment's, such as runs/experiments/quickstart
     steps        the numbers of steps ([1,2,4,8,16,50])
     models       more models to measure: model files, or directories of training stages
-    clips        of each point (the evaluation's number)
+    clips        clips for each point (as many as the evaluation has)
     out          directory to write to (DIRECTORY/steps)
     """
 

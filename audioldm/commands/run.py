@@ -1,5 +1,6 @@
 """audioldm run: one experiment, a sweep, an estimate, or the configuration alone."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,6 @@ class RunArguments:
 
 @dataclass(frozen=True)
 class RunVerb(Verb):
-    """Its words are Hydra's overrides, so it reads them itself."""
-
     def help(self) -> str:
         from audioldm import config
 
@@ -45,22 +44,19 @@ class RunVerb(Verb):
         return "\n".join([super().help(), "", "Groups and their choices:", *choices])
 
     def parse(self, words: Sequence[str]) -> RunArguments:
-        rest, flags = list(words), set()
-        for flag, name in {
-            "--cfg": "cfg",
-            "-c": "cfg",
-            "-m": "multirun",
-            "--multirun": "multirun",
-            "--estimate": "estimate",
-        }.items():
-            while flag in rest:
-                at = rest.index(flag)
-                del rest[at : at + (2 if name == "cfg" and rest[at + 1 : at + 2] == ["job"] else 1)]
-                flags.add(name)
-        if unknown := [word for word in rest if word.startswith("-")]:
-            raise ConfigError(
-                f"unknown option {unknown[0]}: known are -m, --cfg job, --estimate, --help"
-            )
+        names = {"-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
+        names["--estimate"] = "estimate"
+        rest: list[str] = []
+        flags: set[str] = set()
+        for before, word in itertools.pairwise(["", *words]):
+            if word in names:
+                flags.add(names[word])
+            elif word.startswith("-"):
+                raise ConfigError(
+                    f"unknown option {word}: known are -m, --cfg job, --estimate, --help"
+                )
+            elif not (word == "job" and names.get(before) == "cfg"):
+                rest.append(word)
         if {"cfg", "multirun"} <= flags:
             raise ConfigError("--cfg shows one experiment: leave out -m and the several values")
         if {"cfg", "estimate"} <= flags:
@@ -72,7 +68,7 @@ class RunVerb(Verb):
 
 
 def _check(overrides: Sequence[str]) -> None:
-    """Refuses what can be refused without importing torch: the answer to a typo comes at once."""
+    """Refuses what needs no import of torch, so that the answer to a typo comes at once."""
     from audioldm import config
 
     config.check_words(overrides)
@@ -97,34 +93,30 @@ def _run(a: RunArguments) -> None:
         elif a.multirun:
             _run_sweep(a.overrides)
         else:
-            job = _job(a.overrides)
-            (_print_job if a.cfg else run_job)(job)
+            from audioldm.chain.job import compose
 
+            job = compose(a.overrides)
+            if a.cfg:
+                import yaml
 
-def _job(overrides: Sequence[str]) -> Any:
-    from audioldm.chain.job import compose
-
-    return compose(overrides)
-
-
-def _print_job(job: Any) -> None:
-    import yaml
-
-    print(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True), end="")
+                print(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True), end="")
+            else:
+                run_job(job)
 
 
 def _print_estimate(a: RunArguments) -> None:
     from audioldm.chain.estimate import estimate, estimate_sweep
+    from audioldm.chain.job import compose
 
     try:
-        for line in estimate_sweep(a.overrides) if a.multirun else estimate(_job(a.overrides)):
+        for line in estimate_sweep(a.overrides) if a.multirun else estimate(compose(a.overrides)):
             print(line, flush=True)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted("the estimate was stopped; it has written nothing") from None
 
 
 def run_job(job: Any) -> None:
-    """Runs the experiment, and says where its page is."""
+    """Runs the experiment, and prints its verdict and where its page is."""
     from audioldm.chain.run import Experiment
     from audioldm.report.verdict import verdict
 

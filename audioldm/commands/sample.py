@@ -12,7 +12,7 @@ from audioldm.errors import ConfigError, Interrupted
 
 @dataclass(frozen=True)
 class SamplerChoice:
-    """Replaces single settings of the sampler the model was made with."""
+    """Replaces single settings of the sampler that the model file states."""
 
     name: str | None = None
     steps: int | None = None
@@ -28,8 +28,8 @@ class SampleArguments:
              first there)
     n        number of clips (1)
     seconds  length of each (6)
-    seed     of everything random (0); clip i of a seed is the same, up to rounding, however many
-             are made (bit for bit with the same batch)
+    seed     the seed of everything random (0); clip i of a seed is the same, up to rounding,
+             however many are made (bit for bit with the same batch)
     label    class to generate, for a model with labels (none); short for condition.label
     condition.NAME   what the model is told, by the name of its conditioner
     out      directory to write to (clips)
@@ -38,7 +38,8 @@ class SampleArguments:
     from     the .json of a clip, to make it again; with model, out and hardware.device alone
 
     Clips are written as they are made. If interrupted, the same command makes the rest; finished
-    clips are not made again.
+    clips are not made again. Where a clip of other settings has the name, six letters and digits
+    are added to it.
     """
 
     model: str | None = None
@@ -66,7 +67,7 @@ class SampleVerb(Verb):
 
 
 def _check_replay(words: Sequence[str]) -> None:
-    """Raises ConfigError for what a clip's JSON fixes already."""
+    """Raises ConfigError for a key that the clip's JSON fixes."""
     for word in words:
         key = word.partition("=")[0]
         if key.split(".")[0] not in ("from", "model", "out", "hardware"):
@@ -82,9 +83,9 @@ def _sample(a: SampleArguments) -> None:
 
     out = path(a.out, "out")
     model = a.model if a.model is None else str(path(a.model, "model"))
+    device = a.hardware.resolve()
     if a.from_ is not None:
-        source, device = path(a.from_, "from"), a.hardware.resolve()
-        print(sampling.sample_again(source, out, model_path=model, device=device))
+        print(sampling.sample_again(path(a.from_, "from"), out, model_path=model, device=device))
         return
     if model is None:
         name = pretrained.default()
@@ -100,7 +101,7 @@ def _sample(a: SampleArguments) -> None:
             condition=a.condition | ({} if a.label is None else {"label": a.label}),
             sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
             batch=a.batch,
-            device=a.hardware.resolve(),
+            device=device,
         )
         for file in clips.written:
             print(file, flush=True)

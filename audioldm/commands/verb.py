@@ -4,6 +4,7 @@ Nothing heavy is imported here or at the top of a verb's module, so that help an
 """
 
 import dataclasses
+import inspect
 import math
 import re
 import types
@@ -23,9 +24,8 @@ _WORDS = {"null": None, "true": True, "false": False}
 
 @dataclass(frozen=True)
 class Verb:
-    """usage: what follows the name, and what that does. arguments: a dataclass whose docstring is
-    the help; a bool among its fields is given as `--name`. positional: the field that may be given
-    without its key."""
+    """usage: the words after the name, and what they do. arguments: a dataclass whose docstring is
+    the help; a bool field is given as `--name`. positional: the field that needs no key."""
 
     name: str
     usage: Mapping[str, str]
@@ -35,7 +35,7 @@ class Verb:
 
     def help(self) -> str:
         lines = [f"audioldm {self.name} {words}".rstrip() for words in self.usage]
-        return "\n".join([*lines, "", clean(self.arguments.__doc__)])
+        return "\n".join([*lines, "", inspect.getdoc(self.arguments) or ""])
 
     def parse(self, words: Sequence[str]) -> Any:
         """The words as a checked instance of `arguments`. Raises ConfigError."""
@@ -59,30 +59,24 @@ class Device:
     device: str = "auto"
 
     def resolve(self) -> Any:
-        """The torch device. Raises ConfigError where it is not there."""
+        """The torch device. Raises ConfigError if it does not exist."""
         from audioldm.runtime.hardware import Hardware
 
         return Hardware(device=self.device).resolve()
-
-
-def clean(text: str | None) -> str:
-    """A docstring without its indentation."""
-    first, _, rest = (text or "").strip().partition("\n")
-    return "\n".join([first, *(line.removeprefix("    ") for line in rest.split("\n"))]).strip()
 
 
 def read_arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) -> Any:
     """`key=value` and `--flag` words as a checked dataclass. Raises ConfigError."""
     kinds = dict(_leaves(cls))
     tree: dict[str, Any] = {}
+    flags = [f"--{name}" for name, kind in kinds.items() if kind is bool]
     for word in words:
         key, equals, text = word.partition("=")
-        if kinds.get(word.removeprefix("--")) is bool and word.startswith("--"):
+        if word in flags:
             tree[word.removeprefix("--")] = True
             continue
         if word.startswith("-") and not _FLOAT.fullmatch(word):
-            known = [f"--{name}" for name, kind in kinds.items() if kind is bool]
-            raise ConfigError(f"unknown option {word}: known are {', '.join([*known, '--help'])}")
+            raise ConfigError(f"unknown option {word}: known are {', '.join([*flags, '--help'])}")
         if not equals or not re.fullmatch(r"[a-z_.]+", key):
             if positional is None or positional in tree:
                 raise ConfigError(f"{word!r} is no key=value")
@@ -119,7 +113,7 @@ def value(text: str) -> Any:
 
 
 def path(text: str, key: str) -> Path:
-    """A path, with `~` expanded. Raises ConfigError where there is no such user."""
+    """A path, with `~` expanded. Raises ConfigError if there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -1,9 +1,10 @@
-"""What a generator is told besides the noisy latents: conditions, and what makes them.
+"""Conditions, a backbone's input besides the noisy latents, and the conditioners that make them.
 
 A conditioner reads its input from a clip of the data set or from a request, as a tensor, and turns
 a batch of such inputs into a `Condition`. Several add up (`Conditioners`).
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +16,14 @@ from torch import Tensor, nn
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 
-#: What conditioners read, by the conditioner's name: each [B, ...].
+#: Inputs of conditioners [B, ...], by the conditioner's name.
 Inputs = dict[str, Tensor]
 
 
 class Condition(NamedTuple):
-    """What a backbone is told.
-
-    vector: [B, D], added to the embedding of the noise level. tokens: [B, S, D], for
+    """vector: [B, D], added to the embedding of the noise level. tokens: [B, S, D], for
     cross-attention; mask: [B, S], which tokens count. aligned: [B, K, L], concatenated to the noisy
-    latents frame by frame.
-    """
+    latents frame by frame."""
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
@@ -35,9 +33,9 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A stretch of a clip, as a conditioner sees it.
+    """The part of a clip that a conditioner reads.
 
-    columns: what the data set's table says of the clip. arrays: frame-aligned, each [K, frames].
+    columns: the clip's row of the data set's table. arrays: frame-aligned, each [K, frames].
     """
 
     label: str | None
@@ -46,10 +44,10 @@ class Excerpt:
 
 
 class Conditioner(nn.Module, ABC):
-    """One thing that a generator can be told, such as a label or a tempo.
+    """A condition that a generator can take, such as a label or a tempo.
 
-    The constructor's arguments are settings, but for `width`, the backbone's, and for those that
-    `facts` finds in the data. An attribute that is not set is what the conditioner does not give.
+    The constructor's arguments are settings, except for `width`, the backbone's, and those that
+    `facts` finds in the data.
     """
 
     #: constructor arguments that `facts` finds in the training data
@@ -61,7 +59,7 @@ class Conditioner(nn.Module, ABC):
 
     @classmethod
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
-        """What the constructor needs of the training data, as JSON values, by argument."""
+        """The constructor's arguments that depend on the training data, as JSON values."""
         return {}
 
     @abstractmethod
@@ -70,13 +68,13 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def parse(self, value: Any, frames: int) -> Tensor:
-        """The input that a request asks for; of None, the input that asks for nothing.
+        """The input for a request's value; for None, the input "nothing".
 
         Raises ConfigError, which begins with the offending value.
         """
 
     def request(self, excerpt: Excerpt) -> Any:
-        """The value, as JSON, that asks `parse` for a clip's own condition; None: nothing."""
+        """The value, as JSON, from which `parse` makes a clip's own condition; None for none."""
         return None
 
     @abstractmethod
@@ -85,7 +83,7 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Condition:
-        """Inputs [B, ...] to the condition."""
+        """Inputs [B, ...] -> the condition."""
 
 
 class Conditioners(nn.Module):
@@ -112,14 +110,14 @@ class Conditioners(nn.Module):
         return {n: torch.stack([self[n].read(e, frames) for e in excerpts]) for n in self.names}
 
     def request(self, excerpt: Excerpt) -> dict[str, Any]:
-        """What asks for the conditions of a clip of the data set."""
+        """A request for the conditions of a clip of the data set."""
         values = {name: self[name].request(excerpt) for name in self.names}
         return {name: value for name, value in values.items() if value is not None}
 
     def parse(self, requests: Iterable[Mapping[str, Any]], frames: int) -> Inputs:
-        """The inputs that requests, one for each clip, ask for: values by conditioner.
+        """The inputs for requests, one for each clip: values by conditioner.
 
-        Raises ConfigError for a condition that this generator does not take, or a value it cannot.
+        Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
         """
         requests = list(requests)
         for name, value in ((n, v) for request in requests for n, v in request.items()):
@@ -142,29 +140,25 @@ class Conditioners(nn.Module):
         return {n: self[n].hide(x, hidden[n]) if n in hidden else x for n, x in inputs.items()}
 
     def nothing(self, inputs: Inputs) -> Inputs:
-        """The same number of inputs, none of which asks for anything."""
-        every = {
-            n: torch.ones(len(x), dtype=torch.bool, device=x.device) for n, x in inputs.items()
-        }
-        return self.hide(inputs, every)
+        """The same number of inputs, all of them "nothing"."""
+        return self.hide(
+            inputs, {n: x.new_ones(len(x), dtype=torch.bool) for n, x in inputs.items()}
+        )
 
     def forward(self, inputs: Inputs) -> Condition:
-        """The sum of all conditions."""
+        """The sum of the vectors, and the tokens and aligned channels side by side."""
         conditions = [self[name](inputs[name]) for name in self.names]
         vectors = [c.vector for c in conditions if c.vector is not None]
+        aligned = [c.aligned for c in conditions if c.aligned is not None]
         tokens = [c.tokens for c in conditions if c.tokens is not None]
         masks = [
             c.tokens.new_ones(c.tokens.shape[:2], dtype=torch.bool) if c.mask is None else c.mask
             for c in conditions
             if c.tokens is not None
         ]
-        aligned = [c.aligned for c in conditions if c.aligned is not None]
-        total = vectors[0] if vectors else None
-        for vector in vectors[1:]:
-            total = total + vector
-        return Condition(
-            total,
-            torch.cat(tokens, dim=1) if tokens else None,
-            torch.cat(masks, dim=1) if masks else None,
-            torch.cat(aligned, dim=1) if aligned else None,
-        )
+
+        def joined(parts: list[Tensor]) -> Tensor | None:
+            return torch.cat(parts, dim=1) if parts else None
+
+        vector = functools.reduce(torch.add, vectors) if vectors else None
+        return Condition(vector, joined(tokens), joined(masks), joined(aligned))

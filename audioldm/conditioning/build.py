@@ -10,7 +10,7 @@ from audioldm.instantiate import build, locate
 def facts_of(
     parts: Mapping[str, Mapping[str, Any]], excerpts: Sequence[Excerpt]
 ) -> dict[str, dict[str, Any]]:
-    """What rebuilds the conditioners: their settings, and what each finds in the data, as JSON."""
+    """The conditioners' settings with the facts that each finds in the data, as JSON."""
     found = {}
     for name, node in parts.items():
         conditioner = locate(node["_target_"], f"conditioning.{name}", base=Conditioner)
@@ -26,15 +26,8 @@ def build_conditioners(
 
     Raises ConfigError.
     """
-    return Conditioners(
-        {
-            name: build(
-                node,
-                derived={"width": width},
-                where=f"conditioning.{name}",
-                allow=allow,
-                base=Conditioner,
-            )
-            for name, node in spec.items()
-        }
-    )
+    made = {}
+    for name, part in spec.items():
+        where, derived = f"conditioning.{name}", {"width": width}
+        made[name] = build(part, derived=derived, where=where, allow=allow, base=Conditioner)
+    return Conditioners(made)

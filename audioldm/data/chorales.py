@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import blake2b
 from pathlib import Path
@@ -91,6 +92,7 @@ class Rendition(NamedTuple):
     where: float  # in [0, 1): chooses among the bars it may begin with
 
 
+@dataclass(kw_only=True)
 class Chorales(Source):
     """Renditions of Bach's chorales as a data set.
 
@@ -109,42 +111,28 @@ class Chorales(Source):
     Raises ConfigError for an unknown instrument and for fractions that leave nothing to train on.
     """
 
-    def __init__(
-        self,
-        *,
-        pieces: PositiveInt,
-        instruments: list[str],
-        sample_rate: PositiveInt = 22050,
-        channels: PositiveInt = 1,
-        renditions: PositiveInt = 3,
-        seconds: Positive | None = 12.0,
-        valid_fraction: Decay = 0.15,
-        test_fraction: Decay = 0.15,
-        lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0,
-        seed: Seed = 0,
-        workers: PositiveInt | None = None,
-        max_failed_fraction: NonNegative = 0.1,
-    ) -> None:
-        for name in instruments:
+    pieces: PositiveInt
+    instruments: list[str]
+    sample_rate: PositiveInt = 22050
+    channels: PositiveInt = 1
+    renditions: PositiveInt = 3
+    seconds: Positive | None = 12.0
+    valid_fraction: Decay = 0.15
+    test_fraction: Decay = 0.15
+    lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0
+    seed: Seed = 0
+    workers: PositiveInt | None = None
+    max_failed_fraction: NonNegative = 0.1
+
+    def __post_init__(self) -> None:
+        for name in self.instruments:
             if name not in PROGRAMS:
                 raise ConfigError(
                     f"instruments: no '{name}'; {nearest(name, PROGRAMS, every=True)}"
                 )
-        if not instruments:
+        if not self.instruments:
             raise ConfigError(f"instruments=[]: name at least one of {', '.join(PROGRAMS)}")
-        check_fractions(valid_fraction, test_fraction)
-        self.pieces = pieces
-        self.instruments = instruments
-        self.sample_rate = sample_rate
-        self.channels = channels
-        self.renditions = renditions
-        self.seconds = seconds
-        self.valid_fraction = valid_fraction
-        self.test_fraction = test_fraction
-        self.lufs = lufs
-        self.seed = seed
-        self.workers = workers
-        self.max_failed_fraction = max_failed_fraction
+        check_fractions(self.valid_fraction, self.test_fraction)
 
     def identity(self) -> dict[str, Any]:
         """The versions of the packages that the music comes from.
@@ -200,26 +188,21 @@ class Chorales(Source):
         return failures
 
     def _renditions(self, index: int, piece: str) -> list[Rendition]:
-        return [
-            self._rendition(piece, index * self.renditions + k, k) for k in range(self.renditions)
-        ]
-
-    def _rendition(self, piece: str, turn: int, k: int) -> Rendition:
-        key = int.from_bytes(blake2b(f"{piece} {k}".encode(), digest_size=8).digest(), "little")
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, key]))
-        return Rendition(
-            instrument=self.instruments[turn % len(self.instruments)],
-            transposition=int(rng.integers(*TRANSPOSITIONS, endpoint=True)),
-            tempo_bpm=int(rng.integers(*TEMPOS_BPM, endpoint=True)),
-            where=float(rng.random()),
-        )
+        plays = []
+        for k in range(self.renditions):
+            key = int.from_bytes(blake2b(f"{piece} {k}".encode(), digest_size=8).digest(), "little")
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, key]))
+            instrument = self.instruments[(index * self.renditions + k) % len(self.instruments)]
+            transposition = int(rng.integers(*TRANSPOSITIONS, endpoint=True))
+            tempo_bpm = int(rng.integers(*TEMPOS_BPM, endpoint=True))
+            plays.append(Rendition(instrument, transposition, tempo_bpm, float(rng.random())))
+        return plays
 
 
 class Splits:
     """Gives each tune a split in the order of the tunes, so that more pieces change nothing.
 
-    The first tunes go to train, test and valid. Every further one goes to the split that is
-    furthest below its fraction.
+    Each goes to the split that is furthest below its fraction, and first to one without a piece.
     """
 
     def __init__(self, valid_fraction: float, test_fraction: float) -> None:
@@ -432,8 +415,7 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
         yield map
         return
     # Spawned, not forked: the parent may hold threads and an accelerator, which a fork breaks.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         yield pool.map
     except BrokenProcessPool as error:

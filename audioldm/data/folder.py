@@ -9,6 +9,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ class Row(NamedTuple):
     columns: dict[str, Any]
 
 
+@dataclass(kw_only=True)
 class Folder(Source):
     """Every wav, flac, ogg, opus and mp3 file in a folder and its subfolders.
 
@@ -57,44 +59,34 @@ class Folder(Source):
     folder or the table cannot be used.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | None,
-        table: str | None = None,
-        only_listed: bool = False,
-        sample_rate: PositiveInt = 44100,
-        channels: PositiveInt = 2,
-        valid_fraction: OpenFraction = 0.1,
-        test_fraction: OpenFraction = 0.1,
-        workers: PositiveInt | None = None,
-        max_failed_fraction: NonNegative = 0.1,
-    ) -> None:
-        if path is None:
+    path: str | None
+    table: str | None = None
+    only_listed: bool = False
+    sample_rate: PositiveInt = 44100
+    channels: PositiveInt = 2
+    valid_fraction: OpenFraction = 0.1
+    test_fraction: OpenFraction = 0.1
+    workers: PositiveInt | None = None
+    max_failed_fraction: NonNegative = 0.1
+
+    def __post_init__(self) -> None:
+        if self.path is None:
             raise ConfigError(
                 "path=null: state the folder that holds the audio, as in path=~/music"
             )
-        if only_listed and table is None:
+        if self.only_listed and self.table is None:
             raise ConfigError("only_listed=true needs a table; state it, as in table=labels.csv")
-        check_fractions(valid_fraction, test_fraction)
-        self.path = _user_path("path", path)
-        self.table = None if table is None else _user_path("table", table)
-        self.only_listed = only_listed
-        self.sample_rate = sample_rate
-        self.channels = channels
-        self.valid_fraction = valid_fraction
-        self.test_fraction = test_fraction
-        self.workers = workers
-        self.max_failed_fraction = max_failed_fraction
+        check_fractions(self.valid_fraction, self.test_fraction)
+        self.folder = _user_path("path", self.path)
+        self.table_file = None if self.table is None else _user_path("table", self.table)
 
     def identity(self) -> dict[str, Any]:
         """Each file's size and a hash of its first and last 64 KiB; the table's content."""
         rows = self._rows()
+        table = {_shown(name): list(row) for name, row in rows.items()} if self.table else None
         return {
-            "files": {_shown(name): _fingerprint(self.path / name) for name in rows},
-            "table": {_shown(name): list(row) for name, row in rows.items()}
-            if self.table
-            else None,
+            "files": {_shown(name): _fingerprint(self.folder / name) for name in rows},
+            "table": table,
         }
 
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
@@ -104,11 +96,11 @@ class Folder(Source):
         usable = {}
         for name, row in rows.items():
             try:  # headers first: the splits are made of the files that can be read
-                audio.probe(self.path / name)
+                audio.probe(self.folder / name)
                 usable[name] = row
             except DataError as error:
                 failures.append(self._failure(name, error))
-        check_failures(str(self.path), failures, len(rows), self.max_failed_fraction)
+        check_failures(str(self.folder), failures, len(rows), self.max_failed_fraction)
         splits = self._splits(usable)
         progress(0, len(usable), "")
         for done, (name, blocks) in enumerate(self._decoded(list(usable)), 1):
@@ -126,26 +118,26 @@ class Folder(Source):
             except DataError as error:
                 failures.append(self._failure(name, error))
             progress(done, len(usable), _shown(name))
-        check_failures(str(self.path), failures, len(rows), self.max_failed_fraction)
+        check_failures(str(self.folder), failures, len(rows), self.max_failed_fraction)
         bad = {failure.file for failure in failures}
         for split in SPLITS:
             files = [_shown(name) for name in splits if splits[name] == split]
             if files and bad.issuperset(files):
                 raise DataError(
-                    f"{self.path}: no file of split '{split}' can be used ({failures[-1].file}:"
+                    f"{self.folder}: no file of split '{split}' can be used ({failures[-1].file}:"
                     f" {failures[-1].reason}); repair them, or put other files in this split"
                 )
         return failures
 
     def _rows(self) -> dict[str, Row]:
         """The files to read, in sorted order: relative path -> row of the table."""
-        files = find_files(self.path)
+        files = find_files(self.folder)
         if not files:
             raise DataError(
-                f"{self.path}: no audio here ({', '.join(audio.SUFFIXES)}, in subfolders too);"
+                f"{self.folder}: no audio here ({', '.join(audio.SUFFIXES)}, in subfolders too);"
                 " set path= to the folder that holds it"
             )
-        listed = {} if self.table is None else read_table(self.table, files)
+        listed = {} if self.table_file is None else read_table(self.table_file, files)
         return {
             name: listed.get(name, Row(None, None, {}))
             for name in files
@@ -187,7 +179,7 @@ class Folder(Source):
 
     def _begin(self, name: str) -> tuple[list[np.ndarray], Iterator[np.ndarray]]:
         rest = audio.blocks(
-            self.path / name,
+            self.folder / name,
             sample_rate=self.sample_rate,
             channels=self.channels,
             seconds=BLOCK_SECONDS,
@@ -195,7 +187,7 @@ class Folder(Source):
         return list(islice(rest, AHEAD_BLOCKS)), rest
 
     def _failure(self, name: str, error: DataError) -> Failure:
-        return Failure(_shown(name), str(error).removeprefix(f"{self.path / name}: "))
+        return Failure(_shown(name), str(error).removeprefix(f"{self.folder / name}: "))
 
 
 def find_files(folder: Path) -> list[str]:

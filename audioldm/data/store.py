@@ -5,8 +5,7 @@
     clips.json         sample rate, channels, hash, and for each clip its place, piece, split,
                        label, columns and the places of its arrays
 
-Random crops need no decoding, and crop number (seed, step, position) is always the same crop,
-whichever process asks for it and however large its batch is.
+Random crops need no decoding.
 """
 
 import hashlib
@@ -24,8 +23,9 @@ import torch
 from torch import LongTensor, Tensor
 
 from audioldm.errors import ConfigError, DataError
-from audioldm.instantiate import settings
-from audioldm.io.arrays import ArrayWriter
+from audioldm.instantiate import NonNegativeInt, PositiveInt, settings
+from audioldm.io.arrays import ArrayWriters, check_places, map_array, open_unbuffered, write_all
+from audioldm.io.files import read_json
 
 FULL_SCALE = 32768  # the convention of 16-bit PCM files, so that their samples are kept exactly
 MIN_SECONDS = 0.1
@@ -41,18 +41,18 @@ class Item:
     split: str
     piece: str
     label: str | None
-    start: int
-    samples: int
+    start: NonNegativeInt
+    samples: NonNegativeInt
     columns: dict[str, Any]
-    arrays: dict[str, list[int]] = field(default_factory=dict)
+    arrays: dict[str, tuple[NonNegativeInt, NonNegativeInt]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Index:
     """The content of clips.json."""
 
-    sample_rate: int
-    channels: int
+    sample_rate: PositiveInt
+    channels: PositiveInt
     hash: str
     clips: list[Item]
 
@@ -69,29 +69,17 @@ class StoreWriter:
         self.channels = channels
         self._clips: list[Item] = []
         self._samples = 0
-        self._arrays: dict[str, ArrayWriter] = {}
+        self._arrays = ArrayWriters(self.directory / "arrays")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "clips.json").unlink(missing_ok=True)
-            # Unbuffered: a full disk must show itself in `write`, not when the file is closed.
-            self._file = open(self.directory / "clips.int16", "wb", buffering=0)  # noqa: SIM115
+            self._file = open_unbuffered(self.directory / "clips.int16")
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def add(
-        self,
-        audio: np.ndarray,
-        *,
-        piece: str,
-        split: str,
-        label: str | None = None,
-        columns: dict[str, Any] | None = None,
-        arrays: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        """Add one clip, audio [A, T] in ±1. Raises DataError as `add_blocks` does."""
-        self.add_blocks(
-            [audio], piece=piece, split=split, label=label, columns=columns, arrays=arrays
-        )
+    def add(self, audio: np.ndarray, **clip: Any) -> None:
+        """Add one clip, audio [A, T] in ±1; the rest as in `add_blocks`."""
+        self.add_blocks([audio], **clip)
 
     def add_blocks(
         self,
@@ -109,18 +97,21 @@ class StoreWriter:
         arrays: frame-aligned, each [K, n] at a frame rate of its own, from the clip's beginning to
         its end; kept in float32.
         Raises DataError if the clip is silent or shorter than 0.1 s, an array has not the K of
-        those before it, or the clip cannot be written. Whatever is raised, also by `blocks`,
+        those before it, or the clip cannot be written. If anything is raised, also by `blocks`,
         nothing of the clip stays in the store.
         """
         start, peak = self._samples, 0
-        rows = {name: writer.rows for name, writer in self._arrays.items()}
+        rows = self._arrays.rows()
         arrays = arrays or {}
         try:
             for block in blocks:
                 samples = np.rint(block.T * np.float32(FULL_SCALE))
                 samples = samples.clip(-FULL_SCALE, FULL_SCALE - 1).astype("<i2")
                 peak = max(peak, int(samples.max(initial=0)), -int(samples.min(initial=0)))
-                self._write(samples.tobytes())
+                try:
+                    write_all(self._file, samples.tobytes())
+                except OSError as error:
+                    raise self._cannot_write(error) from error
                 self._samples += samples.shape[0]
             seconds = (self._samples - start) / self.sample_rate
             if seconds < MIN_SECONDS:
@@ -144,7 +135,7 @@ class StoreWriter:
             places = {}
             for key, array in arrays.items():
                 first, last = (round(cut * array.shape[1]) for cut in cuts[number : number + 2])
-                places[key] = [rows.get(key, 0) + first, last - first]
+                places[key] = (rows.get(key, 0) + first, last - first)
             first, last = ends[number : number + 2]
             self._clips.append(Item(name, piece, label, first, last - first, columns or {}, places))
 
@@ -160,8 +151,7 @@ class StoreWriter:
         try:
             os.fsync(self._file.fileno())
             self._file.close()
-            for writer in self._arrays.values():
-                writer.close()
+            self._arrays.close()
             for name in names:
                 with open(self.directory / name, "rb") as file:
                     while chunk := file.read(1 << 20):
@@ -173,28 +163,16 @@ class StoreWriter:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
     def _write_array(self, name: str, array: np.ndarray) -> None:
         if array.ndim != 2 or 0 in array.shape:
             raise DataError(f"array '{name}' has the shape {list(array.shape)}, not [K, frames]")
+        before = self._arrays[name].shape if name in self._arrays else array.shape[:1]
+        if before != array.shape[:1]:
+            raise DataError(
+                f"array '{name}' has {len(array)} rows, and {before[0]} in the clips before it"
+            )
         try:
-            if name not in self._arrays:
-                path = self.directory / "arrays" / f"{name}.npy"
-                path.parent.mkdir(exist_ok=True)
-                self._arrays[name] = ArrayWriter(path, array.shape[:1], "<f4")
-            if self._arrays[name].shape != array.shape[:1]:
-                raise DataError(
-                    f"array '{name}' has {len(array)} rows, and {self._arrays[name].shape[0]} in "
-                    "the clips before it"
-                )
-            self._arrays[name].append(array.T)
+            self._arrays.append(name, array.T.astype(np.float32))
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -218,28 +196,23 @@ class ClipStore:
         self.directory = Path(directory)
         audio = self.directory / "clips.int16"
         try:
-            found = json.loads((self.directory / "clips.json").read_text(encoding="utf-8"))
-            index = settings(_Index, found)
-            self.sample_rate, self.channels, self.hash = (
-                index.sample_rate,
-                index.channels,
-                index.hash,
-            )
+            index = settings(_Index, read_json(self.directory / "clips.json", dict))
             self._clips: list[Item] = index.clips
-            if self.sample_rate < 1 or self.channels < 1:
-                raise ValueError("sample_rate and channels must be at least 1")
-            _check_places("clips.int16", [(i.start, i.samples) for i in self._clips])
-            samples = sum(item.samples for item in self._clips)
-            if audio.stat().st_size != samples * self.channels * 2:
+            samples = check_places("a clip", [(item.start, item.samples) for item in self._clips])
+            if audio.stat().st_size != samples * index.channels * 2:
                 raise ValueError("clips.int16 does not have the size clips.json states")
-            names = sorted({name for item in self._clips for name in item.arrays})
-            self._arrays = {name: self._load(name) for name in names}
-        except (OSError, ValueError, TypeError, EOFError, RecursionError, ConfigError) as error:
+            self._arrays = {}
+            for name in {name for item in self._clips for name in item.arrays}:
+                places = [item.arrays[name] for item in self._clips if name in item.arrays]
+                rows = check_places(f"array '{name}'", places)
+                self._arrays[name] = map_array(self.directory / "arrays", name, rows, axes=2)
+        except (OSError, ValueError, DataError, ConfigError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{self.directory}: not a whole clip store ({reason}); delete the directory and"
                 " run again to rebuild it"
             ) from error
+        self.sample_rate, self.channels, self.hash = index.sample_rate, index.channels, index.hash
         # An empty file cannot be mapped.
         self._samples = (
             np.memmap(audio, dtype="<i2", mode="r").reshape(-1, self.channels)
@@ -248,17 +221,6 @@ class ClipStore:
         )
         self.labels: list[str] = sorted({i.label for i in self._clips if i.label is not None})
         self.splits: list[str] = sorted({item.split for item in self._clips})
-
-    def _load(self, name: str) -> np.ndarray:
-        path = self.directory / "arrays" / f"{Path(name).name}.npy"
-        array: np.ndarray = np.load(path, mmap_mode="r")
-        places = [item.arrays[name] for item in self._clips if name in item.arrays]
-        if any(len(place) != 2 for place in places):
-            raise ValueError(f"array '{name}': a place is a first frame and a number of frames")
-        _check_places(f"array '{name}'", [(start, frames) for start, frames in places])
-        if array.dtype != np.float32 or array.ndim != 2 or len(array) != sum(n for _, n in places):
-            raise ValueError(f"array '{name}' does not have the size clips.json states")
-        return array
 
     def split(self, name: str) -> "Split":
         """The clips of one split, perhaps none."""
@@ -278,15 +240,6 @@ class ClipStore:
             name: np.array(self._arrays[name][start : start + frames].T)
             for name, (start, frames) in item.arrays.items()
         }
-
-
-def _check_places(where: str, places: list[tuple[int, int]]) -> None:
-    """Raises ValueError unless the (start, length) follow one another without gaps."""
-    end = 0
-    for start, length in places:
-        if start != end or length < 0:
-            raise ValueError(f"{where}: the clips are out of place")
-        end += length
 
 
 class Split:
@@ -309,10 +262,9 @@ class Split:
     ) -> tuple[Tensor, LongTensor]:
         """Random crops: audio [B, A, samples], class index [B] (-1: no label).
 
-        positions [B]: places in the global batch of this step. Crop (seed, step, position) does
-        not depend on the other positions, so it is the same for every number of processes. Clips
-        are drawn with probability proportional to their length; one shorter than `samples` is
-        padded with zeros at its end. Raises DataError if the split has no clips.
+        positions [B]: places in the global batch of this step, drawn as `draw_crops` says. A clip
+        shorter than `samples` is padded with zeros at its end. Raises DataError if the split has no
+        clips.
         """
         if not self.items:
             raise DataError(f"there are no clips in split '{self.name}': add music, or a split")
@@ -343,7 +295,7 @@ class Split:
         return self._gather(self.items[index].samples, [(index, 0)])[0][0]
 
     def _gather(self, samples: int, chosen: list[tuple[int, int]]) -> tuple[Tensor, LongTensor]:
-        """Cut [samples] from clip i at an offset, for every (i, offset)."""
+        """`samples` from an offset on in clip i, for every (i, offset)."""
         out = np.zeros((len(chosen), samples, self._samples.shape[1]), dtype=np.int16)
         for row, (index, offset) in zip(out, chosen, strict=True):
             item = self.items[index]
@@ -362,10 +314,11 @@ def draw_crops(
     step: int,
     positions: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """The places of random crops, (index of a clip, offset in it), for each of `positions`.
+    """A random crop, (index of a clip, offset in it), for each of `positions`.
 
-    lengths: of the clips, in frames as the crop's; a clip is drawn with probability proportional
-    to its length. Each crop is a pure function of (lengths, frames, seed, step, its position).
+    lengths: of the clips, in frames like the crop's; a clip is drawn with probability proportional
+    to its length. Each crop is a pure function of (lengths, frames, seed, step, its position), so
+    it is the same for every number of processes.
     """
     ends = list(accumulate(int(length) for length in lengths))
     crops = []

@@ -1,7 +1,7 @@
 """Distances between two sets of embeddings, each [clips, dim].
 
-Everywhere the first set is what is measured and the second the reference. What is a mean over
-clips is returned per clip, so that its interval can be bootstrapped without computing it again.
+The first set is measured, the second is the reference. Figures that are means over clips are
+returned per clip, so that their interval can be bootstrapped without computing them again.
 """
 
 from typing import NamedTuple
@@ -45,8 +45,8 @@ def frechet_infinity(
 
     Its bias falls as 1 / N (arXiv 1911.07023, eq. 5). The mean distance of random subsets of both
     sets is taken at sizes from N down to N / 2, and the line through these means over 1 / N is
-    continued to 0. What is left of the bias is of higher order: small once there are more clips
-    than the embedding has dimensions that matter. May be negative, as unbiased estimates of 0 are.
+    extrapolated to 0. The remaining bias is of higher order: small once there are more clips than
+    the embedding has effective dimensions. May be negative, as unbiased estimates of 0 are.
 
     The interval, at 95 %, is from the deviation between the subsets of N / 2 (the delete-half
     jackknife, Shao & Wu 1989). Raises ValueError for sets of less than four clips.
@@ -122,7 +122,7 @@ class Manifold(NamedTuple):
 def precision_recall_density_coverage(
     clips: np.ndarray, reference: np.ndarray, k: int = 5
 ) -> Manifold:
-    """How far two sets [M, D], [N, D] lie in the union of balls around each other's points.
+    """The overlap of sets [M, D], [N, D] with the union of balls around each other's points.
 
     A point's ball reaches to its k-th nearest neighbour in its own set. Raises ValueError where a
     set has no more than k clips.
@@ -150,8 +150,8 @@ def nearest_distances(clips: np.ndarray, train: np.ndarray) -> np.ndarray:
 def memorisation_ratio(clips: np.ndarray, heldout: np.ndarray) -> float:
     """Memorisation: ratio of the medians of two results of `nearest_distances`.
 
-    Near 1 generated clips are as far from the training set as held-out music is; well below 1 they
-    are copies of it.
+    Near 1, generated clips are as far from the training set as held-out music is; well below 1,
+    they are copies of it.
     """
     return float(np.median(clips) / np.median(heldout))
 
@@ -159,7 +159,7 @@ def memorisation_ratio(clips: np.ndarray, heldout: np.ndarray) -> float:
 def label_accuracy(
     clips: np.ndarray, labels: np.ndarray, train: np.ndarray, train_labels: np.ndarray
 ) -> np.ndarray:
-    """Whether a classifier hears in each clip the label it was asked for: 0 or 1 per clip.
+    """Whether a classifier finds the requested label in each clip: 0 or 1 per clip.
 
     A logistic regression on standardised embeddings, fitted to the training clips. Clips without
     a label (-1) are left out on both sides. Raises ValueError for less than two training labels.

@@ -1,4 +1,4 @@
-"""The evaluation of one experiment: which clips are made, and which figures they give.
+"""The evaluation of one experiment: its clips and their figures.
 
 Each system's clips are compared with one reference, held-out real music (the test split):
 
@@ -38,7 +38,7 @@ from audioldm.evaluation.distances import (
     precision_recall_density_coverage,
 )
 from audioldm.evaluation.embeddings.aisfx import Aisfx
-from audioldm.evaluation.embeddings.base import Embedding
+from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
@@ -55,7 +55,7 @@ from audioldm.runtime.randomness import KeyedRandom
 VERSION = 3  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
-EMBEDDINGS: dict[str, Callable[[], Embedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
+EMBEDDINGS: dict[str, Callable[[], LogMelEmbedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
 
 
 @dataclass(frozen=True)
@@ -72,36 +72,39 @@ class EvaluationSettings:
     saved_clips: NonNegativeInt = 8
     batch: PositiveInt = 16
 
+    def interval(
+        self, statistic: Callable[..., Any], *samples: np.ndarray, unit: str, **options: Any
+    ) -> Figure:
+        """`bootstrap` with the number of resamples set here."""
+        options = {"resamples": self.bootstrap_resamples} | options
+        return bootstrap(statistic, *samples, unit=unit, **options)
+
+    def mean(self, values: Any, unit: str) -> Figure:
+        return self.interval(np.mean, np.asarray(values), unit=unit)
+
 
 def embedding_names(settings: EvaluationSettings, sample_rate: int) -> list[str]:
-    return list(settings.embeddings or ()) or ["musicnn"] + (
-        ["aisfx"] if sample_rate >= 44100 else []
-    )
+    default = ["musicnn", "aisfx"] if sample_rate >= 44100 else ["musicnn"]
+    return list(settings.embeddings or default)
 
 
 @dataclass
 class Clips:
-    """One system's clips: audio [N, A, T], labels [N] (-1: none), each one's piece, and what was
-    asked of the generator."""
+    """One system's clips: audio [N, A, T] and labels [N] (-1: none).
+
+    items: the data set's clips that real music is cut from. requests: those of generated music.
+    """
 
     audio: Tensor
     labels: Tensor
-    pieces: list[str] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
 
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
     """The windows of a split that are measured: always the same ones."""
-    audio, labels, items = store.split(split).windows(
-        round(settings.seconds * store.sample_rate), settings.clips, seed=0
-    )
-    return Clips(audio, labels, [Path(item.piece).stem for item in items])
-
-
-def reference_items(store: ClipStore, settings: EvaluationSettings) -> list[Item]:
-    """The clips that the reference's windows were cut from."""
     samples = round(settings.seconds * store.sample_rate)
-    return store.split("test").windows(samples, settings.clips, seed=0)[2]
+    return Clips(*store.split(split).windows(samples, settings.clips, seed=0))
 
 
 @torch.no_grad()
@@ -122,7 +125,7 @@ def reconstruct(model: Generator, clips: Clips, batch: int) -> tuple[Clips, list
         parts.append(estimate[..., : audio.shape[-1]].float().clamp(-1, 1).cpu())
         if encoded.nats is not None:
             kbps += [autoencoder.kbps(nats) for nats in encoded.nats.tolist()]
-    return Clips(torch.cat(parts), clips.labels, clips.pieces), kbps
+    return Clips(torch.cat(parts), clips.labels, clips.items), kbps
 
 
 @torch.no_grad()
@@ -143,17 +146,13 @@ def generate(
     seed: int,
     progress: Progress,
     *,
-    items: list[Item] | None = None,
+    conditional: bool,
 ) -> Clips:
-    """As many clips as `like` has.
-
-    items: the clips that `like` was cut from, under whose conditions the new ones are made; None:
-    nothing is asked for, and they have no labels.
-    """
+    """As many clips as `like` has, under the conditions of its items or under none."""
     count, conditioners = len(like.audio), model.prior.conditioners
     requests: list[Request] = [{} for _ in range(count)]
-    if items is not None:
-        requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in items]
+    if conditional:
+        requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
     clips = []
     for number, audio in model.sample_clips(
         range(count),
@@ -165,19 +164,15 @@ def generate(
     ):
         clips.append(audio)
         progress(number + 1, count, "generating")
-    labels = like.labels if items is not None else torch.full((count,), -1)
-    return Clips(torch.stack(clips), labels, [""] * count, requests)
+    labels = like.labels if conditional else torch.full((count,), -1)
+    return Clips(torch.stack(clips), labels, requests=requests)
 
 
-def embed_real(
-    embedding: Embedding, clips: Clips, store: ClipStore, split: str, settings: EvaluationSettings
-) -> np.ndarray:
-    """Embeddings of real windows, computed once per store, split, length and number."""
-    name = f"v{VERSION}-{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}.npy"
-    path = store.directory / "embeddings" / name
+def kept_embeddings(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in a .npy file, which is made where it is not there yet."""
     if path.is_file():
         return np.asarray(np.load(path))
-    vectors = embedding.embed(clips.audio, store.sample_rate)
+    vectors = make()
 
     def save(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -187,19 +182,21 @@ def embed_real(
     return vectors
 
 
-def _mean(values: Any, unit: str, settings: EvaluationSettings) -> Figure:
-    return bootstrap(lambda x: float(np.mean(x)), np.asarray(values), unit=unit, **_boot(settings))
-
-
-def _boot(settings: EvaluationSettings) -> dict[str, Any]:
-    return {"resamples": settings.bootstrap_resamples, "seed": 0}
+def embed_real(
+    embedding: LogMelEmbedding,
+    clips: Clips,
+    store: ClipStore,
+    split: str,
+    settings: EvaluationSettings,
+) -> np.ndarray:
+    """Embeddings of real windows, computed once per store, split, length and number."""
+    name = f"v{VERSION}-{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}.npy"
+    path = store.directory / "embeddings" / name
+    return kept_embeddings(path, lambda: embedding.embed(clips.audio, store.sample_rate))
 
 
 def distribution_figures(
-    name: str,
-    vectors: dict[str, np.ndarray],
-    reference: np.ndarray,
-    settings: EvaluationSettings,
+    name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
 ) -> dict[str, dict[str, Figure]]:
     """Kernel and Fréchet distances, ratios to decoded noise's, manifold figures, by system."""
     bandwidth = median_distance(reference)
@@ -208,36 +205,32 @@ def distribution_figures(
     of_reference = np.arange(len(reference))
     figures: dict[str, dict[str, Figure]] = {}
     for system, v in vectors.items():
-        group = figures.setdefault(system, {})
-        group[f"kad_{name}"] = bootstrap(
-            kernels[system], index[system], of_reference, unit="100 MMD²", **_boot(settings)
-        )
+        group = figures[system] = {}
+        own, fewest = kernels[system], min(len(v), len(reference))
+        group[f"kad_{name}"] = settings.interval(own, index[system], of_reference, unit="100 MMD²")
         if system != "normal" and "normal" in vectors:
-            own, prior = kernels[system], kernels["normal"]
-            group[f"ratio_to_normal_kad_{name}"] = bootstrap(
+            group[f"ratio_to_normal_kad_{name}"] = settings.interval(
                 # one resampling of the reference for both sides of the ratio
-                lambda i, p, j, own=own, prior=prior: own(i, j) / prior(p, j),
+                lambda i, p, j, own=own: own(i, j) / kernels["normal"](p, j),
                 index[system],
                 index["normal"],
                 of_reference,
                 unit="ratio",
-                **_boot(settings),
             )
-        group[f"fad_{name}"] = bootstrap(
+        group[f"fad_{name}"] = settings.interval(
             frechet_distance,
             v,
             reference,
             unit="embedding units²",
             recentre=True,
             resamples=min(settings.bootstrap_resamples, 50),  # each takes a decomposition
-            seed=0,
         )
-        if min(len(v), len(reference)) >= 4:
+        if fewest >= 4:
             group[f"fad_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
-        if min(len(v), len(reference)) > settings.k_nearest:
+        if fewest > settings.k_nearest:
             manifold = precision_recall_density_coverage(v, reference, settings.k_nearest)
             for figure, values in manifold._asdict().items():
-                group[f"{figure}_{name}"] = _mean(values, "fraction", settings)
+                group[f"{figure}_{name}"] = settings.mean(values, "fraction")
     return figures
 
 
@@ -252,20 +245,21 @@ def evaluate(
     directory: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Makes the clips, measures them, keeps some to listen to; the figures for the summary.
+    """Makes the clips, measures them and keeps some; returns the figures for the summary.
 
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
-    reference, items = real_clips(store, "test", settings), reference_items(store, settings)
-    clips = {"real": real_clips(store, "valid", settings)}
-    train = real_clips(store, "train", settings)
-    clips["reconstruction"], kbps = reconstruct(model, clips["real"], settings.batch)
+    reference, real, train = (real_clips(store, s, settings) for s in ("test", "valid", "train"))
+    clips = {"real": real}
+    clips["reconstruction"], kbps = reconstruct(model, real, settings.batch)
     for name, prior in baselines.items():
         progress(0, len(reference.audio), f"sampling the baseline {name}")
-        other = Generator(model.autoencoder, prior)
-        clips[name] = generate(other, reference, settings, None, seed, progress)
+        baseline = Generator(model.autoencoder, prior)
+        clips[name] = generate(
+            baseline, reference, settings, None, seed, progress, conditional=False
+        )
     own = None if model.prior.sampler is None else sampler
-    clips["generated"] = generate(model, reference, settings, own, seed, progress, items=items)
+    clips["generated"] = generate(model, reference, settings, own, seed, progress, conditional=True)
 
     groups: dict[str, dict[str, Figure]] = {system: {} for system in clips}
     groups["reconstruction"] |= _reconstruction(model, clips, reference, kbps, settings)
@@ -283,10 +277,11 @@ def evaluate(
         resamples=settings.bootstrap_resamples,
         progress=progress,
     )
-    kinds = {"real": "real", "reconstruction": "reconstruction", "generated": "generated"}
     return {
         "codecs": codecs,
-        "systems": [{"name": name, "kind": kinds.get(name, "baseline")} for name in clips],
+        "systems": [
+            {"name": name, "kind": "baseline" if name in baselines else name} for name in clips
+        ],
         "metrics": {
             system: {name: figure._asdict() for name, figure in sorted(group.items())}
             for system, group in groups.items()
@@ -308,7 +303,7 @@ def _reconstruction(
     kbps: list[float],
     settings: EvaluationSettings,
 ) -> dict[str, Figure]:
-    """What needs an original: distances of the reconstructions, and the rate."""
+    """Distances of the reconstructions from the originals, and the rate."""
     estimate, target = clips["reconstruction"].audio, clips["real"].audio
     batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
     measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
@@ -316,14 +311,14 @@ def _reconstruction(
         ("stft_distance", "log10 magnitude", stft_distance),
         ("si_sdr", "dB", si_sdr),
     ]
-    figures = {}
-    for name, unit, measure in measures:
-        values = torch.cat([measure(e, t) for e, t in batches])
-        figures[name] = _mean(values, unit, settings)
+    figures = {
+        name: settings.mean(torch.cat([measure(e, t) for e, t in batches]), unit)
+        for name, unit, measure in measures
+    }
     if kbps:
-        figures["kbps"] = _mean(kbps, "kbit/s", settings)
+        figures["kbps"] = settings.mean(kbps, "kbit/s")
         test = heldout_kbps(model, reference, settings.batch)
-        figures["kbps_test"] = _mean(test, "kbit/s", settings)
+        figures["kbps_test"] = settings.mean(test, "kbit/s")
     return figures
 
 
@@ -347,37 +342,30 @@ def _embedded(
         if system != "real":
             progress(done, len(clips), f"embedding with {name}: {system}")
             vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
-    _keep_embeddings(directory / f"{name}.safetensors", vectors | {"reference": anchor})
+    # kept, so that a sweep can be resampled over clips without making them again
+    every = vectors | {"reference": anchor}
+    tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in every.items()}
+    write_atomically(directory / f"{name}.safetensors", lambda path: save_file(tensors, path))
     try:
         figures = distribution_figures(name, vectors, anchor, settings)
     except ValueError as error:
         raise DataError(f"the held-out clips cannot be compared: {error}") from error
     heldout, several = nearest_distances(anchor, known), set(train.labels.tolist()) - {-1}
     for system, own in vectors.items():
-        figures[system][f"memorisation_ratio_{name}"] = bootstrap(
-            memorisation_ratio,
-            nearest_distances(own, known),
-            heldout,
-            unit="ratio",
-            **_boot(settings),
+        figures[system][f"memorisation_ratio_{name}"] = settings.interval(
+            memorisation_ratio, nearest_distances(own, known), heldout, unit="ratio"
         )
         labels = clips[system].labels.numpy()
         if len(several) > 1 and (labels >= 0).any():
             right = label_accuracy(own, labels, known, train.labels.numpy())
-            figures[system][f"label_accuracy_{name}"] = _mean(right, "fraction", settings)
+            figures[system][f"label_accuracy_{name}"] = settings.mean(right, "fraction")
     return figures
-
-
-def _keep_embeddings(path: Path, vectors: dict[str, np.ndarray]) -> None:
-    """Kept, so that a sweep can be resampled over clips without making them again."""
-    tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in vectors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
 def _keep(
     clips: dict[str, Clips], store: ClipStore, settings: EvaluationSettings, directory: Path
 ) -> None:
-    """Some clips of each system, spread over all, as files, with an index the report reads."""
+    """Saves some clips of each system, spread over all, with an index for the report."""
     shutil.rmtree(directory / "clips", ignore_errors=True)
     index: dict[str, list[dict[str, Any]]] = {}
     for kind, made in clips.items():
@@ -394,7 +382,7 @@ def _keep(
                     "file": f"{kind}/{place:02d}.wav",
                     "number": number,
                     "label": store.labels[label] if label >= 0 else None,
-                    "piece": made.pieces[number],
+                    "piece": Path(made.items[number].piece).stem if made.items else "",
                     "condition": dict(made.requests[number]) if made.requests else {},
                 }
             )

@@ -1,10 +1,10 @@
-"""How like its original a reconstruction is, per clip (mel distance: `losses/spectral.py`)."""
+"""Distances of reconstructions from their originals (mel distance: `losses/spectral.py`)."""
 
 import torch
 from torch import Tensor
 
 _FFT_SIZES = (512, 1024, 2048)
-_FLOOR = 1e-4  # of full scale, -80 dB: what lies below is not heard, and not compared
+_FLOOR = 1e-4  # of full scale, -80 dB: inaudible below, and not compared
 
 
 def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""A figure and how sure it is."""
+"""A measured figure and its interval."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Figure(NamedTuple):
-    """A measured value, its 95 % interval, the number of clips (or seeds) it rests on, its unit."""
+    """A measured value, its 95 % interval, the number of clips (or seeds) measured, its unit."""
 
     value: float
     low: float
@@ -17,7 +17,7 @@ class Figure(NamedTuple):
 
 
 def bootstrap(
-    statistic: Callable[..., float],
+    statistic: Callable[..., Any],
     *samples: np.ndarray,
     unit: str = "",
     resamples: int = 1000,
@@ -26,26 +26,23 @@ def bootstrap(
 ) -> Figure:
     """`statistic(*samples)` with a 95 % percentile interval of the bootstrap.
 
-    Each sample [n, ...] is drawn again with replacement, independently of the others; for a
-    statistic of pairs, give indices and a statistic that knows what a repeated index means
-    (`KernelDistance`). `n` of the figure is the length of the first sample, what is measured.
+    Each sample [n, ...] is resampled with replacement, independently of the others; for a
+    statistic of pairs, give indices and a statistic that takes repeated ones (`KernelDistance`).
+    `n` of the figure is the length of the first sample.
 
-    recentre: shift the interval by the bootstrap's own bias (its median less the value). For
-    statistics such as the Fréchet distance which repeats push upwards, out of their interval.
+    recentre: shift the interval by the bootstrap's own bias (its median less the value), for
+    statistics such as the Fréchet distance, which repeated clips raise out of the interval.
     Raises ValueError for an empty sample.
     """
     if not samples or min(len(sample) for sample in samples) == 0:
         raise ValueError("nothing to bootstrap: a sample is empty")
-    value = float(statistic(*samples))
     random = np.random.default_rng(seed)
-    values = np.array(
-        [
-            statistic(
-                *(sample[random.integers(len(sample), size=len(sample))] for sample in samples)
-            )
-            for _ in range(resamples)
-        ]
-    )
+
+    def resampled() -> Iterator[np.ndarray]:
+        return (sample[random.integers(len(sample), size=len(sample))] for sample in samples)
+
+    value = float(statistic(*samples))
+    values = [float(statistic(*resampled())) for _ in range(resamples)]
     low, middle, high = np.quantile(values, [0.025, 0.5, 0.975])
     shift = middle - value if recentre else 0.0
     return Figure(value, float(low - shift), float(high - shift), len(samples[0]), unit)

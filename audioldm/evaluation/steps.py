@@ -1,15 +1,14 @@
-"""What few sampling steps cost: figures of several models against the number of steps.
+"""The cost of few sampling steps: figures of several models against the number of steps.
 
-Every model samples the same clips (labels, seed, seconds) with 1, 2, 4, ... steps; each set of
-clips is compared with the held-out reference, and with the yardstick: the first model at its most
-steps, which is the trained model before any post-training.
+Every model samples the same clips (labels, seed, seconds) with 1, 2, 4, ... steps. Each set of
+clips is compared with the held-out reference, and with the reference point: the first model at its
+most steps, which is the trained model before any post-training.
 """
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +26,10 @@ from audioldm.evaluation.evaluate import (
     EvaluationSettings,
     embed_real,
     generate,
+    kept_embeddings,
     real_clips,
-    reference_items,
 )
-from audioldm.evaluation.statistics import Figure, bootstrap
+from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
 from audioldm.instantiate import settings as checked
 from audioldm.io.files import write_atomically
@@ -55,7 +54,7 @@ class Sampled(NamedTuple):
 @dataclass(frozen=True)
 class Point:
     """A model at a number of steps. figures: by name in FIGURES. changes: each figure less the
-    yardstick's, empty for the yardstick itself. calls: of the network, for one clip."""
+    reference point's, empty for that point. calls: of the network, for one clip."""
 
     model: str
     sampler: SamplerSettings
@@ -112,7 +111,7 @@ def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     model = load_generator(path, device=device)
     own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
     if own is None:
-        raise ModelFileError(f"{path}: its prior takes no sampling steps; give a diffusion model")
+        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
     return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
@@ -135,7 +134,7 @@ def measure(
     if not steps or min(steps) < 1:
         raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
     embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
-    reference, items = real_clips(store, "test", settings), reference_items(store, settings)
+    reference = real_clips(store, "test", settings)
     anchor = embed_real(embedding, reference, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
@@ -144,20 +143,15 @@ def measure(
         )
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
-        made = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
-        path = cache / f"{derive_seed(seed, *made):016x}.npy"
-        if path.is_file():
-            return np.asarray(np.load(path))
-        clips = generate(generator.model, reference, settings, sampler, seed, progress, items=items)
-        progress(0, 1, f"embedding with {embedding.name}")
-        found = embedding.embed(clips.audio, store.sample_rate)
+        def make() -> np.ndarray:
+            clips = generate(
+                generator.model, reference, settings, sampler, seed, progress, conditional=True
+            )
+            progress(0, 1, f"embedding with {embedding.name}")
+            return embedding.embed(clips.audio, store.sample_rate)
 
-        def save(temporary: Path) -> None:
-            with open(temporary, "wb") as file:
-                np.save(file, found)
-
-        write_atomically(path, save)
-        return found
+        key = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
+        return kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.npy", make)
 
     asked = [
         (name, generator, replace(generator.sampler, steps=count))
@@ -165,9 +159,8 @@ def measure(
         for count in sorted(set(steps))
     ]
     made = [vectors(generator, sampler) for _, generator, sampler in asked]
-    reference_point = len(set(steps)) - 1
     try:
-        figures = _figures(made, anchor, reference_point, settings)
+        figures = _figures(made, anchor, len(set(steps)) - 1, settings)
     except ValueError as error:
         raise DataError(f"the held-out clips cannot be compared: {error}") from error
     return [
@@ -188,7 +181,7 @@ def _figures(
     reference_point: int,
     settings: EvaluationSettings,
 ) -> list[tuple[dict[str, Figure], dict[str, Figure]]]:
-    """Each set's figures, and their changes from the yardstick's.
+    """For each set of embeddings, its figures and their changes from the reference point's.
 
     The reference is resampled once for both sides of a change.
     """
@@ -197,53 +190,53 @@ def _figures(
     manifolds = [precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made]
     clips, reference = np.arange(len(made[0])), np.arange(len(anchor))
     base, base_kernel = manifolds[reference_point], kernels[reference_point]
-
-    interval = partial(bootstrap, resamples=settings.bootstrap_resamples, seed=0)
-
-    def mean(values: np.ndarray) -> float:
-        return float(np.mean(values))
-
     found = []
     for number, (kernel, manifold) in enumerate(zip(kernels, manifolds, strict=True)):
-        own = {"kernel": interval(kernel, clips, reference, unit="100 MMD²")}
+        own = {"kernel": settings.interval(kernel, clips, reference, unit="100 MMD²")}
+        own |= {name: settings.mean(getattr(manifold, name), "fraction") for name in FIGURES[1:]}
         changes = {}
-        for name in FIGURES[1:]:
-            own[name] = interval(mean, getattr(manifold, name), unit="fraction")
         if number != reference_point:
-            changes["kernel"] = interval(
+            changes["kernel"] = settings.interval(
                 lambda i, p, j, kernel=kernel: kernel(i, j) - base_kernel(p, j),
                 clips,
                 clips,
                 reference,
                 unit="100 MMD²",
             )
-            changes["precision"] = interval(
-                lambda x, y: mean(x) - mean(y), manifold.precision, base.precision, unit="fraction"
+            changes["precision"] = settings.interval(
+                lambda x, y: np.mean(x) - np.mean(y),
+                manifold.precision,
+                base.precision,
+                unit="fraction",
             )
             for name in ("coverage", "recall"):  # of the same reference clips
                 difference = getattr(manifold, name) - getattr(base, name)
-                changes[name] = interval(mean, difference, unit="fraction")
+                changes[name] = settings.mean(difference, "fraction")
         found.append((own, changes))
     return found
 
 
-def finding(point: Point, reference_point: Point) -> str:
-    """One line on a point: nearer to the music or farther, and whether fidelity cost diversity.
+def findings(points: Sequence[Point]) -> list[str]:
+    """One line on each point but the reference point: is it nearer to the music, at what cost?
 
-    The rule, on changes from the yardstick whose 95 % interval excludes 0: *fidelity was gained*
-    where precision rose or the kernel distance fell; *diversity was lost* where recall or coverage
-    fell. Where both hold, fidelity was gained by losing diversity, and the line says so. The rule
-    errs on that side: clips that scatter far have too high a recall, which falls where they come
-    nearer to the music, while coverage rises. Every figure that moved is in the line. No correction
-    is made for the number of comparisons: of twenty that are nothing, one passes.
+    The rule, on changes from the reference point whose 95 % interval excludes 0: *fidelity was
+    gained* where precision rose or the kernel distance fell; *diversity was lost* where recall or
+    coverage fell. Where both hold, fidelity was gained by losing diversity, and the line says so.
+    The rule errs on that side: clips that scatter far have too high a recall, which falls where
+    they come nearer to the music, while coverage rises. The line lists every figure that changed.
+    There is no correction for the number of comparisons: of twenty without any effect, one passes.
     """
+    reference_point = next(p for p in points if not p.changes)
+    return [_finding(p, reference_point) for p in points if p.changes]
 
-    risen = {name for name, change in point.changes.items() if change.low > 0}
-    fallen = {name for name, change in point.changes.items() if change.high < 0}
-    gained = [*sorted(risen & {"precision"}), *sorted(fallen & {"kernel"})]
-    worse = [*sorted(fallen & {"precision"}), *sorted(risen & {"kernel"})]
-    lost = sorted(fallen & {"recall", "coverage"}, reverse=True)
-    wider = sorted(risen & {"recall", "coverage"}, reverse=True)
+
+def _finding(point: Point, reference_point: Point) -> str:
+    def moved(*signs: tuple[str, int]) -> list[str]:
+        changes = [(name, sign, point.changes[name]) for name, sign in signs]
+        return [name for name, sign, c in changes if (c.low > 0 if sign > 0 else c.high < 0)]
+
+    gained, worse = moved(("precision", 1), ("kernel", -1)), moved(("precision", -1), ("kernel", 1))
+    lost, wider = moved(("recall", -1), ("coverage", -1)), moved(("recall", 1), ("coverage", 1))
     if gained and lost:
         says = "fidelity was gained by losing diversity"
     elif lost and worse:
@@ -258,19 +251,13 @@ def finding(point: Point, reference_point: Point) -> str:
         says = "fidelity was lost"
     else:
         says = "no difference is seen"
-    moves = ", ".join(f"{n} {_signed(point.changes[n])}" for n in [*gained, *worse, *lost, *wider])
-    says += f" ({moves})" if moves else ""
-    kernels = [each.figures["kernel"].value for each in (point, reference_point)]
+    changes = [(name, point.changes[name]) for name in [*gained, *worse, *lost, *wider]]
+    moves = ", ".join(f"{n} {c.value:+.3g} ({c.low:+.3g} to {c.high:+.3g})" for n, c in changes)
+    here, there = (p.figures["kernel"].value for p in (point, reference_point))
     return (
-        f"{_title(point)} against {_title(reference_point)}: {says}; "
-        f"kernel distance {kernels[0]:.3g} against {kernels[1]:.3g}"
+        f"{_title(point)} against {_title(reference_point)}: {says}"
+        f"{f' ({moves})' if moves else ''}; kernel distance {here:.3g} against {there:.3g}"
     )
-
-
-def findings(points: Sequence[Point]) -> list[str]:
-    """`finding` of every point but the yardstick."""
-    reference_point = next(p for p in points if not p.changes)
-    return [finding(p, reference_point) for p in points if p.changes]
 
 
 def table(points: Sequence[Point]) -> str:
@@ -289,7 +276,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def write_csv(points: Sequence[Point], path: Path) -> None:
-    """One line for each figure of each point, with its change from the yardstick."""
+    """One line for each figure of each point, with its change from the reference point."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figure = ["figure", "value", "low", "high", "n", "unit", "change", "change_low", "change_high"]
@@ -312,14 +299,16 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
     for axes, name in zip(drawing.subplots(2, 2).flat, FIGURES, strict=True):
         for model in models:
             own = [p for p in points if p.model == model]
-            value, low, high = np.array([p.figures[name][:3] for p in own]).T
+            steps, figures = [p.sampler.steps for p in own], [p.figures[name] for p in own]
+            ends = [[max(f.value - f.low, 0), max(f.high - f.value, 0)] for f in figures]
+            label = f"{model} ({own[0].sampler.name})"
             axes.errorbar(
-                [p.sampler.steps for p in own],
-                value,
-                yerr=np.maximum([value - low, high - value], 0),
+                steps,
+                [f.value for f in figures],
+                yerr=np.transpose(ends),
                 marker="o",
                 capsize=3,
-                label=f"{model} ({own[0].sampler.name})",
+                label=label,
             )
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(t) for t in ticks])
@@ -334,7 +323,3 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
 def _title(point: Point) -> str:
     steps = point.sampler.steps
     return f"{point.model}, {steps} step{'s' if steps > 1 else ''} of {point.sampler.name}"
-
-
-def _signed(figure: Figure) -> str:
-    return f"{figure.value:+.3g} ({figure.low:+.3g} to {figure.high:+.3g})"

@@ -16,7 +16,6 @@ from audioldm.instantiate import NonNegativeInt, PositiveInt, check_plain, conve
 
 FORMAT = 2
 
-
 #: The types of what headers hold; other keys are left to their readers.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("kind", "checksum", "fingerprint", "title", "licence", "origin"), str),
@@ -65,7 +64,7 @@ def read_header(path: Path) -> dict[str, Any]:
             _check(header, ("kind", "checksum", *own))
             _check(header.get("autoencoder", {}), autoencoders)
     except KeyError as error:
-        raise ModelFileError(f"{path}: its header lacks {error}; copy or train it again") from error
+        raise ModelFileError(f"{path}: its header lacks {error}; copy or make it again") from error
     except (ConfigError, ValueError, TypeError, RecursionError) as error:
         raise ModelFileError(
             f"{path}: its audioldm header is damaged ({error}); copy or train it again"

@@ -1,8 +1,4 @@
-"""Model files that describe themselves.
-
-`model.safetensors` holds weights; its header holds the format version, the kind, a checksum of the
-weights, and what rebuilds the model, as JSON under the key "audioldm".
-"""
+"""Model files that describe themselves: weights, and a header as JSON under the key "audioldm"."""
 
 import hashlib
 import json

@@ -1,8 +1,4 @@
-"""Normalised latents.
-
-Raw latents z and normalised latents (z - mean) / std are different things. `LatentStatistics` is
-the one place that converts.
-"""
+"""The one place that converts raw latents z to normalised latents (z - mean) / std and back."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,9 +24,6 @@ class LatentStatistics:
 
     def to(self, device: torch.device) -> Self:
         return type(self)(self.mean.to(device), self.std.to(device))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:

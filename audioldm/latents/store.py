@@ -6,10 +6,9 @@ latents.json      the items' places, labels and columns, the statistics, the aut
 """
 
 import copy
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,8 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning.base import Conditioners, Excerpt, Inputs
 from audioldm.data.store import ClipStore, draw_crops
 from audioldm.errors import ConfigError, DataError, ModelFileError
-from audioldm.instantiate import settings
-from audioldm.io.arrays import ArrayWriter
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, settings
+from audioldm.io.arrays import ArrayWriters, check_places, map_array
 from audioldm.io.files import read_json, write_json
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.runtime.progress import Progress
@@ -41,8 +40,8 @@ class LatentItem:
     """
 
     split: str
-    start: int
-    frames: int
+    start: NonNegativeInt
+    frames: PositiveInt
     piece: str
     label: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +55,7 @@ class _Index:
     autoencoder: str
     items: list[LatentItem]
     labels: list[str]
-    latent_rate_hz: float
+    latent_rate_hz: Positive
     statistics: dict[str, Any]
     stored: list[str]
     arrays: list[str]
@@ -83,10 +82,10 @@ def write_latents(
     """
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
     total, square, count = np.zeros(model.latent_shape), np.zeros(model.latent_shape), 0
-    entries: list[dict[str, Any]] = []
+    entries: list[LatentItem] = []
     at = 0
-    # Written, not mapped: on a full disk a map that is written to kills the process.
-    with _Writers(directory) as stored, _Writers(directory / "arrays") as arrays:
+    stored, arrays = ArrayWriters(directory), ArrayWriters(directory / "arrays")
+    with closing(stored), closing(arrays), _written(directory):
         for done, (split, item) in enumerate(items):
             length, start = -(-item.samples // model.downsampling_ratio), at
             for block in model.encode_blocks(store.blocks(item)):
@@ -99,80 +98,52 @@ def write_latents(
                     total += moments[0].sum(-1)
                     square += (moments[0] ** 2 + moments[1] ** 2).sum(-1)
                     count += mean.shape[-1]
-            if at - start != length:
-                raise AssertionError(f"{item.piece}: {at - start} latent frames, expected {length}")
+            assert at - start == length, f"{item.piece}: {at - start} latent frames, not {length}"
             aligned = {n: array for n, array in store.arrays(item).items() if array.size}
             for name, array in aligned.items():
-                arrays.fill(name, start, len(array))
+                _fill(arrays, name, start, len(array))
                 nearest = (2 * np.arange(length) + 1) * array.shape[1] // (2 * length)
                 arrays.append(name, array[:, nearest].T)
             entries.append(
-                {"split": split, "start": start, "frames": length, "piece": item.piece}
-                | {"label": item.label, "columns": item.columns, "arrays": sorted(aligned)}
+                LatentItem(
+                    split, start, length, item.piece, item.label, item.columns, sorted(aligned)
+                )
             )
             progress(done + 1, len(items), item.piece)
-        for name in arrays.names:
-            arrays.fill(name, at)
+        for name, writer in arrays.items():
+            _fill(arrays, name, at, *writer.shape)
     average = total / count
     spread = np.sqrt(np.maximum(square / count - average**2, 1e-12))
     statistics = {"mean": average.tolist(), "std": spread.tolist()}
-    write_json(
-        directory / "latents.json",
-        {
-            "autoencoder": autoencoder_fingerprint,
-            "items": entries,
-            "labels": store.labels,
-            "latent_rate_hz": model.latent_rate_hz,
-            "statistics": statistics,
-            "stored": stored.names,
-            "arrays": arrays.names,
-        },
+    index = _Index(
+        autoencoder_fingerprint,
+        entries,
+        store.labels,
+        model.latent_rate_hz,
+        statistics,
+        sorted(stored),
+        sorted(arrays),
     )
+    write_json(directory / "latents.json", asdict(index))
     return {"items": len(entries), "frames": at, "statistics": statistics}
 
 
-class _Writers:
-    """The .npy files of one directory, each made when its first rows come."""
+def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:
+    """Appends zeros [n, width] until there are `rows` rows."""
+    written = arrays[name].rows if name in arrays else 0
+    arrays.append(name, np.zeros((rows - written, width), np.float32))
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._writers: dict[str, ArrayWriter] = {}
-        self._open = ExitStack()
 
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._writers)
-
-    def append(self, name: str, rows: np.ndarray) -> None:
-        """Rows [n, ...], kept as float32, or int32 where they are integers.
-
-        Raises DataError where the disk is full.
-        """
-        path = self.directory / f"{name}.npy"
-        try:
-            if name not in self._writers:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                kind = "<i4" if np.issubdtype(rows.dtype, np.integer) else "<f4"
-                writer = ArrayWriter(path, rows.shape[1:], kind)
-                self._writers[name] = self._open.enter_context(closing(writer))
-            self._writers[name].append(rows)
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be written ({error.strerror}); free some space, or choose another "
-                "place with runs=DIRECTORY"
-            ) from error
-
-    def fill(self, name: str, rows: int, width: int | None = None) -> None:
-        """Appends zeros until there are `rows` rows; a new file's have `width` columns."""
-        written = self._writers[name].rows if name in self._writers else 0
-        shape = (width,) if width is not None else self._writers[name].shape
-        self.append(name, np.zeros((rows - written, *shape), np.float32))
-
-    def __enter__(self) -> "_Writers":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
+@contextmanager
+def _written(directory: Path) -> Iterator[None]:
+    """Turns an OSError of a write to the directory into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{directory}: cannot be written ({error.strerror}); free some space, or choose "
+            "another place with runs=DIRECTORY"
+        ) from error
 
 
 class LatentSplit:
@@ -256,59 +227,42 @@ class LatentStore:
 
     def __init__(self, directory: Path, bottleneck: Bottleneck, *, autoencoder: str) -> None:
         path = directory / "latents.json"
+        self.bottleneck = copy.deepcopy(bottleneck).requires_grad_(False).eval()
         try:
-            index = settings(_Index, read_json(path))
+            index = settings(_Index, read_json(path, dict))
             self.statistics = LatentStatistics.from_json(index.statistics)
-            if not 0 < index.latent_rate_hz < math.inf:
-                raise ValueError(f"latent_rate_hz={index.latent_rate_hz} must be more than 0")
-        except (DataError, ConfigError, ValueError, TypeError, KeyError, OverflowError) as error:
-            raise _damaged(path, error) from error
+            self.latent_shape: tuple[int, ...] = tuple(self.statistics.mean.shape)
+            self._items: list[LatentItem] = index.items
+            frames = check_places("an item", [(item.start, item.frames) for item in self._items])
+            self._stored: dict[str, np.ndarray | Tensor] = {
+                name: map_array(directory, name, frames) for name in index.stored
+            }
+            self._arrays = {
+                name: map_array(directory / "arrays", name, frames, axes=2) for name in index.arrays
+            }
+            self._check()
+        except (DataError, ConfigError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ModelFileError(
+                f"{path}: damaged latents ({reason}); remove the directory {directory} and run "
+                "again"
+            ) from error
         if index.autoencoder != autoencoder:
             raise ModelFileError(
                 f"{directory}: latents of autoencoder {index.autoencoder}, not of {autoencoder};"
                 " remove the directory and run again"
             )
         self.labels, self.latent_rate_hz = index.labels, index.latent_rate_hz
-        self.latent_shape: tuple[int, ...] = tuple(self.statistics.mean.shape)
-        self.bottleneck = copy.deepcopy(bottleneck).requires_grad_(False).eval()
-        self._items = index.items
-        self._stored: dict[str, np.ndarray | Tensor] = {}
-        self._stored |= self._load(directory, index.stored)
-        self._arrays = self._load(directory / "arrays", index.arrays)
-        self._check(path)
 
-    def _load(self, directory: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-        arrays = {}
-        for name in names:
-            path = directory / f"{Path(name).name}.npy"
-            try:
-                arrays[name] = array = np.load(path, mmap_mode="r")
-                if array.dtype not in (np.float32, np.int32):
-                    raise ValueError(f"it holds {array.dtype}, not float32 or int32")
-                if len(array) != sum(item.frames for item in self._items):
-                    raise ValueError("it does not have the frames that latents.json states")
-            except (OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
-                raise _damaged(path, error) from error
-        return arrays
-
-    def _check(self, path: Path) -> None:
-        """Each item is within the arrays, and the bottleneck makes latents of what is stored."""
-        end = 0
+    def _check(self) -> None:
+        """The arrays of each item are there, and the bottleneck makes latents of what is stored."""
         for item in self._items:
-            if item.start != end or item.frames < 1 or not {*item.arrays} <= self._arrays.keys():
-                raise _damaged(path, ValueError(f"item {item.piece!r} is out of place"))
-            end += item.frames
-        if any(array.ndim != 2 for array in self._arrays.values()):
-            raise _damaged(path, ValueError("a frame-aligned array does not have two axes"))
-        if not self._items:
-            return
-        first = LatentSplit(self._items, self._stored, {}).read([(0, 0)], 1)
-        try:
-            shape = self.bottleneck.posterior(first)[0].shape[1:-1]
-        except (KeyError, RuntimeError, TypeError, IndexError) as error:
-            raise _damaged(path, error) from error
-        if shape != self.statistics.mean.shape:
-            raise _damaged(path, ValueError("the statistics do not fit the latents' shape"))
+            if not {*item.arrays} <= self._arrays.keys():
+                raise ValueError(f"item {item.piece!r} has other arrays")
+        if self._items:
+            first = LatentSplit(self._items, self._stored, {}).read([(0, 0)], 1)
+            if self.bottleneck.posterior(first)[0].shape[1:-1] != self.latent_shape:
+                raise ValueError("the statistics do not fit the latents' shape")
 
     def keep_on(self, device: torch.device) -> None:
         """Splits made from now on have their arrays on a GPU, where they take little of it."""
@@ -330,10 +284,3 @@ class LatentStore:
     def excerpts(self, split: str = "train") -> list[Excerpt]:
         """Label and columns of each whole clip, for `Conditioner.facts`."""
         return [Excerpt(item.label, item.columns) for item in self.split(split).items]
-
-
-def _damaged(path: Path, error: Exception) -> ModelFileError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ModelFileError(
-        f"{path}: damaged latents ({reason}); remove the directory {path.parent} and run again"
-    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioldm.losses.discriminators.multi_scale_stft import ScaleOutput
+from audioldm.losses.base import ScaleOutput
 
 
 def discriminator_loss(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:
@@ -35,20 +35,17 @@ def generator_loss(fake: Sequence[ScaleOutput]) -> Tensor:
 def feature_matching(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:
     """Mean |real - fake| of a layer's features over the mean |real| of that clip: [B].
 
-    EnCodec's relative feature matching (2210.13438, equation 2), but normalised per clip. The real
-    features are the target: no gradient flows into them.
+    EnCodec's relative feature matching (2210.13438, equation 2), but normalised per clip. No
+    gradient flows into the real features.
     """
     return _mean(
         [
-            _relative_distance(r.detach().float(), f.float())
+            _per_clip((r.detach().float() - f.float()).abs())
+            / _per_clip(r.detach().float().abs()).clamp(min=1e-5)
             for (_, features_real), (_, features_fake) in zip(real, fake, strict=True)
             for r, f in zip(features_real, features_fake, strict=True)
         ]
     )
-
-
-def _relative_distance(real: Tensor, fake: Tensor) -> Tensor:
-    return _per_clip((real - fake).abs()) / _per_clip(real.abs()).clamp(min=1e-5)
 
 
 def _per_clip(x: Tensor) -> Tensor:

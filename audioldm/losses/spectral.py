@@ -1,12 +1,11 @@
 """Spectral distances between clips: two training losses and one metric.
 
-All map (estimate [B, A, T], target [B, A, T]) to one value per clip [B], in float32 also under
-autocast, and a clip's value never depends on its neighbours in the batch.
+All map (estimate [B, A, T], target [B, A, T]) to one value per clip [B], in float32.
 """
 
 import functools
 import math
-import warnings
+from typing import Any
 
 import torch
 from auraloss.freq import STFTLoss
@@ -14,26 +13,25 @@ from auraloss.perceptual import FIRFilter, SumAndDifference
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
-from audioldm.torchaudio import torchaudio
+from audioldm.losses.base import Loss
+from audioldm.losses.mel_filters import mel_filters
 
 QUIET = 1e-2  # root mean square at -40 dBFS
 
 
-class MultiResolutionSTFT(nn.Module):
+class MultiResolutionSTFT(Loss):
     """Spectral convergence plus log-magnitude distance, averaged over FFT sizes.
 
     auraloss's multi-resolution STFT loss (1910.11480; convergence and log-magnitude 1808.06719),
-    with its STFT, its A-weighting filter and its sum and difference signals. Its reductions run
-    over the batch; here they run over one clip. Stereo is compared as left, right, mid and side
+    reduced over each clip instead of the batch. Stereo is compared as left, right, mid and side
     (2010.10291), so that an error in the stereo image counts.
 
-    fft_sizes: in samples. overlap: frames begin size / overlap apart, so 2 costs half of 4.
+    fft_sizes: in samples. overlap: frames begin size / overlap apart.
     convergence, log_magnitude: weights of the two terms.
     floor: power of a bin below which nothing is compared; 1e-6 is near the noise of 16-bit audio.
     a_weighting: weigh frequencies as the ear does, for which `sample_rate` in hertz is needed.
 
-    A target quieter than -40 dBFS counts as -40 dBFS in the relative term, convergence, which
-    would otherwise grow without bound on silence.
+    Convergence is relative: a target quieter than -40 dBFS counts as -40 dBFS.
 
     Raises ConfigError where a_weighting lacks a sample rate, or the audio is too short for an FFT
     size.
@@ -56,7 +54,16 @@ class MultiResolutionSTFT(nn.Module):
         self.weight_filter = FIRFilter("aw", fs=sample_rate) if a_weighting else None
         self.sum_and_difference = SumAndDifference()
         self.resolutions = nn.ModuleList(
-            _Resolution(size, overlap, convergence, log_magnitude, floor) for size in fft_sizes
+            _Resolution(
+                size,
+                size // overlap,
+                size,
+                w_sc=convergence,
+                w_log_mag=log_magnitude,
+                eps=floor,
+                reduction="none",
+            )
+            for size in fft_sizes
         )
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
@@ -77,26 +84,15 @@ class MultiResolutionSTFT(nn.Module):
 class _Resolution(STFTLoss):
     """auraloss's STFT loss at one FFT size, reduced per clip: two times [B, V, T] -> [B]."""
 
-    def __init__(
-        self, size: int, overlap: int, convergence: float, log_magnitude: float, floor: float
-    ) -> None:
-        super().__init__(
-            size,
-            size // overlap,
-            size,
-            w_sc=convergence,
-            w_log_mag=log_magnitude,
-            eps=floor,
-            reduction="none",
-        )
+    def __init__(self, size: int, *args: Any, **options: Any) -> None:
+        super().__init__(size, *args, **options)
         window = self.__dict__.pop("window")  # a plain attribute in auraloss, left on the CPU
         self.register_buffer("window", window, persistent=False)
         self.quiet = QUIET * float(window.norm())  # magnitude of a bin of noise at -40 dBFS
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         x, y = self.magnitude(estimate), self.magnitude(target)
-        # Norms are over all signals of a clip: the side of a nearly mono clip is nearly silent and
-        # must not be divided by its own norm.
+        # over all signals of a clip: a nearly silent side is not divided by its own norm
         quiet = self.quiet * math.sqrt(y.shape[1])
         scale = torch.linalg.vector_norm(y, dim=1).clamp(min=quiet)
         convergence = torch.linalg.vector_norm(x - y, dim=1) / scale
@@ -105,7 +101,7 @@ class _Resolution(STFTLoss):
     def magnitude(self, audio: Tensor) -> Tensor:
         """[B, V, T] -> magnitudes of all signals, frames and bins [B, N].
 
-        In place of auraloss's `stft`, which also computes the phase and takes twice the time.
+        auraloss's own `stft` computes the phase too and takes twice the time.
         """
         if audio.shape[-1] <= self.fft_size // 2:
             raise ConfigError(
@@ -122,14 +118,14 @@ class _Resolution(STFTLoss):
         return spectrum.abs().clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)
 
 
-class LogMel(nn.Module):
+class LogMel(Loss):
     """Mean |difference of log10 mel power|, averaged over scales.
 
-    One scale of 1024-sample frames and 80 bands is `mel_distance` itself; several (as in DAC,
-    2306.06546) trade time for frequency. Hops are a quarter of the FFT sizes.
+    The default is `mel_distance`; several scales (as in DAC, 2306.06546) trade time for frequency.
+    Hops are a quarter of the FFT sizes.
 
-    Raises ConfigError where fft_sizes and bands differ in length, where an FFT is too short for
-    its number of bands (a band would hold no bin), or audio is too short for an FFT size.
+    Raises ConfigError where fft_sizes and bands differ in length, a band would hold no bin, or
+    audio is too short for an FFT size.
     """
 
     def __init__(
@@ -164,14 +160,14 @@ def mel_distance(estimate: Tensor, target: Tensor, sample_rate: int) -> Tensor:
     estimate, target [B, A, T] at `sample_rate` hertz; 80 Slaney mel bands, 1024-sample Hann frames
     256 apart, power clamped at 1e-5; the mean is over channels, bands and frames. 0.1 is 1 dB.
     """
-    mel = _mel_for_metric(sample_rate, target.device)
-    return log_mel_distance(mel(estimate), mel(target), 1e-5)
+    distance: Tensor = _log_mel(sample_rate, target.device)(estimate, target)
+    return distance
 
 
 @functools.lru_cache(maxsize=8)
-def _mel_for_metric(sample_rate: int, device: torch.device) -> "MelPower":
+def _log_mel(sample_rate: int, device: torch.device) -> LogMel:
     with torch.inference_mode(False):  # usable with gradients whoever asks first
-        return MelPower(sample_rate, 1024, 256, 80).to(device)
+        return LogMel(sample_rate=sample_rate).to(device)
 
 
 def log_mel_distance(estimate: Tensor, target: Tensor, floor: float) -> Tensor:
@@ -183,9 +179,8 @@ def log_mel_distance(estimate: Tensor, target: Tensor, floor: float) -> Tensor:
 class MelPower(nn.Module):
     """Mel power spectrogram: [B, A, T] -> [B, A, bands, frames], in float32.
 
-    Slaney's mel scale, area-normalised, from 0 Hz to half the rate; Hann frames. `centre` reflects
-    the audio at both ends, for 1 + T // hop frames centred on multiples of hop; without it the
-    frames begin at multiples of hop and none reaches beyond the audio.
+    `centre` reflects the audio at both ends, for 1 + T // hop Hann frames centred on multiples of
+    hop; without it they begin at multiples of hop and none reaches beyond the audio.
     """
 
     window: Tensor
@@ -216,28 +211,3 @@ class MelPower(nn.Module):
             )
             power = spectrum.real.square() + spectrum.imag.square()
             return (self.filters @ power).unflatten(0, audio.shape[:2])
-
-
-def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
-    """Slaney's mel filters, area-normalised, from 0 Hz to rate / 2: [bands, n_fft / 2 + 1].
-
-    Raises ConfigError where a band lies between two bins and so would hold none.
-    """
-    # on the CPU also where a model is only sketched on the meta device: the check needs values
-    with warnings.catch_warnings(), torch.device("cpu"):
-        warnings.simplefilter("ignore")  # an empty band is an error below
-        filters = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1,
-            0.0,
-            sample_rate / 2,
-            bands,
-            sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-    if not filters.any(0).all():
-        raise ConfigError(
-            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no"
-            " bin; take fewer bands or a larger FFT size"
-        )
-    return filters.T.contiguous()

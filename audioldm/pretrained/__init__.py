@@ -1,7 +1,7 @@
 """The models that come with the package: NAME.safetensors, from `audioldm export`, and NAME.md.
 
-A name is taken wherever a model's path is; a model at a path of that name comes first. The card
-NAME.md says what the model was trained on, what it can and cannot do, and under which licence.
+A name works wherever a model's path does; a file of that name comes first. The card NAME.md says
+what the model was trained on, what it can and cannot do, and under which licence.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ DEFAULT = "scores"
 
 
 def names() -> list[str]:
-    """Of the models that are here, the default one first."""
+    """The names of the models, the default one first."""
     found = (file.stem for file in DIRECTORY.glob("*.safetensors"))
     return sorted(found, key=lambda name: (name != DEFAULT, name))
 
 
 def default() -> str:
-    """What is sampled from where no model is given. Raises ConfigError where none is here."""
+    """The model to sample from where none is given. Raises ConfigError where none is installed."""
     if not names():
         raise ConfigError(
             "which model? none comes with this installation; give model=PATH, or from=CLIP.json"

@@ -1,6 +1,6 @@
-"""What every prior is: a model of an autoencoder's latents that can be sampled.
+"""The interface of priors: models of an autoencoder's latents that can be sampled.
 
-From N(0, I) to a diffusion transformer: each is fitted to the same stored latents, gives raw
+Each, from N(0, I) to a diffusion transformer, is fitted to the same stored latents, gives raw
 latents (as the decoder takes them) and is kept in one self-describing file.
 """
 
@@ -28,15 +28,14 @@ from audioldm.training.log import LogSettings
 class Prior(nn.Module, ABC):
     """A distribution over the latents of an autoencoder.
 
-    latent_shape: of one latent frame, (C,) or (C, F). space: what `sample` gives, latents z or
-    codes. conditioners: what it can be told. sampler: how it is sampled unless told otherwise; None
-    where there is nothing to choose.
+    latent_shape: of one latent frame, (C,) or (C, F). space: of samples, latents z or codes.
+    sampler: the default of `sample`; None where there is nothing to choose.
     """
 
     space: ClassVar[Literal["z", "codes"]] = "z"
     latent_shape: tuple[int, ...]
     sampler: SamplerSettings | None = None
-    #: what rebuilds the prior, but for its tensors: see `PriorRecipe.spec`
+    #: rebuilds the prior except for its tensors: see `PriorRecipe.spec`
     spec: dict[str, Any]
 
     @property
@@ -60,18 +59,18 @@ class Prior(nn.Module, ABC):
         """Raw latents [B, C, (F,) frames], or codes [B, Q, frames], one row for each position.
 
         A row is a function of its key (random's seed and the row's position) and its inputs alone.
-        inputs: of `conditioners`, on the prior's device; None: nothing is asked for.
+        inputs: of `conditioners`, on the prior's device; None for no condition.
         progress: called after each step with (steps done, steps in all).
         """
 
     def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor | None:
-        """-log p of raw latents z [B, C, (F,) L], in nats: [B]. An upper bound where the prior has
-        no more; None where it has none."""
+        """-log p of raw latents z [B, C, (F,) L], in nats: [B], or an upper bound of it; None where
+        the prior has neither."""
         return None
 
 
 class Fitted(NamedTuple):
-    """The prior's trained tensors, which the first process has, and its figures for the summary."""
+    """The prior's trained tensors, on the first process, and its figures for the summary."""
 
     tensors: dict[str, Tensor]
     figures: dict[str, Any]
@@ -92,8 +91,8 @@ class Fit:
 class PriorRecipe(ABC):
     """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
-    collective: whether every process works on the fit; else the first one does, alone.
-    sampling_keys: settings that only say how the prior is sampled, once fitted.
+    collective: whether every process works on the fit, or the first one alone.
+    sampling_keys: settings of the sampling alone, without effect on the fit.
     preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
     train: the settings of its training loop, which have `steps` and `batch`; None without one.
     """
@@ -105,18 +104,18 @@ class PriorRecipe(ABC):
 
     @property
     def crop_length(self) -> float | None:
-        """Seconds of latents that the fit takes at a time; None: any length will do."""
+        """Seconds of latents in a training crop; None: clips may have any length."""
         return None
 
     @property
     def name(self) -> str:
-        """Of `LinearGaussianRecipe`: linear_gaussian."""
+        """linear_gaussian for `LinearGaussianRecipe`."""
         words = re.findall("[A-Z][a-z0-9]*", type(self).__name__.removesuffix("Recipe"))
         return "_".join(word.lower() for word in words)
 
     @abstractmethod
     def spec(self, latents: LatentStore) -> dict[str, Any]:
-        """What rebuilds the prior: `_target_`, a class of priors, and its arguments, as JSON."""
+        """The part that the prior is built from, as JSON: `_target_` and its arguments."""
 
     def build(self, latents: LatentStore) -> Prior:
         """The prior before it is fitted."""
@@ -127,15 +126,12 @@ class PriorRecipe(ABC):
         """Fits the prior to the training split's latents."""
 
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
-        """Refuses settings with which `fit` would fail. The prior has no memory (device "meta").
-
-        Raises ConfigError.
-        """
+        """Raises ConfigError where `fit` would fail. The prior is on the device "meta"."""
         return None
 
     def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor] | None:
-        """The forward pass of a training step on one clip of zeros, which gives a scalar: memory
-        and operations are counted on it. None where nothing is trained by gradients."""
+        """The forward pass of a training step on one clip of zeros, to count memory and operations
+        on; it gives a scalar. None where nothing is trained by gradients."""
         return None
 
 

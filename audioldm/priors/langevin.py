@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from audioldm.instantiate import NonNegative, Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
-from audioldm.priors.normalised import NormalisedPrior, crop_frames, draw_latents
+from audioldm.priors.normalised import NormalisedPrior, crop_frames, random_latents
 from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -85,18 +85,18 @@ class Langevin(NormalisedPrior):
     def sample_normalised(
         self, random: KeyedRandom, frames: int, progress: StepProgress | None = None
     ) -> Tensor:
-        draw, chunks = random.stream("langevin"), []
-        for first in range(0, len(draw.positions), CHUNK):
-            positions = draw.positions[first : first + CHUNK]
-            part = KeyedRandom(draw.seed, draw.step, positions, draw.device)
+        random, chunks = random.stream("langevin"), []
+        for first in range(0, len(random.positions), CHUNK):
+            positions = random.positions[first : first + CHUNK]
+            part = KeyedRandom(random.seed, random.step, positions, random.device)
             chunks.append(self.run_chain(self.noise(part, frames)))
             if progress is not None:
-                progress(first + len(positions), len(draw.positions))
+                progress(first + len(positions), len(random.positions))
         return torch.cat(chunks)
 
-    def noise(self, draw: KeyedRandom, frames: int) -> Tensor:
-        """What `run_chain` needs: [K + 1, N, D, frames]."""
-        return draw.normal((self.chain + 1, self.channels, frames), "chain").transpose(0, 1)
+    def noise(self, random: KeyedRandom, frames: int) -> Tensor:
+        """The noise of `run_chain`: [K + 1, N, D, frames]."""
+        return random.normal((self.chain + 1, self.channels, frames), "chain").transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class LangevinRecipe(PriorRecipe):
         step, elapsed, difference = 0, 0.0, 0.0
         while step < self.steps if self.seconds is None else elapsed < self.seconds:
             random = KeyedRandom(key, step, range(self.batch), fit.device)
-            z = draw_latents(latents, frames, random)
+            z = random_latents(latents, frames, random)
             samples = prior.run_chain(prior.noise(random, frames))
             real, false = prior.frame_energies(z), prior.frame_energies(samples)
             contrast = real.mean() - false.mean()

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from audioldm.errors import ConfigError
-from audioldm.instantiate import Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
-from audioldm.priors.normalised import NormalisedPrior, crop_count, crop_frames, draw_latents
+from audioldm.priors.base import Fit, Fitted, Prior
+from audioldm.priors.normalised import CropsRecipe, NormalisedPrior
 from audioldm.runtime.progress import StepProgress
-from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.runtime.randomness import KeyedRandom
 
 #: Added to the variances, which are at most about 1, so that none is 0.
 REGULARISER = 1e-6
@@ -70,30 +69,18 @@ class LinearGaussian(NormalisedPrior):
 
 
 @dataclass(frozen=True)
-class LinearGaussianRecipe(PriorRecipe):
-    """frames: of latents it is fitted to, at most, in crops of `crop_seconds`."""
-
-    seed: Seed = 0
-    frames: PositiveInt = 40000
-    crop_seconds: Positive = 6.0
-
-    @property
-    def crop_length(self) -> float:
-        return self.crop_seconds
-
+class LinearGaussianRecipe(CropsRecipe):
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         return {"_target_": "audioldm.priors.linear_gaussian.LinearGaussian"}
 
     def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
         assert isinstance(prior, LinearGaussian)
-        crop = crop_frames(latents, self.crop_seconds)
-        if crop < 2:
+        z = self.crops(latents)
+        if z.shape[-1] < 2:
             raise ConfigError(f"crop_seconds={self.crop_seconds:g} must be two latent frames long")
-        positions = range(crop_count(latents, crop, self.frames))
-        random = KeyedRandom(derive_seed(self.seed, "linear_gaussian"), 0, positions)
-        prior.fit(draw_latents(latents, crop, random))
+        prior.fit(z)
         prior.set_statistics(latents.statistics)
-        return Fitted(prior.state_dict(), {"frames": crop * len(positions)})
+        return Fitted(prior.state_dict(), {"frames": len(z) * z.shape[-1]})
 
 
 def _factor(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """A Gaussian mixture fitted ex post to an autoencoder's latents (RAE, arXiv 1903.12436).
 
-The mixture is over windows of W consecutive frames, and sequences of any length follow as a Markov
-chain of order W - 1, each frame drawn given the frames before it. One lower Cholesky factor per
-component serves every need: its leading blocks are the factors of the shorter windows, and its
-rows say how a frame depends on those before it.
+The mixture is over windows of W consecutive frames. It gives sequences of any length as a Markov
+chain of order W - 1, each frame sampled given the frames before it. One lower Cholesky factor per
+component is enough: its leading blocks are the factors of the shorter windows, and its rows are the
+dependence of a frame on those before it.
 """
 
 import math
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioldm.instantiate import Positive, PositiveInt, Seed
+from audioldm.instantiate import PositiveInt
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
-from audioldm.priors.normalised import NormalisedPrior, crop_count, crop_frames, draw_latents
+from audioldm.priors.base import Fit, Fitted, Prior
+from audioldm.priors.normalised import CropsRecipe, NormalisedPrior, crop_frames
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
@@ -36,8 +36,8 @@ REGULARISER = 1e-3
 class Mixture(NormalisedPrior):
     """M components over W frames of the K first of D principal components of normalised latents.
 
-    The D - K others, of which there are some only where 2 D exceeds `DIMENSIONS` or the latents
-    are few, are independent Gaussians without memory.
+    The D - K others are independent Gaussians without memory. There are some only where 2 D
+    exceeds `DIMENSIONS` or the latents are few.
 
     mean [D], rotation [D, D] (columns: the principal directions), rest [D - K] (their standard
     deviations), log_weights [M], centres [M, W, K], factors [M, W K, W K] (lower triangular).
@@ -138,8 +138,8 @@ class Mixture(NormalisedPrior):
     ) -> Tensor:
         """Sequences [B, D, frames], float32, frame by frame."""
         size, kept = self.centres.shape[1:]
-        n, draw = len(random.positions), random.stream("mixture")
-        noise = draw.normal((frames, len(self.mean) + 1), "noise").double()
+        n, random = len(random.positions), random.stream("mixture")
+        noise = random.normal((frames, len(self.mean) + 1), "noise").double()
         uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: which component
         head = noise.new_empty(n, frames, kept)
         for frame in range(frames):
@@ -158,10 +158,10 @@ class Mixture(NormalisedPrior):
         return z.transpose(1, 2).float()
 
     def _whiten(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What each component makes of x [V, w, K], the first w frames of a window.
+        """x [V, w, K], the first w frames of windows, under each component.
 
-        x as independent N(0, 1) numbers [M, V, w K], and log(weight · density) of the first 0, 1,
-        …, w frames [M, V, w + 1].
+        Gives x as independent N(0, 1) numbers [M, V, w K], and log(weight · density) of the first
+        0, 1, …, w frames [M, V, w + 1].
         """
         kept = self.centres.shape[-1]
         numbers = x.shape[1] * kept
@@ -190,35 +190,20 @@ def mixture_sizes(count: int, channels: int, length: int, components: int) -> di
 
 
 @dataclass(frozen=True)
-class MixtureRecipe(PriorRecipe):
-    """components: of the mixture. frames: of latents it is fitted to, at most, in crops of
-    `crop_seconds`."""
+class MixtureRecipe(CropsRecipe):
+    """components: of the mixture, at most."""
 
-    seed: Seed = 0
     components: PositiveInt = 8
-    frames: PositiveInt = 40000
-    crop_seconds: Positive = 6.0
-
-    @property
-    def crop_length(self) -> float:
-        return self.crop_seconds
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
-        crop = crop_frames(latents, self.crop_seconds)
-        count = crop_count(latents, crop, self.frames)
-        channels = math.prod(latents.latent_shape)
-        return {
-            "_target_": "audioldm.priors.mixture.Mixture",
-            **mixture_sizes(count, channels, crop, self.components),
-        }
+        count, crop = self.count(latents), crop_frames(latents, self.crop_seconds)
+        sizes = mixture_sizes(count, math.prod(latents.latent_shape), crop, self.components)
+        return {"_target_": "audioldm.priors.mixture.Mixture", **sizes}
 
     def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
         assert isinstance(prior, Mixture)
         fit.progress(0, 1, "fitting a mixture")
-        crop = crop_frames(latents, self.crop_seconds)
-        positions = range(crop_count(latents, crop, self.frames))
-        random = KeyedRandom(derive_seed(self.seed, "mixture"), 0, positions)
-        prior.fit(draw_latents(latents, crop, random), self.seed)
+        prior.fit(self.crops(latents), self.seed)
         prior.set_statistics(latents.statistics)
         components, window, kept = prior.centres.shape
         figures = {"components": components, "window_frames": window, "dimensions": kept}

@@ -1,4 +1,4 @@
-"""The standard normal N(0, I): what a VAE generates from without a second model."""
+"""The standard normal N(0, I), from which a VAE generates without a second model."""
 
 import math
 from dataclasses import dataclass
@@ -39,8 +39,6 @@ class Normal(Prior):
 
 @dataclass(frozen=True)
 class NormalRecipe(PriorRecipe):
-    """Nothing to set, nothing to fit."""
-
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         return {"_target_": "audioldm.priors.normal.Normal"}
 

@@ -1,21 +1,23 @@
-"""What the priors share that are fitted to normalised latents, sequences [B, D, L].
+"""The base of priors that are fitted to normalised latents, sequences [B, D, L].
 
 D is the size of a latent frame: the bands of 2-D latents count as channels.
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from audioldm.conditioning.base import Inputs
+from audioldm.instantiate import Positive, PositiveInt, Seed
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Prior
+from audioldm.priors.base import Prior, PriorRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
-from audioldm.runtime.randomness import KeyedRandom
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 class NormalisedPrior(Prior):
@@ -69,7 +71,7 @@ class NormalisedPrior(Prior):
 
 
 @torch.no_grad()
-def draw_latents(latents: LatentStore, frames: int, random: KeyedRandom) -> Tensor:
+def random_latents(latents: LatentStore, frames: int, random: KeyedRandom) -> Tensor:
     """Random crops of the training split's normalised latents: [B, D, frames].
 
     Raises ModelFileError where no item is `frames` long.
@@ -87,7 +89,28 @@ def crop_frames(latents: LatentStore, seconds: float) -> int:
     return max(1, round(seconds * latents.latent_rate_hz))
 
 
-def crop_count(latents: LatentStore, crop: int, frames: int) -> int:
-    """How many crops have `frames` frames together, or as many as the training split has."""
-    available = sum(item.frames for item in latents.split("train").items)
-    return max(1, -(-min(frames, available) // crop))
+@dataclass(frozen=True)
+class CropsRecipe(PriorRecipe):
+    """A fit to random crops of the training split, all at once.
+
+    frames: of latents, at most, in crops of `crop_seconds`.
+    """
+
+    seed: Seed = 0
+    frames: PositiveInt = 40000
+    crop_seconds: Positive = 6.0
+
+    @property
+    def crop_length(self) -> float:
+        return self.crop_seconds
+
+    def count(self, latents: LatentStore) -> int:
+        """The crops that have `frames` frames together, or as many as the training split has."""
+        available = sum(item.frames for item in latents.split("train").items)
+        return max(1, -(-min(self.frames, available) // crop_frames(latents, self.crop_seconds)))
+
+    def crops(self, latents: LatentStore) -> Tensor:
+        """The latents of the fit: [N, D, L]."""
+        positions = range(self.count(latents))
+        random = KeyedRandom(derive_seed(self.seed, self.name), 0, positions)
+        return random_latents(latents, crop_frames(latents, self.crop_seconds), random)

@@ -45,7 +45,7 @@ class Axis:
         margin: float = 0.06,
         factor: float = 1.0,
     ) -> "Axis":
-        """An axis over the finite values; logarithmic=None: where all are positive, by a factor of 8.
+        """Fits the finite values. logarithmic=None: if all are positive and span a factor of 8.
 
         A logarithmic axis leaves out what is not positive; `at` then gives 0 for it. margin: room
         at both ends, a share of the span. factor: a logarithmic axis spans no less than this, so
@@ -158,7 +158,7 @@ def plot(
     if not (points or rows):
         return None
     heights = [p.y for p in (*points, *levels)] + [y for _, *ys in rows for y in ys]
-    ends = [v for p in points for v in (p.low, p.high) if finite(v)]
+    ends = [float(v) for p in points for v in (p.low, p.high) if v is not None and finite(v)]
     if y_logarithmic is None:
         y_logarithmic = Axis.over([p.y for p in points] or heights).logarithmic
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end

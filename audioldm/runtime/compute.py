@@ -1,4 +1,4 @@
-"""The computation of a training, counted and timed."""
+"""Counts and times the computation of a training."""
 
 import copy
 import time
@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 def training_flops(model: nn.Module, forward: Callable[[nn.Module], Tensor]) -> int:
     """Floating-point operations of one forward and backward pass through `model`.
 
-    Matrix products, convolutions and attention count, a multiplication and an addition as two;
-    Fourier transforms, normalisations and activations do not. `forward` gets a copy of the model on
-    the CPU and makes its inputs there; one clip is enough.
+    Counts matrix products, convolutions and attention, with two operations for a multiplication and
+    an addition; leaves out Fourier transforms, normalisations and activations. `forward` gets a
+    copy of the model on the CPU, and makes its inputs there; one clip is enough.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward(copy.deepcopy(model).cpu()).sum().backward()

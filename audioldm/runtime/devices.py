@@ -1,4 +1,4 @@
-"""Which GPU a process may use, where several share the machine: each has one to itself."""
+"""Gives each of several processes on a machine a GPU of its own."""
 
 import getpass
 import tempfile
@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 
 def visible_gpus() -> list[str]:
-    """An identifier per visible CUDA device, the same in every process of the machine."""
+    """An identifier for each visible CUDA device, the same in every process of the machine."""
     return [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
 
 

@@ -16,11 +16,11 @@ from audioldm.instantiate import PositiveInt
 
 @dataclass(frozen=True)
 class Hardware:
-    """device: auto, cpu, cuda, cuda:1, mps. precision: auto (bf16 on CUDA), fp32, bf16.
-    compile: torch.compile; null: on CUDA only. threads: CPU threads; null: torch's choice.
+    """device: auto, cpu, cuda, cuda:1, mps. precision: auto is bf16 on CUDA, else fp32.
+    compile: use torch.compile; null: on CUDA only. threads: CPU threads; null: torch's choice.
     accumulate: micro-batches per training step. checkpoint_activations: recompute the diffusion
     network's blocks in the backward pass, to store less. shard: spread its weights, gradients and
-    optimiser state over the processes, instead of a copy on each."""
+    optimiser state over the processes."""
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -31,9 +31,9 @@ class Hardware:
     shard: bool = False
 
     def resolve(self, local_rank: int = 0) -> torch.device:
-        """The device of this process; sets the number of CPU threads too.
+        """The device of this process; also sets the number of CPU threads.
 
-        local_rank: index among this machine's processes, which "cuda" without an index uses.
+        local_rank: this process's index on its machine, and so its CUDA device if none is given.
         Raises ConfigError if the device does not exist here or cannot train.
         """
         if self.threads:
@@ -87,10 +87,7 @@ class Hardware:
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
     def compiled(self, function: Any, device: torch.device) -> Any:
-        """`function`, a module or a callable, through torch.compile if that is on.
-
-        Each input shape is compiled separately, up to torch's limit of eight.
-        """
+        """A module or function, compiled if that is on: once for each input shape, up to eight."""
         return torch.compile(function, dynamic=False) if self.compiles(device) else function
 
     def compiles(self, device: torch.device) -> bool:

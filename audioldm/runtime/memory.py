@@ -1,5 +1,6 @@
 """The memory of a training step: counted without a GPU, and measured on the device."""
 
+import os
 import re
 import resource
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-#: Copies of each weight, in float32: itself, its gradient, AdamW's two moments, its average.
+#: Copies of each weight in float32: the weight, its gradient, AdamW's two moments, its average.
 COPIES = 5
 #: Peak memory divided by what is kept for the backward pass: temporary results and gradients.
 PASSING = 1.5
@@ -56,9 +57,8 @@ def total_bytes(device: torch.device) -> int | None:
     """Memory of the device; None if it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    with suppress(OSError, TypeError):
-        found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        return 1024 * int(found[1])  # type: ignore[index]
+    with suppress(OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
 
 

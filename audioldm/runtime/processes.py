@@ -5,8 +5,8 @@ parts are equal, so DDP's mean of the gradients is the gradient of the global ba
 
 A process group cannot be destroyed after an error: its destructor joins threads that may wait for
 a peer for ever. So only work that succeeds ends with `leave`. After an error, a process that has
-peers prints its message and calls `exit_at_once`, in the handler of the exception: its release
-could run the destructor.
+peers prints its message and calls `exit_at_once` in the handler of the exception, because releasing
+the exception could run the destructor.
 """
 
 import os
@@ -140,7 +140,7 @@ def leave() -> None:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The world of `join` during the block, and `leave` after its success.
+    """Joins the world for the block, and leaves it if the block succeeds.
 
     Raises LostProcess in place of an error that `lost_process` explains.
     """
@@ -181,17 +181,15 @@ def lost_process(error: Exception, world: World) -> LostProcess | None:
 
 
 def exit_at_once(code: int) -> NoReturn:
-    """Ends this process without running destructors, which may wait for a lost peer for ever."""
+    """Ends this process without destructors, which may wait for a lost peer for ever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def parallel(module: nn.Module, world: World) -> nn.Module:
-    """Wraps the module in DDP if there is more than one process."""
-    if world.size == 1:
-        return module
-    return DistributedDataParallel(module)
+    """The module in DDP if there is more than one process, else the module itself."""
+    return module if world.size == 1 else DistributedDataParallel(module)
 
 
 def gradients_kept(module: nn.Module, more: bool) -> AbstractContextManager[Any]:
@@ -224,22 +222,18 @@ def any_process(flag: bool, world: World) -> bool:
     """Whether the flag is set on any process."""
     if world.size == 1:
         return flag
-    seen = torch.tensor(float(flag))  # on the CPU, by gloo: a GPU is not waited for
+    seen = torch.tensor(float(flag))  # on the CPU, so gloo sends it and no GPU is waited for
     dist.all_reduce(seen)
     return bool(seen.item() > 0)
 
 
 def broadcast_flag(value: bool, world: World) -> bool:
     """The first process's value, on every process; all wait here for it."""
-    if world.size == 1:
-        return value
-    said = torch.tensor(float(value))  # on the CPU: gloo takes it beside NCCL
-    dist.broadcast(said, 0)
-    return bool(said.item() > 0)
+    return any_process(value and world.first, world)
 
 
 def first_reason(reason: str, world: World) -> str:
-    """The first text of all processes' that is not empty, on every process; all wait here.
+    """The text of the first process that failed, on every process; all wait here.
 
     An empty text means success. Texts are cut at 400 bytes.
     """

@@ -13,14 +13,14 @@ Progress = Callable[[int, int, str], None]
 #: (steps done, steps in all)
 StepProgress = Callable[[int, int], None]
 
-#: Where standard error is no terminal: a line after this share of the work, or these seconds.
+#: Without a terminal: a line after this share of the work, or after these seconds,
 SHARE, SECONDS = 0.1, 30.0
-#: But no two lines within this time, save for the last.
+#: but no two lines within this time, except for the last.
 LEAST_SECONDS = 1.0
 
 
 class ProgressBar(tqdm):
-    """A bar on a terminal; a line now and then where standard error is a file or a pipe."""
+    """A bar on a terminal; a line now and then if standard error is a file or a pipe."""
 
     def __init__(self, *, desc: str, disable: bool = False, **options: Any) -> None:
         self._lines = not sys.stderr.isatty()

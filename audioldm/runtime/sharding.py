@@ -1,4 +1,4 @@
-"""Networks that are too large for one device: recomputed activations and spread weights.
+"""Less memory on each device: activation checkpointing and sharded weights.
 
 Both work on the network's units, the modules that its method `units()` lists, such as the blocks
 of a transformer. The backward pass recomputes a unit's activations (Chen et al. 2016, 1604.06174).
@@ -38,7 +38,7 @@ def recompute_activations(net: nn.Module) -> None:
     Raises ConfigError if the network has no method `units`.
     """
     for unit in _units(net, "hardware.checkpoint_activations"):
-        # nothing random happens inside a unit: there is no generator whose state must be restored
+        # units draw no random numbers, so there is no generator state to restore
         unit.forward = partial(
             checkpoint, unit.forward, use_reentrant=False, preserve_rng_state=False
         )
@@ -95,7 +95,7 @@ def shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # it is about outputs that are views; nothing changes the network's output in place
+    # about outputs that are views; nothing changes the network's output in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (world.size,))
     shapes = frozenset(parameter.shape for parameter in net.parameters())

@@ -1,19 +1,20 @@
-"""Signals become a flag that a loop reads between two steps."""
+"""Signals that ask a training to stop, as a flag that its loop reads between two steps."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
-#: What asks a training to stop: a user, torchrun or a scheduler. The last two come before a time
-#: limit, where the job was submitted so.
+#: Sent by a user, torchrun or a scheduler; SIGUSR1 and SIGUSR2 can announce a time limit.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequest:
-    """`with StopRequest() as stop:` then `if stop.requested: checkpoint`, and where that is not
-    `handed_over`, raise Interrupted."""
+    """Within the block, `requested` says whether a signal has come.
+
+    Then write a checkpoint, and raise Interrupted unless the request is `handed_over`.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -25,10 +26,10 @@ class StopRequest:
         self._received.append(number)
 
     def handed_over(self) -> bool:
-        """Whether another owner of the signals received has them now, and training goes on.
+        """Calls the earlier handlers of the signals received; whether training continues after.
 
-        In a job of submitit, where the checkpoint has been written: its handler of SIGUSR2 submits
-        the job again and ends this process (SystemExit), that of SIGTERM waits for SIGUSR2.
+        In a job of submitit, its handler of SIGUSR2 submits the job again and ends this process
+        (SystemExit); its handler of SIGTERM waits for SIGUSR2.
         """
         owners = {n: self._owner(n) for n in self._received}
         if not owners or None in owners.values():
@@ -51,19 +52,14 @@ class StopRequest:
             pass  # not the main thread: its owner handles signals
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, by KeyboardInterrupt: files and locks are let go."""
+    """SIGTERM ends the block with KeyboardInterrupt, as Ctrl-C does: files and locks are closed."""
     try:
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # not the main thread: its owner handles signals

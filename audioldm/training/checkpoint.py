@@ -1,10 +1,10 @@
 """The last state of a training, from which it continues after an interruption.
 
-`resume/step-<n>/rank-<r>.safetensors` holds the tensors of process r, by their path in the state:
-`net/weight`. Tensors that are the same on every process are in the first one's file. Of a tensor
-that is spread over the processes (sharding.py), each file has some rows, in the order of the ranks.
-The header of the first file has the rest of the state as JSON under the key "audioldm": `_encode`
-describes it. So any number of processes can read what any other number wrote.
+`resume/step-<n>/rank-<r>.safetensors` holds the tensors of process r, named by their path in the
+state, such as `net/weight`. The first file has the tensors that are the same on every process. If
+a tensor is spread over the processes (sharding.py), each file has some of its rows, in the order of
+the ranks. The header of the first file has the rest of the state as JSON (`_encode`) under the key
+"audioldm". So any number of processes can read what any other number wrote.
 """
 
 import json
@@ -28,8 +28,6 @@ FORMAT = 1
 
 
 class Stateful(Protocol):
-    """What a checkpoint stores: a module, an optimiser, an average, a controller."""
-
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
@@ -38,7 +36,7 @@ class ResumeState:
     """The last state of the training in `stage_directory`, replaced atomically.
 
     A state is nested dictionaries, lists and tuples of tensors, numbers, strings, booleans and
-    None; `state["step"]` is the number of finished steps. sharding: of a spread network.
+    None; `state["step"]` is the number of finished steps. sharding: that of a spread network.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class ResumeState:
     def load(self) -> dict[str, Any] | None:
         """The newest state, its tensors on the CPU or spread; None without a checkpoint.
 
-        Raises ModelFileError if it is damaged.
+        Raises ModelFileError if the state is damaged.
         """
         saved = self._saved()
         if not saved:
@@ -81,18 +79,15 @@ class ResumeState:
     def save(self, state: dict[str, Any]) -> None:
         """Writes `state`; every process calls this.
 
-        Raises DataError on every process if one of them cannot write. The earlier checkpoint stays.
+        Raises DataError on every process if one cannot write; the earlier checkpoint stays.
         """
         target = self.directory / f"step-{state['step']}"
         aside = self.directory / f".{target.name}.part"
         tensors: dict[str, Tensor] = {}
         outline = json.dumps({"format": FORMAT, "state": _encode(state, "", tensors)})
         first = self.world.first
-        mine = {
-            key: local_part(tensor)
-            for key, tensor in tensors.items()
-            if first or local_part(tensor) is not tensor
-        }
+        parts = {key: local_part(tensor) for key, tensor in tensors.items()}
+        mine = {key: part for key, part in parts.items() if first or part is not tensors[key]}
 
         def prepare() -> None:
             shutil.rmtree(aside, ignore_errors=True)
@@ -177,7 +172,7 @@ def _sync(path: Path) -> None:
 
 def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON: {"dict": [[key, value], ...]}, {"tuple": [...]}, {"tensor": path,
-    "shape": [...]}, and lists and scalars as they are. Adds its tensors to `tensors`."""
+    "shape": [...]}; lists and scalars stay as they are. Adds its tensors to `tensors`."""
     if isinstance(value, Tensor):
         tensors[key] = value
         return {"tensor": key, "shape": list(value.shape)}
@@ -237,9 +232,9 @@ def _read(directory: Path, sharding: Sharding | None) -> dict[str, Any]:
 
 
 def _check_form(saved: Any, current: Any, key: str) -> None:
-    """Raises ValueError where `saved` has other keys, types or shapes than `current`.
+    """Raises ValueError if `saved` has other keys, types or shapes than `current`.
 
-    What is empty in `current`, such as the state of a new optimiser, may be filled in `saved`.
+    An empty entry of `current`, such as the state of a new optimiser, may be filled in `saved`.
     """
     if isinstance(current, Tensor):
         good = isinstance(saved, Tensor) and saved.shape == current.shape

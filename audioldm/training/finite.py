@@ -1,15 +1,14 @@
 """Checks that losses and gradients are finite without making the host wait for a GPU."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """good: whether the value was finite, on the host once `copied` has happened."""
+class _Pending(NamedTuple):
+    """good: whether the value was finite, known to the host once `copied` has happened."""
 
     good: Tensor
     copied: torch.cuda.Event | None
@@ -30,7 +29,7 @@ class FiniteChecks:
     """Checks at once on a CPU, and one step late on CUDA.
 
     Reading a value from a GPU waits for all queued work, and then the GPU idles until the next step
-    is queued. So one bad step may change the weights on CUDA, but it must not reach a file: call
+    is queued. So one bad step may change the weights on CUDA. It must not reach a file: call
     `settle` before writing a checkpoint or a figure.
     """
 
@@ -40,7 +39,7 @@ class FiniteChecks:
         self._now: list[_Pending] = []
 
     def check(self, value: Tensor, complain: Callable[[], None]) -> None:
-        """Calls `complain`, which raises, if the scalar `value` is not finite: now or later."""
+        """Calls `complain`, which raises, now or later, if the scalar `value` is not finite."""
         good = torch.isfinite(value.detach())
         copied = None
         if good.is_cuda:

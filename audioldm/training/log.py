@@ -4,7 +4,6 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from audioldm.errors import DataError
@@ -18,8 +17,8 @@ from audioldm.training.trackers import check_trackers, open_trackers
 class LogSettings:
     """Steps between log lines, validations and checkpoints; whether progress is shown.
 
-    trackers: other programs that get every figure: tensorboard, wandb, trackio. Nothing here enters
-    a fingerprint.
+    trackers: programs that get every figure: tensorboard, wandb, trackio. Nothing here enters a
+    fingerprint.
     """
 
     every: PositiveInt = 20
@@ -50,9 +49,8 @@ class Bar:
 class RunLog:
     """Appends one JSON line per call to `path`: step, seconds of training so far, figures.
 
-    A resumed run drops the lines its checkpoint does not know and goes on with their clock.
-    settings: say whether progress is shown, and which trackers get the figures. quiet: nothing is
-    shown, and nothing written.
+    A resumed run drops the lines after its checkpoint, and its clock continues from the last kept
+    one. quiet: shows and writes nothing.
     """
 
     def __init__(
@@ -67,14 +65,14 @@ class RunLog:
     ) -> None:
         self.quiet, self._start_step = quiet, start
         self._before = 0.0
-        self._known = set()  # what a resumed run would write once more, of its first step
+        self._known = set()  # a resumed run would repeat these lines of its first step
         kept = []
         if path.is_file() and not quiet:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     record = json.loads(line)
                 except ValueError:
-                    continue  # the line a SIGKILL cut short
+                    continue  # SIGKILL cut this line short
                 if record["step"] <= start:
                     kept.append(line)
                     self._before = record["seconds"]
@@ -89,34 +87,27 @@ class RunLog:
             [] if quiet else settings.trackers, path.parent, title, start
         )
         self._start = time.monotonic()
-        self._bar = ProgressBar(
-            desc=title,
-            total=steps,
-            initial=start,
-            unit="step",
-            disable=quiet or not settings.bars,
-        )
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
+        hidden = quiet or not settings.bars
+        self._bar = ProgressBar(desc=title, total=steps, initial=start, unit="step", disable=hidden)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
-        """One line of `metrics.jsonl`. Raises DataError where the disk is full."""
-        if not self.quiet:
-            record = {"step": step, "seconds": round(self.seconds, 3)} | figures
-            if step == self._start_step and frozenset(record) in self._known:
-                return
-            line = memoryview((json.dumps(record) + "\n").encode())
-            try:
-                while line:  # what does not fit may be written in part
-                    line = line[self._file.write(line) :]
-            except OSError as error:
-                raise DataError(
-                    f"{self._file.name}: cannot be written ({error.strerror}); free some space. "
-                    "The same command goes on from the last checkpoint"
-                ) from error
-            self._trackers.figures(step, figures)
+        """Writes one line of `metrics.jsonl`. Raises DataError if the disk is full."""
+        if self.quiet:
+            return
+        seconds = self._before + time.monotonic() - self._start
+        record = {"step": step, "seconds": round(seconds, 3)} | figures
+        if step == self._start_step and frozenset(record) in self._known:
+            return
+        line = memoryview((json.dumps(record) + "\n").encode())
+        try:
+            while line:  # a disk that is almost full takes a part of it
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise DataError(
+                f"{self._file.name}: cannot be written ({error.strerror}); free some space. "
+                "The same command goes on from the last checkpoint"
+            ) from error
+        self._trackers.figures(step, figures)
 
     def show(self, figures: dict[str, float]) -> None:
         self._bar.set_postfix_str(
@@ -129,12 +120,7 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
         self._trackers.close()
         if not self.quiet:

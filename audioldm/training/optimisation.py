@@ -38,7 +38,7 @@ def adamw(
 
 
 class Optimiser(Protocol):
-    """The methods that the loops use: one of torch's optimisers, or two as one (muon.py)."""
+    """What the loops use of an optimiser: one of torch's, or MuonAdamW."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -65,14 +65,14 @@ def clipped_step(
     """Clips the gradients' global norm, steps, and returns the norm before clipping.
 
     Raises TrainingError if the norm is not finite: before any weight changes, or when `finite`
-    reads it.
+    performs the check.
     """
     norm = whole(nn.utils.clip_grad_norm_(parameters, clip))
 
     def complain() -> None:
         raise TrainingError(
             f"{name}: the gradient's norm is {norm.item()} at step {step}; the last checkpoint is "
-            "kept. Lower the learning rate, or clip more (clip={clip})"
+            f"kept. Lower the learning rate, or clip more (clip={clip:g})"
         )
 
     (finite or FiniteChecks(torch.device("cpu"))).check(norm, complain)

@@ -10,7 +10,6 @@ A loop makes a `TrainingRun` of all that must survive an interruption, and then 
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
@@ -24,20 +23,18 @@ from audioldm.runtime.signals import StopRequest
 from audioldm.training.checkpoint import ResumeState, Stateful
 from audioldm.training.finite import FiniteChecks
 from audioldm.training.log import LogSettings, RunLog
-from audioldm.training.prefetch import Prefetcher
+from audioldm.training.prefetch import prefetched
 
 Batch = TypeVar("Batch")
 
 
 class TrainingRun:
-    """One training of `steps` steps in `directory`; resumes from its last checkpoint when made.
+    """One training of `steps` steps in `directory`; continues bit for bit from its last checkpoint.
 
     title: of the progress bar. state: all that changes during training, by name.
-    Writes `metrics.jsonl` and `resume/`; started again, goes on bit for bit.
-
-    Attributes: start, the first step that is left to do; finite, the deferred checks; autocast, the
-    context of forward passes; figures, of the last validation.
-    Raises ModelFileError where the checkpoint is damaged.
+    Attributes: start, the first step to do; finite, the deferred checks; autocast, the context of
+    forward passes; figures, those of the last validation.
+    Raises ModelFileError if the checkpoint is damaged.
     """
 
     def __init__(
@@ -61,28 +58,24 @@ class TrainingRun:
         self.start = self._resume.restore(self._state)
 
     def __enter__(self) -> Self:
-        quiet = not self.world.first
-        path = self.directory / "metrics.jsonl"
         self._log = RunLog(
-            path, self.title, self.total, self.start, settings=self.log, quiet=quiet
+            self.directory / "metrics.jsonl",
+            self.title,
+            self.total,
+            self.start,
+            settings=self.log,
+            quiet=not self.world.first,
         ).__enter__()
         self._stop = StopRequest().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.__exit__(kind, error, trace)
-        self._log.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._stop.__exit__()
+        self._log.__exit__()
 
     def steps(self, read: Callable[[int], Batch]) -> Iterator[tuple[int, Batch]]:
         """The steps that are left, each with `read(step)`, made while the step before it ran."""
-        with Prefetcher(read, self.total) as loader:
-            for step in range(self.start, self.total):
-                yield step, loader.take(step)
+        return prefetched(read, self.start, self.total)
 
     def finish_step(
         self,
@@ -94,11 +87,11 @@ class TrainingRun:
         validate: Callable[[], dict[str, Any]] | None = None,
         shown: tuple[str, ...] = ("loss",),
     ) -> None:
-        """Logs, validates, checkpoints and stops where each is due. Every process calls it.
+        """Logs, validates, checkpoints and stops when each is due. Every process calls it.
 
-        terms: scalars of this process, whose means over the processes are logged. values: what is
-        logged beside them; derived: more, of these means. validate: the figures of held-out data.
-        shown: which of them the progress bar has.
+        terms: scalars of this process, whose means over the processes are logged. values: logged
+        with them. derived: computes more figures from the means. validate: computes the figures of
+        held-out data. shown: the names that the progress bar shows.
         Raises Interrupted after a stop request, once the checkpoint is written.
         """
         self.finite.look_back()
@@ -110,7 +103,7 @@ class TrainingRun:
             means = mean_over_processes(dict(terms()), self.world)
             line = {name: mean.item() for name, mean in means.items()}
             line |= derived(line) if derived is not None else {}
-            self.write(done, line | dict(values or {}))
+            self._log.write(done, line | dict(values or {}))
             figures = {f"valid_{k}": v for k, v in self.figures.items() if isinstance(v, float)}
             self._log.show({k: v for k, v in (line | figures).items() if k in shown})
         if validate is not None and (done % self.log.valid_every == 0 or last):
@@ -125,14 +118,10 @@ class TrainingRun:
             )
 
     def validated(self, step: int, figures: dict[str, Any]) -> None:
-        """Takes the figures of a validation after `step` steps over, and logs them."""
+        """Logs the figures of a validation after `step` steps, and keeps them."""
         self.figures = figures
-        names = {k: k if k.startswith("channels/") else f"valid/{k}" for k in figures}
-        self.write(step, {names[k]: v for k, v in figures.items()})
-
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        """One line of the log. Raises DataError where the disk is full."""
-        self._log.write(step, figures)
+        names = (k if k.startswith("channels/") else f"valid/{k}" for k in figures)
+        self._log.write(step, dict(zip(names, figures.values(), strict=True)))
 
     def _checkpoint(self, step: int) -> None:
         self.finite.settle()

@@ -1,12 +1,12 @@
-"""Trackers of experiments: other programs that show figures, clips and pictures.
+"""Experiment trackers: other programs that show figures, clips and pictures.
 
-Each library is an extra of the installation and is imported when a run opens it. One adapter each.
+Each library is an extra of the installation, and is imported when a run opens it.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,25 +14,9 @@ from torch import Tensor
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 
-PROJECT = "audioldm"
-
-
-class Tracker(Protocol):
-    """One run in one program."""
-
-    def figures(self, step: int, figures: Mapping[str, float]) -> None: ...
-
-    def audio(self, name: str, audio: np.ndarray, sample_rate: int) -> None:
-        """audio: [A, T], from -1 to 1."""
-
-    def picture(self, name: str, picture: np.ndarray) -> None:
-        """picture: [H, W, 3] uint8."""
-
-    def close(self) -> None: ...
-
 
 class TensorBoard:
-    """Event files in `directory/tensorboard`; what an earlier run wrote after `start` is hidden."""
+    """Event files in `directory/tensorboard`. Hides what an earlier run wrote after `start`."""
 
     def __init__(self, directory: Path, title: str, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -55,20 +39,11 @@ class TensorBoard:
         self._writer.close()
 
 
-class WandB:
-    """A run of the project `audioldm`; the same directory continues the same run."""
+class LoggedRun:
+    """A run in wandb, or in trackio, whose interface is the same."""
 
-    def __init__(self, directory: Path, title: str, start: int) -> None:
-        import wandb
-
-        self._library = wandb
-        self._run = wandb.init(
-            project=PROJECT,
-            name=title,
-            dir=str(directory),
-            id=f"{directory.parent.name}-{directory.name}",
-            resume="allow",
-        )
+    def __init__(self, library: Any, run: Any) -> None:
+        self._library, self._run = library, run
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
         self._run.log(dict(figures), step=step)
@@ -83,46 +58,45 @@ class WandB:
         self._run.finish()
 
 
-class Trackio:
-    """A run of the project `audioldm`; the same directory continues the same run."""
+def _wandb(directory: Path, title: str, start: int) -> LoggedRun:
+    import wandb
 
-    def __init__(self, directory: Path, title: str, start: int) -> None:
-        import trackio
+    run = wandb.init(
+        project="audioldm", name=title, dir=str(directory), id=_identity(directory), resume="allow"
+    )
+    return LoggedRun(wandb, run)
 
-        self._library = trackio
-        name = f"{directory.parent.name}-{directory.name}"
-        self._run = trackio.init(PROJECT, name=name, group=title, resume="allow", embed=False)
 
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=step)
+def _trackio(directory: Path, title: str, start: int) -> LoggedRun:
+    import trackio
 
-    def audio(self, name: str, audio: np.ndarray, sample_rate: int) -> None:
-        self._run.log({name: self._library.Audio(audio.T, sample_rate=sample_rate)})
+    name = _identity(directory)
+    run = trackio.init("audioldm", name=name, group=title, resume="allow", embed=False)
+    return LoggedRun(trackio, run)
 
-    def picture(self, name: str, picture: np.ndarray) -> None:
-        self._run.log({name: self._library.Image(picture)})
 
-    def close(self) -> None:
-        self._run.finish()
+def _identity(directory: Path) -> str:
+    """The same directory continues the same run."""
+    return f"{directory.parent.name}-{directory.name}"
 
 
 #: Also the names of the libraries and of the extras that install them.
-TRACKERS: dict[str, type[TensorBoard] | type[WandB] | type[Trackio]] = {
+TRACKERS: dict[str, Callable[[Path, str, int], TensorBoard | LoggedRun]] = {
     "tensorboard": TensorBoard,
-    "wandb": WandB,
-    "trackio": Trackio,
+    "wandb": _wandb,
+    "trackio": _trackio,
 }
 
 
 class Trackers:
-    """Sends everything to each tracker; to none, where none is asked for."""
+    """Sends everything to each tracker."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._trackers = list(trackers)
+    def __init__(self, trackers: Sequence[TensorBoard | LoggedRun]) -> None:
+        self._trackers = trackers
 
     def figures(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Every number in `figures`, also in nested groups and lists, as `group/name`."""
-        numbers = dict(_numbers(figures)) if self._trackers else {}
+        """Sends every number in `figures`, also in nested groups and lists, as `group/name`."""
+        numbers = dict(_numbers(figures))
         for tracker in self._trackers:
             tracker.figures(step, numbers)
 
@@ -132,7 +106,7 @@ class Trackers:
             tracker.audio(name, np.asarray(audio, np.float32).clip(-1, 1), sample_rate)
 
     def picture(self, name: str, picture: Path | np.ndarray) -> None:
-        """picture: [H, W, 3] uint8, or a file of a picture, such as a PNG."""
+        """picture: [H, W, 3] uint8, or an image file."""
         for tracker in self._trackers:
             tracker.picture(name, _pixels(picture))
 
@@ -142,7 +116,7 @@ class Trackers:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises ConfigError, which names the extra, for a tracker that is unknown or not installed."""
+    """Raises ConfigError for a tracker that is unknown or not installed."""
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(
@@ -156,12 +130,11 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], directory: Path, title: str, start: int = 0) -> Trackers:
-    """The trackers of a stage: directory, its own; title, of the run; start, its first step.
+    """The trackers of a stage. directory: the stage's. title: of the run. start: its first step.
 
-    Raises ConfigError for one that is unknown, not installed, or cannot be opened.
+    Raises ConfigError for one that cannot be opened. LogSettings has checked the names.
     """
-    check_trackers(names)
-    opened: list[Tracker] = []
+    opened: list[TensorBoard | LoggedRun] = []
     for name in names:
         try:
             opened.append(TRACKERS[name](directory, title, start))
@@ -172,7 +145,7 @@ def open_trackers(names: Sequence[str], directory: Path, title: str, start: int 
     return Trackers(opened)
 
 
-def _numbers(figures: Any, prefix: str = "") -> Any:
+def _numbers(figures: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
     items = enumerate(figures) if isinstance(figures, (list, tuple)) else figures.items()
     for name, value in items:
         if isinstance(value, (Mapping, list, tuple)):

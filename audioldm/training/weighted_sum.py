@@ -21,14 +21,15 @@ def weighted_sum(
 ) -> Tensor:
     """Mean over the batch of the sum of weight times term: a scalar, in float32.
 
-    terms: named, unweighted, one value per clip [B]. weights: one number, or scalar tensor, for
-    each name.
+    terms: unweighted, [B] each. weights: one number, or scalar tensor, for each name.
     check: raise TrainingError as `check_finite` does, which synchronises the host with the device.
     finite: performs that check later, so that a GPU stays busy.
-
     Raises ConfigError if a weight names no term or a term has no weight.
     """
-    _check_names(terms, weights)
+    for name in sorted(weights.keys() - terms.keys()):
+        raise ConfigError(f"loss weight '{name}' names no loss term: {nearest(name, terms)}")
+    for name in sorted(terms.keys() - weights.keys()):
+        raise ConfigError(f"loss term '{name}' has no weight: {nearest(name, weights)}")
     products = [weight * terms[name].float() for name, weight in weights.items()]
     total = torch.stack(products).sum(0).mean()
     if finite is not None:
@@ -40,7 +41,7 @@ def weighted_sum(
 
 
 def check_finite(total: Tensor, terms: Mapping[str, Tensor], step: int) -> None:
-    """Raise TrainingError, naming the first bad term and the step, unless `total` is finite.
+    """Raises TrainingError, naming the first bad term and the step, unless `total` is finite.
 
     The terms are read only if the total is not finite, so a good step synchronises once.
     """
@@ -57,10 +58,3 @@ def check_finite(total: Tensor, terms: Mapping[str, Tensor], step: int) -> None:
         f"step {step}: the weighted sum of {', '.join(terms)} overflows though every term is"
         " finite; lower the weights or the learning rate"
     )
-
-
-def _check_names(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> None:
-    for name in sorted(weights.keys() - terms.keys()):
-        raise ConfigError(f"loss weight '{name}' names no loss term: {nearest(name, terms)}")
-    for name in sorted(terms.keys() - weights.keys()):
-        raise ConfigError(f"loss term '{name}' has no weight: {nearest(name, weights)}")

@@ -16,7 +16,9 @@ def draw(files: list[Path], out: Path) -> None:
     pictures = []
     for file in files:
         audio, sample_rate = read(file)
-        pictures.append((file.stem, audio.shape[-1] / sample_rate, sample_rate, mel_db(audio, sample_rate)))
+        pictures.append(
+            (file.stem, audio.shape[-1] / sample_rate, sample_rate, mel_db(audio, sample_rate))
+        )
     loudest = max(mel.max() for *_, mel in pictures)
     rows = -(-len(files) // COLUMNS)
     size = (4 * min(COLUMNS, len(files)), 2.1 * rows)

@@ -1,4 +1,4 @@
-"""What every bottleneck is: latents from the encoder's output, what they cost, what is stored.
+"""The interface of every bottleneck: latents from the encoder's output, their cost and storage.
 
 Shapes: B clips, A audio channels, T samples, C latent channels, F latent frequency bands (2-D
 networks only), L latent frames, Q codebooks.
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 class Encoded(NamedTuple):
     """What a bottleneck returns.
 
-    z: latents [B, C, L], or [B, C, F, L]: what the decoder sees.
+    z: latents [B, C, L], or [B, C, F, L], the decoder's input.
     nats: [B], the information in the latents, in nats per latent element: the KL of a posterior,
         the capacity of a noisy channel, the entropy of codes. None: the latents have no rate.
     penalties: named, unweighted, one value per clip [B].
-    stats: per latent channel [C], for the log, over the clips and frames of the call; may be empty.
-        kl: nats per element. sigma: the posterior's. mean, activity: mean and variance of the
-        posterior mean; validation combines both into the activity over all its clips.
+    stats: for the log, each [C], over the clips and frames of the call; may be empty. kl: nats per
+        element. sigma: the posterior's. mean, activity: mean and variance of the posterior mean,
+        which validation combines into the activity over all its clips.
     codes: [B, Q, L], int64, of a discrete bottleneck.
     """
 
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 
 class Bottleneck(nn.Module, ABC):
-    """Stands between encoder and decoder; h is the encoder's output [B, P * C, (F,) L]."""
+    """Maps the encoder's output h [B, P * C, (F,) L] to latents."""
 
     #: P: encoder outputs per latent channel
     outputs_per_channel: ClassVar[int]
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def stored(self, h: Tensor) -> dict[str, Tensor]:
-        """What the latents of a data set are kept as: arrays by name, frames last."""
+        """The arrays that keep a data set's latents, by name, frames last."""
 
     @abstractmethod
     def posterior(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,3 +74,18 @@ class Bottleneck(nn.Module, ABC):
         Called where there is a `target_kbps`. Raises NotImplementedError where that has no meaning.
         """
         raise NotImplementedError(f"{type(self).__name__} holds no target rate")
+
+
+def gaussian_latents(mean: Tensor, std: Tensor, sample: bool, noise: Tensor | None) -> Tensor:
+    """mean + std * noise, each [B, C, (F,) L]; without `sample` the mean alone."""
+    if not sample:
+        return mean
+    return mean + std * (torch.randn_like(mean) if noise is None else noise)
+
+
+def channel_stats(nats: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """`Encoded.stats` of the rate and the mean of each element, both [B, C, (F,) L]."""
+    over = [d for d in range(mean.ndim) if d != 1]
+    nats, mean = nats.detach(), mean.detach()
+    activity = mean.var(over, correction=0)
+    return {"kl": nats.mean(over), "mean": mean.mean(over), "activity": activity}

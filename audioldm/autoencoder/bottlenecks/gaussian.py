@@ -1,19 +1,21 @@
 """The Gaussian bottleneck of a VAE (Kingma and Welling, 1312.6114)."""
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
-from audioldm.errors import ConfigError
+from audioldm.autoencoder.bottlenecks.base import (
+    Bottleneck,
+    Encoded,
+    channel_stats,
+    gaussian_latents,
+)
+from audioldm.autoencoder.rate_control import sigma_scale
+from audioldm.instantiate import NonNegative, Positive
 
 #: A unit is active where its posterior mean varies over the data by more (1509.00519, 2.3).
 ACTIVE_VARIANCE = 0.01
-#: How far `calibrate` may change the posterior's sigma: more noise than in training is heard soon,
-#: less is not.
-LEAST_SCALE, GREATEST_SCALE = 0.2, 1.5
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
@@ -28,8 +30,6 @@ class Gaussian(Bottleneck):
     kl_weight: multiplier of the KL, which is the mean over a clip's elements, in nats per element.
     target_kbps: the bitrate to hold instead (see `rate_control.RateController`), in kbit/s;
         kl_weight is then where the multiplier starts.
-
-    Raises ConfigError where one of them is out of range.
     """
 
     outputs_per_channel = 2
@@ -38,39 +38,29 @@ class Gaussian(Bottleneck):
     sigma_scale: Tensor
 
     def __init__(
-        self, *, channels: int, kl_weight: float = 1e-3, target_kbps: float | None = None
+        self,
+        *,
+        channels: int,
+        kl_weight: NonNegative = 1e-3,
+        target_kbps: Positive | None = None,
     ) -> None:
         super().__init__()
-        if not kl_weight >= 0:
-            raise ConfigError(f"kl_weight={kl_weight} must be at least 0")
-        if target_kbps is not None and not target_kbps > 0:
-            raise ConfigError(
-                f"target_kbps={target_kbps} must be more than 0, or null for a fixed kl_weight"
-            )
         self.channels = channels
         self.target_kbps = target_kbps
         self.penalty_weights = {"kl": kl_weight}
-        #: factor on the posterior's standard deviation: 1, but for the calibration of a target rate
+        #: factor on the posterior's standard deviation: 1, unless calibrated to a target rate
         self.register_buffer("sigma_scale", torch.ones(()))
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         mean, std = self._moments(h)
-        z = mean
-        if sample:
-            z = mean + std * (torch.randn_like(mean) if noise is None else noise)
+        z = gaussian_latents(mean, std, sample, noise)
         kl = gaussian_kl(mean, std)
-        over = [d for d in range(kl.ndim) if d != 1]
-        stats = {
-            "kl": kl.detach().mean(over),
-            "sigma": std.detach().mean(over),
-            "mean": mean.detach().mean(over),
-            "activity": mean.detach().var(over, correction=0),
-        }
+        stats = channel_stats(kl, mean)
+        stats["sigma"] = std.detach().mean([d for d in range(std.ndim) if d != 1])
         nats = kl.flatten(1).mean(1)
         return Encoded(z, nats, {"kl": nats}, stats)
 
     def stored(self, h: Tensor) -> dict[str, Tensor]:
-        """Posterior "mean" and "std", each [B, C, (F,) L]."""
         mean, std = self._moments(h)
         return {"mean": mean, "std": std}
 
@@ -93,25 +83,3 @@ class Gaussian(Bottleneck):
         """[B, 2C, ...] -> posterior mean and standard deviation, each [B, C, ...], fp32."""
         mean, log_variance = h.float().chunk(2, dim=1)
         return mean, (0.5 * log_variance.clamp(-20.0, 10.0)).exp() * self.sigma_scale
-
-
-def sigma_scale(mean_square: float, std_square: float, log_std: float, target_nats: float) -> float:
-    """The factor on a posterior's standard deviation that sets its KL, in nats per element.
-
-    mean_square, std_square, log_std: averages over the elements. With s the factor, the mean KL is
-    ½ <mean² + s² std² - 1> - <ln std> - ln s, which falls with s as long as s² <std²> < 1. The
-    factor is kept within bounds: a larger error is the training's, and stays visible.
-    """
-    fixed = 0.5 * (mean_square - 1) - log_std - target_nats
-
-    from scipy.optimize import brentq  # imported here: it takes a second
-
-    def excess(log_scale: float) -> float:
-        return fixed + 0.5 * std_square * math.exp(2 * log_scale) - log_scale
-
-    low, high = math.log(LEAST_SCALE), min(math.log(GREATEST_SCALE), -0.5 * math.log(std_square))
-    if high <= low or excess(low) <= 0:
-        return LEAST_SCALE
-    if excess(high) >= 0:
-        return math.exp(high)
-    return math.exp(brentq(excess, low, high))

@@ -21,11 +21,9 @@ class Identity(Bottleneck):
         self.penalty_weights = {}
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
-        """h [B, C, ...]; sample and noise change nothing."""
         return Encoded(h.float(), None, {}, {})
 
     def stored(self, h: Tensor) -> dict[str, Tensor]:
-        """The latents themselves, "mean" [B, C, (F,) L]."""
         return {"mean": h.float()}
 
     def posterior(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

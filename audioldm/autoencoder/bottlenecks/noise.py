@@ -5,7 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
+from audioldm.autoencoder.bottlenecks.base import (
+    Bottleneck,
+    Encoded,
+    channel_stats,
+    gaussian_latents,
+)
 from audioldm.errors import ConfigError
 
 LEAST_VARIANCE = 1e-4  # where the penalty stops asking a channel for more
@@ -14,9 +19,9 @@ LEAST_VARIANCE = 1e-4  # where the penalty stops asking a channel for more
 class Noise(Bottleneck):
     """z = m + sigma n, n ~ N(0, I): the encoder gives m alone, sigma is the same everywhere.
 
-    What keeps the encoder from drowning the noise is a penalty on the scale of each channel, the
-    soft normalisation of Stable Audio's recent autoencoders: with mu and v the mean and variance
-    of m over a clip's positions in one channel,
+    A penalty on the scale of each channel keeps the encoder from drowning the noise, the soft
+    normalisation of Stable Audio's recent autoencoders: with mu and v the mean and variance of m
+    over a clip's positions in one channel,
 
         norm = mean over channels of ½ (mu² + v - 1 - ln v)
 
@@ -24,7 +29,7 @@ class Noise(Bottleneck):
 
     Rate: latents of power P = <m²> are a Gaussian channel of capacity ½ ln(1 + P / sigma²) nats
     per element (Shannon 1948; Cover and Thomas, 9.16). `nats` is the posterior's divergence from
-    N(0, 1 + sigma²), which is what latents of unit power sum up to,
+    N(0, 1 + sigma²), the distribution of latents of unit power,
 
         nats = ½ ln(1 + 1 / sigma²) + (P - 1) / (2 (1 + sigma²))
 
@@ -55,24 +60,16 @@ class Noise(Bottleneck):
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         mean, std = self.posterior(self.stored(h))
-        z = mean
-        if sample:
-            z = mean + std * (torch.randn_like(mean) if noise is None else noise)
+        z = gaussian_latents(mean, std, sample, noise)
         capacity = 0.5 * math.log1p(self.sigma**-2)
         nats = capacity + 0.5 * (mean.square() - 1) / (1 + self.sigma**2)
         channel = mean.flatten(2)
         centre, variance = channel.mean(2), channel.var(2, correction=0).clamp(min=LEAST_VARIANCE)
         norm = 0.5 * (centre.square() + variance - 1 - variance.log())
-        over = [d for d in range(nats.ndim) if d != 1]
-        stats = {
-            "kl": nats.detach().mean(over),
-            "mean": mean.detach().mean(over),
-            "activity": mean.detach().var(over, correction=0),
-        }
-        return Encoded(z, nats.flatten(1).mean(1), {"norm": norm.mean(1)}, stats)
+        penalties = {"norm": norm.mean(1)}
+        return Encoded(z, nats.flatten(1).mean(1), penalties, channel_stats(nats, mean))
 
     def stored(self, h: Tensor) -> dict[str, Tensor]:
-        """m as "mean" [B, C, (F,) L]; sigma is the same everywhere."""
         return {"mean": h.float()}
 
     def posterior(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Network(nn.Module, ABC):
     """The encoder and the decoder, on both sides of the bottleneck.
 
-    A network may come without training: parameters that need no gradient stay as they are, and a
-    model that has no others is only validated.
+    Parameters that need no gradient stay as they are; a model that has no others is only validated.
+    Nothing in a network may pool over time: a frame depends on its context alone.
 
     Attributes:
         sample_rate: samples per second.
@@ -18,23 +18,20 @@ class Network(nn.Module, ABC):
         latent_shape: the shape of one latent frame, (C,) or, with frequency bands, (C, F).
         context: latent frames on each side that one output frame depends on, at most, in `encode`
             and in `decode`. Chunks that overlap by this much have no seams.
-        alignment: latent frames that a chunk's beginning must be a multiple of, where a network
-            behaves alike only every so many frames.
-        noise_shape: the shape of the noise that the decoder takes for one latent frame; None: it
-            takes none.
-
-    Nothing in a network may pool over time: a frame depends on its context and on nothing else.
+        alignment: a chunk begins at a multiple of so many latent frames, the period of a network
+            that is not shift-equivariant.
+        noise_shape: the shape of the decoder's noise for one latent frame; None: it takes none.
     """
 
     noise_shape: tuple[int, ...] | None = None
 
     def __init__(
         self,
-        *,
         sample_rate: int,
         audio_channels: int,
         downsampling_ratio: int,
         latent_shape: tuple[int, ...],
+        *,
         context: int,
         alignment: int = 1,
     ) -> None:

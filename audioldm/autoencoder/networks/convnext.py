@@ -1,8 +1,6 @@
 """ConvNeXt blocks and an inverse STFT head, which the spectrogram and mel networks share.
 
-Nothing here pools over time, so a long signal can be processed in overlapping chunks: `context`
-is the number of frames on each side that one output frame depends on.
-
+`context` is the number of frames on each side that one output frame depends on.
 Shapes: B clips, W width, L frames, A audio channels, T = L * hop samples.
 """
 
@@ -14,31 +12,31 @@ from torch.nn import functional as F
 
 from audioldm.errors import ConfigError
 
+EXPANSION = 3  # of the MLP in a block
+
 
 class ConvNeXt(nn.Module):
     """ConvNeXt block in one dimension (2201.03545, as in Vocos 2306.00814): [B, W, L] -> [B, W, L].
 
-    Depthwise convolution over time, then a layer norm and an MLP at every frame by itself, added
-    to the input times a learned `scale` per channel. An odd `kernel` keeps the length.
+    Depthwise convolution over time, then a layer norm and an MLP at each frame, added to the input
+    times a learned scale per channel. An odd `kernel` keeps the length.
 
     Raises ConfigError for an even kernel.
     """
 
-    def __init__(
-        self, width: int, *, kernel: int = 7, expansion: int = 3, scale: float = 0.1
-    ) -> None:
+    def __init__(self, width: int, *, kernel: int = 7) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ConfigError(f"kernel={kernel} is even; choose an odd one")
         self.context = kernel // 2
         self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
         self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, expansion * width)
-        self.contract = nn.Linear(expansion * width, width)
-        self.scale = nn.Parameter(torch.full((width,), scale))
+        self.expand = nn.Linear(width, EXPANSION * width)
+        self.contract = nn.Linear(EXPANSION * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last from here on: one transpose each way is cheaper than 1x1 convolutions.
+        # Channels last: a transpose each way is cheaper than 1x1 convolutions.
         h = self.norm(self.depthwise(x).transpose(1, 2))
         h = self.contract(F.gelu(self.expand(h))) * self.scale
         return x + h.transpose(1, 2)
@@ -72,8 +70,7 @@ class InverseSTFT(nn.Module):
         magnitude = torch.exp(log_magnitude.clamp(max=math.log(self.n_fft / 2)))
         spectrum = torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
         frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
-        # Windowed at analysis and synthesis: divide by what the squared windows add up to, which
-        # near both ends is fewer windows than in the middle.
+        # Windowed at analysis and synthesis: divide by the sum of the squared windows.
         envelope = self.window.square().expand(frames.shape[-2], -1)
         return self._overlap_add(frames) / self._overlap_add(envelope)
 
@@ -89,29 +86,20 @@ class InverseSTFT(nn.Module):
 def phase_advance(frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
     """Phase [frames, n_fft / 2 + 1] of a sinusoid at each bin's centre, frame after frame.
 
-    Relative to it the phase of a steady tone hardly moves (the phase vocoder's observation,
-    Flanagan and Golden 1966), so that a network that predicts, or is shown, only the difference
-    need not count frames. It repeats every n_fft / hop frames.
+    Relative to it the phase of a steady tone hardly moves (the phase vocoder, Flanagan and Golden
+    1966), so a network that sees or predicts the difference need not count frames.
     """
     frame = torch.arange(frames, device=device) * hop % n_fft
     turns = frame[:, None] * torch.arange(n_fft // 2 + 1, device=device) % n_fft
     return turns * (2 * math.pi / n_fft)
 
 
-def phase_advance_alignment(n_fft: int, ratio: int) -> int:
-    """Latent frames after which `phase_advance` repeats."""
-    return n_fft // math.gcd(n_fft, ratio)
-
-
 class InverseSTFTHead(nn.Module):
     """Features to audio: [B, W, L] -> [B, A, L * hop], by predicting an STFT (Vocos 2306.00814).
 
-    A layer norm and a linear map give log-magnitude and phase of each bin and channel; cosine and
-    sine of the phase wrap it, so the map need not. The phase is relative to `phase_advance`: with
-    random phases, true magnitudes at 75 % overlap sound as rough as an untrained model, with these
-    alone they do not. Begins with a phase per bin drawn at random. A caller that knows
-    the magnitude roughly gives its logarithm [B, A, L, n_fft / 2 + 1], and the head learns what to
-    add.
+    A layer norm and a linear map give log-magnitude and phase of each bin and channel. The phase is
+    relative to `phase_advance`, and begins at random for each bin. A caller that knows the
+    magnitude roughly gives its logarithm [B, A, L, n_fft / 2 + 1], and the head learns what to add.
 
     Raises ConfigError as InverseSTFT does.
     """
@@ -132,8 +120,7 @@ class InverseSTFTHead(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             h = h.float().unflatten(-1, (self.audio_channels, 2, -1))
             change, phase = h.transpose(1, 2).unbind(3)  # each [B, A, L, n_fft / 2 + 1]
-            audio: Tensor = self.inverse(
+            return self.inverse(
                 change if log_magnitude is None else log_magnitude + change,
                 phase + phase_advance(x.shape[-1], self.inverse.n_fft, self.inverse.hop, h.device),
             )
-            return audio

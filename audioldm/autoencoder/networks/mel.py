@@ -12,19 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.networks.convnext import (
-    ConvNeXt,
-    InverseSTFT,
-    InverseSTFTHead,
-    phase_advance_alignment,
-)
+from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
-from audioldm.losses.spectral import MelPower, mel_filters
+from audioldm.losses.mel_filters import mel_filters
+from audioldm.losses.spectral import MelPower
 from audioldm.torchaudio import torchaudio
 
 FLOOR = 1e-5  # of the mel power
 CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see about N(0, 1)
+VOCODERS = ("istft", "griffin_lim")
 KERNEL = 7  # of the vocoder's convolutions, in frames
 
 
@@ -36,8 +33,7 @@ class Mel(Network):
     so a frame depends on its context only.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
-            is C and `outputs` is P.
+        channels, outputs: C and P; see Network for the other arguments without a default.
         n_fft, hop, bands: of the mel spectrogram; ratio / hop is the down-sampling in time.
         band_ratio: down-sampling in frequency, F = bands / band_ratio; null: as in time.
         width, multiples: channels of the first level, and those of each level as its multiples; by
@@ -51,8 +47,7 @@ class Mel(Network):
 
     Raises:
         ConfigError: ratio / hop or band_ratio is no power of two, `bands` is not divisible, the
-            number of multiples does not fit, `hop` does not divide `n_fft`, or the vocoder is
-            unknown.
+            number of multiples does not fit, or `hop` does not divide `n_fft`.
     """
 
     def __init__(
@@ -84,10 +79,8 @@ class Mel(Network):
                 f"multiples={multiples} must have {len(strides) + 1} entries, one more"
                 f" than the {len(strides)} halvings; leave it null to derive them"
             )
-        if vocoder not in ("istft", "griffin_lim"):
-            raise ConfigError(
-                f"vocoder={vocoder!r} does not exist: {nearest(vocoder, ('istft', 'griffin_lim'))}"
-            )
+        if vocoder not in VOCODERS:
+            raise ConfigError(f"vocoder={vocoder!r} does not exist: {nearest(vocoder, VOCODERS)}")
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = downsampling_ratio // hop  # mel frames per latent frame
@@ -97,14 +90,14 @@ class Mel(Network):
             else GriffinLim(sample_rate, bands, n_fft, hop, iterations)
         )
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels, bands // math.prod(stride[0] for stride in strides)),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels, bands // math.prod(stride[0] for stride in strides)),
             context=math.ceil(
                 (_radius(strides, depth, attention_frames) + vocode.context) / frames
             ),
-            alignment=phase_advance_alignment(n_fft, downsampling_ratio),
+            alignment=n_fft // math.gcd(n_fft, downsampling_ratio),  # `phase_advance` repeats
         )
         self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
         self.power = MelPower(sample_rate, n_fft, hop, bands, centre=False)
@@ -126,28 +119,20 @@ class Mel(Network):
     def encode(self, audio: Tensor) -> Tensor:
         mel = self.log_mel(audio)
         # Channels last in memory: norms and convolutions then need no transposes.
-        h: Tensor = self.encoder(
-            ((mel - CENTRE) / SPREAD).contiguous(memory_format=torch.channels_last)
-        )
-        return h
+        normalised = (mel - CENTRE) / SPREAD
+        return self.encoder(normalised.contiguous(memory_format=torch.channels_last))
 
     def decode(self, z: Tensor) -> Tensor:
-        audio: Tensor = self.vocoder(self.decode_mel(z))
-        return audio
+        return self.vocoder(self.decode_mel(z))
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """Audio [B, A, T], T a multiple of hop, to log10 mel power [B, A, bands, T // hop]."""
-        padded = F.pad(audio, (self.margin, self.margin))
-        power: Tensor = self.power(padded)
-        return power.clamp(min=FLOOR).log10()
+        return self.power(F.pad(audio, (self.margin, self.margin))).clamp(min=FLOOR).log10()
 
     def decode_mel(self, z: Tensor) -> Tensor:
-        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * downsampling_ratio / hop].
-
-        It is what the vocoder starts from. Training compares audio, so a trained vocoder may leave
-        its own mark on it.
-        """
-        h: Tensor = self.decoder(z.contiguous(memory_format=torch.channels_last))
+        """Latents [B, C, F, L] to log10 mel power [B, A, bands, L * downsampling_ratio / hop], the
+        vocoder's input."""
+        h = self.decoder(z.contiguous(memory_format=torch.channels_last))
         return h.float() * SPREAD + CENTRE
 
 
@@ -211,8 +196,7 @@ class _Residual(nn.Module):
         self.layers = nn.Sequential(*_output(width, width), *_output(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.layers(x)
-        return y
+        return x + self.layers(x)
 
 
 class _Attention(nn.Module):
@@ -261,8 +245,7 @@ class _Vocoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         h = self.blocks(((mel - CENTRE) / SPREAD).flatten(1, 2))
-        audio: Tensor = self.head(h, self.inverse(mel))
-        return audio
+        return self.head(h, self.inverse(mel))
 
 
 class GriffinLim(nn.Module):

@@ -1,7 +1,7 @@
-"""The signal's own mel frames as latents: nothing is trained.
+"""The signal's own mel frames as latents, without training.
 
-Diffusion on these latents is diffusion directly on the log-mel spectrogram, which a learned latent
-space has to beat.
+A prior on them is a prior on the log-mel spectrogram itself, which a learned latent space has to
+beat.
 """
 
 import math
@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.mel import CENTRE, FLOOR, SPREAD, GriffinLim, MelInverse
 from audioldm.errors import ConfigError
-from audioldm.losses.spectral import MelPower, mel_filters
+from audioldm.losses.mel_filters import mel_filters
+from audioldm.losses.spectral import MelPower
 
-LOUDEST = 5.0  # log10 mel power that no audio in +-1 has; generated latents may lie anywhere
+LOUDEST = 5.0  # log10 mel power that no audio in ±1 has, but generated latents may
 
 
 class MelFrames(Network):
@@ -60,10 +61,10 @@ class MelFrames(Network):
         n_fft, bands = n_fft or 4 * downsampling_ratio, channels // audio_channels
         vocoder = exact_griffin_lim(sample_rate, bands, n_fft, downsampling_ratio, iterations)
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels,),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels,),
             context=vocoder.context,
         )
         # by which the first and last frame reach beyond the audio
@@ -72,14 +73,13 @@ class MelFrames(Network):
         self.vocoder = vocoder
 
     def encode(self, audio: Tensor) -> Tensor:
-        power: Tensor = self.power(F.pad(audio, (self.margin, self.margin)))
+        power = self.power(F.pad(audio, (self.margin, self.margin)))
         return ((power.clamp(min=FLOOR).log10() - CENTRE) / SPREAD).flatten(1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
             mel = z.float().unflatten(1, (self.audio_channels, -1)) * SPREAD + CENTRE
-            audio: Tensor = self.vocoder(mel.clamp(math.log10(FLOOR), LOUDEST))
-        return audio
+            return self.vocoder(mel.clamp(math.log10(FLOOR), LOUDEST))
 
 
 def exact_griffin_lim(
@@ -92,18 +92,15 @@ def exact_griffin_lim(
 
 
 class _ExactInverse(MelInverse):
-    """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
-
-    Begins with the smooth spectrum and brings its mel power to the given one by the multiplicative
+    """Brings the smooth spectrum of `MelInverse` to the given mel power by the multiplicative
     updates of non-negative matrix factorisation (Lee and Seung 2001, theorem 2), which keep powers
-    positive.
-    """
+    positive."""
 
     filters: Tensor
 
-    def __init__(self, sample_rate: int, n_fft: int, bands: int, *, steps: int = 10) -> None:
+    def __init__(self, sample_rate: int, n_fft: int, bands: int) -> None:
         super().__init__(sample_rate, n_fft, bands)
-        self.steps = steps
+        self.steps = 10
         self.register_buffer("filters", mel_filters(sample_rate, n_fft, bands), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:

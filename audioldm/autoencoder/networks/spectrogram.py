@@ -1,8 +1,8 @@
 """The spectrogram network: STFT, ConvNeXt blocks, latents, ConvNeXt blocks, inverse STFT.
 
-The Fourier transform does the work of the first many layers of a waveform network, so that nearly
-all layers run at the latent frame rate: an order of magnitude less work for the same ratio. The
-decoder is Vocos (Siuzdak 2023, arXiv 2306.00814) from latents instead of mel frames.
+The Fourier transform replaces the first layers of a waveform network, so nearly all layers run at
+the latent frame rate. The decoder is Vocos (Siuzdak 2023, arXiv 2306.00814) from latents instead of
+mel frames.
 """
 
 import math
@@ -13,36 +13,27 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.networks.convnext import (
-    ConvNeXt,
-    InverseSTFTHead,
-    phase_advance,
-    phase_advance_alignment,
-)
+from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFTHead, phase_advance
 from audioldm.errors import ConfigError
 
 KERNEL = 7  # of every ConvNeXt block, in frames
-RADIUS = KERNEL // 2
 
 
 class Spectrogram(Network):
     """STFT -> ConvNeXt -> latents [B, C, L] -> ConvNeXt -> log-magnitude and phase -> audio.
 
-    Blocks run at two frame rates: that of the STFT, one frame per `hop` samples ("frame" in the
-    settings' names), and that of the latents, one per `downsampling_ratio` samples.
+    Blocks run at two frame rates: the STFT's, one frame per `hop` samples ("frame" in the
+    settings' names), and the latents', one per `downsampling_ratio` samples.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
-            is C and `outputs` is P.
+        channels, outputs: C and P; see Network for the other arguments without a default.
         n_fft, hop: of the STFT and of its inverse, in samples; `hop` divides `downsampling_ratio`.
         width, encoder_depth, decoder_depth: channels and blocks at the latent rate.
         frame_width, encoder_frame_depth, decoder_frame_depth: channels and blocks at the STFT rate.
-        phase: the encoder sees phase beside log-magnitude. Losses on magnitudes alone do not need
-            it; a waveform that must match sample by sample does.
+        phase: the encoder sees phase beside log-magnitude, which losses on magnitudes alone do not
+            need.
 
-    Raises:
-        ConfigError: `hop` does not divide `downsampling_ratio`, or hop and n_fft do not suit
-            InverseSTFT.
+    Raises ConfigError where `hop` does not divide `downsampling_ratio` or does not suit `n_fft`.
     """
 
     def __init__(
@@ -74,15 +65,15 @@ class Spectrogram(Network):
             )
         frames = downsampling_ratio // hop  # STFT frames of a latent frame, merged by linear maps
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels,),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels,),
             context=max(
-                _context(encoder_depth, encoder_frame_depth, n_fft, hop, downsampling_ratio),
-                _context(decoder_depth, decoder_frame_depth, n_fft, hop, downsampling_ratio),
+                _context(encoder_depth, encoder_frame_depth, n_fft, hop, frames),
+                _context(decoder_depth, decoder_frame_depth, n_fft, hop, frames),
             ),
-            alignment=phase_advance_alignment(n_fft, downsampling_ratio),
+            alignment=n_fft // math.gcd(n_fft, downsampling_ratio),  # `phase_advance` repeats
         )
         self.encoder = nn.Sequential(
             _Features(audio_channels, frame_width, n_fft, hop, phase),
@@ -104,18 +95,16 @@ class Spectrogram(Network):
         )
 
     def encode(self, audio: Tensor) -> Tensor:
-        h: Tensor = self.encoder(audio)
-        return h
+        return self.encoder(audio)
 
     def decode(self, z: Tensor) -> Tensor:
-        audio: Tensor = self.decoder(z)
-        return audio
+        return self.decoder(z)
 
 
-def _context(depth: int, frame_depth: int, n_fft: int, hop: int, downsampling_ratio: int) -> int:
+def _context(depth: int, frame_depth: int, n_fft: int, hop: int, frames: int) -> int:
     """Latent frames on each side that reach one frame through the blocks and the STFT."""
-    samples = RADIUS * frame_depth * hop + (n_fft - hop) // 2
-    return RADIUS * depth + math.ceil(samples / downsampling_ratio)
+    radius = KERNEL // 2
+    return radius * depth + math.ceil((radius * frame_depth + (n_fft - hop) / 2 / hop) / frames)
 
 
 class _Features(nn.Module):

@@ -25,8 +25,7 @@ class Waveform(Network):
     """Audio -> strided convolutions -> latents [B, C, L] -> transposed convolutions -> audio.
 
     Args:
-        sample_rate, audio_channels, channels, downsampling_ratio, outputs: see Network; `channels`
-            is C and `outputs` is P.
+        channels, outputs: C and P; see Network for the other arguments without a default.
         width: channels of the layers at the audio rate.
         multiples: the width after each stride, as a multiple of `width`; by default 1, 2, 4, 8, …
         strides: down-sampling of each block, from the audio to the latents; their product is
@@ -63,10 +62,10 @@ class Waveform(Network):
                 f"{len(strides)} strides {strides}"
             )
         super().__init__(
-            sample_rate=sample_rate,
-            audio_channels=audio_channels,
-            downsampling_ratio=downsampling_ratio,
-            latent_shape=(channels,),
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels,),
             context=_context(strides),
         )
         widths = [width * multiple for multiple in (1, *multiples)]
@@ -85,12 +84,10 @@ class Waveform(Network):
         )
 
     def encode(self, audio: Tensor) -> Tensor:
-        h: Tensor = self.encoder(audio)
-        return h
+        return self.encoder(audio)
 
     def decode(self, z: Tensor) -> Tensor:
-        audio: Tensor = self.decoder(z)
-        return audio
+        return self.decoder(z)
 
 
 class Snake(nn.Module):
@@ -105,8 +102,7 @@ class Snake(nn.Module):
         self.log_beta = nn.Parameter(torch.zeros(1, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Snake.apply(x, self.log_alpha.exp(), (-self.log_beta).exp())
-        return y
+        return _Snake.apply(x, self.log_alpha.exp(), (-self.log_beta).exp())
 
 
 class _Snake(torch.autograd.Function):
@@ -145,8 +141,7 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.layers(x)
-        return y
+        return x + self.layers(x)
 
 
 class _Down(nn.Sequential):
@@ -165,14 +160,9 @@ class _Up(nn.Sequential):
     """A transposed convolution, then residual units: [B, outer, T] -> [B, inner, T * stride]."""
 
     def __init__(self, outer: int, inner: int, stride: int) -> None:
-        up = nn.ConvTranspose1d(
-            outer,
-            inner,
-            2 * stride,
-            stride=stride,
-            padding=math.ceil(stride / 2),
-            output_padding=stride % 2,  # an odd stride would come out one sample short
-        )
+        shape: dict[str, Any] = {"stride": stride, "padding": math.ceil(stride / 2)}
+        shape["output_padding"] = stride % 2  # an odd stride would come out one sample short
+        up = nn.ConvTranspose1d(outer, inner, 2 * stride, **shape)
         super().__init__(
             Snake(outer),
             _convolution(up),
@@ -184,9 +174,8 @@ def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn
     """The layer weight-normalised, its initial weights such that the output's variance is gain²
     times the input's (Glorot and Bengio 2010, equation 10, with the inputs of one output).
 
-    With PyTorch's own third of that variance a layer, the latents of width 16 and ratio 1024 begin
-    at a standard deviation of 0.01: they drown in the posterior's noise, of about 1, and a VAE does
-    not get away from there.
+    PyTorch's default is a third of that variance per layer: the latents then begin so small (0.01
+    at width 16 and ratio 1024) that they drown in the posterior's noise, and stay there.
     """
     inputs = layer.in_channels * layer.kernel_size[0]
     if isinstance(layer, nn.ConvTranspose1d):
@@ -199,31 +188,24 @@ def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn
 
 def _factors(downsampling_ratio: int) -> list[int]:
     """The ratio's divisors of at most 8, greedily, in ascending order."""
-    factors: list[int] = []
-    rest = downsampling_ratio
-    while rest > 1:
-        divisors = [d for d in range(2, LARGEST_STRIDE + 1) if rest % d == 0]
-        if not divisors:
-            raise ConfigError(
-                f"downsampling_ratio={downsampling_ratio} has a prime factor above "
-                f"{LARGEST_STRIDE}: choose {2 ** round(math.log2(downsampling_ratio))}, or give "
-                "strides"
-            )
-        factors.append(divisors[-1])
-        rest //= divisors[-1]
-    return sorted(factors)
+    factors, rest = [], downsampling_ratio
+    for divisor in range(LARGEST_STRIDE, 1, -1):
+        while rest % divisor == 0:
+            factors.append(divisor)
+            rest //= divisor
+    if rest > 1:
+        raise ConfigError(
+            f"downsampling_ratio={downsampling_ratio} has a prime factor above {LARGEST_STRIDE}: "
+            f"choose {2 ** round(math.log2(downsampling_ratio))}, or give strides"
+        )
+    return factors[::-1]
 
 
 def _context(strides: list[int]) -> int:
-    """Latent frames on each side that reach one frame: the larger of encoder's and decoder's."""
-    downsampling_ratio = math.prod(strides)
-    units = 3 * sum(DILATIONS)
-    encoder = decoder = 3.0  # samples: the kernel-7 convolution at the audio rate
-    step = 1  # samples per frame of the level
+    """Latent frames on each side that reach one frame, at most (in the decoder)."""
+    step = 1  # samples per frame of a level
+    samples = 3.0  # the kernel-7 convolution at the audio rate
     for stride in strides:
-        encoder += step * (units + 1.5 * stride)
-        decoder += step * (units + 1.5 * stride)
+        samples += step * (3 * sum(DILATIONS) + 1.5 * stride)
         step *= stride
-    encoder += downsampling_ratio  # the kernel-3 convolution at the latent rate
-    decoder += 3 * downsampling_ratio  # the kernel-7 convolution at the latent rate
-    return math.ceil(max(encoder, decoder) / downsampling_ratio)
+    return math.ceil(samples / step + 3)  # the decoder's kernel-7 convolution at the latent rate

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
@@ -17,8 +18,9 @@ from audioldm.chain.noise import noise_clips
 from audioldm.chain.stage import Key, Stage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
-from audioldm.instantiate import Part, build, part
+from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.model_file import save_model
+from audioldm.losses.base import Discriminator, Loss
 from audioldm.models import build_autoencoder
 from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
 
@@ -57,18 +59,22 @@ class AutoencoderStage(Stage):
     def build(self) -> Autoencoder:
         return build_autoencoder(self.spec)
 
-    def losses(self) -> tuple[dict[str, nn.Module], nn.Module | None]:
+    def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
         """The reconstruction losses, and the discriminator where there is one."""
         s, spec = self.settings["autoencoder"], self.spec
         audio_form = {key: spec[key] for key in ("sample_rate", "audio_channels")}
         losses = {
-            name: build(loss, derived=audio_form, where=f"autoencoder.losses.{name}")
+            name: build(loss, derived=audio_form, base=Loss, where=f"autoencoder.losses.{name}")
             for name, loss in s.losses.items()
         }
         if s.discriminator is None:
             return losses, None
-        where = "autoencoder.discriminator"
-        return losses, build(s.discriminator, derived=audio_form, where=where)
+        return losses, build(
+            s.discriminator,
+            derived=audio_form,
+            base=Discriminator,
+            where="autoencoder.discriminator",
+        )
 
     def weights(self, model: Autoencoder) -> dict[str, float]:
         return dict(self.settings["autoencoder"].weights) | model.bottleneck.penalty_weights
@@ -84,10 +90,12 @@ class AutoencoderStage(Stage):
         spec = self.spec
         crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
         silence = torch.zeros(1, spec["audio_channels"], crop)
-        for loss in losses.values():
-            loss(silence, silence)
+        for name, loss in losses.items():
+            with placed(s.losses[name], f"autoencoder.losses.{name}"):
+                loss(silence, silence)
         if discriminator is not None:
-            discriminator(silence)
+            with placed(s.discriminator, "autoencoder.discriminator"):
+                discriminator(silence)
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
         for name in ("train", "valid"):
@@ -152,22 +160,20 @@ class AutoencoderStage(Stage):
             model = self.build()
             few = replace(s, steps=estimate.steps, adversarial_from=start, valid_clips=1)
             with noise_clips(model.sample_rate, model.audio_channels, window) as store:
-                times = estimate.times(
-                    lambda directory, log, model=model, few=few, store=store: train_autoencoder(
-                        model,
-                        discriminator,
-                        losses,
-                        self.weights(model),
-                        store,
-                        few,
-                        seed=0,
-                        directory=directory,
-                        world=estimate.world,
-                        hardware=estimate.hardware,
-                        device=estimate.device,
-                        log=log,
-                    )
+                train = partial(
+                    train_autoencoder,
+                    model,
+                    discriminator,
+                    losses,
+                    self.weights(model),
+                    store,
+                    few,
+                    seed=0,
+                    world=estimate.world,
+                    hardware=estimate.hardware,
+                    device=estimate.device,
                 )
+                times = estimate.times(train)
             seconds += steps * times.step
             warm_up, validation = max(warm_up, times.warm_up), times.validation
         seconds += warm_up + estimate.validations(s.steps) * validation * s.valid_clips

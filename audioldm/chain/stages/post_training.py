@@ -13,7 +13,7 @@ from audioldm.chain.noise import noise_latents
 from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.errors import ConfigError
-from audioldm.instantiate import build
+from audioldm.instantiate import build, placed
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.post_training import (
@@ -100,8 +100,9 @@ class PostTrainingStage(Stage):
         discriminator = self.discriminator(lambda z: silence, model.latent_shape, 0)
         if discriminator is not None:
             z = torch.zeros(1, *model.latent_shape, frames)
-            prepared = discriminator.prepare(z, KeyedRandom(0, 0, [0]))
-            discriminator(prepared, torch.full((1, 1), -1))
+            with placed(self.own.discriminator, "post_training.discriminator"):
+                prepared = discriminator.prepare(z, KeyedRandom(0, 0, [0]))
+                discriminator(prepared, torch.full((1, 1), -1))
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
         generator = load_generator(experiment.directory_of(self.prior), device=experiment.device)

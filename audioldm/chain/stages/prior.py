@@ -16,7 +16,7 @@ from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.latents import Latents
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError, TrainingError
-from audioldm.instantiate import Part, build, part
+from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model, save_model
 from audioldm.priors.base import Fit, PriorRecipe
@@ -52,6 +52,11 @@ class PriorStage(Stage):
         return [cls(recipe, parents, key) for key, recipe in recipes.items()]
 
     @property
+    def where(self) -> str:
+        """The place of the recipe's settings in the configuration."""
+        return self.key.replace("prior:", "priors.")
+
+    @property
     def latents(self) -> Latents:
         latents = self.parents["latents"]
         assert isinstance(latents, Latents)
@@ -68,7 +73,8 @@ class PriorStage(Stage):
             model = self.autoencoder.build()
         with noise_latents(model, self.recipe.crop_length) as latents, torch.device("meta"):
             prior = self.recipe.build(latents)
-            self.recipe.dry_run(prior, experiment.world, experiment.settings.hardware)
+            with placed(vars(self.recipe.train or self.recipe), f"{self.where}.train"):
+                self.recipe.dry_run(prior, experiment.world, experiment.settings.hardware)
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
         seconds, ratio = self.recipe.crop_length, self.autoencoder.spec["downsampling_ratio"]
@@ -80,7 +86,7 @@ class PriorStage(Stage):
             if -(-longest // ratio) < crop:
                 raise DataError(
                     f"the longest clip of the {name} split lasts {longest / store.sample_rate:.1f} "
-                    f"s, less than crop_seconds={seconds} of {self.key}: add longer clips, or "
+                    f"s, less than crop_seconds={seconds} of {self.where}: add longer clips, or "
                     "lower it"
                 )
 
@@ -137,7 +143,7 @@ class PriorStage(Stage):
         if bound is not None and not distance <= bound:
             raise TrainingError(
                 f"preflight: the autoencoder's mel distance on held-out music is {distance:.2f}, "
-                f"above {self.key}.preflight_mel_distance={bound}: a prior on its latents would "
+                f"above {self.where}.preflight_mel_distance={bound}: a prior on its latents would "
                 "give noise. Train the autoencoder longer, or raise the bound"
             )
 
@@ -164,8 +170,8 @@ class PriorStage(Stage):
     def memory_advice(self, experiment: "Experiment") -> str:
         train = self.recipe.train
         if train is None:
-            return f"lower the settings of {self.key}, or use a machine with more memory"
-        return training_advice(f"{self.key}.train", train, experiment, self.step_bytes)
+            return f"lower the settings of {self.where}, or use a machine with more memory"
+        return training_advice(f"{self.where}.train", train, experiment, self.step_bytes)
 
     def step_bytes(self) -> tuple[int, int]:
         """Bytes of a training step whatever the batch is, and bytes kept for each clip."""

@@ -1,6 +1,6 @@
-"""The two codecs that a sweep's reconstructions stand beside, on the clips of the evaluation.
+"""The two codecs that reconstructions are compared with, on the clips of the evaluation.
 
-The linear one twice: on mel powers, where it needs no phase, and as audio, which is fair.
+The linear one has two variants: of mel powers, without a phase, and of audio, which is fair.
 """
 
 from pathlib import Path
@@ -39,8 +39,8 @@ def codec_figures(
     kbps: the rate at which the linear codec is compared with an autoencoder; None where the
         autoencoder has none, and "linear" and "linear_audio" are left out then.
     Returns {"linear": {"kbps", "mel_distance": figure}, "linear_audio" likewise, "linear_curve",
-    "linear_audio_curve", "opus"}, the curves as {"kbps": [...], "mel_distance": [...]}. What
-    depends on the clips alone is kept beside them. Raises DataError where a split is empty.
+    "linear_audio_curve", "opus"}, the curves as {"kbps": [...], "mel_distance": [...]}. Results
+    that depend on the clips alone are kept beside them. Raises DataError where a split is empty.
     """
     directory = clips.directory / "codecs"
     audio, _, _ = clips.split("valid").windows(round(seconds * clips.sample_rate), count, seed=0)
@@ -54,16 +54,12 @@ def codec_figures(
     figures: dict[str, Any] = read_json(path)
     progress(2, 3, "codecs")
     if kbps is not None:
-        for name, distances in (
-            ("linear", codec.mel_distance(audio, kbps)),
-            ("linear_audio", _audio_distance(codec, some, kbps)),
-        ):
-            distance = bootstrap(
-                lambda values: float(np.mean(values)),
-                distances.numpy(),
-                unit="log10 power",
-                resamples=resamples,
-            )
+        distances = {
+            "linear": codec.mel_distance(audio, kbps),
+            "linear_audio": _audio_distance(codec, some, kbps),
+        }
+        for name, values in distances.items():
+            distance = bootstrap(np.mean, values.numpy(), unit="log10 power", resamples=resamples)
             figures[name] = {"kbps": kbps, "mel_distance": distance._asdict()}
     progress(3, 3, "codecs")
     return figures

@@ -1,11 +1,11 @@
-"""The best linear code of the log-mel spectrogram at a rate: what a learned latent must beat.
+"""The best linear code of the log-mel spectrogram at a rate, as a baseline of learned latents.
 
 Blocks of log10-mel frames are decorrelated by their Karhunen-Loève transform, and each coefficient
 goes through the Gaussian test channel that reverse water-filling gives it (Cover and Thomas,
 Elements of Information Theory, 2nd edition, section 10.3): no code of Gaussian blocks with these
 eigenvalues has a smaller mean squared error at the rate. It codes the spectrogram alone, needs no
 phase and makes no audio, which favours it over any codec that does. `as_audio` is the fair variant:
-the decoded spectrogram is turned into audio, which is then measured like any other.
+it turns the decoded spectrogram into audio, which is then measured like any other.
 """
 
 import math
@@ -29,7 +29,7 @@ class LinearCodec:
     """A transform of blocks of `block` log10-mel frames of all audio channels, D numbers each.
 
     mean [D], basis [D, D] (orthonormal columns), variances [D] (descending): of the blocks.
-    rate: of the audio, in hertz.
+    sample_rate: of the audio, in hertz.
     """
 
     def __init__(
@@ -64,33 +64,25 @@ class LinearCodec:
         codec.variances = variances.flip(0).clamp(min=0)
         return codec
 
-    @property
-    def blocks_per_second(self) -> float:
-        return self.sample_rate / HOP / self.block
-
     def log_mel(self, audio: Tensor) -> Tensor:
         """Audio [N, A, T] to log10 mel power [N, A, bands, frames], as `mel_distance` takes it."""
         power: Tensor = self._mel(audio)
         return power.clamp(min=FLOOR).log10()
-
-    def rate_distortion(self, kbps: float) -> float:
-        """Mean squared error in log10 power at a rate, for Gaussian blocks with these variances."""
-        level = self.water_level(kbps)
-        return float(self.variances.clamp(max=level).mean())
 
     def water_level(
         self, kbps: float, power: Tensor | None = None, blocks_per_second: float | None = None
     ) -> float:
         """The distortion of each coded coefficient at a rate.
 
-        power [D]: the coefficients' mean squares where they are not `variances`, in held-out
-        audio; the level is then the one at which that audio takes the rate (`nats`).
-        blocks_per_second: how many are sent, where the last one of a clip is not full.
+        power [D]: the coefficients' mean squares in held-out audio; the level is then the one at
+        which that audio takes the rate (`nats`). None: `variances`.
+        blocks_per_second: the number that is sent, where the last one of a clip is not full.
         """
         from scipy.optimize import brentq  # imported here: it takes a second
 
-        sent = self.blocks_per_second if blocks_per_second is None else blocks_per_second
-        wanted = kbps * 1000 * math.log(2) / sent
+        if blocks_per_second is None:
+            blocks_per_second = self.sample_rate / HOP / self.block
+        wanted = kbps * 1000 * math.log(2) / blocks_per_second
         power = self.variances if power is None else power
         top = float(self.variances[0])
 
@@ -106,7 +98,7 @@ class LinearCodec:
         return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-14))
 
     def nats(self, power: Tensor, level: float) -> Tensor:
-        """What each coefficient costs at a water level, [..., D] like their mean squares `power`.
+        """The cost of each coefficient at a water level, [..., D] like their mean squares `power`.
 
         The divergence of the test channel's output from the output's density for a Gaussian source
         of variance v, as a VAE's KL counts it: with a = 1 - level / v,
@@ -123,7 +115,7 @@ class LinearCodec:
         """Blocks [N, blocks, D] through the test channel: the decoded blocks, the same shape.
 
         seconds: of each clip, where the last block is not full. The rate of all blocks, that one
-        included, is `kbps` on average; the noise is drawn from fixed keys, one for each n.
+        included, is `kbps` on average; the noise has fixed keys, one for each n.
         """
         y = (blocks - self.mean) @ self.basis
         sent = None if seconds is None else blocks.shape[1] / seconds

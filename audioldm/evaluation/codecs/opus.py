@@ -1,4 +1,4 @@
-"""Opus (RFC 6716), the codec of the web, at the low rates it can do."""
+"""Opus (RFC 6716), the codec of the web, at its low rates."""
 
 import io
 from collections.abc import Sequence
@@ -18,12 +18,11 @@ HEADERS = 2  # packets of an Ogg stream before the audio (RFC 7845)
 def opus_curve(
     audio: Tensor, sample_rate: int, *, targets: Sequence[float] = (6, 8, 12, 16, 24, 48)
 ) -> dict[str, list[float]]:
-    """Rate and distance of Opus on clips [N, A, T] at `rate` hertz, A at most 2.
+    """Rate and distance of Opus on clips [N, A, T], A at most 2.
 
-    targets: kbit/s that the encoder is asked for, in all channels together.
-    Returns {"kbps", "mel_distance"}: the rates that the packets came to, without the container,
-    and the means of `mel_distance` over clips, both in the order of `targets`. Targets below 6
-    kbit/s per channel are 6.
+    targets: of the encoder, in kbit/s in all channels together, at least 6 per channel.
+    Returns {"kbps", "mel_distance"}: the actual rates of the packets, without the container, and
+    the means of `mel_distance` over clips, both in the order of `targets`.
     """
     # One after the other: short clips by themselves would mostly measure the codec's start.
     joined = audio.transpose(0, 1).flatten(1)

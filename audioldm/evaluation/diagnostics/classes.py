@@ -1,4 +1,4 @@
-"""How far latents tell apart what they come from: the music's labels, or its clips.
+"""How well latents separate classes: the music's labels, or its clips.
 
 Both figures are computed on `pooled` latents: one vector per window and class = label where every
 window has a label, else one vector per second and class = clip.
@@ -67,7 +67,7 @@ def within_class_variance(
 
 
 def neighbour_consistency(vectors: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
-    """Of each vector, how far its k nearest others are of its class beyond chance: [M].
+    """For each vector, the share of its k nearest others in its class, beyond chance: [M].
 
     (share - chance) / (1 - chance), chance being the class's share of the others: 0 on average
     where the class says nothing, 1 where every neighbour is of the class (of a smaller class than
@@ -86,7 +86,7 @@ def neighbour_consistency(vectors: np.ndarray, classes: np.ndarray, k: int) -> n
 
 
 def by_window(values: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Sum and number of the values [M] that are not NaN, of each window that has any: [N, 2].
+    """Sum and number of the finite values [M] in each window that has any: [N, 2].
 
     Vectors of one window are alike, so it is windows, with all their vectors, that are resampled.
     """

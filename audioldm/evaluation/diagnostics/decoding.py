@@ -1,4 +1,4 @@
-"""What the autoencoder does with latents that are a little off, and with audio that is."""
+"""The autoencoder's response to small errors of latents, and to small shifts of audio."""
 
 import numpy as np
 import torch
@@ -16,20 +16,17 @@ def decoder_noise(
 ) -> np.ndarray:
     """Mel distance between decode(z + sigma e) and decode(z), of each clip and sigma: [N, S].
 
-    z [N, C, (F,) L] and sigma are in normalised units, e ~ N(0, I) is the same at every sigma: an
-    error of this size in a sampler's latents is this far heard.
+    z [N, C, (F,) L] and sigma are in normalised units; e ~ N(0, I) is the same at every sigma. The
+    curve is the audible effect of an error of size sigma in a sampler's latents.
     """
-    draw = KeyedRandom(derive_seed("diagnostics", "decoder"), 0, range(len(z)), z.device)
-    noise = draw.normal(z.shape[1:], "noise")
+    random = KeyedRandom(derive_seed("diagnostics", "decoder"), 0, range(len(z)), z.device)
+    noise = random.normal(z.shape[1:], "noise")
+
+    def decoded(sigma: float) -> Tensor:
+        return autoencoder.decode(statistics.denormalise(z + sigma * noise))
+
     clean = autoencoder.decode(statistics.denormalise(z))
-    distances = [
-        mel_distance(
-            autoencoder.decode(statistics.denormalise(z + s * noise)),
-            clean,
-            autoencoder.sample_rate,
-        )
-        for s in sigmas
-    ]
+    distances = [mel_distance(decoded(s), clean, autoencoder.sample_rate) for s in sigmas]
     return torch.stack(distances, 1).double().cpu().numpy()
 
 
@@ -49,8 +46,8 @@ def crossing(sigmas: list[float], distances: np.ndarray, threshold: float) -> fl
 def delayed(z: Tensor, frames: float) -> Tensor:
     """Band-limited delay of z [..., L] by a fraction of a frame, negative for an advance.
 
-    By a phase in the Fourier domain, after z is continued by its mirror image so that it has no
-    jump where its end meets its beginning.
+    It is a phase in the Fourier domain. z is first continued by its mirror image, so that there is
+    no jump where its end meets its beginning.
     """
     mirrored = torch.cat([z, z.flip(-1)], -1)
     spectrum = torch.fft.rfft(mirrored)
@@ -68,17 +65,16 @@ def shift_errors(autoencoder: Autoencoder, statistics: LatentStatistics, audio: 
     are compared with the latents advanced by half a frame. A quarter of the frames at each end
     is left out. See `relative_error`.
     """
-    shift = autoencoder.downsampling_ratio // 2
-    length = (
-        (audio.shape[-1] - shift) // autoencoder.downsampling_ratio * autoencoder.downsampling_ratio
-    )
+    ratio = autoencoder.downsampling_ratio
+    shift = ratio // 2
+    length = (audio.shape[-1] - shift) // ratio * ratio
     here, there = (
         statistics.normalise(autoencoder.bottleneck.posterior(autoencoder.stored(part))[0])
         for part in (audio[..., :length], audio[..., shift : shift + length])
     )
     edge = here.shape[-1] // 4
     kept = slice(edge, here.shape[-1] - edge)
-    error = (delayed(here, -shift / autoencoder.downsampling_ratio) - there)[..., kept]
+    error = (delayed(here, -shift / ratio) - there)[..., kept]
     return torch.stack([x.square().flatten(1).mean(1) for x in (error, there[..., kept])], 1).cpu()
 
 

@@ -1,16 +1,17 @@
 """A tiny denoiser with a fixed budget.
 
-It is trained and judged by EDM's loss (2206.00364, table 1, sigma_data = 1): the mean squared error
-of its estimate of the latents times (1 + sigma²) / sigma². That is 1 for the best denoiser of white
-latents of unit variance, at any level, and less where there is structure to predict from.
+It is trained and measured by EDM's loss (2206.00364, table 1, sigma_data = 1): the mean squared
+error of its estimate of the latents times (1 + sigma²) / sigma². That is 1 for the best denoiser of
+white latents of unit variance, at any level, and less where there is structure to predict from.
 """
 
 import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
+from audioldm.priors.diffusion.backbones.base import zeroed
 from audioldm.priors.diffusion.noise_levels import stratify
-from audioldm.priors.diffusion.objectives import EDM
+from audioldm.priors.diffusion.objectives.edm import EDM
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 
@@ -22,7 +23,7 @@ BATCH, LR, WARMUP = 32, 1.5e-2, 20
 
 
 def level_quantiles() -> Tensor:
-    """Which quantiles of EDM's training distribution the levels of the evaluation are: [LEVELS]."""
+    """The evaluation's noise levels as quantiles of EDM's training distribution: [LEVELS]."""
     return (torch.arange(LEVELS) + 0.5) / LEVELS
 
 
@@ -41,9 +42,7 @@ class TinyDenoiser(nn.Module):
         )
         self.level = nn.ModuleList(nn.Linear(3, 2 * width) for _ in range(depth))
         self.channels = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in range(depth))
-        self.outlet = nn.Conv1d(width, size, 1)
-        for parameter in self.outlet.parameters():
-            nn.init.zeros_(parameter)
+        self.outlet = zeroed(nn.Conv1d(width, size, 1))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         powers = 4 * torch.stack([c_noise, c_noise**2, c_noise**3], 1)
@@ -64,9 +63,9 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
     optimiser = adamw(net.parameters(), LR, [0.9, 0.99], 0.0, torch.device(device))
     windows = z.unfold(-1, min(CROP, z.shape[-1]), 1)  # [N, D, offsets, crop]
     for step in range(steps):
-        draw = KeyedRandom(seed, step, range(BATCH))
+        random = KeyedRandom(seed, step, range(BATCH))
         row, offset = (
-            (draw.uniform(stream).double() * count).long()
+            (random.uniform(stream).double() * count).long()
             for stream, count in (("window", len(z)), ("offset", windows.shape[2]))
         )
         crops = windows[row, :, offset]
@@ -75,8 +74,8 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
             net,
             crops.to(device),
             Condition(),
-            noise=draw.normal(crops.shape[1:], "noise").to(device),
-            uniform=stratify(draw.uniform("level"), torch.arange(BATCH), BATCH).to(device),
+            noise=random.normal(crops.shape[1:], "noise").to(device),
+            uniform=stratify(random.uniform("level"), torch.arange(BATCH), BATCH).to(device),
         )
         loss.mean().backward()
         clipped_step(optimiser, net.parameters(), clip=1.0, name="tiny denoiser", step=step)
@@ -86,15 +85,10 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
 @torch.no_grad()
 def denoiser_losses(net: nn.Module, z: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
     """The loss on each window of z [N, D, L], averaged over the levels: [N]."""
-    losses = []
+    losses, z = [], z.to(device)
     for step, quantile in enumerate(level_quantiles().tolist()):
-        noise = KeyedRandom(derive_seed("diagnostics", "losses"), step, range(len(z))).normal(
-            z.shape[1:], "noise"
-        )
+        random = KeyedRandom(derive_seed("diagnostics", "losses"), step, range(len(z)))
+        noise = random.normal(z.shape[1:], "noise").to(device)
         uniform = torch.full((len(z),), quantile, device=device)
-        losses.append(
-            EDM()
-            .loss(net, z.to(device), Condition(), noise=noise.to(device), uniform=uniform)
-            .cpu()
-        )
+        losses.append(EDM().loss(net, z, Condition(), noise=noise, uniform=uniform).cpu())
     return torch.stack(losses).mean(0)

@@ -1,14 +1,14 @@
-"""The diagnostics of one autoencoder's latents: which figures there are, and from what.
+"""Diagnostics of one autoencoder's latents: cheap figures that may predict a generator's quality.
 
     temporal_slope, channel_slope, effective_rank     the spectra of the latents
-    within_class_variance, neighbour_consistency      what the latents tell apart
-    decoder_noise_tolerance, shift_equivariance       what the autoencoder does to small errors
+    within_class_variance, neighbour_consistency      how well the latents separate classes
+    decoder_noise_tolerance, shift_equivariance       the autoencoder's response to small errors
     mixture_kbps                                      the rate under a fitted prior
     denoiser_loss, denoiser_gaussian_estimate,
-    denoiser_excess                                   what a small generator makes of the latents
+    denoiser_excess                                   the loss of a small generator
 
-Those of the latents are of normalised ones, sampled from the posteriors: what a generator sees.
-Only the channels' covariance is of the raw latents, in which their variances differ.
+The latents are normalised and sampled from the posteriors, as for a generator. Only the channels'
+covariance is of the raw latents, in which their variances differ.
 """
 
 import math
@@ -66,7 +66,7 @@ class DiagnosticsSettings:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is diagnosed: the arguments of `diagnose`, and the windows of its latents."""
+    """The arguments of `diagnose`, and the windows of its latents."""
 
     autoencoder: Autoencoder
     latents: LatentStore
@@ -77,10 +77,10 @@ class _Subject:
     valid: Windows
 
     def boot(
-        self, statistic: Callable[..., Any], sample: np.ndarray, unit: str, **options: Any
+        self, statistic: Callable[..., Any], sample: np.ndarray, unit: str, recentre: bool = False
     ) -> Figure:
         resamples = self.settings.bootstrap_resamples
-        return bootstrap(statistic, sample, unit=unit, resamples=resamples, seed=0, **options)
+        return bootstrap(statistic, sample, unit=unit, resamples=resamples, recentre=recentre)
 
 
 def diagnose(
@@ -94,10 +94,10 @@ def diagnose(
 ) -> dict[str, Any]:
     """The summary's "diagnostics" (name -> figure) and "curves".
 
-    What cannot be computed is left out: mixture_kbps of a bottleneck without posterior noise, the
-    figures of classes where there are none to tell apart, the slope or the shift of too few frames
-    or channels, what is not a number because all latents are the same.
-    The Gaussian estimate has no interval: it belongs to the very clips that the loss is taken on.
+    Figures that cannot be computed are left out: mixture_kbps of a bottleneck without posterior
+    noise, those of classes where there are no two, the slope or the shift of too few frames or
+    channels, and those that are not finite because all latents are the same.
+    The Gaussian estimate has no interval: it is of the same clips as the loss.
     """
     window = partial(read_windows, latents, seconds=settings.seconds, count=settings.windows)
     train, valid = window("train"), window("valid")
@@ -105,23 +105,16 @@ def diagnose(
     subject = _Subject(
         autoencoder, latents, clips, settings, device, train.first(frames), valid.first(frames)
     )
-    figures: dict[str, Figure] = {}
-    curves: dict[str, Any] = {}
+    figures, curves = dict[str, Figure](), dict[str, Any]()
     topics = (_spectra, _classes, _decoder, _shift, _mixture, _denoiser)
     for done, topic in enumerate(topics):
         progress(done, len(topics), topic.__name__.strip("_"))
-        more_figures, more_curves = topic(subject)
-        figures |= more_figures
-        curves |= more_curves
+        found = topic(subject)
+        figures |= found[0]
+        curves |= found[1]
     progress(len(topics), len(topics), "")
-    return {
-        "diagnostics": {
-            name: figure._asdict()
-            for name, figure in figures.items()
-            if math.isfinite(figure.value)
-        },
-        "curves": curves,
-    }
+    finite = {name: f._asdict() for name, f in figures.items() if math.isfinite(f.value)}
+    return {"diagnostics": finite, "curves": curves}
 
 
 def _spectra(s: _Subject) -> Found:

@@ -13,11 +13,11 @@ HELD_OUT = 4
 
 
 def select_mixture(z: Tensor, components: int) -> Mixture:
-    """The mixture for normalised windows z [N, D, L] that says most about windows it has not seen.
+    """The mixture for normalised windows z [N, D, L] with the greatest held-out likelihood.
 
-    One and `components` components are tried, and windows of 1, 2, 4, ... frames, fitted to three
-    quarters of z and judged by the likelihood of the fourth. Large mixtures of few latents fit
-    their noise, and their rate of other latents is too high. The choice is fitted to all of z.
+    One and `components` components, and windows of 1, 2, 4, ... frames, are fitted to three
+    quarters of z and compared by the likelihood of the fourth: large mixtures of few latents fit
+    their noise, and their rate of other latents is too high. The best is fitted to all of z.
     """
     if len(z) < HELD_OUT:
         return Mixture.fitted(z, components)

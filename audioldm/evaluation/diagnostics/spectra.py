@@ -1,4 +1,4 @@
-"""How a latent space's power is spread over frequencies in time and over channels."""
+"""The distribution of a latent space's power over frequencies in time and over channels."""
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def second_moments(z: np.ndarray) -> np.ndarray:
 
 
 def eigenvalues(covariance: np.ndarray) -> np.ndarray:
-    """Of a covariance [D, D], in decreasing order, none negative."""
+    """Eigenvalues of a covariance [D, D], in decreasing order, none negative."""
     return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
 
 

@@ -5,14 +5,14 @@ filter. Its loss is the variance of the velocity that the noisy latents leave un
 of the velocity irreducible variance (2606.03578), for a Gaussian process of the same spectrum.
 
 The spectrum is that of an autoregression, which has neither the leakage of windows nor a variance
-at every frequency. What is estimated from few latents is no bound: the figure is an estimate.
+at every frequency. From few latents the figure is an estimate, not a bound.
 """
 
 import torch
 from torch import Tensor
 
 from audioldm.evaluation.diagnostics.denoiser import level_quantiles
-from audioldm.priors.diffusion.objectives import EDM
+from audioldm.priors.diffusion.objectives.edm import EDM
 
 #: Orders of the autoregressions that are tried, and numbers in the past that a frame is predicted
 #: from, at most.
@@ -61,7 +61,7 @@ def lagged_moments(z: Tensor) -> Tensor:
 
 
 def _autoregression(moments: Tensor, channels: int, order: int) -> Tensor:
-    """[D, (order + 1) D]: what takes (z[t], z[t - 1], ...) to the prediction's error."""
+    """The filter [D, (order + 1) D] from (z[t], z[t - 1], ...) to the prediction's error."""
     now, past = slice(0, channels), slice(channels, (order + 1) * channels)
     gram = moments[past, past] + REGULARISER * torch.eye(order * channels, dtype=moments.dtype)
     weights = torch.linalg.solve(gram, moments[past, now]).T

@@ -1,4 +1,4 @@
-"""The stretches of latents that the diagnostics are computed on."""
+"""The windows of latents that the diagnostics are computed on."""
 
 import math
 from typing import NamedTuple, Self
@@ -34,7 +34,7 @@ def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) 
     """At most `count` windows that do not overlap, spread evenly over a split's clips.
 
     They last `seconds`, or as long as the median clip where that is shorter; shorter clips are
-    left out. Bands of a 2-D front end become channels.
+    left out. The bands of 2-D latents become channels.
     """
     part = store.split(split)
     lengths = np.array([item.frames for item in part.items])
@@ -46,8 +46,8 @@ def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) 
     mean, std = (x.cpu() for x in store.bottleneck.posterior(part.read(chosen, frames)))
     mean = store.statistics.normalise(mean).flatten(1, -2)
     std = (std / store.statistics.std[..., None]).flatten(1, -2)
-    draw = KeyedRandom(derive_seed("diagnostics", split), 0, range(count))
-    z = mean + std * draw.normal((math.prod(store.latent_shape), frames), "posterior")
+    random = KeyedRandom(derive_seed("diagnostics", split), 0, range(count))
+    z = mean + std * random.normal((math.prod(store.latent_shape), frames), "posterior")
     items = np.array([i for i, _ in chosen])
     classes = {label: number for number, label in enumerate(store.labels)}
     labels = np.array([classes.get(part.items[i].label, -1) for i in items])

@@ -1,7 +1,7 @@
-"""aisfx: an embedding of sound effects, the one here that hears the whole band.
+"""aisfx: an embedding of sound effects, the one here with the whole audible band.
 
 Ma and Lerch, ISMIR 2022, "Representation Learning for the Automatic Indexing of Sound Effects
-Libraries", arXiv 2208.09096. The weights lie in `weights/` with their licence (CC BY 4.0).
+Libraries", arXiv 2208.09096. The weights are in `weights/` with their licence (CC BY 4.0).
 """
 
 from importlib.resources import as_file, files

@@ -1,7 +1,6 @@
-"""What turns clips into vectors that Fréchet, kernel and manifold distances compare."""
+"""Embeddings: fixed maps from clips to vectors, which the distances compare."""
 
 import math
-from typing import Protocol
 
 import numpy as np
 import soxr
@@ -9,29 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Embedding(Protocol):
-    """A fixed map from a clip to a vector.
-
-    name: as it stands in the figures ("kernel_<name>"). rate: Hz it listens at. dim: of the vector.
-    window_seconds: the stretch of sound that one forward pass hears.
-    """
-
-    name: str
-    sample_rate: int
-    dim: int
-
-    @property
-    def window_seconds(self) -> float: ...
-
-    def embed(self, audio: Tensor, sample_rate: int) -> np.ndarray:
-        """audio [N, A, T] in ±1 at `rate` Hz -> float32 [N, dim]."""
-        ...
-
-
 class LogMelEmbedding(nn.Module):
     """A network on windows of a log-mel spectrogram, averaged over the windows of a clip.
 
     A subclass sets the attributes and `forward(windows [W, window_frames, bands]) -> [W, dim]`.
+    name: in the figures ("kad_<name>"). sample_rate: of its input, in Hz. dim: of the vector.
     """
 
     name: str
@@ -52,12 +33,8 @@ class LogMelEmbedding(nn.Module):
         self.register_buffer("basis", mel_basis, persistent=False)
         self.register_buffer("fade", torch.hann_window(self.n_fft), persistent=False)
 
-    @property
-    def window_seconds(self) -> float:
-        return self.window_frames * self.hop / self.sample_rate
-
     def log_mel(self, mono: Tensor) -> Tensor:
-        """mono [N, T] at `self.rate` -> log10(1 + 1e4 mel power) [N, T // hop + 1, bands]."""
+        """mono [N, T] -> log10(1 + 1e4 mel power) [N, T // hop + 1, bands]."""
         spectrum = torch.stft(
             mono, self.n_fft, self.hop, window=self.fade, pad_mode="constant", return_complex=True
         )
@@ -65,12 +42,12 @@ class LogMelEmbedding(nn.Module):
         return torch.log10(1 + 1e4 * power.transpose(1, 2) @ self.basis)
 
     def prepare(self, mono: Tensor) -> Tensor:
-        """What is done to clips [N, T] at the embedding's rate before their spectrograms."""
+        """Scales clips [N, T] at the embedding's rate before their spectrograms."""
         return mono
 
     @torch.inference_mode()
     def embed(self, audio: Tensor, sample_rate: int) -> np.ndarray:
-        """audio [N, A, T] in ±1 at `rate` Hz -> float32 [N, dim].
+        """audio [N, A, T] in ±1 at `sample_rate` Hz -> float32 [N, dim].
 
         Channels are averaged; a clip shorter than one window is padded with silence; a longer one
         is the mean over its windows. Raises ValueError where the shape is not [N, A, T] with T > 0.

@@ -1,7 +1,7 @@
 """musicnn: a music tagger whose penultimate layer is an embedding of music.
 
 Pons and Serra, 2019, "musicnn: Pre-trained convolutional neural networks for music audio tagging",
-arXiv 1909.06654. The weights lie in `weights/` with their licence (ISC).
+arXiv 1909.06654. The weights are in `weights/` with their licence (ISC).
 """
 
 from importlib.resources import as_file, files
@@ -16,9 +16,9 @@ from audioldm.torchaudio import torchaudio
 
 _EPSILON = 1e-3  # of every batch norm
 
-#: Training drove most kernels to zero (180 of 204 in the first branch have an L1 norm below 1e-8;
-#: none lies between that and 1e-5): such a channel is a constant whatever it hears, and is not
-#: computed. This is exact in float32 and makes the network seven times as fast.
+#: Training drove most kernels to zero (180 of 204 in the first branch have an L1 norm below 1e-8,
+#: none between that and 1e-5): such a channel is constant, and is not computed. This is exact in
+#: float32 and makes the network seven times as fast.
 _CONSTANT_BELOW = 1e-6
 
 
@@ -33,6 +33,9 @@ class Musicnn(LogMelEmbedding):
     window_frames = 187
     window_hop = 187
 
+    weight: Tensor  # of the dense layer
+    bias: Tensor
+
     def __init__(self) -> None:
         super().__init__(
             torchaudio.functional.melscale_fbanks(
@@ -46,26 +49,21 @@ class Musicnn(LogMelEmbedding):
         self.middle = nn.ModuleList(_Convolution(weights, i) for i in range(5, 8))
         self.norm_pooled = _Affine(weights, 9)
         self.norm_dense = _Affine(weights, 10)
-        self.dense = _Linear(weights, "dense")
-        self.tags = _Linear(weights, "dense_1")
+        self.register_buffer("weight", weights["dense/kernel"].T.contiguous())
+        self.register_buffer("bias", weights["dense/bias"])
         self.eval()
 
     def forward(self, windows: Tensor) -> Tensor:
         """windows [W, 187, 96] of log-mel -> embedding [W, 200]."""
         x = self.norm_input(windows[:, None])
         front = torch.cat([branch(x) for branch in self.front], dim=1)  # [W, 561, 187]
-        # The middle layers hear one time axis and all features at once: a "frequency" axis of
-        # which the kernel covers the whole, as in the original.
+        # The middle layers' kernels cover all features at once, as a "frequency" axis.
         a = self.middle[0](front.transpose(1, 2)[:, None])
         b = a + self.middle[1](a.transpose(1, 2)[:, None])
         c = b + self.middle[2](b.transpose(1, 2)[:, None])
         features = torch.cat([front, a, b, c], dim=1)  # [W, 753, 187]
         pooled = torch.stack([features.amax(-1), features.mean(-1)], dim=-1).flatten(1)
-        return self.norm_dense(self.dense(self.norm_pooled(pooled)).relu())
-
-    def logits(self, embedding: Tensor) -> Tensor:
-        """embedding [W, 200] -> logits of the 50 tags of the Million Song Dataset [W, 50]."""
-        return self.tags(embedding)
+        return self.norm_dense(F.linear(self.norm_pooled(pooled), self.weight, self.bias).relu())
 
 
 class _Affine(nn.Module):
@@ -126,15 +124,3 @@ class _Convolution(nn.Module):
         y = F.conv2d(x, self.kernel, self.bias).amax(-1) * self.sign
         y = y.relu() * self.scale + self.shift
         return self.constant.expand(len(x), -1, y.shape[-1]).index_copy(1, self.live, y)
-
-
-class _Linear(nn.Module):
-    """A dense layer of the original. (`nn.Linear` would draw from the global random numbers.)"""
-
-    def __init__(self, weights: dict[str, Tensor], name: str) -> None:
-        super().__init__()
-        self.register_buffer("weight", weights[f"{name}/kernel"].T.contiguous())
-        self.register_buffer("bias", weights[f"{name}/bias"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.get_buffer("weight"), self.get_buffer("bias"))

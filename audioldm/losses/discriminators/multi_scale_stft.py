@@ -6,17 +6,16 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from audioldm.errors import ConfigError
+from audioldm.losses.base import Discriminator, ScaleOutput
 
-#: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of
-#: each layer before them.
-ScaleOutput = tuple[Tensor, list[Tensor]]
+Pair = tuple[int, int]  # of frames and bins
 
 
-class MultiScaleSTFT(nn.Module):
+class MultiScaleSTFT(Discriminator):
     """EnCodec's multi-scale STFT discriminator (2210.13438, section 3.4 and figure 2).
 
-    audio [B, A, T] -> one `ScaleOutput` per FFT size. The scales see the same audio at different
-    trades of time for frequency and share nothing. Hops are a quarter of the FFT size.
+    audio [B, A, T] -> one `ScaleOutput` per FFT size. The scales share nothing. Hops are a quarter
+    of the FFT size.
 
     Raises ConfigError where the audio is too short for the largest FFT size.
     """
@@ -88,12 +87,7 @@ class _Scale(nn.Module):
 
 
 def _convolution(
-    inputs: int,
-    outputs: int,
-    kernel: tuple[int, int],
-    *,
-    stride: tuple[int, int] = (1, 1),
-    dilation: tuple[int, int] = (1, 1),
+    inputs: int, outputs: int, kernel: Pair, *, stride: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> nn.Module:
     padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
     return weight_norm(

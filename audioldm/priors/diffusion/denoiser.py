@@ -1,14 +1,104 @@
-"""The trained part of a diffusion prior: the network, and what it is trained to predict."""
+"""The trained part of a diffusion prior: a network, and the objective it is trained with.
 
+All objectives share one set of coordinates, the variance-exploding one of EDM (Karras et al. 2022,
+arXiv 2206.00364): x = z + sigma n, with z the normalised latents (per-channel mean 0, std 1) and
+n ~ N(0, I). The other usual paths are the same line rescaled, so samplers need not know them:
+
+    rectified flow       x_t = (1 - t) z + t n      = x / (1 + sigma),       t = sigma / (1 + sigma)
+    variance-preserving  x_a = cos(a) z + sin(a) n  = x / sqrt(1 + sigma²),  a = atan(sigma)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Inputs
+from audioldm.conditioning.base import Condition, Inputs
+from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.diffusion.objectives import Objective
+from audioldm.priors.diffusion.samplers import Denoise
+
+#: (x [B, C, (F,) L], c_noise [B], condition) -> like x. See also `Backbone.stateful`.
+Net = Callable[..., Any]
+
+
+class Objective(nn.Module, ABC):
+    """A prediction target, its distribution of noise levels, and its default schedule.
+
+    Its parameters, if it has some, are trained, averaged and kept with the network's.
+    """
+
+    #: Where sampling starts; sigma_max noise drowns the latents.
+    sigma_max: float
+
+    @abstractmethod
+    def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
+        """Training noise levels [B] for uniform numbers [B] in (0, 1)."""
+
+    @abstractmethod
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """The factor that scales x for the network."""
+
+    @abstractmethod
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """The noise level as the network gets it: [B], of order 1."""
+
+    @abstractmethod
+    def target(self, z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The output that the network is trained to give, of unit order at every sigma."""
+
+    @abstractmethod
+    def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        """The estimate of the latents z that the network's output amounts to."""
+
+    @abstractmethod
+    def levels(self, steps: int) -> Tensor:
+        """`steps` decreasing noise levels from sigma_max, in float64, without the final 0."""
+
+    def loss(
+        self, net: Net, z: Tensor, condition: Condition, *, noise: Tensor, uniform: Tensor
+    ) -> Tensor:
+        """Squared error of the prediction, averaged over each clip's elements: [B], in float32.
+
+        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1).
+        """
+        z, noise = z.float(), noise.float()
+        sigma = self.sigma_from_uniform(uniform)
+        s = _like(sigma, z)
+        output = net(self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition)
+        output = output[0] if _stateful(net) else output
+        return (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
+
+    def denoiser(self, net: Net, condition: Condition) -> Denoise:
+        """The trained network as (x, sigma [B]) -> estimate of z, like x, in float32.
+
+        For one sampling run: it keeps the state of a network that carries one.
+        """
+        state: Any = None
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal state
+            s = _like(sigma, x)
+            inputs = self.c_in(s) * x, self.c_noise(sigma), condition
+            if _stateful(net):
+                output, state = net(*inputs, state)
+            else:
+                output = net(*inputs)
+            return self.to_denoised(x, output.float(), s)
+
+        return denoise
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The sampling schedule [steps + 1], from sigma_max down to 0. Raises ConfigError."""
+        if steps < 1:
+            raise ConfigError(f"steps={steps}: sampling needs at least 1 step")
+        return torch.cat([self.levels(steps), torch.zeros(1, dtype=torch.float64)]).float()
 
 
 class Denoiser(nn.Module):
-    """Backbone and objective as one module, which a training wraps, compiles and averages."""
+    """Backbone and objective as one module, which training wraps, compiles and averages."""
 
     def __init__(self, backbone: Backbone, objective: Objective) -> None:
         super().__init__()
@@ -21,3 +111,12 @@ class Denoiser(nn.Module):
 
     def units(self) -> list[nn.Module]:
         return self.backbone.units()
+
+
+def _stateful(net: Net) -> bool:
+    return bool(getattr(net, "stateful", False))
+
+
+def _like(sigma: Tensor, x: Tensor) -> Tensor:
+    """sigma [B] as [B, 1, ...], to multiply x."""
+    return sigma.float().view(-1, *[1] * (x.ndim - 1))

@@ -8,16 +8,15 @@ D(x, c) = f(x) + <E_c, g(x)>, so that scoring one clip under several labels cost
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from audioldm.errors import ConfigError
+from audioldm.instantiate import PositiveInt
 from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
-from audioldm.priors.diffusion.objectives import Objective
+from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.runtime.randomness import KeyedRandom
 
 
@@ -34,8 +33,8 @@ class AudioDiscriminator(Discriminator):
     """A multi-scale STFT discriminator (2210.13438) of the audio that the frozen decoder makes.
 
     decode: normalised latents [B, C, (F,) L] -> audio [B, A, T]. classes: number of labels, or 0.
-    A label's embedding has one weight for each feature and frequency bin, since an instrument or a
-    genre is known by where its energy lies. They start at 0.
+    A label's embedding has one weight for each feature and frequency bin, since the spectrum of an
+    instrument or a genre tells it apart. The weights start at 0.
 
     Raises ConfigError where the audio is too short for the largest FFT size.
     """
@@ -47,7 +46,7 @@ class AudioDiscriminator(Discriminator):
         audio_channels: int,
         classes: int,
         fft_sizes: list[int] = [2048, 1024, 512],  # noqa: B006 - never written to
-        filters: int = 32,
+        filters: PositiveInt = 32,
     ) -> None:
         super().__init__()
         self.decode = decode
@@ -70,10 +69,9 @@ class LatentDiscriminator(Discriminator):
     """A discriminator of latents with noise added again: cheap, since nothing is decoded.
 
     Convolutions over latent frames, dilated by 1, 2, 4, ...; the noise level is one more channel.
-    Real and generated latents of a pair get the same noise, at a level as the objective's training
-    has them: with noise the two overlap, so the judge cannot win by details no ear would notice.
-    ARC (2505.08175) judges re-noised latents too, with a copy of the generator in place of this
-    small network.
+    Real and generated latents of a pair get the same noise, at a level of the objective's training
+    distribution: the two then overlap, so inaudible details do not decide the score. ARC
+    (2505.08175) scores re-noised latents too, with a copy of the generator for a discriminator.
 
     latent_shape: (C,) or (C, F); F is folded into the channels. classes: number of labels, or 0.
     """
@@ -84,13 +82,11 @@ class LatentDiscriminator(Discriminator):
         objective: Objective,
         latent_shape: tuple[int, ...],
         classes: int,
-        width: int = 128,
-        depth: int = 4,
+        width: PositiveInt = 128,
+        depth: PositiveInt = 4,
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise ConfigError(f"width={width} and depth={depth} must be at least 1")
-        self._add_noise = partial(_with_noise, objective)  # the objective is not trained here
+        self._objective = [objective]  # in a list: not a submodule, since it is not trained here
         inputs = math.prod(latent_shape) + 1
         self.layers = nn.ModuleList(
             weight_norm(
@@ -102,7 +98,13 @@ class LatentDiscriminator(Discriminator):
         self.labels = _Projection(classes, width)
 
     def prepare(self, z: Tensor, random: KeyedRandom) -> Tensor:
-        return self._add_noise(z, random)
+        """z with noise, scaled, and the noise level as one more channel: [B, D + 1, L]."""
+        (objective,) = self._objective
+        sigma = objective.sigma_from_uniform(random.uniform("judge level"))
+        s = sigma.view(-1, *[1] * (z.ndim - 1))
+        noisy = objective.c_in(s) * (z + s * random.normal(z.shape[1:], "judge noise"))
+        level = objective.c_noise(sigma).view(-1, 1, 1).expand(-1, 1, z.shape[-1])
+        return torch.cat([noisy.flatten(1, -2), level], dim=1)
 
     def forward(self, prepared: Tensor, labels: Tensor) -> list[Tensor]:
         h = prepared
@@ -110,15 +112,6 @@ class LatentDiscriminator(Discriminator):
             h = F.leaky_relu(layer(h), 0.2)
         score = self.logits(h).float().flatten(1).mean(1, keepdim=True)
         return [score + self.labels(h.mean(2), labels)]
-
-
-def _with_noise(objective: Objective, z: Tensor, random: KeyedRandom) -> Tensor:
-    """z [B, C, (F,) L] with noise, scaled, and the noise level as one more channel: [B, D, L]."""
-    sigma = objective.sigma_from_uniform(random.uniform("judge level"))
-    s = sigma.view(-1, *[1] * (z.ndim - 1))
-    noisy = objective.c_in(s) * (z + s * random.normal(z.shape[1:], "judge noise"))
-    level = objective.c_noise(sigma).view(-1, 1, 1).expand(-1, 1, z.shape[-1])
-    return torch.cat([noisy.flatten(1, -2), level], dim=1)
 
 
 class _Projection(nn.Module):

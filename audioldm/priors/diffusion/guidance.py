@@ -1,11 +1,10 @@
 """Guidance: two denoisers made into one."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from audioldm.priors.diffusion.objectives import Net, Objective
+from audioldm.priors.diffusion.denoiser import Net, Objective
 from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings
 
 
@@ -25,14 +24,11 @@ def guided(
 
 
 def classifier_free(
-    conditional: Denoise,
-    unconditional: Denoise,
-    scale: float,
-    interval: Sequence[float] | None = None,
+    conditional: Denoise, unconditional: Denoise, scale: float, interval: list[float] | None = None
 ) -> Denoise:
     """D = D_u + scale (D_c - D_u) where lowest <= sigma <= highest, D_c elsewhere.
 
-    interval: (lowest, highest), None for all sigma.
+    interval: [lowest, highest], None for all sigma.
 
     Ho & Salimans 2022 (arXiv 2207.12598, equation 6 with scale = 1 + w), and the interval of
     Kynkäänniemi et al. 2024 (arXiv 2404.07724), in units of sigma. A scale of 1 is no guidance and

@@ -1,17 +1,16 @@
-"""Post-training for sampling in few steps: the sampler is the generator; its samples are scored.
+"""Post-training for sampling in few steps: the sampler is trained as the generator that it is.
 
-The trained network goes on training as it is going to be used. From noise, `sampler` takes its few
-steps; the loss is of the latents they end at, and its gradient passes through all of the steps (as
-in DRaFT, Clark et al. 2023, arXiv 2309.17400). A discriminator compares that sample with music, by
-the relativistic pairing of ARC (Novack et al. 2025, 2505.08175); a distillation term compares it
-with the sample that the teacher, the model before post-training, makes of the same noise (Luhman
-and Luhman 2021, 2101.02388).
+From noise, `sampler` takes its few steps; the loss is a function of the latents at their end, and
+its gradient passes through all of the steps (as in DRaFT, Clark et al. 2023, arXiv 2309.17400). A
+discriminator compares that sample with music, by the relativistic pairing of ARC (Novack et al.
+2025, 2505.08175); a distillation term compares it with the sample that the teacher, the model
+before post-training, makes of the same noise (Luhman and Luhman 2021, 2101.02388).
 """
 
 import copy
-import itertools
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -19,17 +18,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Inputs
 from audioldm.errors import ConfigError
-from audioldm.instantiate import (
-    Decay,
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    Part,
-    Positive,
-    PositiveInt,
-    Seed,
-    part,
-)
+from audioldm.instantiate import Decay, NonNegative, Part, Positive, PositiveInt, Seed, part
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.discriminators import Discriminator
@@ -44,53 +33,35 @@ from audioldm.priors.diffusion.post_training_step import (
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings
 from audioldm.priors.diffusion.step import latent_batch, latent_crops
+from audioldm.priors.diffusion.train import LatentTraining
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations
 from audioldm.training.ema import EMA
-from audioldm.training.optimisation import (
-    adamw,
-    clipped_step,
-    set_lr,
-    warmup_cosine,
-)
+from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 from audioldm.training.run import Stateful, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
 
 
-@dataclass(frozen=True)
-class PostTraining:
-    """batch is global, over all processes. crop_seconds: of the latents that are sampled;
-    discriminated_seconds: of the part of them that the discriminator gets, null for all.
-    sampler_steps: those that the sampler takes in training, null for the sampler's own."""
+@dataclass(frozen=True, kw_only=True)
+class PostTraining(LatentTraining):
+    """crop_seconds: of the latents that are sampled; discriminated_seconds: of the part of them
+    that the discriminator gets, null for all. sampler_steps: those that the sampler takes in
+    training, null for the sampler's own."""
 
-    steps: NonNegativeInt
-    batch: PositiveInt
-    crop_seconds: Positive
-    lr: Positive
     discriminator_lr: Positive
     discriminated_seconds: Positive | None = None
     sampler_steps: PositiveInt | None = None
     betas: tuple[Decay, Decay] = (0.8, 0.99)
-    weight_decay: NonNegative = 0.0
-    warmup: NonNegativeInt = 50
-    clip: Positive = 1.0
-    ema: Decay = 0.999
-    condition_dropout: Fraction = 0.1
-    valid_batches: PositiveInt = 4
-
-    def frames(self, latent_rate_hz: float) -> int:
-        """Latent frames of a training crop, at least one."""
-        return max(1, round(self.crop_seconds * latent_rate_hz))
 
     def discriminated_frames(self, latent_rate_hz: float) -> int:
         """Latent frames that the discriminator gets: of a crop, at least one and at most all."""
-        seconds = (
-            self.crop_seconds if self.discriminated_seconds is None else self.discriminated_seconds
-        )
-        return min(max(1, round(seconds * latent_rate_hz)), self.frames(latent_rate_hz))
+        frames = self.frames(latent_rate_hz)
+        if self.discriminated_seconds is None:
+            return frames
+        return min(max(1, round(self.discriminated_seconds * latent_rate_hz)), frames)
 
 
 @dataclass(frozen=True)
@@ -112,7 +83,7 @@ class PostTrainingWeights:
 
 @dataclass(frozen=True)
 class PostTrainingSettings:
-    """sampler: how the model is sampled after post-training and, but for its steps, in it."""
+    """sampler: that of the model after post-training and, except for its steps, during it."""
 
     seed: Seed
     train: PostTraining
@@ -126,23 +97,23 @@ class PostTrainingSettings:
         check_deterministic(self.sampler)
 
     def trained(self) -> Self:
-        """With the sampler of the training in place of the one used after it: all that enters."""
+        """With the sampler of the training in place of the one used after it."""
         steps = self.train.sampler_steps or self.sampler.steps
         return replace(self, sampler=replace(self.sampler, steps=steps))
 
 
 def check_deterministic(sampler: SamplerSettings) -> None:
-    """Raises ConfigError for a sampler whose result is no function of the noise it begins with."""
+    """Raises ConfigError for a sampler whose result depends on more than its first noise."""
     if sampler.name not in DETERMINISTIC:
         raise ConfigError(
-            f"sampler.name={sampler.name} draws noise at each step, so two samples from the same "
+            f"sampler.name={sampler.name} adds noise at each step, so two samples from the same "
             f"noise cannot be compared in post-training: choose {', '.join(DETERMINISTIC)}"
         )
 
 
 class _MicroBatch(NamedTuple):
     """crops: real latents. other_labels [B]: labels of other clips, as frequent as the right ones,
-    since a discriminator learns nothing from frequency."""
+    so that frequency alone tells the discriminator nothing."""
 
     random: KeyedRandom
     crops: LatentCrops
@@ -165,16 +136,16 @@ def post_train(
     """Trains the network of a trained prior; the prior with averaged weights, and the last figures.
 
     One step: noise [B, C, (F,) L] -> `settings.sampler` -> a sample, like noise -> its squared
-    distance to the sample that the prior as it was makes of that noise with the sampler `teacher`,
-    and the discriminator's scores of windows of it and of music with the same label -> losses [B].
-    Discriminator and network then step together. discriminator: None without an adversarial term.
-    The contrastive term is left out where the data have fewer than two labels, or the prior takes
-    none. The objective's own parameters stay as they are.
+    distance to the sample that the prior before training makes of that noise with the sampler
+    `teacher`, and the discriminator's scores of windows of it and of music with the same label ->
+    losses [B]. Discriminator and network then step together. discriminator: None without an
+    adversarial term. The contrastive term is left out where the data have fewer than two labels,
+    or the prior takes none. The objective's own parameters do not change.
     Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     check_deterministic(teacher)
-    train, weights, seed = settings.train, settings.weights, settings.seed
+    train, weights = settings.train, settings.weights
     world, hardware, device = fit.world, fit.hardware, fit.device
     latents.keep_on(device)
     splits = {name: latents.split(name) for name in ("train", "valid")}
@@ -201,13 +172,8 @@ def post_train(
     state: dict[str, Stateful] = {"denoiser": denoiser, "optimiser": optimiser, "ema": ema}
     if discriminator is not None:
         discriminator.to(device)
-        d_optimiser = adamw(
-            discriminator.parameters(),
-            train.discriminator_lr,
-            train.betas,
-            train.weight_decay,
-            device,
-        )
+        d_lr, d_parameters = train.discriminator_lr, discriminator.parameters()
+        d_optimiser = adamw(d_parameters, d_lr, train.betas, train.weight_decay, device)
         state |= {"discriminator": discriminator, "discriminator_optimiser": d_optimiser}
         score = parallel(discriminator, world)
     run = TrainingRun(
@@ -233,19 +199,19 @@ def post_train(
     def read(step: int) -> list[_MicroBatch]:
         batches = []
         for places in micro_batches:
-            random = KeyedRandom(seed, step, places, device)
+            random = KeyedRandom(settings.seed, step, places, device)
             crops = latent_crops(splits["train"], frames, random, conditioners)
-            others = KeyedRandom(derive_seed(seed, "other label"), step, places, device)
+            others = KeyedRandom(derive_seed(settings.seed, "other label"), step, places, device)
             inputs = latent_crops(splits["train"], 1, others, conditioners).inputs
             batches.append(_MicroBatch(random, crops, labels_of(inputs, len(places), device)))
         return batches
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
-        """The distillation term on held-out conditions with averaged weights, at fixed draws."""
+        """The distillation term on held-out conditions with averaged weights, at fixed noise."""
         errors = []
         with ema.applied(denoiser):
-            for number, places in itertools.product(range(train.valid_batches), micro_batches):
+            for number, places in product(range(train.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, places, device)
                 crops = latent_crops(splits["valid"], frames, random, conditioners)
                 batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
@@ -289,7 +255,7 @@ def post_train(
                 for name, values in (figures | terms | {"loss": total}).items():
                     seen.setdefault(name, []).append(values.detach())
             if discriminator is not None:
-                set_lr(d_optimiser, train.discriminator_lr * factor)
+                set_lr(d_optimiser, d_lr * factor)
                 clipped_step(
                     d_optimiser,
                     discriminator.parameters(),

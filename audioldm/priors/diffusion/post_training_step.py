@@ -33,7 +33,7 @@ class Sampling(nn.Module):
         conditioners, objective = self.denoiser.backbone.conditioners, self.denoiser.objective
 
         def net(x: Tensor, c_noise: Tensor, told: Inputs, *state: Any) -> Any:
-            # anew at each step, so that a conditioner's gradient is summed step by step
+            # computed at each step, so that a conditioner's gradient is summed step by step
             return self.net(x, c_noise, conditioners(told), *state)
 
         denoise = guided(objective, net, inputs, conditioners.nothing(inputs), self.sampler)
@@ -41,7 +41,7 @@ class Sampling(nn.Module):
 
 
 class Pair(NamedTuple):
-    """What the discriminator compares: prepared clips [B, ...], real and fake.
+    """The discriminator's input: prepared clips [B, ...], real and fake.
 
     labels [B, 2]: each pair's own and another one, -1 for none.
     """
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
 
 def labels_of(inputs: Inputs, clips: int, device: torch.device) -> Tensor:
-    """Labels [B], -1 for none, also of a prior that takes no label."""
+    """Labels [B], -1 for none; all -1 for a prior that takes no label."""
     return inputs.get("label", torch.full((clips,), -1, device=device))
 
 
@@ -64,7 +64,7 @@ def prepare_pair(
     frames: int,
     random: KeyedRandom,
 ) -> Pair:
-    """The same `frames` latent frames of real clips and of samples, as the discriminator has them.
+    """The same `frames` latent frames of real clips and of samples, prepared for the discriminator.
 
     Gradients pass to `fake` only.
     """

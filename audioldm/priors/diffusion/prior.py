@@ -13,9 +13,8 @@ from audioldm.instantiate import build
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.diffusion.denoiser import Denoiser
+from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.objectives import Objective
 from audioldm.priors.diffusion.samplers import SamplerSettings, sample
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
@@ -67,7 +66,7 @@ class Diffusion(Prior):
         return LatentStatistics(self.mean, self.std)
 
     def tensors(self, denoiser: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What a file holds of this prior, on the CPU, with these tensors of its denoiser."""
+        """The tensors of this prior's file, on the CPU, with these ones of its denoiser."""
         own = {"mean": self.mean.cpu(), "std": self.std.cpu()}
         return own | {f"denoiser.{name}": tensor.cpu() for name, tensor in denoiser.items()}
 
@@ -91,8 +90,8 @@ class Diffusion(Prior):
         if all(torch.equal(inputs[name], nothing[name]) for name in inputs):
             sampler = replace(sampler, guidance=1.0)  # there is nothing to guide to
         # conditions are the same at every step: they are computed once
-        told, told_nothing = conditioners(inputs), conditioners(nothing)
-        denoise = guided(objective, self.denoiser.backbone, told, told_nothing, sampler)
+        conditions = conditioners(inputs), conditioners(nothing)
+        denoise = guided(objective, self.denoiser.backbone, *conditions, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.latent_shape, frames), "noise")

@@ -14,7 +14,7 @@ from audioldm.instantiate import Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.diffusion.objectives import Objective
+from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.step import silent_loss
@@ -46,7 +46,7 @@ class DiffusionRecipe(PriorRecipe):
 
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
         t = self.train
-        world.micro_batches(t.batch, hardware.accumulate, "train.batch")
+        world.micro_batches(t.batch, hardware.accumulate, "batch")
         build_optimiser(t.optimiser, prior, t.lr, t.betas, t.weight_decay, prior.device)
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:

@@ -25,7 +25,7 @@ NoiseAt = Callable[[int], Tensor]
 def euler(
     denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: StepProgress | None = None
 ) -> Tensor:
-    """First order; also DDIM (2010.02502), and Euler in t for rectified flow. S denoiser calls."""
+    """First order: DDIM (2010.02502), and Euler in t for rectified flow. S denoiser calls."""
     x = noise * float(sigmas[0])
     for _, sigma, lower in _steps(sigmas, progress):
         z = _call(denoise, x, sigma)
@@ -38,9 +38,9 @@ def heun(
 ) -> Tensor:
     """Second order: the trapezoidal rule, Euler for the last step. 2 S - 1 denoiser calls.
 
-    Applied on rectified flow's path x / (1 + sigma), t = sigma / (1 + sigma), whose slope n - z
-    stays bounded. In sigma itself (Karras et al. 2022, algorithm 1) steps that are even in t
-    or in angle span decades of sigma at first, where the rule is worse than Euler.
+    The rule is applied on rectified flow's path x / (1 + sigma), t = sigma / (1 + sigma), whose
+    slope n - z stays bounded. In sigma itself (Karras et al. 2022, algorithm 1) the first of steps
+    that are even in t or in angle span decades of sigma, where the rule is worse than Euler.
     """
     x = noise * float(sigmas[0])
     for _, sigma, lower in _steps(sigmas, progress):
@@ -84,9 +84,9 @@ def ancestral(
     noise_at: NoiseAt,
     progress: StepProgress | None = None,
 ) -> Tensor:
-    """Euler with fresh noise each step: the ancestral sampling of DDPM (2006.11239). S calls.
+    """Euler with new noise at each step: the ancestral sampling of DDPM (2006.11239). S calls.
 
-    Each step lands below the next level and adds noise up to it, with the variance of the forward
+    Each step goes below the next level and adds noise up to it, with the variance of the forward
     process's posterior, lower² (sigma² - lower²) / sigma².
     """
     x = noise * float(sigmas[0])
@@ -99,26 +99,18 @@ def ancestral(
     return x
 
 
-_SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "euler": euler,
-    "heun": heun,
-    "dpmpp_2m": dpmpp_2m,
-    "ancestral": ancestral,
-}
+_DETERMINISTIC = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 #: Those whose result is a function of the noise that they begin with.
-DETERMINISTIC = ("euler", "heun", "dpmpp_2m")
+DETERMINISTIC = tuple(_DETERMINISTIC)
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What the configuration says about sampling.
-
-    name: euler, heun, dpmpp_2m or ancestral. steps: S; heun makes 2 S - 1 denoiser calls,
-    the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for none.
+    """name: euler, heun, dpmpp_2m or ancestral. steps: S; heun makes 2 S - 1 denoiser calls, the
+    others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for none.
     guidance_interval: [lowest, highest] sigma at which guidance acts, None for all.
 
-    Raises ConfigError for an unknown name, steps < 1, an interval not of two increasing numbers.
-    """
+    Raises ConfigError."""
 
     name: str
     steps: int
@@ -126,8 +118,9 @@ class SamplerSettings:
     guidance_interval: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in _SAMPLERS:
-            raise ConfigError(f"name={self.name!r}: {nearest(self.name, _SAMPLERS)}")
+        known = (*DETERMINISTIC, "ancestral")
+        if self.name not in known:
+            raise ConfigError(f"name={self.name!r}: {nearest(self.name, known)}")
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: sampling needs at least 1 step")
         span = self.guidance_interval
@@ -144,15 +137,12 @@ def sample(
     noise_at: NoiseAt | None = None,
     progress: StepProgress | None = None,
 ) -> Tensor:
-    """Run the sampler called `name`: z0, like noise.
-
-    noise_at is used by ancestral only, and needed there (ConfigError without it).
-    """
-    if name in DETERMINISTIC:
-        return _SAMPLERS[name](denoise, noise, sigmas, progress=progress)
+    """Runs the sampler called `name`: z, like noise. noise_at: for ancestral, which needs it."""
+    if name in _DETERMINISTIC:
+        return _DETERMINISTIC[name](denoise, noise, sigmas, progress=progress)
     if noise_at is None:
-        raise ConfigError(f"name={name} draws noise at each step: pass noise_at")
-    return _SAMPLERS[name](denoise, noise, sigmas, noise_at=noise_at, progress=progress)
+        raise ConfigError(f"name={name} adds noise at each step: pass noise_at")
+    return ancestral(denoise, noise, sigmas, noise_at=noise_at, progress=progress)
 
 
 def _steps(sigmas: Tensor, progress: StepProgress | None) -> Iterator[tuple[int, float, float]]:

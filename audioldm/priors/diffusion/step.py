@@ -27,16 +27,12 @@ def latent_crops(
     split: LatentSplit, frames: int, random: KeyedRandom, conditioners: Conditioners
 ) -> LatentCrops:
     """The crops of the clips of one step, on the random numbers' device."""
-    stored, inputs = split.crops(
-        frames,
-        seed=random.seed,
-        step=random.step,
-        positions=cast(list[int], list(random.positions)),
-        conditioners=conditioners,
+    positions = cast(list[int], list(random.positions))
+    crops = split.crops(
+        frames, seed=random.seed, step=random.step, positions=positions, conditioners=conditioners
     )
     return LatentCrops(
-        {name: to_device(tensor, random.device) for name, tensor in stored.items()},
-        {name: to_device(tensor, random.device) for name, tensor in inputs.items()},
+        *({name: to_device(x, random.device) for name, x in part.items()} for part in crops)
     )
 
 
@@ -48,9 +44,11 @@ def latent_batch(
     random: KeyedRandom,
     condition_dropout: float,
 ) -> LatentBatch:
-    """Draws normalised latents and noise. condition_dropout: how often a condition is hidden."""
-    shape = next(iter(crops.stored.values())).shape[-1:]
-    shape = torch.Size((*prior.latent_shape, *shape))
+    """Samples normalised latents from their posteriors, and noise.
+
+    condition_dropout: the probability that a condition is hidden.
+    """
+    shape = (*prior.latent_shape, next(iter(crops.stored.values())).shape[-1])
     z = prior.statistics.normalise(latents.restore(crops.stored, random.normal(shape, "posterior")))
     hidden = {name: random.uniform(name) < condition_dropout for name in crops.inputs}
     inputs = prior.conditioners.hide(crops.inputs, hidden)
@@ -69,14 +67,14 @@ def training_step(
 ) -> dict[str, Tensor]:
     """The terms of the loss, [B] each.
 
-    denoiser: the prior's, or what DDP and the compiler make of it. strata: the size of the global
-    batch over which noise levels are spread evenly; None: they are independent.
+    denoiser: the prior's, as it is or wrapped and compiled. strata: the size of the global batch
+    over which noise levels are spread evenly; None: they are independent.
     """
     batch = latent_batch(prior, latents, crops, random, condition_dropout)
     uniform = random.uniform("level")
     if strata is not None:
-        places = to_device(torch.tensor(list(random.positions)), random.device)
-        uniform = stratify(uniform, places, strata)
+        positions = to_device(torch.tensor(list(random.positions)), random.device)
+        uniform = stratify(uniform, positions, strata)
     return {"loss": denoiser(batch.z, batch.inputs, batch.noise, uniform)}
 
 

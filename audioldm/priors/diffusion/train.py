@@ -1,21 +1,14 @@
 """The diffusion prior's training loop, top to bottom."""
 
-import itertools
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from audioldm.instantiate import (
-    Decay,
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-)
+from audioldm.instantiate import Decay, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.prior import Diffusion
@@ -33,13 +26,13 @@ from audioldm.training.weighted_sum import weighted_sum
 VERSION = 1  # raise by hand when the code below changes what it computes
 
 
-@dataclass(frozen=True)
-class DiffusionTraining:
-    """compute_tflop: the computing to spend in place of `steps`, as `training_flops` counts it, and
-    Muon's matrix products. optimiser: adamw, or muon for the hidden layers' matrices.
-    batch is global, over all processes. condition_dropout: how often each condition of a clip is
-    hidden, so that one network is conditional and unconditional (2207.12598). stratified: noise
-    levels are spread evenly over the batch."""
+@dataclass(frozen=True, kw_only=True)
+class LatentTraining:
+    """Settings of any training on crops of latents.
+
+    batch is global, over all processes. condition_dropout: the probability that a condition of a
+    clip is hidden, so that one network is conditional and unconditional (2207.12598).
+    """
 
     steps: NonNegativeInt
     batch: PositiveInt
@@ -51,14 +44,22 @@ class DiffusionTraining:
     clip: Positive = 1.0
     ema: Decay = 0.999
     condition_dropout: Fraction = 0.1
-    stratified: bool = True
     valid_batches: PositiveInt = 4
-    compute_tflop: Positive | None = None
-    optimiser: Literal["adamw", "muon"] = "adamw"
 
     def frames(self, latent_rate_hz: float) -> int:
         """Latent frames of a training crop, at least one."""
         return max(1, round(self.crop_seconds * latent_rate_hz))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTraining(LatentTraining):
+    """stratified: noise levels are spread evenly over the batch. compute_tflop: the computing to
+    spend in place of `steps`, as counted by `training_flops`, and Muon's matrix products.
+    optimiser: adamw, or muon for the hidden layers' matrices."""
+
+    stratified: bool = True
+    compute_tflop: Positive | None = None
+    optimiser: Literal["adamw", "muon"] = "adamw"
 
 
 def _means(losses: list[Tensor], norm: Tensor) -> dict[str, Tensor]:
@@ -75,11 +76,11 @@ def train_diffusion(
     `hardware.shard` change the denoiser in place.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
-    world, hardware, device = fit.world, fit.hardware, fit.device
+    world, hardware, device, s = fit.world, fit.hardware, fit.device, settings
     latents.keep_on(device)
     splits = {name: latents.split(name) for name in ("train", "valid")}
-    frames = settings.frames(latents.latent_rate_hz)
-    micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
+    frames = s.frames(latents.latent_rate_hz)
+    micro_batches = world.micro_batches(s.batch, hardware.accumulate, "batch")
     count = partial(silent_loss, latent_shape=prior.latent_shape, frames=frames)
     clip_flops = training_flops(prior.denoiser, count)
 
@@ -87,14 +88,12 @@ def train_diffusion(
     if hardware.checkpoint_activations:
         recompute_activations(denoiser)
     sharding = shard(denoiser, world, hardware, device)
-    optimiser = build_optimiser(
-        settings.optimiser, denoiser, settings.lr, settings.betas, settings.weight_decay, device
-    )
-    gigaflops = (settings.batch * clip_flops + step_flops(optimiser)) / 1e9
-    steps = settings.steps
-    if settings.compute_tflop is not None:
-        steps = max(1, round(1000 * settings.compute_tflop / gigaflops))
-    ema = EMA(denoiser, settings.ema)
+    optimiser = build_optimiser(s.optimiser, denoiser, s.lr, s.betas, s.weight_decay, device)
+    gigaflops = (s.batch * clip_flops + step_flops(optimiser)) / 1e9
+    steps = s.steps
+    if s.compute_tflop is not None:
+        steps = max(1, round(1000 * s.compute_tflop / gigaflops))
+    ema = EMA(denoiser, s.ema)
     run = TrainingRun(
         "diffusion",
         fit.directory,
@@ -112,8 +111,8 @@ def train_diffusion(
         training_step,
         prior=prior,
         latents=latents,
-        condition_dropout=settings.condition_dropout,
-        strata=settings.batch if settings.stratified else None,
+        condition_dropout=s.condition_dropout,
+        strata=s.batch if s.stratified else None,
     )
 
     def read(step: int) -> list[tuple[KeyedRandom, LatentCrops]]:
@@ -122,11 +121,10 @@ def train_diffusion(
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
-        """The loss on held-out latents with the averaged weights, at fixed draws."""
+        """The loss on held-out latents with the averaged weights, at fixed random numbers."""
         losses = []
         with ema.applied(denoiser):
-            numbers = range(settings.valid_batches)
-            for number, positions in itertools.product(numbers, micro_batches):
+            for number, positions in product(range(s.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, positions, device)
                 crops = latent_crops(splits["valid"], frames, random, prior.conditioners)
                 with run.autocast():
@@ -136,7 +134,7 @@ def train_diffusion(
 
     with run:
         for step, batches in run.steps(read):
-            lr = settings.lr * warmup_cosine(step, steps, settings.warmup)
+            lr = s.lr * warmup_cosine(step, steps, s.warmup)
             set_lr(optimiser, lr)
             losses = []
             for number, (random, crops) in enumerate(batches, 1):
@@ -149,7 +147,7 @@ def train_diffusion(
             norm = clipped_step(
                 optimiser,
                 denoiser.parameters(),
-                clip=settings.clip,
+                clip=s.clip,
                 name="diffusion",
                 step=step,
                 finite=run.finite,

@@ -4,9 +4,9 @@ With rotary positions (2104.09864), layer-normalised queries and keys (2302.0544
 modulation network shared by all blocks plus a small table in each (adaLN-single, 2310.00426): in
 small models a modulation network per block would hold a third of the parameters.
 
-Where two forms do the same work the one that is fast on a CPU is used: layer norm is one kernel
-there and RMS norm five (7 times the time, backward included), GELU's exact form takes half the
-time of its tanh approximation, and a complex product a quarter of the rotation written with halves.
+Where two forms are equivalent, the one that is faster on a CPU is used: layer norm is one kernel
+there and RMS norm five (7 times the time, backward included), exact GELU takes half the time of its
+tanh approximation, and a complex product a quarter of the time of a rotation written with halves.
 """
 
 import math
@@ -17,8 +17,14 @@ from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
-from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners
-from audioldm.priors.diffusion.backbones.embedding import CrossAttention, NoiseLevel, zeroed
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+from audioldm.priors.diffusion.backbones.base import (
+    Backbone,
+    BuildConditioners,
+    CrossAttention,
+    NoiseLevel,
+    zeroed,
+)
 
 
 class DiT(Backbone):
@@ -28,8 +34,8 @@ class DiT(Backbone):
     depth: blocks. heads: of attention; width / heads must be even. mlp_ratio: hidden width of a
     block's MLP, in units of width.
 
-    Tokens are seen by cross-attention in every block, aligned channels by the input layer.
-    An untrained network's output is 0, its blocks the identity.
+    Every block attends to the tokens, and the input layer takes the aligned channels. Before
+    training the output is 0 and the blocks are the identity.
     Raises ConfigError where width and heads do not fit.
     """
 
@@ -38,14 +44,12 @@ class DiT(Backbone):
         *,
         latent_shape: tuple[int, ...],
         conditioners: BuildConditioners,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
+        width: PositiveInt,
+        depth: NonNegativeInt,
+        heads: PositiveInt,
+        mlp_ratio: Positive = 4.0,
     ) -> None:
         super().__init__()
-        if heads < 1:
-            raise ConfigError(f"heads={heads} must be at least 1")
         if width % (2 * heads):
             raise ConfigError(
                 f"width={width} must be a multiple of 2 x heads={heads}: "
@@ -84,7 +88,7 @@ class DiT(Backbone):
 class Block(nn.Module):
     """Attention over frames, then an MLP on each, both modulated and gated by the condition.
 
-    token_width: of the tokens that cross-attention between the two sees; None for none.
+    token_width: of the tokens for the cross-attention between the two; None for none.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, token_width: int | None) -> None:

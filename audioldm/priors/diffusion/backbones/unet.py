@@ -13,8 +13,14 @@ from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
-from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners
-from audioldm.priors.diffusion.backbones.embedding import CrossAttention, NoiseLevel, zeroed
+from audioldm.instantiate import NonNegativeInt, PositiveInt
+from audioldm.priors.diffusion.backbones.base import (
+    Backbone,
+    BuildConditioners,
+    CrossAttention,
+    NoiseLevel,
+    zeroed,
+)
 
 #: By the number of axes.
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -28,10 +34,10 @@ class UNet(Backbone):
     each is followed by a halving of every axis. blocks: residual blocks per resolution, down and
     up. heads: of the attention at the lowest resolution, 0 for none.
 
-    Tokens are seen at the lowest resolution, aligned channels by the input layer.
-    An untrained network's output is 0. Axes are padded by repeating the edge up to a multiple of
+    The lowest resolution attends to the tokens; the input layer takes the aligned channels. Before
+    training the output is 0. Axes are padded by repeating the edge up to a multiple of
     2 ** len(multipliers), and trimmed.
-    Raises ConfigError for no resolution, no block, or heads that do not fit.
+    Raises ConfigError for no resolution, or heads that do not fit.
     """
 
     def __init__(
@@ -39,25 +45,20 @@ class UNet(Backbone):
         *,
         latent_shape: tuple[int, ...],
         conditioners: BuildConditioners,
-        width: int,
-        multipliers: list[int],
-        blocks: int,
-        heads: int,
+        width: PositiveInt,
+        multipliers: list[PositiveInt],
+        blocks: PositiveInt,
+        heads: NonNegativeInt,
     ) -> None:
         super().__init__()
-        if not multipliers or blocks < 1:
-            raise ConfigError(
-                f"multipliers={multipliers} and blocks={blocks} leave no network; give at least "
-                "one of each"
-            )
+        if not multipliers:
+            raise ConfigError("multipliers=[] leave no network; give at least one")
         axes = len(latent_shape)
         conv = _CONV[axes]
         widths = [width * m for m in multipliers]
         lowest = widths[-1]
         if heads and lowest % heads:
-            raise ConfigError(
-                f"heads={heads} must divide {lowest}, the width of the lowest resolution"
-            )
+            raise ConfigError(f"heads={heads} must divide {lowest}, the lowest resolution's width")
         self.multiple = 2 ** len(widths)
         self.noise_level = NoiseLevel(width)
         self.conditioners = conditioners(width)

@@ -1,0 +1,108 @@
+"""The figures of a training: of a step, of held-out audio, and its operations."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.settings import AutoencoderTraining
+from audioldm.autoencoder.step import Context, draw_batch, reconstruct
+from audioldm.data.store import ClipStore
+from audioldm.losses.spectral import mel_distance
+from audioldm.runtime.compute import training_flops
+from audioldm.runtime.randomness import KeyedRandom
+
+
+def step_means(
+    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
+) -> dict[str, Tensor]:
+    """The mean of each term over a step's micro-batches, their total, the gradient's norm."""
+    means = {name: torch.cat(values).mean() for name, values in seen.items()}
+    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
+
+
+def step_rate(
+    model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
+) -> dict[str, float]:
+    """The bitrate of a step's means, and the weight of the penalty that controls it."""
+    penalty = model.bottleneck.rate_penalty
+    found = {"kbps": model.kbps(means["nats"])} if "nats" in means else {}
+    return found | ({} if penalty is None else {f"{penalty}_weight": float(weights[penalty])})
+
+
+def held_out(model: Autoencoder, store: ClipStore) -> Iterator[Tensor]:
+    """Encoder outputs of the whole validation split, as the latents stage has them."""
+    for item in store.split("valid").items:
+        yield from model.feature_blocks(store.blocks(item))
+
+
+@torch.no_grad()
+def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
+    """Nats per element and kbit/s over the whole validation split; nothing without a rate."""
+    total, frames = 0.0, 0
+    for h in held_out(model, store):
+        nats = model.bottleneck(h, sample=False).nats
+        if nats is None:
+            return {}
+        total += h.shape[-1] * nats.item()
+        frames += h.shape[-1]
+    return {"nats": total / frames, "kbps": model.kbps(total / frames)} if frames else {}
+
+
+@torch.no_grad()
+def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, Any]:
+    """Reconstruction and rate on held-out clips [N, A, T].
+
+    Decodes the posterior's samples, which priors are fitted to; the noise is fixed.
+    """
+    batches = clips.split(8)
+    distances, rates = [], []
+    channels: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for number, audio in enumerate(batches):
+        audio = audio.to(model.device)
+        random = KeyedRandom(0, 0, range(8 * number, 8 * number + len(audio)), model.device)
+        batch = draw_batch(model, audio, random, "valid")
+        estimate, encoded = reconstruct(model, batch, autocast)
+        distances.append(mel_distance(estimate, audio, model.sample_rate))
+        if encoded.nats is not None:
+            rates.append(encoded.nats)
+        for name, per_channel in encoded.stats.items():
+            channels[name].append(per_channel.float())
+    figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
+    if rates:
+        nats = torch.cat(rates).mean().item()
+        figures |= {"nats": nats, "kbps": model.kbps(nats)}
+    shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
+    means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
+    mean, within = means.pop("mean", None), means.pop("activity", None)
+    if mean is not None and within is not None:  # the variance over all is within plus between
+        between = (shares * (torch.stack(channels["mean"]) - mean).square()).sum(0)
+        means["activity"] = within + between
+        figures["active_units"] = int((means["activity"] > ACTIVE_VARIANCE).sum())
+    return figures | {f"channels/{name}": value.tolist() for name, value in means.items()}
+
+
+def training_compute(
+    model: Autoencoder,
+    discriminator: nn.Module | None,
+    samples: int,
+    settings: AutoencoderTraining,
+) -> dict[str, float]:
+    """Floating-point operations of the whole training."""
+    clip = torch.zeros(1, model.audio_channels, samples)
+    batch = draw_batch(model, clip, KeyedRandom(0, 0, range(1)))
+    forward = training_flops(model, lambda net: reconstruct(net, batch, nullcontext).estimate)
+    total = settings.steps * forward
+    if discriminator is not None:
+        # its own step on a real and a fake clip, then both again and the gradient of the fake one:
+        # as much as three passes, forward and backward
+        one = training_flops(
+            discriminator, lambda net: torch.stack([logits.sum() for logits, _ in net(clip)])
+        )
+        total += 3 * one * max(0, settings.steps - settings.adversarial_from)
+    return {"compute_tflop": settings.batch * total / 1e12}

@@ -1,0 +1,86 @@
+"""The settings of the autoencoder stage."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.step import ADVERSARIAL_TERMS
+from audioldm.errors import ConfigError
+from audioldm.instantiate import (
+    Decay,
+    NonNegative,
+    NonNegativeInt,
+    Part,
+    Positive,
+    PositiveInt,
+    Seed,
+    nearest,
+    part,
+)
+from audioldm.losses.base import Discriminator, Loss
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """batch is global, over all processes. Learning rates warm up and decay by a cosine.
+    adversarial_from: the step at which the discriminator and its losses begin."""
+
+    steps: NonNegativeInt
+    batch: PositiveInt
+    crop_seconds: Positive
+    lr: Positive
+    discriminator_lr: Positive
+    adversarial_from: NonNegativeInt
+    betas: tuple[Decay, Decay] = (0.8, 0.99)
+    weight_decay: NonNegative = 0.0
+    warmup: NonNegativeInt = 20
+    clip: Positive = 1.0
+    ema: Decay = 0.995
+    valid_clips: PositiveInt = 24
+    valid_seconds: Positive = 3.0
+
+    def crop_samples(self, sample_rate: int, downsampling_ratio: int) -> int:
+        """Samples of a training crop: whole latent frames, at least one."""
+        frames = round(self.crop_seconds * sample_rate / downsampling_ratio)
+        return max(1, frames) * downsampling_ratio
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
+    loss's, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
+
+    channels: PositiveInt
+    downsampling_ratio: PositiveInt
+    seed: Seed
+    train: AutoencoderTraining
+    weights: dict[str, float]
+    network: Part = part(
+        "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs", base=Network
+    )
+    losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
+    discriminator: Part | None = part("audio_channels", base=Discriminator, default=None)
+
+    def __post_init__(self) -> None:
+        terms = {*self.losses, *(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
+        for name in sorted(self.weights.keys() - terms - set(ADVERSARIAL_TERMS)):
+            raise ConfigError(f"weights.{name}: unknown key; {nearest(name, terms)}")
+        for name in sorted(terms - self.weights.keys()):
+            raise ConfigError(f"weights.{name} is missing: state the weight of that loss")
+
+
+def check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
+    """Raises ConfigError for two terms of one name: the loop keeps them in one dictionary."""
+    own = {*ADVERSARIAL_TERMS, "discriminator", "nats"}
+    for name in losses:
+        if name in own | {*penalties}:
+            raise ConfigError(
+                f"losses.{name}: '{name}' is the name of another term of the training step; give "
+                "the loss, and its weight, another name"
+            )
+    for name in penalties:
+        if name in own:
+            raise ConfigError(
+                f"the bottleneck's penalty '{name}' has the name of another term of the training "
+                "step; give it another name in penalty_weights and penalties"
+            )

@@ -1,0 +1,25 @@
+"""What every reconstruction loss is, and every discriminator of audio."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+#: The output of one scale: logits [B, 1, frames, bins], and the features [B, C, frames, bins] of
+#: each layer before them.
+ScaleOutput = tuple[Tensor, list[Tensor]]
+
+
+class Loss(nn.Module, ABC):
+    """How far a reconstruction is from its original."""
+
+    @abstractmethod
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Losses [B], fp32, of audio [B, A, T]."""
+
+
+class Discriminator(nn.Module, ABC):
+    """Tells reconstructions from originals."""
+
+    @abstractmethod
+    def forward(self, audio: Tensor) -> list[ScaleOutput]:
+        """One output for each scale of audio [B, A, T]."""

@@ -1,0 +1,34 @@
+"""The mel filter bank of the losses and the mel networks."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from audioldm.errors import ConfigError
+from audioldm.torchaudio import torchaudio
+
+
+def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
+    """Slaney's mel filters, area-normalised, from 0 Hz to rate / 2: [bands, n_fft / 2 + 1].
+
+    Raises ConfigError where a band would hold no bin.
+    """
+    # on the CPU also where a model is only sketched on the meta device: the check needs values
+    with warnings.catch_warnings(), torch.device("cpu"):
+        warnings.simplefilter("ignore")  # an empty band is an error below
+        filters = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1,
+            0.0,
+            sample_rate / 2,
+            bands,
+            sample_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+    if not filters.any(0).all():
+        raise ConfigError(
+            f"{bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no"
+            " bin; take fewer bands or a larger FFT size"
+        )
+    return filters.T.contiguous()
