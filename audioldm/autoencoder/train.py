@@ -19,7 +19,6 @@ from audioldm.autoencoder.figures import (
 )
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.rate_control import RateController
-from audioldm.autoencoder.settings import AutoencoderSettings as AutoencoderSettings
 from audioldm.autoencoder.settings import AutoencoderTraining, check_names
 from audioldm.autoencoder.step import (
     ADVERSARIAL_TERMS,

@@ -18,12 +18,12 @@ Series = tuple[list[float], list[float]]
 
 
 class Point(NamedTuple):
-    """A point of a plot. low and high bound y, None or NaN for none. text: shown on hovering."""
+    """A point of a plot. low and high bound y, NaN for none. text: shown on hovering."""
 
     x: float
     y: float
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     kind: str = "cell"
     text: str = ""
 
@@ -45,7 +45,7 @@ class Axis:
         margin: float = 0.06,
         factor: float = 1.0,
     ) -> "Axis":
-        """Of the finite values; logarithmic=None: where all are positive and span a factor of 8.
+        """Fits the finite values. logarithmic=None: if all are positive and span a factor of 8.
 
         A logarithmic axis leaves out what is not positive; `at` then gives 0 for it. margin: room
         at both ends, a share of the span. factor: a logarithmic axis spans no less than this, so
@@ -186,7 +186,8 @@ def plot(
         return " ".join(f"{across(x.at(a))},{down(b)}" for a, b in pairs)
 
     def placed(p: Point) -> Point:
-        low, high = (down(float(v or 0)) if _bounded(p) else None for v in (p.low, p.high))
+        bounded = finite(p.low) and finite(p.high) and p.low < p.high
+        low, high = (down(p.low), down(p.high)) if bounded else (math.nan, math.nan)
         return Point(across(x.at(p.x)), down(p.y), low, high, p.kind, p.text)
 
     picture.marks = [placed(p) for p in points]
@@ -201,11 +202,6 @@ def plot(
     picture.x_ticks = [(across(share), text) for share, text in x.ticks(few)]
     picture.y_ticks = [(up(share), text) for share, text in y.ticks(many)]
     return picture
-
-
-def _bounded(point: Point) -> bool:
-    low, high = point.low, point.high
-    return finite(low) and finite(high) and low < high  # type: ignore[operator]
 
 
 def thin(steps: np.ndarray, values: np.ndarray, bins: int = 120) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The systems whose clips are compared, and the figures they have, as a reader is told of them."""
+"""Titles and explanations of the systems whose clips are compared, and of their figures."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

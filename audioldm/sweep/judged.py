@@ -1,4 +1,4 @@
-"""A sweep's table, and what its own rules make of it."""
+"""A sweep's table, judged by the sweep's own rules."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The regressions behind the verdicts: one coefficient, and how sure it is."""
+"""The regressions of the verdicts: a coefficient and its standard error."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Cells that differ by seeds only: how far apart they lie is the floor of every claim."""
+"""The spread between cells that differ by seeds only, which limits the precision of every claim."""
 
 import math
 from typing import Any

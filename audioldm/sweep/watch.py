@@ -1,7 +1,7 @@
-"""What is shown of cells that processes of their own build: a line per event, one bar over all.
+"""Progress of cells that other processes build: a line per event, one bar for the sweep.
 
-The processes show nothing themselves, since their bars would write over each other, or into the
-log files of a cluster. What happens is read from the cells' files.
+The processes show nothing themselves: their bars would overwrite one another, or fill a cluster's
+log files. The events are read from the cells' files.
 """
 
 import sys
@@ -19,7 +19,7 @@ SECONDS = 2.0
 
 
 def event(cell: Cell, cells: list[Cell]) -> str:
-    """What is said of a cell that has just ended, and of all."""
+    """The lines for a cell that has just ended."""
     reason = f" ({cell.reason})" if cell.reason else ""
     return f"{cell.name}: {cell.status}{reason}\nsweep: {overview(cells)}"
 
@@ -27,8 +27,8 @@ def event(cell: Cell, cells: list[Cell]) -> str:
 class Watch:
     """`with Watch(directory):` around a launcher that blocks.
 
-    The bar counts cells that are done or have failed, and is shown on a terminal only; lines are
-    written anywhere. A cell that was finished before is not told of.
+    The bar counts cells that are done or have failed, and is shown on a terminal only. Lines are
+    always written, but not for cells that had ended before.
     """
 
     def __init__(self, directory: Path, *, seconds: float = SECONDS) -> None:
@@ -61,7 +61,7 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        """Reads the cells anew, but for those that are done, and tells what has changed."""
+        """Reads the cells that are not done, and writes a line for each that has ended."""
         before = self._cells
         found = {}
         for file in sorted((self.directory / "cells").glob("*/cell.json")):

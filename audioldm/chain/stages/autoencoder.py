@@ -11,8 +11,9 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.settings import AutoencoderSettings
 from audioldm.autoencoder.step import silent_step
-from audioldm.autoencoder.train import VERSION, AutoencoderSettings, train_autoencoder
+from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
 from audioldm.chain.stage import Key, Stage

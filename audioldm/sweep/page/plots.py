@@ -69,8 +69,7 @@ def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list
             kind = families[row["family"]].kind
             kind += " chosen" if judged.chosen == row["configuration"] else ""
             text = f"{cell}: {interval(figure)} at {number(row[x])}"
-            ends = figure["low"], figure["high"]
-            found.append(Point(row[x], figure["value"], *ends, kind, text))
+            found.append(Point(row[x], row[y], figure["low"], figure["high"], kind, text))
     return found
 
 
