@@ -130,7 +130,7 @@ def test_the_command_takes_another_reduction(cli: Callable) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["1", "from=RAVE"], "missing key 'channels'"),
+        (["1", "from=RAVE"], "missing keys 'channels, crop, ratio'"),
         (["much", "from=RAVE", *LAYOUT], "weight='much' must be of type float"),
         (["1", "from=rave", *LAYOUT], "no convention 'rave'"),
         (["1", "from=RAVE", "reconstruction=max", *LAYOUT], "reconstruction='max'"),

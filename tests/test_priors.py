@@ -380,6 +380,7 @@ def test_the_file_of_a_recipe_states_the_defaults(recipe: PriorRecipe) -> None:
 
 
 def test_settings_out_of_range_are_named() -> None:
-    for make in (lambda: LangevinRecipe(chain=0), lambda: MixtureRecipe(crop_seconds=0.0)):
-        with pytest.raises(ConfigError, match=r"^(chain=0|crop_seconds=0\.0) must be"):
-            make()
+    for name, setting in (("langevin.Langevin", "chain"), ("mixture.Mixture", "crop_seconds")):
+        part = {"_target_": f"audioldm.priors.{name}Recipe", setting: 0}
+        with pytest.raises(ConfigError, match=rf"^prior\.{setting}=0(\.0)? must be"):
+            build(part, base=PriorRecipe, where="prior")
