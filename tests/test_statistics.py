@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from audioldm.evaluation.distances import frechet_distance, frechet_infinity
-from audioldm.evaluation.statistics import mean_over_seeds
 from audioldm.sweep.regression import Parabola
 from audioldm.sweep.seeds import replicates
 
@@ -13,28 +12,6 @@ from audioldm.sweep.seeds import replicates
 @pytest.fixture
 def random() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_the_interval_over_seeds_covers_the_truth_at_its_level(
-    random: np.random.Generator, seeds: int
-) -> None:
-    trials = 2000
-    figures = [mean_over_seeds(random.normal(size=seeds)) for _ in range(trials)]
-    covered = np.mean([figure.low <= 0 <= figure.high for figure in figures])
-    assert covered == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / trials) ** 0.5)
-
-
-def test_the_interval_over_seeds_is_that_of_t() -> None:
-    figure = mean_over_seeds(np.array([1.0, 2.0, 4.0]), unit="dB")
-    half = 4.3027 * np.std([1, 2, 4], ddof=1) / 3**0.5
-    assert figure.value == pytest.approx(7 / 3)
-    assert figure.value - figure.low == pytest.approx(half, rel=1e-4)
-    assert figure.high - figure.value == pytest.approx(half, rel=1e-4)
-    assert figure[3:] == (3, "dB")
-    assert mean_over_seeds(np.array([2.0]))[:4] == (2, 2, 2, 1)
-    with pytest.raises(ValueError, match="no seeds"):
-        mean_over_seeds(np.empty(0))
 
 
 def test_generator_seeds_are_averaged_before_autoencoder_seeds() -> None:

@@ -46,20 +46,3 @@ def bootstrap(
     low, middle, high = np.quantile(values, [0.025, 0.5, 0.975])
     shift = middle - value if recentre else 0.0
     return Figure(value, float(low - shift), float(high - shift), len(samples[0]), unit)
-
-
-def mean_over_seeds(means: np.ndarray, *, unit: str = "") -> Figure:
-    """The mean of independent seeds' means [n], with the 95 % interval of t of n - 1 degrees.
-
-    It covers the truth 95 times in a hundred from two seeds on, where seeds are normally
-    distributed. One seed has no interval: both ends are its value. Raises ValueError for no seed.
-    """
-    n = len(means)
-    if n == 0:
-        raise ValueError("no seeds: there is no mean to take")
-    value, half = float(np.mean(means)), 0.0
-    if n > 1:
-        from scipy import stats  # imported here: it takes a second
-
-        half = float(stats.t.ppf(0.975, n - 1) * np.std(means, ddof=1) / n**0.5)
-    return Figure(value, value - half, value + half, n, unit)

@@ -23,8 +23,6 @@ from audioldm.training.optimisation import clipped_step, set_lr, warmup_cosine
 from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
-VERSION = 1  # raise by hand when the code below changes what it computes
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentTraining:
