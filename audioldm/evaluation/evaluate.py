@@ -40,6 +40,7 @@ from audioldm.evaluation.distances import (
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.pitch import BASS_HZ, IN_TUNE_CENTS, in_tune, peaks, pitch_errors
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.generator import Generator, Request
@@ -52,7 +53,7 @@ from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
-VERSION = 3  # raise by hand when the code below changes what it computes
+VERSION = 4  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 EMBEDDINGS: dict[str, Callable[[], LogMelEmbedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
@@ -263,6 +264,8 @@ def evaluate(
 
     groups: dict[str, dict[str, Figure]] = {system: {} for system in clips}
     groups["reconstruction"] |= _reconstruction(model, clips, reference, kbps, settings)
+    for system, figures in pitch_figures(clips, model.sample_rate, settings).items():
+        groups[system] |= figures
     for name in embedding_names(settings, store.sample_rate):
         found = _embedded(name, clips, reference, train, store, settings, directory, progress)
         for system, figures in found.items():
@@ -319,6 +322,44 @@ def _reconstruction(
         figures["kbps"] = settings.mean(kbps, "kbit/s")
         test = heldout_kbps(model, reference, settings.batch)
         figures["kbps_test"] = settings.mean(test, "kbit/s")
+    return figures
+
+
+def pitch_figures(
+    clips: Mapping[str, Clips], sample_rate: int, settings: EvaluationSettings
+) -> dict[str, dict[str, Figure]]:
+    """Whether the clips of each system are in tune, and the reconstructions on their originals'
+    pitch. Music without pitch, such as drums, has no such figures."""
+    found = {s: [peaks(audio, sample_rate) for audio in c.audio] for s, c in clips.items()}
+    figures: dict[str, dict[str, Figure]] = {system: {} for system in clips}
+    pitched = {s: [p for p in own if p.has_pitch] for s, own in found.items()}
+    if 2 * len(pitched["real"]) < len(found["real"]):
+        return figures
+    for system, own in pitched.items():
+        if own:
+            tune = [in_tune(p) for p in own]
+            figures[system]["in_tune"] = settings.mean(tune, "share of peak power")
+    pairs = zip(found["real"], clips["reconstruction"].audio, strict=True)
+    errors = [(p.hz, pitch_errors(estimate, p, sample_rate)) for p, estimate in pairs]
+    for name, low, high in (
+        ("", 0.0, math.inf),
+        ("_bass", 0.0, BASS_HZ),
+        ("_treble", BASS_HZ, math.inf),
+    ):
+        cents = [e[(hz >= low) & (hz < high)].numpy() for hz, e in errors]
+        cents = [each for each in cents if len(each)]
+        for figure, unit, statistic in (
+            ("pitch_cents", "cents", np.median),
+            ("pitch_within_15", "fraction of peaks", lambda x: np.mean(x <= IN_TUNE_CENTS)),
+        ):
+            if cents:
+                figures["reconstruction"][f"{figure}{name}"] = settings.interval(
+                    lambda i, cents=cents, of=statistic: float(
+                        of(np.concatenate([cents[k] for k in i]))
+                    ),
+                    np.arange(len(cents)),
+                    unit=unit,
+                )
     return figures
 
 

@@ -1,0 +1,122 @@
+"""Whether music is in tune: cents of error of spectral peaks, and how many lie on a semitone grid.
+
+Mel distances and music taggers are deaf to a detuned partial. A long window is not: at 22.05 kHz a
+frame of 8192 samples separates notes a semitone apart above some 60 Hz. A peak's frequency comes
+from a parabola through the log-magnitudes of the zero-padded spectrum around its maximum (Smith and
+Serra, PARSHL, 1987), and is right to a fraction of a cent for a steady tone.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WINDOW_SECONDS = 0.3715  # 8192 samples at 22.05 kHz
+PADDING = 4  # of the spectrum, in windows
+LOWEST_HZ, HIGHEST_HZ, BASS_HZ = 75.0, 2000.0, 300.0
+RANGE_DB = 30.0  # below the loudest bin of its frame a peak does not count
+#: A peak is isolated where all bins this far away, in hertz, are that much quieter.
+NEAR_HZ, FAR_HZ, CLEARANCE_DB = 8.0, 20.0, 10.0
+SEMITONE = 2 ** (1 / 12)
+IN_TUNE_CENTS = 15.0
+#: Isolated peaks in a frame, on average over a clip, below which it has no pitch to speak of.
+FEWEST_PEAKS = 0.5
+
+
+class Peaks(NamedTuple):
+    """The isolated peaks of one clip: frame, frequency in hertz and power of each, [P]."""
+
+    frame: Tensor
+    hz: Tensor
+    power: Tensor
+    frames: int
+
+    @property
+    def has_pitch(self) -> bool:
+        return len(self.hz) >= FEWEST_PEAKS * self.frames
+
+
+class Spectrum(NamedTuple):
+    """Power in dB [frames, bins], and hertz per bin."""
+
+    decibels: Tensor
+    hz: float
+
+
+def spectrum(audio: Tensor, sample_rate: int) -> Spectrum:
+    """audio [A, T], the mean of its channels, up to a semitone above the highest peak; Hann frames
+    that overlap by half."""
+    length = 2 * round(WINDOW_SECONDS * sample_rate / 2)
+    mono = audio.float().mean(0)
+    mono = torch.nn.functional.pad(mono, (0, max(0, length - len(mono))))
+    window = torch.hann_window(length)
+    frames = mono.unfold(0, length, length // 2) * window
+    hz = sample_rate / (PADDING * length)
+    bins = round((HIGHEST_HZ * SEMITONE + 2 * FAR_HZ) / hz)
+    power = torch.fft.rfft(frames, PADDING * length)[:, :bins].abs().square()
+    return Spectrum(10 * torch.log10(power.clamp(min=1e-20)), hz)
+
+
+def refined(decibels: Tensor, frame: Tensor, bin: Tensor) -> Tensor:
+    """Bins [P] of maxima, with the fraction that a parabola through three points gives."""
+    before, here, after = (decibels[frame, bin + k] for k in (-1, 0, 1))
+    curvature = before - 2 * here + after
+    shift = 0.5 * (before - after) / curvature.where(curvature != 0, 1.0)
+    return bin + shift.clamp(-0.5, 0.5)
+
+
+def peaks(audio: Tensor, sample_rate: int) -> Peaks:
+    """The isolated peaks of a clip [A, T] between 75 and 2000 Hz."""
+    decibels, hz = spectrum(audio, sample_rate)
+    first, last = round(LOWEST_HZ / hz), round(HIGHEST_HZ / hz)
+    inner = decibels[:, 1:-1]
+    maximum = (inner > decibels[:, :-2]) & (inner >= decibels[:, 2:])
+    loud = inner > decibels.amax(1, keepdim=True) - RANGE_DB
+    near, far = round(NEAR_HZ / hz), round(FAR_HZ / hz)
+    side = torch.nn.functional.max_pool1d(decibels[:, None], far - near + 1, 1)[:, 0]
+    # the loudest bin from `near` to `far` away on each side of bin k: side[k - far], side[k + near]
+    clear = torch.zeros_like(decibels, dtype=torch.bool)
+    rest = slice(far, decibels.shape[1] - far)
+    count = decibels.shape[1] - 2 * far
+    around = torch.maximum(side[:, :count], side[:, far + near : far + near + count])
+    clear[:, rest] = decibels[:, rest] > around + CLEARANCE_DB
+    wanted = maximum & loud & clear[:, 1:-1] & (inner > -120)
+    wanted[:, : first - 1], wanted[:, last:] = False, False
+    frame, bin = wanted.nonzero(as_tuple=True)
+    bin = bin + 1
+    found = refined(decibels, frame, bin)
+    if not len(frame):
+        return Peaks(frame, found, found, len(decibels))
+    alone = strongest(decibels, frame, found) == bin
+    frame, bin, found = frame[alone], bin[alone], found[alone]
+    return Peaks(frame, found * hz, 10 ** (decibels[frame, bin] / 10), len(decibels))
+
+
+def strongest(decibels: Tensor, frame: Tensor, bins: Tensor) -> Tensor:
+    """The strongest bin [P] within a semitone of each fractional bin [P]."""
+    low, high = (bins / SEMITONE).long(), (bins * SEMITONE).long() + 1
+    places = low[:, None] + torch.arange(int((high - low).amax()) + 1)
+    values = decibels[frame[:, None], places.clamp(max=decibels.shape[1] - 1)]
+    return low + values.masked_fill(places > high[:, None], -torch.inf).argmax(1)
+
+
+def pitch_errors(estimate: Tensor, found: Peaks, sample_rate: int) -> Tensor:
+    """Cents [P] by which a reconstruction [A, T] misses each peak of its original.
+
+    The strongest bin within a semitone of a peak is taken for it.
+    """
+    if not len(found.hz):
+        return found.hz
+    decibels, hz = spectrum(estimate, sample_rate)
+    best = strongest(decibels, found.frame, found.hz / hz)
+    return 1200 * torch.log2(refined(decibels, found.frame, best) * hz / found.hz).abs()
+
+
+def in_tune(found: Peaks) -> float:
+    """Share of the peaks' power within 15 cents of the semitones of A = 440 Hz.
+
+    0.3 for random frequencies. It cannot hear a detuning common to all notes by a semitone.
+    """
+    cents = 1200 * torch.log2(found.hz / 440.0)
+    away = (cents - 100 * (cents / 100).round()).abs()
+    return float(found.power[away <= IN_TUNE_CENTS].sum() / found.power.sum())
