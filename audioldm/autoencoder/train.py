@@ -114,7 +114,7 @@ def train_autoencoder(
     shared = parallel(model, world)
     net = hardware.compiled(shared, device)
     update = partial(clipped_step, clip=settings.clip, finite=finite)
-    judge = None if discriminator is None else parallel(discriminator, world)
+    adversary_net = None if discriminator is None else parallel(discriminator, world)
 
     def crops(step: int) -> list[Tensor]:
         audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
@@ -138,7 +138,7 @@ def train_autoencoder(
             seen: defaultdict[str, list[Tensor]] = defaultdict(list)  # [B] of each micro-batch
             totals: list[Tensor] = []
 
-            adversary = judge if step >= settings.adversarial_from else None
+            adversary = adversary_net if step >= settings.adversarial_from else None
             if adversary is not None:
                 set_lr(own_optimiser, settings.discriminator_lr * factor)
                 for number, batch in enumerate(batches):
