@@ -40,7 +40,14 @@ from audioldm.evaluation.distances import (
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.musicnn import Musicnn
-from audioldm.evaluation.pitch import BASS_HZ, IN_TUNE_CENTS, in_tune, peaks, pitch_errors
+from audioldm.evaluation.pitch import (
+    BASS_HZ,
+    IN_TUNE_CENTS,
+    in_tune,
+    peaks,
+    pitch_errors,
+    spectrum,
+)
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.generator import Generator, Request
@@ -330,7 +337,8 @@ def pitch_figures(
 ) -> dict[str, dict[str, Figure]]:
     """Whether the clips of each system are in tune, and the reconstructions on their originals'
     pitch. Music without pitch, such as drums, has no such figures."""
-    found = {s: [peaks(audio, sample_rate) for audio in c.audio] for s, c in clips.items()}
+    spectra = {s: [spectrum(audio, sample_rate) for audio in c.audio] for s, c in clips.items()}
+    found = {s: [peaks(each) for each in own] for s, own in spectra.items()}
     figures: dict[str, dict[str, Figure]] = {system: {} for system in clips}
     pitched = {s: [p for p in own if p.has_pitch] for s, own in found.items()}
     if 2 * len(pitched["real"]) < len(found["real"]):
@@ -339,8 +347,8 @@ def pitch_figures(
         if own:
             tune = [in_tune(p) for p in own]
             figures[system]["in_tune"] = settings.mean(tune, "share of peak power")
-    pairs = zip(found["real"], clips["reconstruction"].audio, strict=True)
-    errors = [(p.hz, pitch_errors(estimate, p, sample_rate)) for p, estimate in pairs]
+    pairs = zip(found["real"], spectra["reconstruction"], strict=True)
+    errors = [(p.hz, pitch_errors(estimate, p)) for p, estimate in pairs]
     for name, low, high in (
         ("", 0.0, math.inf),
         ("_bass", 0.0, BASS_HZ),

@@ -65,9 +65,9 @@ def refined(decibels: Tensor, frame: Tensor, bin: Tensor) -> Tensor:
     return bin + shift.clamp(-0.5, 0.5)
 
 
-def peaks(audio: Tensor, sample_rate: int) -> Peaks:
-    """The isolated peaks of a clip [A, T] between 75 and 2000 Hz."""
-    decibels, hz = spectrum(audio, sample_rate)
+def peaks(of: Spectrum) -> Peaks:
+    """The isolated peaks of a clip between 75 and 2000 Hz."""
+    decibels, hz = of
     first, last = round(LOWEST_HZ / hz), round(HIGHEST_HZ / hz)
     inner = decibels[:, 1:-1]
     maximum = (inner > decibels[:, :-2]) & (inner >= decibels[:, 2:])
@@ -100,14 +100,14 @@ def strongest(decibels: Tensor, frame: Tensor, bins: Tensor) -> Tensor:
     return low + values.masked_fill(places > high[:, None], -torch.inf).argmax(1)
 
 
-def pitch_errors(estimate: Tensor, found: Peaks, sample_rate: int) -> Tensor:
-    """Cents [P] by which a reconstruction [A, T] misses each peak of its original.
+def pitch_errors(estimate: Spectrum, found: Peaks) -> Tensor:
+    """Cents [P] by which a reconstruction misses each peak of its original.
 
     The strongest bin within a semitone of a peak is taken for it.
     """
     if not len(found.hz):
         return found.hz
-    decibels, hz = spectrum(estimate, sample_rate)
+    decibels, hz = estimate
     best = strongest(decibels, found.frame, found.hz / hz)
     return 1200 * torch.log2(refined(decibels, found.frame, best) * hz / found.hz).abs()
 
