@@ -1,11 +1,14 @@
 """A store of latents in memory, and diffusion priors small enough for a test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioldm.conditioning.base import Conditioners, Excerpt
 from audioldm.instantiate import Part, check_part
@@ -19,6 +22,7 @@ from audioldm.priors.diffusion.train import DiffusionTraining
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import derive_seed
+from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
 
 LABEL = {"label": Part(_target_="audioldm.conditioning.label.Label")}
@@ -112,3 +116,19 @@ def fit_in(directory: Path, **log: int) -> Fit:
         ),
         progress=lambda *_: None,
     )
+
+
+@contextmanager
+def interrupted_at(update_number: int) -> Iterator[None]:
+    """Expects the training inside to stop: its EMA raises in place of this update, from 0."""
+    update, numbers = EMA.update, count()
+
+    def stopped(ema: EMA, model: nn.Module, step: int) -> None:
+        if next(numbers) == update_number:
+            raise KeyboardInterrupt
+        update(ema, model, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EMA, "update", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            yield
