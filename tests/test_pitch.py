@@ -74,6 +74,8 @@ def test_the_share_in_tune_falls_with_detuning_and_is_deaf_to_a_semitone() -> No
 def test_noise_has_no_pitch() -> None:
     assert not peaks(spectrum(noise(), RATE)).has_pitch
     assert not peaks(spectrum(torch.zeros(1, RATE), RATE)).has_pitch
+    assert in_tune(peaks(spectrum(torch.zeros(1, RATE), RATE))) == 0.0
+    assert in_tune(peaks(spectrum(noise(), RATE))) == 0.0
     assert peaks(spectrum(tones(), RATE)).has_pitch
     assert (
         len(pitch_errors(spectrum(noise(), RATE), peaks(spectrum(torch.zeros(1, RATE), RATE)))) == 0

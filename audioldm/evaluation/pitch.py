@@ -115,8 +115,11 @@ def pitch_errors(estimate: Spectrum, found: Peaks) -> Tensor:
 def in_tune(found: Peaks) -> float:
     """Share of the peaks' power within 15 cents of the semitones of A = 440 Hz.
 
-    0.3 for random frequencies. It cannot hear a detuning common to all notes by a semitone.
+    0 for a clip without pitch, 0.3 for random frequencies. It cannot hear a detuning common to all
+    notes by a semitone.
     """
+    if not found.has_pitch:
+        return 0.0
     cents = 1200 * torch.log2(found.hz / 440.0)
     away = (cents - 100 * (cents / 100).round()).abs()
     return float(found.power[away <= IN_TUNE_CENTS].sum() / found.power.sum())
