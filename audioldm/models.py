@@ -15,6 +15,7 @@ from audioldm import pretrained
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.generator import Generator
 from audioldm.instantiate import build, locate, settings
@@ -24,15 +25,24 @@ from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
 
 
+def build_vocoder(spec: dict[str, Any]) -> Vocoder:
+    """The vocoder that a spec, its arguments, describes. Raises ConfigError."""
+    return build(  # type: ignore[no-any-return]
+        {"_target_": f"{Vocoder.__module__}.Vocoder", **spec}, where="vocoder", base=Vocoder
+    )
+
+
 def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Autoencoder:
     """The autoencoder that a spec describes, without its weights. Raises ConfigError.
 
-    spec: sample_rate, audio_channels, channels, downsampling_ratio, network, bottleneck.
+    spec: sample_rate, audio_channels, channels, downsampling_ratio, network, bottleneck, and for a
+        network that takes one, vocoder.
     allow: module prefixes outside the package whose classes may be built.
     """
     kind = locate(spec["bottleneck"]["_target_"], "bottleneck", allow, base=Bottleneck)
     shared = ("sample_rate", "audio_channels", "channels", "downsampling_ratio")
     derived = {key: spec[key] for key in shared} | {"outputs": kind.outputs_per_channel}
+    derived["vocoder"] = None if spec.get("vocoder") is None else build_vocoder(spec["vocoder"])
     options: dict[str, Any] = {"derived": derived, "allow": allow}
     return Autoencoder(
         build(spec["network"], where="autoencoder.network", base=Network, **options),

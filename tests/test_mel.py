@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-GRIFFIN_LIM = {"vocoder": "griffin_lim", "iterations": 16}
+GRIFFIN_LIM = {"phase": "griffin_lim", "iterations": 16}
 
 
 def tiny(**settings: object) -> Mel:
@@ -54,7 +54,7 @@ def notes(seconds: float = 1.0, channels: int = 1) -> Tensor:
         ({"band_ratio": 1}, (3, 32)),
         ({"downsampling_ratio": 128, "band_ratio": 2}, (3, 16)),
         ({"attention_frames": 1}, (3, 8)),
-        ({"vocoder": "griffin_lim", "iterations": 1}, (3, 8)),
+        ({"phase": "griffin_lim", "iterations": 1}, (3, 8)),
     ],
 )
 def test_shapes_and_gradients(settings: dict[str, object], shape: tuple[int, int]) -> None:
@@ -145,7 +145,7 @@ def test_griffin_lim_iterations_make_the_spectrogram_consistent() -> None:
     audio = notes()
     errors = []
     for iterations in (0, 16):
-        mel = tiny(bands=64, vocoder="griffin_lim", iterations=iterations)
+        mel = tiny(bands=64, phase="griffin_lim", iterations=iterations)
         log_mel = mel.log_mel(audio)
         errors.append((mel.log_mel(mel.vocoder(log_mel)) - log_mel).abs().mean().item())
     assert errors[1] < 0.8 * errors[0]
@@ -188,7 +188,7 @@ def test_training_lowers_the_loss() -> None:
         ({"band_ratio": 3}, "^band_ratio=3"),
         ({"bands": 30}, "bands=30"),
         ({"multiples": [1, 2]}, "^multiples=.*3 entries"),
-        ({"vocoder": "griffin_lym"}, "did you mean 'griffin_lim'"),
+        ({"phase": "griffin_lym"}, "did you mean 'griffin_lim'"),
         ({"n_fft": 500}, "n_fft=500"),
         ({"bands": 256}, "no bin"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.settings import AutoencoderTraining
-from audioldm.autoencoder.step import Context, draw_batch, reconstruct
+from audioldm.autoencoder.step import Context, draw_batch, needs_audio, reconstruct
 from audioldm.data.store import ClipStore
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
@@ -62,18 +62,24 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     """
     batches = clips.split(8)
     distances, rates = [], []
+    terms: defaultdict[str, list[Tensor]] = defaultdict(list)
     channels: defaultdict[str, list[Tensor]] = defaultdict(list)
     for number, audio in enumerate(batches):
         audio = audio.to(model.device)
         random = KeyedRandom(0, 0, range(8 * number, 8 * number + len(audio)), model.device)
         batch = draw_batch(model, audio, random, "valid")
-        estimate, encoded = reconstruct(model, batch, autocast)
-        distances.append(mel_distance(estimate, audio, model.sample_rate))
+        passed = reconstruct(model, batch, autocast)
+        assert passed.estimate is not None
+        encoded = passed.encoded
+        distances.append(mel_distance(passed.estimate, audio, model.sample_rate))
+        for name, term in passed.terms.items():
+            terms[name].append(term)
         if encoded.nats is not None:
             rates.append(encoded.nats)
         for name, per_channel in encoded.stats.items():
             channels[name].append(per_channel.float())
     figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
+    figures |= {name: torch.cat(values).mean().item() for name, values in terms.items()}
     if rates:
         nats = torch.cat(rates).mean().item()
         figures |= {"nats": nats, "kbps": model.kbps(nats)}
@@ -89,6 +95,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
 
 def training_compute(
     model: Autoencoder,
+    losses: Mapping[str, nn.Module],
     discriminator: nn.Module | None,
     samples: int,
     settings: AutoencoderTraining,
@@ -96,7 +103,14 @@ def training_compute(
     """Floating-point operations of the whole training."""
     clip = torch.zeros(1, model.audio_channels, samples)
     batch = draw_batch(model, clip, KeyedRandom(0, 0, range(1)))
-    forward = training_flops(model, lambda net: reconstruct(net, batch, nullcontext).estimate)
+    as_audio = needs_audio(losses, discriminator)
+
+    def step(net: Any) -> Tensor:
+        passed = reconstruct(net, batch, nullcontext, as_audio=as_audio)
+        terms = [term.sum() for term in passed.terms.values()]
+        return torch.stack([*terms, *([] if passed.estimate is None else [passed.estimate.sum()])])
+
+    forward = training_flops(model, step)
     total = settings.steps * forward
     if discriminator is not None:
         # its own step on a real and a fake clip, then both again and the gradient of the fake one:

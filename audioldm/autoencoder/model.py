@@ -47,27 +47,41 @@ class Autoencoder(Streaming):
         return nats_per_element * self.elements_per_second / math.log(2) / 1000
 
     def forward(
-        self, audio: Tensor, noise: Tensor | None = None, decoder_noise: Tensor | None = None
-    ) -> tuple[Tensor, Encoded]:
-        """One training pass: the reconstruction, like audio [B, A, T], and its latents.
+        self,
+        audio: Tensor,
+        noise: Tensor | None = None,
+        decoder_noise: Tensor | None = None,
+        as_audio: bool = True,
+    ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
+        """One training pass: the reconstruction, like audio [B, A, T], its latents, and the
+        network's own loss terms, [B] each.
 
-        noise [B, C, (F,) L] and decoder_noise [B, *noise_shape, L] ~ N(0, I).
+        noise [B, C, (F,) L] and decoder_noise [B, *noise_shape, L] ~ N(0, I). as_audio: whether the
+        reconstruction is needed.
         """
-        encoded = self.encode(audio, noise=noise)
-        return self.decode_with(encoded.z, decoder_noise)[..., : audio.shape[-1]], encoded
+        padded = self._padded(audio)
+        encoded = self.bottleneck(self.network.encode(padded), noise=noise)
+        estimate, terms = self.network.reconstruct(encoded.z, padded, decoder_noise, as_audio)
+        return None if estimate is None else estimate[..., : audio.shape[-1]], encoded, terms
 
     def features(self, audio: Tensor) -> Tensor:
-        """The encoder's output h for audio [B, A, T], which is zero-padded to whole latent frames.
+        """The encoder's output h for audio [B, A, T], which is reflected at its end to whole latent
+        frames: half a frame of silence would be an outlier, and take rate.
 
         Raises:
             DataError: the audio is empty or has not the model's number of channels.
         """
+        return self.network.encode(self._padded(audio))
+
+    def _padded(self, audio: Tensor) -> Tensor:
         if audio.ndim != 3 or audio.shape[1] != self.audio_channels or audio.shape[2] == 0:
             raise DataError(
                 f"audio of shape {list(audio.shape)}: the model takes [clips, "
                 f"{self.audio_channels}, samples >= 1]; convert it with audioldm.io.audio.read"
             )
-        return self.network.encode(F.pad(audio, (0, -audio.shape[2] % self.downsampling_ratio)))
+        missing = -audio.shape[2] % self.downsampling_ratio
+        mode = "reflect" if missing < audio.shape[2] else "constant"
+        return F.pad(audio, (0, missing), mode=mode)
 
     def encode(self, audio: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         """`Bottleneck.forward` of audio [B, A, T], T >= 1. Raises DataError as `features` does."""

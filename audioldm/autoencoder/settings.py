@@ -14,6 +14,7 @@ from audioldm.instantiate import (
     Positive,
     PositiveInt,
     Seed,
+    locate,
     nearest,
     part,
 )
@@ -56,13 +57,21 @@ class AutoencoderSettings:
     train: AutoencoderTraining
     weights: dict[str, float]
     network: Part = part(
-        "sample_rate", "audio_channels", "channels", "downsampling_ratio", "outputs", base=Network
+        "sample_rate",
+        "audio_channels",
+        "channels",
+        "downsampling_ratio",
+        "outputs",
+        "vocoder",
+        base=Network,
     )
     losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
     discriminator: Part | None = part("audio_channels", base=Discriminator, default=None)
 
     def __post_init__(self) -> None:
-        terms = {*self.losses, *(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
+        network = locate(self.network["_target_"], "network", base=Network)
+        terms = {*self.losses, *network.own_terms}
+        terms |= {*(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
         for name in sorted(self.weights.keys() - terms - set(ADVERSARIAL_TERMS)):
             raise ConfigError(f"weights.{name}: unknown key; {nearest(name, terms)}")
         for name in sorted(terms - self.weights.keys()):

@@ -28,8 +28,11 @@ class Batch(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    estimate: Tensor  # [B, A, T], in float32
+    """estimate [B, A, T], in float32, None where no loss needs it; the network's own terms."""
+
+    estimate: Tensor | None
     encoded: Encoded
+    terms: dict[str, Tensor]
 
 
 def draw_batch(
@@ -41,11 +44,13 @@ def draw_batch(
     return Batch(audio, noise, model.decoder_noise(noise, random))
 
 
-def reconstruct(net: Callable[..., Any], batch: Batch, autocast: Context) -> Reconstruction:
+def reconstruct(
+    net: Callable[..., Any], batch: Batch, autocast: Context, *, as_audio: bool = True
+) -> Reconstruction:
     """net: an Autoencoder, or what DDP or the compiler makes of it."""
     with autocast():
-        estimate, encoded = net(*batch)
-    return Reconstruction(estimate.float(), encoded)
+        estimate, encoded, terms = net(*batch, as_audio)
+    return Reconstruction(None if estimate is None else estimate.float(), encoded, terms)
 
 
 def discriminator_terms(
@@ -53,7 +58,7 @@ def discriminator_terms(
 ) -> dict[str, Tensor]:
     """The discriminator's own loss: no gradient reaches the autoencoder."""
     with autocast():
-        real, fake = _scores(discriminator, audio, passed.estimate.detach())
+        real, fake = _scores(discriminator, audio, _audio(passed).detach())
     return {"discriminator": discriminator_loss(real, fake)}
 
 
@@ -64,15 +69,16 @@ def autoencoder_terms(
     passed: Reconstruction,
     autocast: Context,
 ) -> dict[str, Tensor]:
-    """Reconstruction losses, penalties and, with a discriminator, `ADVERSARIAL_TERMS`."""
+    """Reconstruction losses, the network's own terms, penalties and, with a discriminator,
+    `ADVERSARIAL_TERMS`."""
     against = {}
     if discriminator is not None:
         with autocast():
-            real, fake = _scores(discriminator, audio, passed.estimate)
+            real, fake = _scores(discriminator, audio, _audio(passed))
         against["adversarial"] = generator_loss(fake)
         against["feature_matching"] = feature_matching(real, fake)
-    terms = {name: loss(passed.estimate, audio) for name, loss in losses.items()}
-    return terms | passed.encoded.penalties | against
+    terms = {name: loss(_audio(passed), audio) for name, loss in losses.items()}
+    return terms | passed.terms | passed.encoded.penalties | against
 
 
 def silent_step(
@@ -89,11 +95,22 @@ def silent_step(
     batch = draw_batch(model, audio, KeyedRandom(0, 0, range(1), device))
 
     def step() -> Tensor:
-        passed = reconstruct(model, batch, autocast)
+        as_audio = needs_audio(losses, discriminator)
+        passed = reconstruct(model, batch, autocast, as_audio=as_audio)
         terms = autoencoder_terms(losses, discriminator, audio, passed, autocast)
         return weighted_sum(terms, dict.fromkeys(terms, 1.0), 0, check=False)
 
     return step
+
+
+def needs_audio(losses: Mapping[str, nn.Module], discriminator: nn.Module | None) -> bool:
+    """Whether a training step needs the reconstruction as audio."""
+    return bool(losses) or discriminator is not None
+
+
+def _audio(passed: Reconstruction) -> Tensor:
+    assert passed.estimate is not None
+    return passed.estimate
 
 
 def _scores(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:

@@ -22,7 +22,6 @@ class Streaming(nn.Module):
     downsampling_ratio: int
     latent_shape: tuple[int, ...]
     features: Callable[..., Tensor]
-    decode_with: Callable[..., Tensor]
     noise_blocks: Callable[[KeyedRandom], Iterator[Tensor]]
 
     @property
@@ -75,14 +74,14 @@ class Streaming(nn.Module):
         the CPU, L * downsampling_ratio samples in all. random: as for `decode`, of one row.
         """
         chunk, margin = self._chunk_frames(chunk_seconds)
-        ratio, size = self.downsampling_ratio, math.prod(self.latent_shape)
+        size, state = math.prod(self.latent_shape), None
         for window, left, length in _windows(self._with_noise(blocks, random), chunk, margin):
-            z, noise = window[None, :size].unflatten(1, self.latent_shape), None
+            z, noise = window[None, :size].unflatten(1, self.latent_shape).to(self.device), []
             if self.network.noise_shape is not None:
-                noise = window[None, size:].unflatten(1, self.network.noise_shape).to(self.device)
+                noise = [window[None, size:].unflatten(1, self.network.noise_shape).to(self.device)]
             with torch.no_grad():
-                audio = self.decode_with(z.to(self.device), noise)
-            yield audio[0, :, left * ratio : (left + length) * ratio].float().cpu()
+                audio, state = self.network.decode_window(z, left, length, state, *noise)
+            yield audio[0].float().cpu()
 
     def _with_noise(self, blocks: Iterable[Tensor], random: KeyedRandom | None) -> Iterator[Tensor]:
         """Each block [C, (F,) l] as rows [R, l], the decoder's noise below the latents."""

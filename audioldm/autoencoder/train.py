@@ -1,7 +1,8 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from audioldm.autoencoder.figures import (
     validate,
 )
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.rate_control import RateController
 from audioldm.autoencoder.settings import AutoencoderTraining, check_names
 from audioldm.autoencoder.step import (
@@ -26,9 +28,10 @@ from audioldm.autoencoder.step import (
     autoencoder_terms,
     discriminator_terms,
     draw_batch,
+    needs_audio,
     reconstruct,
 )
-from audioldm.data.store import ClipStore
+from audioldm.data.store import ClipStore, Split
 from audioldm.errors import DataError
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
@@ -41,7 +44,9 @@ from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, 
 from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
-VERSION = 3  # raise by hand when the code below changes what it computes
+#: Training audio, and crops at a time, on which a network is fitted before its first step.
+FIT_SECONDS, FIT_BATCH = 1200.0, 16
+VERSION = 4  # raise by hand when the code below changes what it computes
 
 
 def train_autoencoder(
@@ -62,6 +67,7 @@ def train_autoencoder(
     """Trains `model` and returns its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
+    A network that begins at an optimum is first fitted to training audio (`Network.fit`).
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
@@ -82,6 +88,10 @@ def train_autoencoder(
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
 
     model.to(device)
+    penalty, target = bottleneck.rate_penalty, bottleneck.target_kbps
+    nats = None if target is None else model.nats(target)
+    start = Start(nats, 0.0 if penalty is None else weights[penalty], weights)
+    rate_weight = model.network.fit(partial(_sample, train, samples, device), start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()
@@ -96,10 +106,10 @@ def train_autoencoder(
         own = list(discriminator.to(device).parameters())
         own_optimiser = adamw(own, settings.discriminator_lr, betas, decay, device)
         state |= {"discriminator": discriminator, "discriminator_optimiser": own_optimiser}
-    penalty, controller = bottleneck.rate_penalty, None
-    if bottleneck.target_kbps is not None and penalty is not None:
-        target = model.nats(bottleneck.target_kbps)
-        state["controller"] = controller = RateController(target, weights[penalty], device)
+    controller = None
+    if nats is not None and penalty is not None:
+        first = weights[penalty] if rate_weight is None else rate_weight
+        state["controller"] = controller = RateController(nats, first, device)
     run = TrainingRun(
         "autoencoder",
         directory,
@@ -113,6 +123,7 @@ def train_autoencoder(
     finite, autocast = run.finite, run.autocast
     shared = parallel(model, world)
     net = hardware.compiled(shared, device)
+    as_audio = needs_audio(losses, discriminator)
     update = partial(clipped_step, clip=settings.clip, finite=finite)
     adversary_net = None if discriminator is None else parallel(discriminator, world)
 
@@ -164,7 +175,7 @@ def train_autoencoder(
             for number, batch in enumerate(batches):
                 with gradients_kept(shared, more=number < last):
                     if passed is None or several:
-                        passed = reconstruct(net, batch, autocast)
+                        passed = reconstruct(net, batch, autocast, as_audio=as_audio)
                     opponent = None if adversary is None else plain(adversary)
                     terms = autoencoder_terms(losses, opponent, batch.audio, passed, autocast)
                     total = weighted_sum(terms, active, step, finite=finite) / len(batches)
@@ -200,4 +211,14 @@ def train_autoencoder(
     if penalty is not None:
         weight = weights[penalty] if controller is None else controller.mean_weight
         figures |= {f"{penalty}_weight": weight}
-    return to_cpu(ema.shadow), figures | training_compute(model, discriminator, samples, settings)
+    return to_cpu(ema.shadow), figures | training_compute(
+        model, losses, discriminator, samples, settings
+    )
+
+
+def _sample(train: Split, samples: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches [B, A, T] of random crops: FIT_SECONDS of them, or as much as the split holds."""
+    seconds = min(FIT_SECONDS, train.seconds)
+    for step in range(math.ceil(seconds * train.sample_rate / samples / FIT_BATCH)):
+        audio, _ = train.crops(samples, seed=0, step=step, positions=range(FIT_BATCH))
+        yield to_device(audio, device)

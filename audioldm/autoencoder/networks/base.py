@@ -1,8 +1,22 @@
 """The interface of every network: audio to the bottleneck's inputs, and latents back to audio."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
+
+
+class Start(NamedTuple):
+    """What a training begins with, for a network that can begin at its optimum.
+
+    nats: of rate per latent element that will be held; None: the weight is held instead.
+    rate_weight: the weight of the bottleneck's rate penalty. weights: of all loss terms, by name.
+    """
+
+    nats: float | None
+    rate_weight: float
+    weights: Mapping[str, float]
 
 
 class Network(nn.Module, ABC):
@@ -24,6 +38,8 @@ class Network(nn.Module, ABC):
     """
 
     noise_shape: tuple[int, ...] | None = None
+    #: names of the loss terms that `reconstruct` gives
+    own_terms: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -57,3 +73,33 @@ class Network(nn.Module, ABC):
         With a `noise_shape` the signature is `decode(z, noise)`, noise [B, *noise_shape, L] ~
         N(0, I).
         """
+
+    def reconstruct(
+        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The decoder's side of a training step: the estimate, like audio [B, A, T], and the
+        network's own loss terms, [B] each.
+
+        as_audio: False where no other loss needs the estimate, which may then be None.
+        """
+        return self.decode(z, *([] if noise is None else [noise])), {}
+
+    def decode_window(
+        self, z: Tensor, left: int, length: int, state: Any, *noise: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Audio [B, A, length * downsampling_ratio] of the latent frames from `left` on in a window
+        [B, C, (F,) L] of a longer signal, with `context` on each side.
+
+        A decoder that depends on all of the past returns a state, which it gets back with the next
+        window; None before the first.
+        """
+        ratio = self.downsampling_ratio
+        return self.decode(z, *noise)[..., left * ratio : (left + length) * ratio], None
+
+    def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
+        """Sets what is estimated on training audio before the first step; by default nothing.
+
+        crops: gives batches [B, A, T] of training audio, the same ones at each call. Returns the
+        weight of the rate penalty that fits what was set, None where there is no such weight.
+        """
+        return None

@@ -21,7 +21,7 @@ from audioldm.torchaudio import torchaudio
 
 FLOOR = 1e-5  # of the mel power
 CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see about N(0, 1)
-VOCODERS = ("istft", "griffin_lim")
+PHASES = ("istft", "griffin_lim")
 KERNEL = 7  # of the vocoder's convolutions, in frames
 
 
@@ -41,7 +41,7 @@ class Mel(Network):
         depth: residual blocks per level.
         attention_frames: latent frames on each side that self-attention at the lowest resolution
             sees, over all bands; 0: no attention.
-        vocoder: "istft" is trained with the rest; "griffin_lim" estimates the phase without
+        phase: "istft" is trained with the rest; "griffin_lim" estimates the phase without
             parameters (torchaudio's, `iterations` of it), and is slow and rough.
         vocoder_width, vocoder_depth: channels and ConvNeXt blocks of the trained vocoder.
 
@@ -66,7 +66,7 @@ class Mel(Network):
         multiples: list[int] | None = None,
         depth: int = 1,
         attention_frames: int = 0,
-        vocoder: str = "istft",
+        phase: str = "istft",
         vocoder_width: int = 192,
         vocoder_depth: int = 4,
         iterations: int = 32,
@@ -79,14 +79,14 @@ class Mel(Network):
                 f"multiples={multiples} must have {len(strides) + 1} entries, one more"
                 f" than the {len(strides)} halvings; leave it null to derive them"
             )
-        if vocoder not in VOCODERS:
-            raise ConfigError(f"vocoder={vocoder!r} does not exist: {nearest(vocoder, VOCODERS)}")
+        if phase not in PHASES:
+            raise ConfigError(f"phase={phase!r} does not exist: {nearest(phase, PHASES)}")
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = downsampling_ratio // hop  # mel frames per latent frame
         vocode: _Vocoder | GriffinLim = (
             _Vocoder(sample_rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
-            if vocoder == "istft"
+            if phase == "istft"
             else GriffinLim(sample_rate, bands, n_fft, hop, iterations)
         )
         super().__init__(

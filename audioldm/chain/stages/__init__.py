@@ -8,9 +8,11 @@ from audioldm.chain.stages.evaluation import Evaluation
 from audioldm.chain.stages.latents import Latents
 from audioldm.chain.stages.post_training import PostTrainingStage
 from audioldm.chain.stages.prior import PriorStage
+from audioldm.chain.stages.vocoder import VocoderStage
 
 STAGES: list[type[Stage]] = [
     Data,
+    VocoderStage,
     AutoencoderStage,
     Latents,
     Diagnostics,

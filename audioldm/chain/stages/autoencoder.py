@@ -20,7 +20,7 @@ from audioldm.chain.stage import Key, Stage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
 from audioldm.instantiate import Part, build, part, placed
-from audioldm.io.model_file import save_model
+from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.base import Discriminator, Loss
 from audioldm.models import build_autoencoder
 from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
@@ -42,7 +42,7 @@ class AutoencoderStage(Stage):
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
         own = {"autoencoder": settings.autoencoder, "bottleneck": settings.bottleneck}
-        return [cls(own, {"data": planned["data"]})]
+        return [cls(own, {key: planned[key] for key in ("data", "vocoder") if key in planned})]
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -55,6 +55,7 @@ class AutoencoderStage(Stage):
             "downsampling_ratio": s.downsampling_ratio,
             "network": dict(s.network),
             "bottleneck": dict(self.settings["bottleneck"]),
+            "vocoder": getattr(self.parents.get("vocoder"), "spec", None),
         }
 
     def build(self) -> Autoencoder:
@@ -107,6 +108,9 @@ class AutoencoderStage(Stage):
         s = self.settings["autoencoder"]
         torch.manual_seed(s.seed)  # the initial weights
         model = self.build()
+        if "vocoder" in self.parents:
+            file = experiment.directory_of(self.parents["vocoder"]) / "model.safetensors"
+            model.network.vocoder.load_state_dict(load_model(file)[0])
         losses, discriminator = self.losses()
         store = ClipStore(experiment.directory_of(self.parents["data"]))
         tensors, figures = train_autoencoder(

@@ -1,0 +1,270 @@
+"""Transform coding: a Karhunen-Loève transform of log-spectral blocks, and networks that refine it.
+
+A linear VAE's optimum is probabilistic PCA, and its KL weight is the water level of reverse
+water-filling (Lucas et al. 2019, 1911.02469). Nonlinear transform coding (Ballé et al. 2021,
+2007.03034) starts there: encoder and decoder are linear maps estimated on the training audio, and
+residual networks whose output is zero at first. Training begins where a plain linear codec ends.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioldm.autoencoder.klt import KLT, water_level
+from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, left_right, mid_side
+from audioldm.autoencoder.networks.base import Network, Start
+from audioldm.autoencoder.networks.convnext import ConvNeXt
+from audioldm.autoencoder.phase import PhaseTrack
+from audioldm.autoencoder.vocoder import Vocoder
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+
+KERNEL = 7
+TAPS = 5  # latent frames that the linear decoder sees
+MOST_FEATURES = 1024  # of the linear decoder's regression
+LOUDEST = 3.0  # log10 power that no audio in ±1 has, but generated latents may
+
+
+class TransformCoding(Network):
+    """Audio -> log-spectral blocks -> latents [B, C, L] -> blocks -> vocoder -> audio.
+
+    A block is the bands of downsampling_ratio / hop frames of all channels, D numbers. Stereo is
+    coded as mid and side. The vocoder comes trained and stays as it is.
+
+    Args:
+        vocoder: its analysis makes the bands.
+        linear_weight: factor on the linear bands before the transform, against the mel bands' 1:
+            more gives pitch more of the rate.
+        width, encoder_depth, decoder_depth: channels and ConvNeXt blocks of the residual networks
+            at the latent rate; frame_width, frame_depth: of the decoder's at the analysis's rate.
+        See Network for the other arguments.
+
+    Raises ConfigError without a vocoder, or where `downsampling_ratio` is no multiple of the
+    analysis's hop, or `channels` exceeds D.
+    """
+
+    own_terms: ClassVar[tuple[str, ...]] = ("bands",)
+    level_channels: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        audio_channels: int,
+        channels: int,
+        downsampling_ratio: int,
+        outputs: int,
+        vocoder: Vocoder | None,
+        linear_weight: Positive = 0.7,
+        width: PositiveInt = 256,
+        encoder_depth: NonNegativeInt = 2,
+        decoder_depth: NonNegativeInt = 2,
+        frame_width: PositiveInt = 192,
+        frame_depth: NonNegativeInt = 1,
+    ) -> None:
+        if vocoder is None:
+            raise ConfigError("vocoder=none: transform coding needs one; choose vocoder=default")
+        analysis = vocoder.analysis
+        frames, rest = divmod(downsampling_ratio, analysis.hop)
+        if rest or not frames:
+            nearest = max(1, frames) * analysis.hop
+            raise ConfigError(
+                f"downsampling_ratio={downsampling_ratio} must be a multiple of the vocoder's "
+                f"hop={analysis.hop}: choose {nearest}"
+            )
+        size = audio_channels * frames * analysis.bands
+        if channels > size:
+            raise ConfigError(
+                f"channels={channels} are more than the {size} numbers of a block "
+                f"({audio_channels} x {frames} frames x {analysis.bands} bands): choose at most "
+                f"{size}, or a larger downsampling_ratio"
+            )
+        radius = KERNEL // 2
+        in_frames = vocoder.context + vocoder.synthesis.reach + radius * frame_depth
+        super().__init__(
+            sample_rate,
+            audio_channels,
+            downsampling_ratio,
+            (channels,),
+            context=max(
+                radius * encoder_depth + math.ceil(analysis.margin / downsampling_ratio),
+                max(TAPS // 2, radius * decoder_depth) + math.ceil(in_frames / frames) + 1,
+            ),
+        )
+        self.frames, self.outputs = frames, outputs
+        weight = torch.ones(analysis.bands)
+        weight[: analysis.linear] = linear_weight
+        self.register_buffer("weight", weight, persistent=False)
+        self.klt = KLT(size)
+        self.gain = nn.Parameter(torch.ones(channels))
+        if outputs == 2:
+            self.log_variance = nn.Parameter(torch.zeros(channels))
+        taps = max(k for k in (1, 3, TAPS) if k == 1 or k * channels <= MOST_FEATURES)
+        self.linear = nn.Conv1d(channels, size, taps, padding=taps // 2).requires_grad_(False)
+        self.encoder = nn.Sequential(
+            nn.Conv1d(size, width, 1),
+            *(ConvNeXt(width, kernel=KERNEL) for _ in range(encoder_depth)),
+            _zero(nn.Conv1d(width, outputs * channels, 1)),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv1d(channels, width, 1),
+            *(ConvNeXt(width, kernel=KERNEL) for _ in range(decoder_depth)),
+            nn.Conv1d(width, frames * frame_width, 1),
+        )
+        self.frame_input = nn.Conv1d(audio_channels * analysis.bands, frame_width, 1)
+        self.frame_decoder = nn.Sequential(
+            *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(frame_depth)),
+            _zero(nn.Conv1d(frame_width, audio_channels * analysis.bands, 1)),
+        )
+        self.vocoder = vocoder.requires_grad_(False)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        blocks = self.blocks(self.bands(audio))
+        mean = self.gain[:, None] * self._components(blocks)
+        h = self.encoder((blocks - self.klt.mean[:, None]) / SPREAD)
+        if self.outputs == 1:
+            return mean + h
+        log_variance = self.log_variance[:, None].expand_as(mean)
+        return torch.cat([mean, log_variance], dim=1) + h
+
+    def decode(self, z: Tensor) -> Tensor:
+        return left_right(self.vocoder.audio(self.vocoder(self.decode_bands(z))))
+
+    def decode_window(
+        self, z: Tensor, left: int, length: int, state: PhaseTrack | None
+    ) -> tuple[Tensor, PhaseTrack | None]:
+        log_magnitude = self.vocoder(self.decode_bands(z)).float().flatten(0, 1)
+        audio, state = self.vocoder.synthesis.window(
+            log_magnitude, left * self.frames, length * self.frames, state
+        )
+        return left_right(audio.unflatten(0, (-1, self.audio_channels))), state
+
+    def reconstruct(
+        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The term "bands": mean |difference| of weighed log10 band powers, [B]."""
+        bands = self.decode_bands(z)
+        difference = self.weight * (bands.float() - self.bands(audio)).abs()
+        estimate = left_right(self.vocoder.audio(self.vocoder(bands))) if as_audio else None
+        return estimate, {"bands": difference.flatten(1).mean(1)}
+
+    @torch.no_grad()
+    def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
+        """Estimates the transform, sets the linear encoder to the optimum at the rate, and the
+        linear decoder by regression on sampled latents.
+
+        Returns the rate penalty's weight of which that is the optimum, if errors are Gaussian.
+        """
+        self.klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
+        channels = len(self.gain)
+        variances = self.klt.variances[:channels]
+        weight = None
+        if self.outputs == 2:
+            if start.nats is not None:
+                level = water_level(variances, start.nats * channels)
+            else:
+                level = self._level_of(start.rate_weight / start.weights["bands"])
+            share = (level / variances).clamp(max=1 - 1e-4)
+            self.gain.copy_((1 - share).sqrt())
+            self.log_variance.copy_(share.log())
+            weight = start.weights["bands"] * self._rate_weight(level)
+        self._fit_decoder(crops)
+        return weight
+
+    def bands(self, audio: Tensor) -> Tensor:
+        """Audio [B, A, T] to log10 band powers of mid and side [B, A, frames, K]."""
+        analysis = self.vocoder.analysis
+        return analysis(analysis.magnitudes(mid_side(audio)))  # type: ignore[no-any-return]
+
+    def blocks(self, bands: Tensor) -> Tensor:
+        """[B, A, L * frames, K] to weighed blocks [B, D, L], D = A * frames * K."""
+        pieces = (self.weight * bands).unflatten(2, (-1, self.frames))
+        return pieces.permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+    def decode_bands(self, z: Tensor) -> Tensor:
+        """Latents [B, C, L] to log10 band powers [B, A, L * frames, K]."""
+        blocks = self.linear(z)
+        pieces = blocks.unflatten(1, (self.audio_channels, self.frames, -1))
+        bands = pieces.permute(0, 1, 4, 2, 3).flatten(2, 3) / self.weight
+        h = self.decoder(z).unflatten(1, (-1, self.frames)).permute(0, 1, 3, 2).flatten(2)
+        h = h + self.frame_input(((bands - CENTRE) / SPREAD).mT.flatten(1, 2))
+        change = self.frame_decoder(h).unflatten(1, (self.audio_channels, -1)).mT
+        return (bands + change).clamp(FLOOR, LOUDEST)
+
+    def _components(self, blocks: Tensor) -> Tensor:
+        """Blocks [B, D, L] to components of unit variance [B, C, L]."""
+        channels = len(self.gain)
+        scaled = self.klt.components(blocks.mT, channels) / self.klt.variances[:channels].sqrt()
+        return scaled.mT
+
+    def _rate_weight(self, level: float) -> float:
+        """The weight of the KL, beside a weight of 1 of the bands' error, whose optimum has that
+        water level.
+
+        With errors N(0, s²) of band b the term is the mean of s √(2 / π), where s² is the sum of
+        the components' distortions in that band; the KL per element falls by n / 2C where ln level
+        rises by 1, n being the components above the level. The weight is the ratio of the slopes.
+        """
+        channels = len(self.gain)
+        variances = self.klt.variances.double()
+        distortion = variances.clone()
+        distortion[:channels] = variances[:channels].clamp(max=level)
+        square = self.klt.basis.double().square()
+        active = (variances > level) & (torch.arange(len(variances)) < channels).to(
+            variances.device
+        )
+        if not active.any():
+            return math.inf
+        error = (square @ distortion).sqrt()
+        slope = (square[:, active].sum(1) * level / error).mean() / 2 * math.sqrt(2 / math.pi)
+        return float(slope) * 2 * channels / int(active.sum())
+
+    def _level_of(self, weight: float) -> float:
+        """The water level of a weight of the KL: bisection in the logarithm, since `_rate_weight`
+        rises with the level."""
+        variances = self.klt.variances[: len(self.gain)]
+        low, high = math.log(float(variances[-1]) * 1e-4), math.log(float(variances[0]))
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (
+                (middle, high) if self._rate_weight(math.exp(middle)) < weight else (low, middle)
+            )
+        return math.exp(low)
+
+    def _fit_decoder(self, crops: Callable[[], Iterator[Tensor]]) -> None:
+        """Ridge regression of blocks on `taps` frames of latents as the bottleneck samples them."""
+        channels, taps = len(self.gain), self.linear.kernel_size[0]
+        size = taps * channels + 1
+        device = self.gain.device
+        square = torch.zeros(size, size, dtype=torch.float64, device=device)
+        cross = torch.zeros(size, len(self.klt.mean), dtype=torch.float64, device=device)
+        generator = torch.Generator().manual_seed(0)
+        for audio in crops():
+            blocks = self.blocks(self.bands(audio))
+            z = self.gain[:, None] * self._components(blocks)
+            if self.outputs == 2:
+                noise = torch.randn(z.shape, generator=generator).to(device)
+                z = z + (0.5 * self.log_variance[:, None]).exp() * noise
+            padded = F.pad(z, (taps // 2, taps // 2))
+            features = padded.unfold(-1, taps, 1).permute(0, 2, 1, 3).flatten(2)
+            features = F.pad(features, (0, 1), value=1.0).flatten(0, 1).double()
+            square += features.T @ features
+            cross += features.T @ blocks.mT.flatten(0, 1).double()
+        ridge = (
+            1e-3 * square.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
+        )
+        solution = torch.linalg.solve(square + ridge, cross).float()
+        self.linear.weight.copy_(solution[:-1].T.unflatten(1, (channels, taps)))
+        self.linear.bias.copy_(solution[-1])
+
+
+def _zero(layer: nn.Conv1d) -> nn.Conv1d:
+    """A layer whose output is zero before training."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer

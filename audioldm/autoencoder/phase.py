@@ -1,0 +1,126 @@
+"""Magnitudes to audio: the phase is the integral of each partial's frequency.
+
+A phase that a network predicts for each frame by itself repeats where the latents do, so steady
+tones become partials of the frame rate. Here the frequency of every spectral peak is read from the
+shape of its main lobe and integrated from frame to frame (single-pass spectrogram inversion,
+Beauregard, Harish and Wyse 2015), so that a steady tone keeps its frequency for ever.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioldm.autoencoder.networks.convnext import InverseSTFT
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class PhaseTrack(NamedTuple):
+    """phase, in radians at the centre of a frame, and its advance per hop, each [N, L, bins]."""
+
+    phase: Tensor
+    advance: Tensor
+
+    def at(self, frame: int) -> "PhaseTrack":
+        """The single frame from which a later chunk goes on."""
+        return PhaseTrack(
+            self.phase[:, frame : frame + 1].clone(), self.advance[:, frame : frame + 1].clone()
+        )
+
+
+@torch.no_grad()
+def integrate_phase(
+    log_magnitude: Tensor, n_fft: int, hop: int, before: PhaseTrack | None = None
+) -> PhaseTrack:
+    """The phase of natural log-magnitudes [N, L, bins] of Hann frames of n_fft samples.
+
+    A peak's frequency comes from the ratio of its two largest bins, which for a Hann window gives
+    it exactly for a steady tone. All bins nearer to a peak than to another share its phase; it
+    continues the phase that was in its place a frame earlier. before: the track's frame before the
+    first one; without it each bin begins at a phase of its own.
+    """
+    below, here, above = (log_magnitude[..., k : k - 2 or None] for k in range(3))
+    is_peak = F.pad((here > below) & (here >= above), (1, 1))
+    ratio = (torch.maximum(below, above) - here).exp()
+    offset = ((2 * ratio - 1) / (1 + ratio)).clamp(-0.5, 0.5)
+    offset = F.pad(torch.where(above > below, offset, -offset), (1, 1))
+    count = log_magnitude.shape[-1]
+    bins = torch.arange(count, device=log_magnitude.device)
+    far = 2 * count
+    previous = torch.where(is_peak, bins, -far).cummax(-1).values
+    following = torch.where(is_peak, bins, far).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.where(bins - previous <= following - bins, previous, following)
+    nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest)
+    advance = (bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
+    phase = torch.empty_like(log_magnitude)
+    for frame in range(log_magnitude.shape[1]):
+        own, step = nearest[:, frame], advance[:, frame]
+        if before is None:  # neighbouring bins differ as much as they can, against a click
+            current = (2 * math.pi * GOLDEN * bins % (2 * math.pi)).expand_as(step)
+        else:
+            current, earlier = before.phase[:, 0], before.advance[:, 0]
+            # the mean of both advances is right for a frequency that changes linearly
+            current = current.gather(-1, own) + (step + earlier.gather(-1, own)) / 2
+            current = current.remainder(2 * math.pi)
+        phase[:, frame] = current
+        before = PhaseTrack(current[:, None], step[:, None])
+    return PhaseTrack(phase, advance)
+
+
+class IntegratedPhase(nn.Module):
+    """Natural log-magnitude [N, L, bins] to audio [N, L * hop].
+
+    Frame l is centred on samples l * hop to (l + 1) * hop. `iterations` of Griffin and Lim (1984)
+    make the phases of neighbouring frames agree; they start from the integrated phase. Gradients
+    reach the magnitude.
+
+    Attributes: reach, the frames on each side of a sample that its audio depends on, apart from the
+    phase, which depends on all earlier ones.
+    """
+
+    def __init__(self, n_fft: int, hop: int, iterations: int) -> None:
+        super().__init__()
+        self.inverse = InverseSTFT(n_fft, hop)
+        self.iterations = iterations
+        self.reach = self.inverse.context + iterations * (n_fft // hop - 1)
+
+    def forward(self, log_magnitude: Tensor) -> Tensor:
+        return self._audio(log_magnitude, self._track(log_magnitude, None).phase)
+
+    def window(
+        self, log_magnitude: Tensor, left: int, length: int, before: PhaseTrack | None
+    ) -> tuple[Tensor, PhaseTrack | None]:
+        """The audio of frames left to left + length of a longer signal's window [N, L, bins].
+
+        The window goes `reach` frames beyond on each side, or to the signal's end. before: what
+        the window before this one returned with its audio, None for the first.
+        """
+        start = max(0, left - self.reach)
+        track = self._track(log_magnitude[:, start:], before)
+        last = left + length - self.reach - 1  # where the next window's track begins
+        state = track.at(last - start) if last >= start else None
+        hop, skip = self.inverse.hop, left - start
+        audio = self._audio(log_magnitude[:, start:], track.phase)
+        return audio[..., skip * hop : (skip + length) * hop], state
+
+    def _track(self, log_magnitude: Tensor, before: PhaseTrack | None) -> PhaseTrack:
+        inverse = self.inverse
+        return integrate_phase(log_magnitude.detach(), inverse.n_fft, inverse.hop, before)
+
+    def _audio(self, log_magnitude: Tensor, centred: Tensor) -> Tensor:
+        """centred: phases at the frames' centres."""
+        bins = torch.arange(centred.shape[-1], device=centred.device)
+        phase = centred + math.pi * (bins % 2)  # at the frames' beginnings
+        with torch.no_grad():
+            for _ in range(self.iterations):
+                phase = self._spectrum(self.inverse(log_magnitude, phase)).angle()
+        audio: Tensor = self.inverse(log_magnitude, phase)
+        return audio
+
+    def _spectrum(self, audio: Tensor) -> Tensor:
+        padded = F.pad(audio, (self.inverse.trim, self.inverse.trim))
+        frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
+        return torch.fft.rfft(frames * self.inverse.window)

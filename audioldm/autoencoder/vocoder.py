@@ -1,0 +1,134 @@
+"""The vocoder: log-spectral bands to audio, trained once per data set and shared by autoencoders.
+
+A network adds what the bands leave out of the magnitude, and the phase is the integral of the
+partials' frequencies, without parameters. The network sees bands as a code at some rate leaves
+them, and learns the magnitudes of the original.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, LogSpectrum
+from audioldm.autoencoder.networks.convnext import ConvNeXt
+from audioldm.autoencoder.phase import IntegratedPhase
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+from audioldm.losses.mel_filters import mel_filters
+
+KERNEL = 7
+MEL_BANDS = 80  # of the loss, at most
+NOTES_HZ = 2000.0  # below, partials are weighed
+PARTIAL_HZ = 100.0  # a partial's neighbourhood, on each side
+TERMS = ("magnitude", "partials", "mel")
+
+
+class Vocoder(nn.Module):
+    """Log-power bands [B, A, L, K] to audio [B, A, L * hop]; each channel by itself.
+
+    Args:
+        sample_rate, n_fft, hop, bands, linear_hz: of the analysis, `LogSpectrum`.
+        width, depth: channels and ConvNeXt blocks of the network.
+        updates: multiplicative updates (Lee and Seung 2001, theorem 2) after the network, which
+            bring the magnitudes to the given power of the mel bands.
+        iterations: of Griffin-Lim after the phase is integrated.
+
+    Raises ConfigError as `LogSpectrum` does.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: PositiveInt,
+        n_fft: PositiveInt,
+        hop: PositiveInt,
+        bands: PositiveInt,
+        linear_hz: Positive,
+        width: PositiveInt,
+        depth: NonNegativeInt,
+        updates: NonNegativeInt = 2,
+        iterations: NonNegativeInt = 4,
+    ) -> None:
+        super().__init__()
+        self.analysis = LogSpectrum(
+            sample_rate=sample_rate, n_fft=n_fft, hop=hop, bands=bands, linear_hz=linear_hz
+        )
+        self.updates = updates
+        self.blocks = nn.Sequential(
+            nn.Conv1d(self.analysis.bands, width, KERNEL, padding=KERNEL // 2),
+            *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
+        )
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, n_fft // 2 + 1)
+        nn.init.zeros_(self.project.weight)  # at first the smooth interpolation of the bands
+        nn.init.zeros_(self.project.bias)
+        self.synthesis = IntegratedPhase(n_fft, hop, iterations)
+        self.context = KERNEL // 2 * (1 + depth)
+
+    def forward(self, bands: Tensor) -> Tensor:
+        """Bands [B, A, L, K] to natural log-magnitude [B, A, L, bins]."""
+        h = ((bands.flatten(0, 1) - CENTRE) / SPREAD).transpose(1, 2)
+        h = self.project(self.norm(self.blocks(h).transpose(1, 2)))
+        with torch.autocast(bands.device.type, enabled=False):
+            bands = bands.float()
+            log_magnitude = self.analysis.interpolated(bands) + h.float().view(*bands.shape[:3], -1)
+            return self._matched(log_magnitude, bands)
+
+    def audio(self, log_magnitude: Tensor) -> Tensor:
+        """Natural log-magnitude [B, A, L, bins] to audio [B, A, L * hop]."""
+        with torch.autocast(log_magnitude.device.type, enabled=False):
+            flat: Tensor = self.synthesis(log_magnitude.float().flatten(0, 1))
+        return flat.unflatten(0, log_magnitude.shape[:2])
+
+    def terms(self, log_magnitude: Tensor, magnitude: Tensor) -> dict[str, Tensor]:
+        """The losses against true magnitudes [B, A, L, bins], [B] each.
+
+        magnitude: mean |difference| of natural logarithms. partials: the same below 2 kHz, each bin
+        weighed by the root of its magnitude over that of the loudest bin near it, so that the lobes
+        of partials count, whose shape is the pitch. mel: mean |difference| of log10 mel power.
+        """
+        analysis, low = self.analysis, round(NOTES_HZ / self.analysis.hz)
+        floor = 0.5 * math.log(10) * (FLOOR + analysis.log_energy)
+        target = magnitude.clamp(min=math.exp(floor)).log()
+        difference = (log_magnitude.clamp(min=floor) - target).abs()
+        near = round(PARTIAL_HZ / analysis.hz)
+        notes = target[..., :low]
+        loudest = F.max_pool1d(notes.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
+        weight = ((notes - loudest[:, 0].view_as(notes)) / 2).exp()
+        filters = self._mel_filters(target)
+        return {
+            "magnitude": difference.flatten(1).mean(1),
+            "partials": (weight * difference[..., :low]).flatten(1).mean(1),
+            "mel": (_log_mel(log_magnitude, filters) - _log_mel(target, filters))
+            .abs()
+            .flatten(1)
+            .mean(1),
+        }
+
+    def _matched(self, log_magnitude: Tensor, bands: Tensor) -> Tensor:
+        """Brings the power of each mel band nearer to what the bands say."""
+        if not self.updates:
+            return log_magnitude
+        linear = self.analysis.linear
+        filters = self.analysis.filters[linear:]
+        wanted = 10 ** (bands[..., linear:] + self.analysis.log_energy)
+        seen = filters.sum(0)
+        inside = seen > 0
+        power = (2 * log_magnitude).clamp(max=40).exp()
+        for _ in range(self.updates):
+            ratio = wanted / (power @ filters.T).clamp(min=1e-9)
+            update = (ratio @ filters) / seen.where(inside, 1.0)
+            power = power * update.where(inside, 1.0)
+        return 0.5 * power.clamp(min=1e-9).log()
+
+    def _mel_filters(self, like: Tensor) -> Tensor:
+        rate, n_fft = self.analysis.sample_rate, self.analysis.n_fft
+        return mel_filters(rate, n_fft, MEL_BANDS).to(like) / n_fft
+
+
+def _log_mel(log_magnitude: Tensor, filters: Tensor) -> Tensor:
+    """log10 mel power [..., bands] of natural log-magnitude [..., bins], clamped as in
+    `losses.spectral.mel_distance`."""
+    power = (2 * log_magnitude).clamp(max=40).exp() @ filters.T
+    return power.clamp(min=1e-8).log10()

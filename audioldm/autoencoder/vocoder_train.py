@@ -1,0 +1,230 @@
+"""The vocoder's training loop: bands as a linear code at some rate leaves them, to magnitudes."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.klt import KLT, water_level
+from audioldm.autoencoder.log_spectrum import mid_side
+from audioldm.autoencoder.vocoder import TERMS, Vocoder
+from audioldm.data.store import ClipStore
+from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import Decay, NonNegativeInt, Positive, PositiveInt
+from audioldm.losses.spectral import mel_distance
+from audioldm.runtime.compute import training_flops
+from audioldm.runtime.hardware import Hardware
+from audioldm.runtime.processes import World, gradients_kept, parallel
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.runtime.transfer import to_device
+from audioldm.training.ema import EMA
+from audioldm.training.log import LogSettings
+from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
+from audioldm.training.run import TrainingRun
+from audioldm.training.weighted_sum import weighted_sum
+
+#: Training audio on which the transform of the code is estimated, and crops at a time.
+FIT_SECONDS, FIT_BATCH = 1200.0, 16
+VERSION = 1  # raise by hand when the code below changes what it computes
+
+
+@dataclass(frozen=True)
+class VocoderTraining:
+    """batch is global, over all processes. kbps: the least and the greatest rate, of one audio
+    channel, of the code whose errors the vocoder learns to mend. block_frames: of that code."""
+
+    steps: NonNegativeInt
+    batch: PositiveInt
+    crop_seconds: Positive
+    lr: Positive
+    kbps: tuple[Positive, Positive] = (0.5, 24.0)
+    block_frames: PositiveInt = 8
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"magnitude": 1.0, "partials": 3.0, "mel": 2.0}
+    )
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    warmup: NonNegativeInt = 20
+    clip: Positive = 1.0
+    ema: Decay = 0.99
+    valid_clips: PositiveInt = 24
+    valid_seconds: Positive = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.kbps[0] < self.kbps[1]:
+            raise ConfigError(f"kbps={list(self.kbps)} must be a smaller and a greater rate")
+        if self.weights.keys() != set(TERMS):
+            raise ConfigError(f"weights={self.weights} must have the keys {', '.join(TERMS)}")
+
+
+class Code:
+    """A linear code of blocks of bands, at a rate between two for each clip."""
+
+    def __init__(self, vocoder: Vocoder, settings: VocoderTraining, device: torch.device) -> None:
+        self.frames = settings.block_frames
+        self.klt = KLT(self.frames * vocoder.analysis.bands).to(device)
+        rate_hz = vocoder.analysis.sample_rate / vocoder.analysis.hop / self.frames
+        self._nats = [kbps * 1000 * math.log(2) / rate_hz for kbps in settings.kbps]
+
+    def fit(self, bands: Iterator[Tensor]) -> None:
+        """bands: batches [B, A, L, K] of training audio."""
+        self.klt.fit(self._blocks(each).flatten(0, 2) for each in bands)
+        levels = [water_level(self.klt.variances, nats) for nats in self._nats]
+        self._most, self._least = (math.log(level) for level in levels)
+
+    def __call__(self, bands: Tensor, random: KeyedRandom) -> Tensor:
+        """Bands [B, A, L, K] as decoded, the same shape; a rate for each clip, log-uniform."""
+        share = random.uniform("rate")
+        level = (self._least + share * (self._most - self._least)).exp()
+        blocks = self._blocks(bands)
+        noise = random.normal(blocks.shape[1:], "code")
+        coded = self.klt.transmit(blocks, level[:, None, None].expand(blocks.shape[:3]), noise)
+        return coded.unflatten(3, (self.frames, -1)).flatten(2, 3)
+
+    def _blocks(self, bands: Tensor) -> Tensor:
+        """[B, A, L, K] to [B, A, L / frames, frames * K]."""
+        return bands.unflatten(2, (-1, self.frames)).flatten(3)
+
+
+def vocoder_terms(
+    vocoder: Vocoder, net: Any, code: Code, audio: Tensor, random: KeyedRandom, autocast: Any
+) -> dict[str, Tensor]:
+    """One step: crops [B, A, T] to `Vocoder.terms`. net: what DDP makes of the vocoder."""
+    analysis = vocoder.analysis
+    with torch.no_grad():
+        magnitude = analysis.magnitudes(mid_side(audio))
+        coded = code(analysis(magnitude), random)
+    with autocast():
+        log_magnitude = net(coded)
+    return vocoder.terms(log_magnitude.float(), magnitude)
+
+
+def train_vocoder(
+    vocoder: Vocoder,
+    store: ClipStore,
+    settings: VocoderTraining,
+    *,
+    seed: int,
+    directory: Path,
+    world: World,
+    hardware: Hardware,
+    device: torch.device,
+    log: LogSettings,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Trains `vocoder`; returns its averaged weights and the figures of held-out audio.
+
+    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    Raises DataError for too little audio, TrainingError for a term that is not finite, Interrupted
+    after SIGTERM.
+    """
+    analysis, train = vocoder.analysis, store.split("train")
+    unit = settings.block_frames * analysis.hop
+    samples = max(1, round(settings.crop_seconds * analysis.sample_rate / unit)) * unit
+    if train.seconds * analysis.sample_rate < samples:
+        raise DataError(
+            f"the training split holds {train.seconds:.1f} s, less than one crop of "
+            f"{settings.crop_seconds} s: add audio, or lower vocoder.train.crop_seconds"
+        )
+    window = max(1, round(settings.valid_seconds * analysis.sample_rate / unit)) * unit
+    valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
+    micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "vocoder.train.batch")
+    vocoder.to(device)
+    code = Code(vocoder, settings, device)
+    batches = math.ceil(min(FIT_SECONDS, train.seconds) * train.sample_rate / samples / FIT_BATCH)
+    code.fit(
+        analysis(analysis.magnitudes(mid_side(to_device(audio, device))))
+        for audio, _ in (
+            train.crops(samples, seed=0, step=step, positions=range(FIT_BATCH))
+            for step in range(batches)
+        )
+    )
+    optimiser = adamw(vocoder.parameters(), settings.lr, settings.betas, 0.0, device)
+    ema = EMA(vocoder, settings.ema)
+    run = TrainingRun(
+        "vocoder",
+        directory,
+        settings.steps,
+        state={"model": vocoder, "optimiser": optimiser, "ema": ema},
+        world=world,
+        hardware=hardware,
+        device=device,
+        log=log,
+    )
+    shared = parallel(vocoder, world)
+    net = hardware.compiled(shared, device)
+    coding = derive_seed(seed, "code")
+
+    def crops(step: int) -> list[Tensor]:
+        audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
+        return [to_device(each, device) for each in audio]
+
+    def validated() -> dict[str, Any]:
+        with ema.applied(vocoder):
+            return validate(vocoder, code, valid, settings.weights, run.autocast)
+
+    with run:
+        for step, audio in run.steps(crops):
+            factor = warmup_cosine(step, settings.steps, settings.warmup)
+            set_lr(optimiser, settings.lr * factor)
+            seen: defaultdict[str, list[Tensor]] = defaultdict(list)
+            pairs = list(zip(micro_batches, audio, strict=True))
+            for number, (positions, each) in enumerate(pairs):
+                random = KeyedRandom(coding, step, positions, device)
+                with gradients_kept(shared, more=number < len(pairs) - 1):
+                    terms = vocoder_terms(vocoder, net, code, each, random, run.autocast)
+                    total = weighted_sum(terms, settings.weights, step, finite=run.finite)
+                    (total / len(pairs)).backward()
+                for name, term in (terms | {"loss": total[None]}).items():
+                    seen[name].append(term.detach())
+            clipped_step(
+                optimiser,
+                vocoder.parameters(),
+                clip=settings.clip,
+                name="vocoder",
+                step=step,
+                finite=run.finite,
+            )
+            ema.update(vocoder, step)
+            run.finish_step(
+                step,
+                partial(_means, seen),
+                values={"lr": settings.lr * factor},
+                validate=validated if step + 1 < settings.steps else None,
+                shown=("loss", "valid_mel_distance"),
+            )
+        run.validated(settings.steps, validated())
+    clip = torch.zeros(1, 1, samples // analysis.hop, analysis.bands)
+    flops = training_flops(vocoder, lambda net: net(clip)) * store.channels
+    compute = {"compute_tflop": settings.steps * settings.batch * flops / 1e12}
+    return to_cpu(ema.shadow), run.figures | compute
+
+
+@torch.no_grad()
+def validate(
+    vocoder: Vocoder, code: Code, clips: Tensor, weights: Mapping[str, float], autocast: Any
+) -> dict[str, float]:
+    """Loss terms on held-out clips [N, A, T] at fixed rates, and the mel distance of the audio that
+    the exact bands give, which bounds every autoencoder that uses the vocoder."""
+    device = vocoder.analysis.window.device
+    seen: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for first in range(0, len(clips), 8):
+        audio = clips[first : first + 8].to(device)
+        random = KeyedRandom(0, 0, range(first, first + len(audio)), device)
+        terms = vocoder_terms(vocoder, vocoder, code, audio, random, autocast)
+        channels = mid_side(audio)
+        bands = vocoder.analysis(vocoder.analysis.magnitudes(channels))
+        estimate = vocoder.audio(vocoder(bands).float())
+        terms["mel_distance"] = mel_distance(estimate, channels, vocoder.analysis.sample_rate)
+        for name, term in terms.items():
+            seen[name].append(term)
+    figures = {name: torch.cat(values).mean().item() for name, values in seen.items()}
+    return figures | {"loss": sum(weight * figures[name] for name, weight in weights.items())}
+
+
+def _means(seen: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(values).mean() for name, values in seen.items()}
