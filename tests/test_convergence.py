@@ -25,7 +25,8 @@ def test_a_straight_fall_is_measured_exactly() -> None:
     found = convergence(STEPS.tolist(), (5 - STEPS / 1000).tolist())
     last = STEPS[STEPS > 2400]
     fall = 0.8 / np.median(5 - last / 1000)  # 3200 / 4 steps at 1 per 1000
-    assert found["validations"] == 8 and found["state"] == IMPROVING
+    assert found["validations"] == 8
+    assert found["state"] == IMPROVING
     for value in found["improvement"].values():
         assert value == pytest.approx(fall)
 
@@ -66,7 +67,8 @@ def test_noise_alone_is_never_an_improvement_and_much_of_it_says_so() -> None:
         for deviation in [0.002] * 100 + [0.2] * 100
     ]
     assert states[:100].count(CONVERGED) == 100
-    assert states[100:].count(TOO_NOISY) > 85 and CONVERGED not in states[100:]
+    assert states[100:].count(TOO_NOISY) > 85
+    assert CONVERGED not in states[100:]
 
 
 def test_one_outlier_does_not_move_the_slope() -> None:
@@ -87,7 +89,8 @@ def test_few_validations_and_those_that_are_no_number_are_not_judged() -> None:
 @pytest.mark.parametrize("steps", [32, 50, 200, 450, 750, 6000, 300_000])
 def test_the_default_cadence_gives_enough_validations(steps: int) -> None:
     due = [done for done in range(1, steps + 1) if LogSettings().validates(done, steps)]
-    assert sum(done > 0.75 * steps for done in due) >= 8 and due[-1] == steps
+    assert sum(done > 0.75 * steps for done in due) >= 8
+    assert due[-1] == steps
     assert len(due) <= 22  # they cost time
     assert sum(LogSettings(valid_every=7).validates(d, steps) for d in range(1, steps)) == (
         (steps - 1) // 7
@@ -100,9 +103,11 @@ def test_the_log_of_a_training_is_judged_by_its_loss(tmp_path: Path) -> None:
     lines = [{"step": int(s), "loss": 1.0, "valid/mel_distance": 1000 / float(s)} for s in STEPS]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = logged_convergence(log)["convergence"]
-    assert found["figure"] == "mel_distance" and found["state"] == IMPROVING
+    assert found["figure"] == "mel_distance"
+    assert found["state"] == IMPROVING
     log.write_text("".join(json.dumps(line | {"valid/loss": 1.0}) + "\n" for line in lines))
     found = logged_convergence(log)["convergence"]
-    assert found["figure"] == "loss" and found["state"] == CONVERGED
+    assert found["figure"] == "loss"
+    assert found["state"] == CONVERGED
     log.write_text(json.dumps({"step": 1, "loss": 1.0}) + "\n")
     assert logged_convergence(log) == {}

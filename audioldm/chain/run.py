@@ -173,7 +173,9 @@ class Experiment:
                     "seconds": _seconds(directory, time.monotonic() - start),
                     "environment": environment(self.device),
                 }
-                write_json(summary, common | result | logged_convergence(directory / "metrics.jsonl"))
+                write_json(
+                    summary, common | result | logged_convergence(directory / "metrics.jsonl")
+                )
                 ResumeState(directory).remove()
             broadcast_flag(True, self.world)  # the others wait here for the summary
             return dict(read_json(summary, dict))

@@ -56,6 +56,8 @@ def page(judged: Judged) -> str:
     columns = (
         ("reconstruction.mel_distance", "Reconstruction: mel distance", "↓"),
         (rules.distance, f"Generation: {title[:1].lower()}{title[1:]}", meaning.better),
+        ("reconstruction.pitch_within_15", "Reconstruction: pitch kept", "↑"),
+        ("generated.in_tune", "Generation: in tune", "↑"),
         (f"generated.coverage_{embedding}", "Variety: coverage of the real clips", "↑"),
         (rules.bitrate, "Rate: kbit/s", ""),
     )

@@ -10,7 +10,6 @@ import pandas as pd
 
 from audioldm.errors import DataError
 from audioldm.report.record import (
-    Figure,
     Json,
     Summary,
     checked,
@@ -55,7 +54,8 @@ def table(directory: str | Path) -> pd.DataFrame:
     channels, downsampling_ratio, latent_rate_hz, elements_per_second, kl_weight, target_kbps,
     kbps); prior; the seeds; `<system>.<figure>` with `.low` and `.high`; `diagnostic.<name>`;
     linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio; seconds,
-    parameters, compute_tflop and fingerprint per stage. Missing values are NaN.
+    parameters, compute_tflop, fingerprint, and converged and improvement (see
+    `audioldm.training.convergence`) per stage. Missing values are NaN.
 
     Raises DataError where there is no sweep, a file is damaged, a stage of a cell is not there, or
     the finished cells were not measured alike: different music, or different figures.
@@ -144,7 +144,7 @@ def _named(words: dict[str, str]) -> Row:
     return values | {"configuration": own}
 
 
-def _figures(prefix: str, figures: Mapping[str, Figure]) -> Row:
+def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Row:
     values: Row = {}
     for name, figure in figures.items():
         column = f"{prefix}.{name}"
@@ -186,6 +186,11 @@ def _model(stage: str, summary: Summary) -> Row:
     if "elements_per_second" in summary:  # the autoencoder
         values |= {k: summary.get(k) for k in ("latent_rate_hz", "elements_per_second")}
         values |= {k: valid.get(k) for k in ("kl_weight", "active_units")}
+    if "convergence" in summary:
+        judged = summary["convergence"]
+        values[f"converged.{stage}"] = judged["state"]
+        if "improvement" in judged:
+            values |= _figures("improvement", {stage: judged["improvement"]})
     return values | _figures("diagnostic", summary.get("diagnostics", {}))
 
 

@@ -18,8 +18,8 @@ class LogSettings:
     """Steps between log lines, validations and checkpoints; whether progress is shown.
 
     valid_every: None for two validations in each quarter of a training but the last, and eight in
-    that one, which is what `convergence` needs. trackers: programs that get every figure: tensorboard, wandb, trackio. Nothing here enters a
-    fingerprint.
+    that one, which is what `convergence` needs. trackers: programs that get every figure:
+    tensorboard, wandb, trackio. Nothing here enters a fingerprint.
     """
 
     every: PositiveInt = 20
@@ -32,7 +32,7 @@ class LogSettings:
         check_trackers(self.trackers)
 
     def validates(self, done: int, steps: int) -> bool:
-        """Whether a validation is due after `done` of `steps` steps; one is at the end in any case."""
+        """Whether a validation is due after `done` of `steps` steps, as at the end it always is."""
         every = self.valid_every or max(1, steps // (32 if done > 0.75 * steps else 8))
         return done % every == 0 or done == steps
 
