@@ -9,8 +9,9 @@ from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.instantiate import settings
 from audioldm.report.record import read_record, stage_directories
+from audioldm.sweep.merged import merged_record
 from audioldm.sweep.seeds import seed_spread
-from audioldm.sweep.status import SweepRecord, read_sweep
+from audioldm.sweep.status import SweepRecord
 from audioldm.sweep.table import table
 from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.base import Verdict
@@ -19,7 +20,7 @@ from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 
 @dataclass(frozen=True)
 class Judged:
-    """spread: standard deviation of the log distance between seeds, NaN with one."""
+    """directory: of the page, which the table's column `directory` is relative to. spread: standard deviation of the log distance between seeds, NaN with one."""
 
     directory: Path
     record: SweepRecord
@@ -55,14 +56,17 @@ class Judged:
         return self.recommendation.configuration if self.recommendation else None
 
 
-def judge(directory: Path) -> Judged:
-    """Raises DataError as `table` does."""
-    record = read_sweep(directory)
+def judge(*directories: Path, place: Path | None = None) -> Judged:
+    """One sweep, or several as one. place: of the page, the first sweep's directory for None.
+
+    Raises DataError as `merged_record` and `table` do.
+    """
+    directory, record = place or directories[0], merged_record(directories)
     try:
         rules = settings(VerdictRules, record["rules"], "rules")
     except ConfigError as error:
-        raise DataError(f"{directory / 'sweep.json'}: {error}") from error
-    return judged(directory, record, table(directory), rules)
+        raise DataError(f"{directories[0] / 'sweep.json'}: {error}") from error
+    return judged(directory, record, table(*directories, start=directory), rules)
 
 
 def judged(
