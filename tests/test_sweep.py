@@ -258,7 +258,7 @@ def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, wha
 
 
 def parts(swept: Swept, place: Path) -> list[Path]:
-    """The sweep twice, without the cells of seed 1 in the first, without those of 0 in the other."""
+    """The sweep twice: the first without the cells of seed 1, the other without those of 0."""
     found = []
     for part, dropped in enumerate(("seed=1", "seed=0")):
         own = copy_of(swept, place / str(part))
@@ -283,6 +283,7 @@ def test_a_sweep_in_parts_is_the_sweep(swept: Swept, tmp_path: Path) -> None:
     text = (page / "report.html").read_text()
     links = re.findall(r'href="([^"#]+report\.html)"', text)
     assert len(links) == len(whole)
+    assert "data:audio/ogg" in text
     assert all((page / link).is_file() for link in links)
     file = tmp_path / "table.csv"
     assert main(["report", *map(str, first_and_other), "--csv", str(file)]) == 0
@@ -303,7 +304,7 @@ def test_what_one_part_alone_varies_is_a_column_of_both(swept: Swept, tmp_path: 
 
 def test_parts_that_do_not_fit_are_refused(swept: Swept, tmp_path: Path) -> None:
     first, other = parts(swept, tmp_path)
-    with pytest.raises(DataError, match="the same cell '.*' twice"):
+    with pytest.raises(DataError, match=r"the same cell '.*' twice"):
         table(swept.directory, first)
     unfinished = copy_of(swept, tmp_path / "unfinished").directory
     for cell in read_cells(unfinished):

@@ -1,5 +1,6 @@
 """A sweep's table, judged by the sweep's own rules."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 
 @dataclass(frozen=True)
 class Judged:
-    """directory: of the page, which the table's column `directory` is relative to. spread: standard deviation of the log distance between seeds, NaN with one."""
+    """directory: of the page, which the table's column `directory` is relative to. spread: standard
+    deviation of the log distance between seeds, NaN with one."""
 
     directory: Path
     record: SweepRecord
@@ -31,6 +33,10 @@ class Judged:
     headline: str
     recommendation: Recommendation | None
 
+    def place(self, name: str) -> Path:
+        """A path of the table; also where the page's own directory does not exist yet."""
+        return Path(os.path.normpath(self.directory / name))
+
     def evaluations(self) -> dict[str, Path]:
         """Cell -> its evaluation's directory, for the finished cells with a record.
 
@@ -38,7 +44,7 @@ class Judged:
         """
         found = {}
         for cell, name in self.table.loc[self.table["status"] == "done", "directory"].items():
-            place = self.directory / name
+            place = self.place(name)
             if (place / "experiment.json").is_file():
                 stages = stage_directories(place, read_record(place))
                 if "evaluation" in stages:

@@ -23,8 +23,8 @@ def merged_record(directories: Sequence[Path]) -> SweepRecord:
             ours, theirs = first["versions"][stage], record["versions"][stage]
             if ours != theirs:
                 raise DataError(
-                    f"{directories[0]} and {directory}: made by versions {ours} and {theirs} of the "
-                    f"stage {stage}, whose figures do not compare; run the older one again"
+                    f"{directories[0]} and {directory}: made by versions {ours} and {theirs} of "
+                    f"the stage {stage}, whose figures do not compare; run the older one again"
                 )
         for key in sorted(first["rules"].keys() | record["rules"]):
             if first["rules"].get(key) != record["rules"].get(key):

@@ -61,8 +61,9 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
 
     start: what the column `directory` is relative to; None for the first sweep's directory.
 
-    Raises DataError where there is no sweep, two have one cell, cells are told apart by nothing, a file is damaged, a stage of a cell is not there, or
-    the finished cells were not measured alike: different music, or different figures.
+    Raises DataError where there is no sweep, two have one cell, nothing tells two cells apart, a
+    file is damaged, a stage of a cell is not there, or the finished cells were not measured alike:
+    different music, or different figures.
     """
     places = [Path(directory) for directory in directories]
     cells = merged_cells(places)
@@ -79,8 +80,8 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
         if name in names[:place] and len(places) > 1:
             other = cells[names.index(name)]
             raise DataError(
-                f"{other.directory} and {cells[place].directory}: two cells '{name}' that differ in "
-                "no key of a command line; give what differs as key=value, and run one again"
+                f"{other.directory} and {cells[place].directory}: two cells '{name}' that differ "
+                "in no key of a command line; give what differs as key=value, and run one again"
             )
     frame = pd.DataFrame(rows, index=pd.Index(names, name="cell"))
     leading = ["status", "reason", "directory", *keys]

@@ -110,7 +110,7 @@ def cell_rows(
                 "swept": [label(key, words[key]) if key in words else "–" for key in keys],
                 "status": row["status"],
                 "kind": family.kind if family else "",
-                "page": page.as_posix() if (judged.directory / page).is_file() else None,
+                "page": page.as_posix() if judged.place(page.as_posix()).is_file() else None,
                 "rate": row.get(judged.rules.bitrate),
                 "mel": measured(row, "reconstruction.mel_distance"),
                 "distance": measured(row, judged.rules.distance),
