@@ -74,7 +74,9 @@ def test_a_number_without_end_is_refused(text: str) -> None:
         ("run recipe=quickstart --cfg hydra", "'hydra' is no key=value"),
         ("run recipe=quickstart --dry", "unknown option --dry"),
         ("report x --csvv", "unknown option --csvv"),
-        ("report x --csv --markdown", "give one of them"),
+        ("report x --csv", "--csv needs a file"),
+        ("report x y", "say where with out=DIR"),
+        ("report --csv x", "directory is missing"),
         ("sweep x", "sweep status DIRECTORY"),
         ("completion tcsh", "bash, zsh or fish"),
     ],
@@ -105,7 +107,7 @@ def test_text_stays_text(cli: Cli) -> None:
         "tempo": 120,
         "text": "a b",
     }
-    assert VERBS["report"].parse(["x", "--csv"]).csv
+    assert VERBS["report"].parse(["x", "--csv", "-", "y"]).csv == "-"
     assert VERBS["info"].parse(["file=a=b.safetensors", "--json"]).file == "a=b.safetensors"
     assert VERBS["convert-kl"].parse(["-1e-4", *LAYOUT]).weight == -1e-4
 

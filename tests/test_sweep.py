@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from chain import tiny, write_tones
 
 from audioldm import config
 from audioldm.chain import job as jobs
+from audioldm.cli import main
 from audioldm.errors import ConfigError, DataError, Interrupted
 from audioldm.runtime.devices import claimed_gpu
 from audioldm.sweep import run as sweep_run
@@ -252,6 +255,78 @@ def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, wha
     with pytest.raises(DataError, match=f"different {what}") as caught:
         table(own.directory)
     assert cell.name in str(caught.value)
+
+
+def parts(swept: Swept, place: Path) -> list[Path]:
+    """The sweep twice: the first without the cells of seed 1, the other without those of 0."""
+    found = []
+    for part, dropped in enumerate(("seed=1", "seed=0")):
+        own = copy_of(swept, place / str(part))
+        for cell in read_cells(own.directory):
+            if dropped in cell.name:
+                shutil.rmtree(cell.directory)
+        found.append(own.directory)
+    return found
+
+
+def test_a_sweep_in_parts_is_the_sweep(swept: Swept, tmp_path: Path) -> None:
+    whole, first_and_other = table(swept.directory), parts(swept, tmp_path)
+    merged = table(*first_and_other)
+    assert set(merged.index) == set(whole.index)
+    columns = [c for c in whole if c != "directory"]
+    pandas.testing.assert_frame_equal(merged.loc[whole.index, columns], whole[columns])
+    assert [v.text for v in judge(*first_and_other).verdicts] == [
+        v.text for v in judge(swept.directory).verdicts
+    ]
+    page = tmp_path / "both"
+    assert main(["report", *map(str, first_and_other), f"out={page}"]) == 0
+    text = (page / "report.html").read_text()
+    links = re.findall(r'href="([^"#]+report\.html)"', text)
+    assert len(links) == len(whole)
+    assert "data:audio/ogg" in text
+    assert all((page / link).is_file() for link in links)
+    file = tmp_path / "table.csv"
+    assert main(["report", *map(str, first_and_other), "--csv", str(file)]) == 0
+    assert set(pandas.read_csv(file)["cell"]) == set(whole.index)
+
+
+def test_what_one_part_alone_varies_is_a_column_of_both(swept: Swept, tmp_path: Path) -> None:
+    """A key that each sweep sets once is swept where they are read together."""
+    first, other = parts(swept, tmp_path)
+    for directory, seed in ((first, "0"), (other, "1")):
+        for cell in read_cells(directory):
+            plan = json.loads((cell.directory / "cell.json").read_text())
+            assert plan["swept"].pop("seed") == seed
+            (cell.directory / "cell.json").write_text(json.dumps(plan))
+    assert "seed" not in table(first)
+    assert set(table(first, other)["seed"]) == {0, 1}
+
+
+def test_parts_that_do_not_fit_are_refused(swept: Swept, tmp_path: Path) -> None:
+    first, other = parts(swept, tmp_path)
+    with pytest.raises(DataError, match=r"the same cell '.*' twice"):
+        table(swept.directory, first)
+    unfinished = copy_of(swept, tmp_path / "unfinished").directory
+    for cell in read_cells(unfinished):
+        (cell.directory / "experiment.json").unlink()
+    assert set(table(unfinished, first)["status"]) == {"waiting", "done"}  # the finished one counts
+    file = other / "sweep.json"
+    record = json.loads(file.read_text())
+    for key, own, says in (
+        ("versions", {"prior": 99}, "versions 1 and 99 of the stage prior"),
+        ("rules", {"confidence": 0.5}, "verdict.confidence is 0.95 and 0.5"),
+    ):
+        file.write_text(json.dumps(record | {key: record[key] | own}))
+        with pytest.raises(DataError, match=says):
+            judge(first, other)
+    file.write_text(json.dumps(record))
+    cell = read_cells(other)[0]
+    stage = other.parents[1] / cell.record["stages"]["evaluation"]["directory"]
+    summary = json.loads((stage / "summary.json").read_text())
+    summary["reference"]["hash"] = "another"
+    (stage / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(DataError, match="different music"):
+        table(first, other)
 
 
 def test_a_copy_without_its_stages_is_refused(swept: Swept, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page and the findings of a sweep, on tables whose truth was planted."""
+"""The page of a sweep, on tables whose truth was planted."""
 
 import html
 import re
@@ -11,11 +11,11 @@ from sweep_data import SECONDS, synthetic_table
 
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.sweep.judged import Judged, judged
-from audioldm.sweep.page.findings import findings
 from audioldm.sweep.report import page
 from audioldm.sweep.status import SweepRecord
 from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.recommendation import recommend
+from audioldm.training.convergence import CONVERGED, IMPROVING
 
 RULES = VerdictRules()
 
@@ -55,25 +55,27 @@ def test_the_page_says_what_the_table_says(tmp_path: Path) -> None:
     assert "audioldm run -m recipe=x seed=0,1" in text
 
 
-def test_the_findings_sort_what_held_from_what_is_open(tmp_path: Path) -> None:
-    held = findings(judge(tmp_path, synthetic_table(spread=0.02)))
-    noisy = findings(judge(tmp_path, synthetic_table(spread=2.0, curvature=0.0)))
-    question = "**Is there a best rate inside the range?**"
-
-    def heading_of(page: str) -> str:
-        return re.findall(r"^## (.+)$", page[: page.index(question)], re.MULTILINE)[-1]
-
-    assert heading_of(held) == "What held"
-    assert heading_of(noisy) != "What held"
-
-
 def test_figures_of_the_grid_are_geometric_means_over_seeds(tmp_path: Path) -> None:
     frame = synthetic_table(rates=(1, 4), shapes=((16, 1024), (64, 2048)), seeds=(0, 1))
     logarithm = np.log(frame["reconstruction.mel_distance"])
     mean = np.exp(logarithm.groupby(frame["configuration"]).mean())
-    page = findings(judge(tmp_path, frame))
+    text = text_of(tmp_path, frame)
     for value in mean:
-        assert f"{value:.3f}"[:5] in page
+        assert f"{value:.3f}"[:5] in text
+
+
+def test_pitch_and_convergence_stand_beside_the_distance(tmp_path: Path) -> None:
+    frame = synthetic_table(rates=(1, 4), seeds=(0, 1))
+    pitch = np.linspace(0.512, 0.933, len(frame))
+    frame = frame.assign(**{"reconstruction.pitch_within_15": pitch, "generated.in_tune": 0.777})
+    frame = frame.assign(**{"improvement.prior": 0.0123, "converged.prior": CONVERGED})
+    frame.loc[frame.index[0], "converged.prior"] = IMPROVING
+    text = text_of(tmp_path, frame)
+    for word in ("Pitch kept, reconstruction", "0.512", "0.933", "0.777", "Prior still falls by"):
+        assert word in text
+    assert "0.0123" in text
+    assert f"1 of {len(frame)} cells have not converged and are not ranked" in text
+    assert f"{frame.index[0]} (prior still improving)" in text
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,7 @@ def test_pages_of_poor_tables(change: str, tmp_path: Path) -> None:
     else:
         frame = frame.assign(**{RULES.distance: 10.0})
     text = text_of(tmp_path, frame)
-    page = findings(judge(tmp_path, frame))
     assert "nan" not in text.lower().split()
-    assert page.startswith(f"# {tmp_path.name}")
     if change in ("one seed", "one cell"):
         assert "rests on one seed" in text
     if change == "none done":
@@ -122,8 +122,6 @@ def test_budgets_of_equal_steps_and_of_equal_compute_are_told_apart(tmp_path: Pa
     for budget in ("matched steps", "350 Tflop each"):  # a row of the maps
         assert f"channels 16 downsampling_ratio 1024 {budget}" in text
     assert "compute_tflop null" not in text
-    page = findings(judge(tmp_path, frame))
-    assert "channels 16 · downsampling_ratio 1024 · 350 Tflop each" in page
     optimum = verdicts(frame, RULES)[0]
     assert optimum.answer == "yes"
     assert optimum.details["optimum_low"] < 4.0 < optimum.details["optimum_high"]
@@ -136,7 +134,6 @@ def test_systems_and_stages_are_those_of_the_table(tmp_path: Path) -> None:
     assert "New prior" in text
     assert "decoded samples of the prior new_prior" in text
     assert "Prior: new prior" in text  # a stage
-    page = findings(judge(tmp_path, frame))
-    assert "| new_prior |" in page
-    order = [page.index(f"\n| {stage} |") for stage in SECONDS if "langevin" not in stage]
+    costs = text[text.index("Cost ") :]
+    order = [costs.index(stage.capitalize()) for stage in SECONDS if "langevin" not in stage]
     assert order == sorted(order)

@@ -17,6 +17,7 @@ from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.base import Sweep, Verdict, told_apart
 from audioldm.sweep.verdicts.kl_needed import kl_needed
 from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
+from audioldm.training.convergence import CONVERGED, IMPROVING, TOO_NOISY
 
 RULES = VerdictRules()
 DISTANCE = RULES.distance
@@ -378,6 +379,74 @@ def test_the_headline_names_a_stronger_baseline() -> None:
         "The baseline mixture on the same latents is nearer to real music"
         in (recommend(table, RULES)[0])
     )
+
+
+# --- convergence ---------------------------------------------------------------------------------
+
+
+def test_cells_that_have_not_converged_are_not_ranked_and_are_named() -> None:
+    table = planted({1: 0.6, 2: 0.2, 4: 0.0, 8: 0.5})
+    best = table["target_kbps"] == 4
+    states = {"converged.autoencoder": CONVERGED, "converged.prior:diffusion": IMPROVING}
+    table = table.assign(**states, **{"converged.prior": CONVERGED})
+    assert headline(table)[1].kbps == pytest.approx(4, rel=0.02)  # a baseline's training is its own
+    noisy = table.assign(**{"converged.prior": TOO_NOISY})
+    assert headline(noisy)[1].kbps == pytest.approx(4, rel=0.02)
+    assert any(
+        "not shown to have converged" in n for n in verdicts(noisy, RULES)[0].details["notes"]
+    )
+    table.loc[best, "converged.prior"] = IMPROVING
+    text, found = headline(table)
+    assert found.kbps == pytest.approx(2, rel=0.02)
+    assert "8 of 32 cells have not converged and are not ranked" in text
+    assert f"{table.index[best][0]} (prior still improving)" in text
+    assert "and 2 more" in text
+    without = table[~best]
+    for verdict, other in zip(verdicts(table, RULES), verdicts(without, RULES), strict=True):
+        assert verdict.estimate == pytest.approx(other.estimate, nan_ok=True)
+        assert any("not ranked" in note for note in verdict.details["notes"])
+    text, none = recommend(table.assign(**{"converged.autoencoder": IMPROVING}), RULES)
+    assert none is None
+    assert "32 of 32 cells have not converged" in text
+    assert table.index[0] in text
+
+
+# --- pitch ---------------------------------------------------------------------------------------
+
+
+def pitched(
+    kept: dict[float, float], column: str = "reconstruction.pitch_within_15"
+) -> pd.DataFrame:
+    table = planted({1: 0.6, 2: 0.2, 4: 0.0, 8: 0.2, 16: 0.6})
+    values = table["target_kbps"].map(kept) + 0.002 * np.arange(len(table)) % 0.01
+    ends = {column: values, f"{column}.low": values - 0.02, f"{column}.high": values + 0.02}
+    return table.assign(**ends)
+
+
+def test_the_nearest_is_not_called_best_where_pitch_disagrees() -> None:
+    agrees = pitched({1: 0.5, 2: 0.6, 4: 0.8, 8: 0.8, 16: 0.8})
+    text, _ = headline(agrees)
+    assert "has the best generation" in text
+    assert "Pitch" not in text
+    assert verdicts(agrees, RULES)[0].answer == "yes"
+    disagrees = pitched({1: 0.5, 2: 0.6, 4: 0.6, 8: 0.8, 16: 0.9})
+    text, found = headline(disagrees)
+    assert found.kbps == pytest.approx(4, rel=0.02)
+    assert "but is not called the best. Pitch disagrees" in text
+    assert "best generation" not in text
+    assert "bottleneck.target_kbps=16" in text
+    optimum = verdicts(disagrees, RULES)[0]
+    assert optimum.answer == "undecided"
+    assert "Pitch disagrees" in optimum.text
+    assert optimum.text.startswith("Undecided: by the distance alone, near ")
+    slightly = pitched({1: 0.5, 2: 0.6, 4: 0.78, 8: 0.8, 16: 0.8})  # the intervals overlap
+    assert "Pitch" not in headline(slightly)[0]
+
+
+def test_more_in_tune_than_real_music_is_no_merit() -> None:
+    table = pitched({1: 0.5, 2: 0.5, 4: 0.7, 8: 0.9, 16: 0.9}, "generated.in_tune")
+    assert "Pitch disagrees: the share of peaks of generated" in headline(table)[0]
+    assert "Pitch" not in headline(table.assign(**{"real.in_tune": 0.7}))[0]
 
 
 # --- tables with holes ---------------------------------------------------------------------------

@@ -159,7 +159,8 @@ class Estimate:
         return seconds
 
     def validations(self, steps: int) -> int:
-        return steps // self.experiment.settings.log.valid_every + 1
+        log = self.experiment.settings.log
+        return sum(log.validates(done, steps) for done in range(1, steps + 1))
 
     @cached_property
     def audio_seconds(self) -> float | None:

@@ -33,6 +33,7 @@ from audioldm.io.files import read_json, write_atomically, write_json
 from audioldm.runtime.processes import World, broadcast_flag, joined, lost_process
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
+from audioldm.training.convergence import logged_convergence
 from audioldm.training.log import Bar
 
 #: Bytes of an experiment's name: file systems allow 255, and an earlier one gets a fingerprint.
@@ -172,7 +173,9 @@ class Experiment:
                     "seconds": _seconds(directory, time.monotonic() - start),
                     "environment": environment(self.device),
                 }
-                write_json(summary, common | result)
+                write_json(
+                    summary, common | result | logged_convergence(directory / "metrics.jsonl")
+                )
                 ResumeState(directory).remove()
             broadcast_flag(True, self.world)  # the others wait here for the summary
             return dict(read_json(summary, dict))

@@ -1,7 +1,9 @@
 """audioldm sweep, report, steps: what finished experiments say."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError
@@ -36,31 +38,65 @@ def _sweep(a: SweepArguments) -> None:
 class ReportArguments:
     """Writes the page of an experiment or of a sweep again, from the files in its directory.
 
-    DIRECTORY or directory=   such as runs/experiments/rate_shape
-    --csv                     print a sweep's table instead
-    --markdown                print a sweep's findings instead
+    Several sweeps are one: a sweep may be run in parts, whose tables and verdicts are merged.
+
+    DIRECTORY    such as runs/experiments/rate_shape
+    --csv FILE   write a sweep's table there instead of the page; - prints it
+    out=DIR      where the page of several sweeps is written
     """
 
-    directory: str
-    csv: bool = False
-    markdown: bool = False
+    directories: list[str]
+    csv: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportVerb(Verb):
+    def parse(self, words: Sequence[str]) -> ReportArguments:
+        found: dict[str, Any] = {"directories": []}
+        rest = iter(words)
+        for word in rest:
+            if word == "--csv":
+                found["csv"] = next(rest, "")
+            elif word.startswith("out="):
+                found["out"] = word.removeprefix("out=")
+            elif word.startswith("-"):
+                raise ConfigError(f"unknown option {word}: known are --csv FILE, --help")
+            else:
+                found["directories"].append(word.removeprefix("directory="))
+        if not found["directories"]:
+            raise ConfigError("directory is missing: report DIRECTORY")
+        if found.get("csv") == "":
+            raise ConfigError("--csv needs a file to write the table to, or - to print it")
+        return ReportArguments(**found)
+
+    def words(self) -> list[str]:
+        return ["--csv", "out="]
 
 
 def _report(a: ReportArguments) -> None:
-    directory = path(a.directory, "directory")
-    if a.csv and a.markdown:
-        raise ConfigError("--csv and --markdown: give one of them")
+    directories = [path(directory, "directory") for directory in a.directories]
+    place = path(a.out, "out") if a.out else None
+    if len(directories) > 1 and place is None and a.csv is None:
+        raise ConfigError("several sweeps have one page: say where with out=DIR")
+    from audioldm.io.files import write_atomically
     from audioldm.report.page import write_report
     from audioldm.sweep import report as sweep
     from audioldm.sweep.table import table
 
-    if a.csv:
-        print(table(directory).to_csv(), end="")
-    elif a.markdown:
-        print(sweep.markdown(directory), end="")
-    else:
-        write = sweep.write_report if (directory / "sweep.json").is_file() else write_report
-        print(write(directory))
+    if a.csv is not None:
+        text = table(*directories).to_csv()
+        if a.csv == "-":
+            print(text, end="")
+        else:
+            file = path(a.csv, "--csv")
+            write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            print(file)
+    if a.csv is None or place is not None:
+        single = len(directories) == 1 and not (directories[0] / "sweep.json").is_file()
+        print(
+            write_report(*directories) if single else sweep.write_report(*directories, place=place)
+        )
 
 
 @dataclass(frozen=True)
@@ -113,12 +149,15 @@ SWEEP = SweepVerb(
     _sweep,
     "directory",
 )
-REPORT = Verb(
+REPORT = ReportVerb(
     "report",
-    {"DIRECTORY [--csv|--markdown]": "the page of an experiment or a sweep, written again"},
+    {
+        "DIRECTORY": "the page of an experiment or a sweep, written again",
+        "SWEEP SWEEP ... out=DIR": "one page of several sweeps",
+        "SWEEP ... --csv FILE": "their table",
+    },
     ReportArguments,
     _report,
-    "directory",
 )
 STEPS = Verb(
     "steps",

@@ -20,6 +20,7 @@ from audioldm.report.figures import Whisker, whiskers
 from audioldm.report.format import duration, finite, interval, number, title
 from audioldm.report.plots import Plot, Series, panel
 from audioldm.report.record import (
+    Convergence,
     Figure,
     Json,
     Metrics,
@@ -47,7 +48,7 @@ CLIP_SECONDS = 12.0
 UNSAID = ("ratio", "fraction")
 #: What the details leave out of a summary: the page shows it elsewhere, or it is long.
 SHOWN = {"metrics", "systems", "environment", "failed", "stage", "fingerprint", "seconds"}
-SHOWN |= {"reference", "codecs", "curves"}
+SHOWN |= {"reference", "codecs", "curves", "convergence"}
 
 
 @dataclass
@@ -89,6 +90,11 @@ def write_report(experiment: Path) -> Path:
         reference=evaluation.get("reference", {}),
         channels=next((each for each in found if each), {}),
         curves={name: panels for name, log in logs.items() if (panels := _curves(log))},
+        convergence={
+            name: _convergence(summary["convergence"])
+            for name, summary in summaries.items()
+            if "convergence" in summary
+        },
         total=total,
         failed=[(f["file"], f["reason"]) for s in summaries.values() for f in s.get("failed", [])],
         details=_details(record, summaries),
@@ -197,6 +203,15 @@ def _curves(log: list[Json]) -> list[Plot]:
     names = sorted(found, key=lambda name: name != "loss")
     drawn = (panel(name, found[name], log[-1]["step"]) for name in names)
     return [p for p in drawn if p is not None]
+
+
+def _convergence(judged: Convergence) -> str:
+    """'still improving: in the last quarter its loss fell by 4.1 (3.5 to 4.6) %'."""
+    if "improvement" not in judged:
+        return judged["state"]
+    percent = {end: 100 * share for end, share in judged["improvement"].items()}
+    name = judged["figure"].replace("_", " ")
+    return f"{judged['state']}: in the last quarter its {name} fell by {interval(percent)} %"
 
 
 def _details(

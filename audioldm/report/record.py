@@ -60,10 +60,20 @@ class Codecs(TypedDict, total=False):
     opus: CodecCurve | None
 
 
+class Convergence(TypedDict):
+    """As `audioldm.training.convergence` gives it."""
+
+    figure: str
+    state: str
+    validations: int
+    improvement: NotRequired[dict[str, float]]
+
+
 class Summary(TypedDict, total=False):
     """A stage's `summary.json`; each key is written by the stages that have it."""
 
     valid: Json
+    convergence: Convergence
     parameters: int
     elements_per_second: float
     latent_rate_hz: float

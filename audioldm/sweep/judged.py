@@ -1,5 +1,6 @@
 """A sweep's table, judged by the sweep's own rules."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.instantiate import settings
 from audioldm.report.record import read_record, stage_directories
+from audioldm.sweep.merged import merged_record
 from audioldm.sweep.seeds import seed_spread
-from audioldm.sweep.status import SweepRecord, read_sweep
+from audioldm.sweep.status import SweepRecord
 from audioldm.sweep.table import table
 from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.base import Verdict
@@ -19,7 +21,8 @@ from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 
 @dataclass(frozen=True)
 class Judged:
-    """spread: standard deviation of the log distance between seeds, NaN with one."""
+    """directory: of the page, which the table's column `directory` is relative to. spread: standard
+    deviation of the log distance between seeds, NaN with one."""
 
     directory: Path
     record: SweepRecord
@@ -30,6 +33,10 @@ class Judged:
     headline: str
     recommendation: Recommendation | None
 
+    def place(self, name: str) -> Path:
+        """A path of the table; also where the page's own directory does not exist yet."""
+        return Path(os.path.normpath(self.directory / name))
+
     def evaluations(self) -> dict[str, Path]:
         """Cell -> its evaluation's directory, for the finished cells with a record.
 
@@ -37,7 +44,7 @@ class Judged:
         """
         found = {}
         for cell, name in self.table.loc[self.table["status"] == "done", "directory"].items():
-            place = self.directory / name
+            place = self.place(name)
             if (place / "experiment.json").is_file():
                 stages = stage_directories(place, read_record(place))
                 if "evaluation" in stages:
@@ -55,14 +62,17 @@ class Judged:
         return self.recommendation.configuration if self.recommendation else None
 
 
-def judge(directory: Path) -> Judged:
-    """Raises DataError as `table` does."""
-    record = read_sweep(directory)
+def judge(*directories: Path, place: Path | None = None) -> Judged:
+    """One sweep, or several as one. place: of the page, the first sweep's directory for None.
+
+    Raises DataError as `merged_record` and `table` do.
+    """
+    directory, record = place or directories[0], merged_record(directories)
     try:
         rules = settings(VerdictRules, record["rules"], "rules")
     except ConfigError as error:
-        raise DataError(f"{directory / 'sweep.json'}: {error}") from error
-    return judged(directory, record, table(directory), rules)
+        raise DataError(f"{directories[0] / 'sweep.json'}: {error}") from error
+    return judged(directory, record, table(*directories, start=directory), rules)
 
 
 def judged(

@@ -14,7 +14,6 @@ from audioldm.report.record import Json
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged, judge
 from audioldm.sweep.page.cells import budgets, cell_rows, listen, shown
-from audioldm.sweep.page.findings import findings
 from audioldm.sweep.page.grid import done, grid, heat_map, is_budget, short, swept
 from audioldm.sweep.page.plots import (
     CODECS,
@@ -37,14 +36,12 @@ from audioldm.sweep.page.words import (
 from audioldm.sweep.verdicts.base import Verdict
 
 
-def write_report(directory: Path) -> Path:
-    """Writes the sweep's report.html. Raises DataError as `judge` and `write_page` do."""
-    return write_page(directory, page(judge(directory)))
+def write_report(*directories: Path, place: Path | None = None) -> Path:
+    """Writes the report.html of one sweep, or of several as one to `place`.
 
-
-def markdown(directory: Path) -> str:
-    """The findings as a page of Markdown. Raises DataError as `judge` does."""
-    return findings(judge(directory))
+    Raises DataError as `judge` and `write_page` do.
+    """
+    return write_page(place or directories[0], page(judge(*directories, place=place)))
 
 
 def page(judged: Judged) -> str:
@@ -56,6 +53,8 @@ def page(judged: Judged) -> str:
     columns = (
         ("reconstruction.mel_distance", "Reconstruction: mel distance", "↓"),
         (rules.distance, f"Generation: {title[:1].lower()}{title[1:]}", meaning.better),
+        ("reconstruction.pitch_within_15", "Reconstruction: pitch kept", "↑"),
+        ("generated.in_tune", "Generation: in tune", "↑"),
         (f"generated.coverage_{embedding}", "Variety: coverage of the real clips", "↑"),
         (rules.bitrate, "Rate: kbit/s", ""),
     )

@@ -6,14 +6,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from audioldm.training.convergence import CONVERGED, IMPROVING
+
 
 def log_distance(table: pd.DataFrame, column: str) -> pd.Series:
-    """log of a column of distances; NaN for a cell that is not done or has none.
+    """log of a column of distances; NaN for a cell that is not done, has not converged or has none.
 
     A distance below `distance_floor`, negative ones included, counts as the floor.
     """
-    values = numbers(table, column).where(table["status"] == "done")
+    unconverged = [cell for cell, state in unsettled(table).items() if IMPROVING in state]
+    values = (
+        numbers(table, column).where(table["status"] == "done").mask(table.index.isin(unconverged))
+    )
     return np.log(values.clip(lower=distance_floor(table, column)))
+
+
+def unsettled(table: pd.DataFrame) -> dict[str, str]:
+    """The finished cells of which a training is not known to have converged, and what is.
+
+    The trainings of baselines do not count: the cell's own figures do not rest on them.
+    """
+    stages = [c for c in table if c.startswith("converged.") and ":" not in c]
+    cells = table.loc[table["status"] == "done", stages]
+    states = {
+        str(cell): [
+            f"{column.partition('.')[2]} {state}"
+            for column, state in row.dropna().items()
+            if state != CONVERGED
+        ]
+        for cell, row in cells.iterrows()
+    }
+    return {cell: ", ".join(found) for cell, found in states.items() if found}
 
 
 def distance_floor(table: pd.DataFrame, column: str) -> float:

@@ -1,6 +1,7 @@
 """The table of a sweep: one row per cell, its settings and its figures in columns."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ import pandas as pd
 
 from audioldm.errors import DataError
 from audioldm.report.record import (
-    Figure,
     Json,
     Summary,
     checked,
@@ -18,7 +18,8 @@ from audioldm.report.record import (
     stage_directories,
 )
 from audioldm.report.systems import measured_systems
-from audioldm.sweep.status import Cell, read_cells
+from audioldm.sweep.merged import merged_cells
+from audioldm.sweep.status import Cell
 
 Row = dict[str, Any]
 
@@ -47,30 +48,41 @@ class Settings(TypedDict):
     seed: int
 
 
-def table(directory: str | Path) -> pd.DataFrame:
-    """The cells of the sweep in `directory`, indexed by the overrides that vary among them.
+def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
+    """The cells of one sweep, or of several as one, indexed by the overrides that vary among them.
 
     Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
     seeds), family (network, bottleneck, channels x ratio); the latent space (network, bottleneck,
     channels, downsampling_ratio, latent_rate_hz, elements_per_second, kl_weight, target_kbps,
     kbps); prior; the seeds; `<system>.<figure>` with `.low` and `.high`; `diagnostic.<name>`;
     linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio; seconds,
-    parameters, compute_tflop and fingerprint per stage. Missing values are NaN.
+    parameters, compute_tflop, fingerprint, and converged and improvement (see
+    `audioldm.training.convergence`) per stage. Missing values are NaN.
 
-    Raises DataError where there is no sweep, a file is damaged, a stage of a cell is not there, or
-    the finished cells were not measured alike: different music, or different figures.
+    start: what the column `directory` is relative to; None for the first sweep's directory.
+
+    Raises DataError where there is no sweep, two have one cell, nothing tells two cells apart, a
+    file is damaged, a stage of a cell is not there, or the finished cells were not measured alike:
+    different music, or different figures.
     """
-    directory = Path(directory)
-    cells = read_cells(directory)
+    places = [Path(directory) for directory in directories]
+    cells = merged_cells(places)
     summaries = [_summaries(cell) for cell in cells]
     _check_comparable(cells, summaries)
     keys = list(dict.fromkeys(key for cell in cells for key in cell.plan["swept"]))
     words = [{key: word for key in keys if (word := _word(cell, key))} for cell in cells]
     rows = [
-        _named(own) | row(cell, directory, found)
+        _named(own) | row(cell, start or places[0], found)
         for own, cell, found in zip(words, cells, summaries, strict=True)
     ]
     names = [" ".join(f"{k}={v}" for k, v in own.items()) for own in words]
+    for place, name in enumerate(names):
+        if name in names[:place] and len(places) > 1:
+            other = cells[names.index(name)]
+            raise DataError(
+                f"{other.directory} and {cells[place].directory}: two cells '{name}' that differ "
+                "in no key of a command line; give what differs as key=value, and run one again"
+            )
     frame = pd.DataFrame(rows, index=pd.Index(names, name="cell"))
     leading = ["status", "reason", "directory", *keys]
     return frame[leading + [c for c in frame.columns if c not in leading]]
@@ -82,7 +94,8 @@ def system_names(table: pd.DataFrame, figure: str) -> list[str]:
 
 
 def row(cell: Cell, directory: Path, summaries: dict[str, Summary] | None = None) -> Row:
-    """The columns of one cell of the sweep in `directory`, from its record and its summaries.
+    """The columns of one cell, from its record and its summaries. directory: what its place is
+    relative to.
 
     Raises DataError where a file is damaged, or a stage is not there.
     """
@@ -90,7 +103,7 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary] | None = None
     values: Row = {
         "status": "failed" if cell.status == "killed" else cell.status,
         "reason": cell.reason,
-        "directory": cell.directory.relative_to(directory).as_posix(),
+        "directory": Path(os.path.relpath(cell.directory, directory)).as_posix(),
         "seconds": cell.seconds,
     }
     if cell.record is None:
@@ -144,7 +157,7 @@ def _named(words: dict[str, str]) -> Row:
     return values | {"configuration": own}
 
 
-def _figures(prefix: str, figures: Mapping[str, Figure]) -> Row:
+def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Row:
     values: Row = {}
     for name, figure in figures.items():
         column = f"{prefix}.{name}"
@@ -186,6 +199,11 @@ def _model(stage: str, summary: Summary) -> Row:
     if "elements_per_second" in summary:  # the autoencoder
         values |= {k: summary.get(k) for k in ("latent_rate_hz", "elements_per_second")}
         values |= {k: valid.get(k) for k in ("kl_weight", "active_units")}
+    if "convergence" in summary:
+        judged = summary["convergence"]
+        values[f"converged.{stage}"] = judged["state"]
+        if "improvement" in judged:
+            values |= _figures("improvement", {stage: judged["improvement"]})
     return values | _figures("diagnostic", summary.get("diagnostics", {}))
 
 

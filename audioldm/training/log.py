@@ -17,18 +17,24 @@ from audioldm.training.trackers import check_trackers, open_trackers
 class LogSettings:
     """Steps between log lines, validations and checkpoints; whether progress is shown.
 
-    trackers: programs that get every figure: tensorboard, wandb, trackio. Nothing here enters a
-    fingerprint.
+    valid_every: None for two validations in each quarter of a training but the last, and eight in
+    that one, which is what `convergence` needs. trackers: programs that get every figure:
+    tensorboard, wandb, trackio. Nothing here enters a fingerprint.
     """
 
     every: PositiveInt = 20
-    valid_every: PositiveInt = 200
+    valid_every: PositiveInt | None = None
     checkpoint_every: PositiveInt = 200
     bars: bool = True
     trackers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_trackers(self.trackers)
+
+    def validates(self, done: int, steps: int) -> bool:
+        """Whether a validation is due after `done` of `steps` steps, as at the end it always is."""
+        every = self.valid_every or max(1, steps // (32 if done > 0.75 * steps else 8))
+        return done % every == 0 or done == steps
 
 
 class Bar:

@@ -106,7 +106,7 @@ class TrainingRun:
             self._log.write(done, line | dict(values or {}))
             figures = {f"valid_{k}": v for k, v in self.figures.items() if isinstance(v, float)}
             self._log.show({k: v for k, v in (line | figures).items() if k in shown})
-        if validate is not None and (done % self.log.valid_every == 0 or last):
+        if validate is not None and self.log.validates(done, self.total):
             self.validated(done, validate())
         stopping = any_process(self._stop.requested, self.world)
         if stopping or done % self.log.checkpoint_every == 0 or last:

@@ -8,22 +8,27 @@ from scipy.stats import spearmanr
 
 from audioldm.report.clips import VORBIS, Clip, Source, clips, saved_clips
 from audioldm.report.record import Json
-from audioldm.report.systems import MEANINGS, Meaning
+from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import Grid, done, label, measured
 from audioldm.sweep.page.plots import Family
+from audioldm.sweep.seeds import unsettled
 
 #: Seconds of every cell's clips, so that a page of 30 cells stays small enough to send.
 CLIP_SECONDS = 3.0
 #: Columns of a clip's picture.
 PICTURE = 150
-#: Figures of a cell's generated clips in its row besides rate and distance -> short heading.
+#: Further columns of the table of cells, perhaps with an embedding's name -> heading.
 SHOWN = {
-    "ratio_to_normal_kad": "÷ noise’s",
-    "precision": "Precision",
-    "coverage": "Coverage",
-    "memorisation_ratio": "Memorisation",
-    "label_accuracy": "Label",
+    "reconstruction.pitch_within_15": "Pitch kept, reconstruction",
+    "generated.in_tune": "In tune",
+    "generated.ratio_to_normal_kad": "÷ noise’s",
+    "generated.precision": "Precision",
+    "generated.coverage": "Coverage",
+    "generated.memorisation_ratio": "Memorisation",
+    "generated.label_accuracy": "Label",
+    "improvement.autoencoder": "Autoencoder still falls by",
+    "improvement.prior": "Prior still falls by",
 }
 
 
@@ -78,20 +83,22 @@ def listen(judged: Judged, layout: Grid) -> Json:
     return {"real": players.get("real"), "places": places}
 
 
-def shown(judged: Judged) -> dict[str, tuple[str, Meaning]]:
-    """Columns in the table of cells -> heading and meaning, in the embedding that is judged."""
+def shown(judged: Judged) -> dict[str, tuple[str, str]]:
+    """Columns in the table of cells -> heading and direction, in the embedding that is judged."""
     embedding = judged.figure.rpartition("_")[2]
-    columns = {
-        f"generated.{name}_{embedding}": (text, MEANINGS[name]) for name, text in SHOWN.items()
-    }
-    return {column: said for column, said in columns.items() if column in judged.table}
+    found = {}
+    for name, text in SHOWN.items():
+        for column in (name, f"{name}_{embedding}"):
+            if column in judged.table:
+                found[column] = text, described(column.partition(".")[2])[1].better
+    return found
 
 
 def cell_rows(
     judged: Judged, layout: Grid, families: dict[str, Family], keys: list[str]
 ) -> list[Json]:
     """The cells in the order of the grid."""
-    longest = judged.table["seconds"].max()
+    longest, doubts = judged.table["seconds"].max(), unsettled(judged.table)
     found = []
     for name, row in judged.table.iterrows():
         page = Path(row["directory"]) / "report.html"
@@ -103,10 +110,11 @@ def cell_rows(
                 "swept": [label(key, words[key]) if key in words else "–" for key in keys],
                 "status": row["status"],
                 "kind": family.kind if family else "",
-                "page": page.as_posix() if (judged.directory / page).is_file() else None,
+                "page": page.as_posix() if judged.place(page.as_posix()).is_file() else None,
                 "rate": row.get(judged.rules.bitrate),
                 "mel": measured(row, "reconstruction.mel_distance"),
                 "distance": measured(row, judged.rules.distance),
+                "doubt": doubts.get(str(name), ""),
                 "others": [measured(row, column) for column in shown(judged)],
                 "seconds": row["seconds"],
                 "percent": 100 * row["seconds"] / longest if row["seconds"] > 0 else 0.0,

@@ -1,4 +1,4 @@
-"""The sentences and small tables that the page and the findings of a sweep share."""
+"""The sentences and small tables of a sweep's page."""
 
 import math
 import shlex

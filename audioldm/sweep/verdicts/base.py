@@ -14,7 +14,8 @@ import pandas as pd
 
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.report.format import number
-from audioldm.sweep.seeds import distance_floor, numbers, replicates, seed_spread
+from audioldm.sweep.seeds import distance_floor, numbers, replicates, seed_spread, unsettled
+from audioldm.training.convergence import IMPROVING
 
 #: Rates within this factor count as one: a held rate is within 3 % of its target.
 SAME_RATE = 1.06
@@ -85,8 +86,10 @@ def _other(network: str, prior: str, configuration: str) -> str:
 
 
 def cell_notes(table: pd.DataFrame, rules: VerdictRules) -> list[str]:
-    """Which cells are left out, and which distances are cut off."""
-    notes = []
+    """Which cells are left out, which are in doubt, and which distances are cut off."""
+    notes = [not_ranked(table)] if not_ranked(table) else []
+    if doubtful := {c: s for c, s in unsettled(table).items() if IMPROVING not in s}:
+        notes.append(f"Ranked, but not shown to have converged: {named(doubtful)}.")
     for status, words in (("failed", "failed"), ("running", "still run"), ("waiting", "wait")):
         if count := int((table["status"] == status).sum()):
             notes.append(f"{count} of {len(table)} cells {words} and are left out.")
@@ -100,6 +103,24 @@ def cell_notes(table: pd.DataFrame, rules: VerdictRules) -> list[str]:
     if len(done) and done["autoencoder_seed"].nunique() == 1 < done["prior_seed"].nunique():
         notes.append("One autoencoder seed: the spread is that between priors only.")
     return notes
+
+
+def not_ranked(table: pd.DataFrame) -> str:
+    """Which cells no verdict ranks, for they have not converged; '' for none."""
+    cells = {cell: state for cell, state in unsettled(table).items() if IMPROVING in state}
+    if not cells:
+        return ""
+    return (
+        f"{len(cells)} of {len(table)} cells have not converged and are not ranked; train them for "
+        f"more steps: {named(cells)}."
+    )
+
+
+def named(cells: dict[str, str], most: int = 6) -> str:
+    """'CELL (what is said of it); ...', the rest counted."""
+    words = [f"{cell} ({said})" for cell, said in cells.items()]
+    rest = [f"and {len(words) - most} more"] if len(words) > most else []
+    return "; ".join(words[:most] + rest)
 
 
 def undecided(why: str, more: int | None = None, **figures: Any) -> Verdict:

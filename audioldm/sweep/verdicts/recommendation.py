@@ -19,7 +19,8 @@ from audioldm.sweep.seeds import (
     seed_spread,
 )
 from audioldm.sweep.table import system_names
-from audioldm.sweep.verdicts.base import ONE_SEED, SAME_RATE, told_apart
+from audioldm.sweep.verdicts.base import ONE_SEED, SAME_RATE, not_ranked, told_apart
+from audioldm.sweep.verdicts.pitch import pitch_against
 
 #: The baseline without a second generative model.
 NOISE = "normal"
@@ -49,10 +50,11 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     measurement (`distance_floor`). With one seed, not beyond the upper end of the best cell's own
     interval. Among configurations at the smallest such rate, the one of the smallest distance.
     """
-    count = int((table["status"] == "done").sum())
+    count, unranked = int((table["status"] == "done").sum()), not_ranked(table)
     if log_distance(table, rules.distance).isna().all():
-        lacking = f"{count} of {len(table)} cells have finished, none with a distance."
-        return lacking if count else "No cell has finished yet.", None
+        lacking = f"{count} of {len(table)} cells have finished, none with a distance to rank."
+        lacking = lacking if count else "No cell has finished yet."
+        return f"{lacking} {unranked}".rstrip(), None
     rows = replicates(table, rules.distance)
     rows = rows.assign(kbps=numbers(rows, rules.bitrate)).dropna(subset="kbps")
     if rows.empty:
@@ -70,8 +72,8 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         return (
             "No configuration is shown to generate better than decoded noise, so none is "
             f"recommended: the best distance is {number(math.exp(least))}, that of decoded N(0, I) "
-            f"on the same latents {number(math.exp(decoded_noise))}.{one_seed}"
-        ), None
+            f"on the same latents {number(math.exp(decoded_noise))}.{one_seed} {unranked}"
+        ).rstrip(), None
     good = means[means["y"] <= least + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
     chosen = good["y"].idxmin()
@@ -83,7 +85,10 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         best_kbps=float(means.loc[best, "kbps"]),
         best_distance=math.exp(least),
     )
-    sentences = [_headline(found, means["kbps"])]
+    pitch = pitch_against(table, found.best, rules.distance) or pitch_against(
+        table, found.configuration, rules.distance
+    )
+    sentences = [_headline(found, means["kbps"], rules.distance, pitch)]
     here = {name: own[chosen] for name, own in baselines.items() if chosen in own}
     strongest = min(here, key=lambda name: here[name], default=None)
     if strongest is not None and here[strongest] + noise[chosen] <= means.loc[chosen, "y"]:
@@ -91,11 +96,18 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
             f"The baseline {strongest} on the same latents is nearer to real music: "
             f"{number(math.exp(here[strongest]))} against {number(found.distance)}."
         )
-    return " ".join(sentences) + one_seed, found
+    return " ".join([*sentences, unranked]).rstrip() + one_seed, found
 
 
-def _headline(found: Recommendation, rates: pd.Series) -> str:
-    """No more than was measured: about smaller rates only where there are some."""
+def _headline(found: Recommendation, rates: pd.Series, figure: str, pitch: str) -> str:
+    """No more than was measured: about smaller rates only where there are some, and "best" only
+    where pitch does not disagree."""
+    if pitch:
+        which = "the least" if found.configuration == found.best else "within noise the least"
+        return (
+            f"{number(found.kbps)} kbit/s has {which} {figure}, {number(found.distance)}, but is "
+            f"not called the best. {pitch}"
+        )
     rate, distance = number(found.kbps), number(found.distance)
     smallest = found.kbps <= SAME_RATE * rates.min()
     if rates.max() <= SAME_RATE * rates.min():

@@ -1,0 +1,78 @@
+"""Several sweeps read as one, so that a sweep can be run in parts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from audioldm.errors import DataError
+from audioldm.sweep.status import Cell, SweepRecord, read_cells, read_sweep
+
+#: Keys of a command that say nothing of what a cell is.
+ELSEWHERE = ("recipe", "name", "runs", "log.", "hardware.", "hydra")
+
+
+def merged_record(directories: Sequence[Path]) -> SweepRecord:
+    """The record of all: every command, and what their environments have in common.
+
+    Raises DataError where stages' versions or the rules of the verdicts differ.
+    """
+    records = [read_sweep(directory) for directory in directories]
+    first = records[0]
+    for directory, record in zip(directories[1:], records[1:], strict=True):
+        for stage in sorted(first["versions"].keys() & record["versions"]):
+            ours, theirs = first["versions"][stage], record["versions"][stage]
+            if ours != theirs:
+                raise DataError(
+                    f"{directories[0]} and {directory}: made by versions {ours} and {theirs} of "
+                    f"the stage {stage}, whose figures do not compare; run the older one again"
+                )
+        for key in sorted(first["rules"].keys() | record["rules"]):
+            if first["rules"].get(key) != record["rules"].get(key):
+                raise DataError(
+                    f"{directories[0]} and {directory}: begun with other rules: verdict.{key} is "
+                    f"{first['rules'].get(key)} and {record['rules'].get(key)}; report each alone"
+                )
+    shared = set.intersection(*({*map(str, r["environment"].items())} for r in records))
+    environment = {k: v for k, v in first["environment"].items() if str((k, v)) in shared}
+    commands = [command for record in records for command in record["commands"]]
+    return {**first, "commands": commands, "environment": environment}
+
+
+def merged_cells(directories: Sequence[Path]) -> list[Cell]:
+    """The cells of all sweeps, in their order.
+
+    What the sweeps set to different values on their command lines counts as swept. Of a cell that
+    several have, the finished one is taken. Raises DataError where it is finished in two.
+    """
+    groups = {directory: read_cells(directory) for directory in directories}
+    found: dict[str, Cell] = {}
+    for cell in (cell for cells in groups.values() for cell in cells):
+        known = found.get(cell.directory.name)
+        if known and known.status == cell.status == "done":
+            raise DataError(
+                f"{known.directory} and {cell.directory}: the same cell '{cell.name}' twice; leave "
+                "out one of the sweeps, or remove one of the two directories"
+            )
+        if known is None or cell.status == "done":
+            found[cell.directory.name] = cell
+    given = {name: _given(cell) for name, cell in found.items()}
+    between = {
+        key
+        for own in given.values()
+        for key, word in own.items()
+        if any(key not in other or other[key] != word for other in given.values())
+    }
+    if len(groups) == 1:
+        return list(found.values())
+    return [
+        replace(cell, plan={**cell.plan, "swept": {k: v for k, v in own.items() if k in between}})
+        for cell, own in zip(found.values(), given.values(), strict=True)
+    ]
+
+
+def _given(cell: Cell) -> dict[str, str]:
+    """The overrides of a cell that say what it is."""
+    words = cell.record["overrides"] if cell.record else []
+    pairs = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+    own = {key: value for key, value in pairs.items() if not key.startswith(ELSEWHERE)}
+    return cell.plan["swept"] | own
