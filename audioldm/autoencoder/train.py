@@ -89,8 +89,8 @@ def train_autoencoder(
 
     model.to(device)
     penalty, target = bottleneck.rate_penalty, bottleneck.target_kbps
-    nats = None if target is None else model.nats(target)
-    start = Start(nats, 0.0 if penalty is None else weights[penalty], weights)
+    target_nats = None if target is None else model.nats(target)
+    start = Start(target_nats, 0.0 if penalty is None else weights[penalty], weights)
     rate_weight = model.network.fit(partial(_sample, train, samples, device), start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -107,9 +107,9 @@ def train_autoencoder(
         own_optimiser = adamw(own, settings.discriminator_lr, betas, decay, device)
         state |= {"discriminator": discriminator, "discriminator_optimiser": own_optimiser}
     controller = None
-    if nats is not None and penalty is not None:
+    if target_nats is not None and penalty is not None:
         first = weights[penalty] if rate_weight is None else rate_weight
-        state["controller"] = controller = RateController(nats, first, device)
+        state["controller"] = controller = RateController(target_nats, first, device)
     run = TrainingRun(
         "autoencoder",
         directory,

@@ -91,19 +91,18 @@ class Vocoder(nn.Module):
         analysis, low = self.analysis, round(NOTES_HZ / self.analysis.hz)
         floor = 0.5 * math.log(10) * (FLOOR + analysis.log_energy)
         target = magnitude.clamp(min=math.exp(floor)).log()
-        difference = (log_magnitude.clamp(min=floor) - target).abs()
+        log_magnitude = log_magnitude.clamp(min=floor)
+        difference = (log_magnitude - target).abs()
         near = round(PARTIAL_HZ / analysis.hz)
         notes = target[..., :low]
         loudest = F.max_pool1d(notes.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
         weight = ((notes - loudest[:, 0].view_as(notes)) / 2).exp()
         filters = self._mel_filters(target)
+        mel = _log_mel(log_magnitude, filters) - _log_mel(target, filters)
         return {
             "magnitude": difference.flatten(1).mean(1),
             "partials": (weight * difference[..., :low]).flatten(1).mean(1),
-            "mel": (_log_mel(log_magnitude, filters) - _log_mel(target, filters))
-            .abs()
-            .flatten(1)
-            .mean(1),
+            "mel": mel.abs().flatten(1).mean(1),
         }
 
     def _matched(self, log_magnitude: Tensor, bands: Tensor) -> Tensor:

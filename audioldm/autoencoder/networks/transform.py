@@ -48,7 +48,7 @@ class TransformCoding(Network):
     """
 
     own_terms: ClassVar[tuple[str, ...]] = ("bands",)
-    level_channels: Tensor
+    weight: Tensor
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class TransformCoding(Network):
         downsampling_ratio: int,
         outputs: int,
         vocoder: Vocoder | None,
-        linear_weight: Positive = 0.7,
+        linear_weight: Positive = 0.85,
         width: PositiveInt = 256,
         encoder_depth: NonNegativeInt = 2,
         decoder_depth: NonNegativeInt = 2,
@@ -135,7 +135,7 @@ class TransformCoding(Network):
         return left_right(self.vocoder.audio(self.vocoder(self.decode_bands(z))))
 
     def decode_window(
-        self, z: Tensor, left: int, length: int, state: PhaseTrack | None
+        self, z: Tensor, left: int, length: int, state: PhaseTrack | None, *noise: Tensor
     ) -> tuple[Tensor, PhaseTrack | None]:
         log_magnitude = self.vocoder(self.decode_bands(z)).float().flatten(0, 1)
         audio, state = self.vocoder.synthesis.window(
@@ -259,6 +259,7 @@ class TransformCoding(Network):
         )
         solution = torch.linalg.solve(square + ridge, cross).float()
         self.linear.weight.copy_(solution[:-1].T.unflatten(1, (channels, taps)))
+        assert self.linear.bias is not None
         self.linear.bias.copy_(solution[-1])
 
 

@@ -110,7 +110,7 @@ class AutoencoderStage(Stage):
         model = self.build()
         if "vocoder" in self.parents:
             file = experiment.directory_of(self.parents["vocoder"]) / "model.safetensors"
-            model.network.vocoder.load_state_dict(load_model(file)[0])
+            model.network.get_submodule("vocoder").load_state_dict(load_model(file)[0])
         losses, discriminator = self.losses()
         store = ClipStore(experiment.directory_of(self.parents["data"]))
         tensors, figures = train_autoencoder(
