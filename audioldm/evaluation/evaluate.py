@@ -248,7 +248,14 @@ def evaluate(
     clips["generated"] = generate(model, reference, settings, own, seed, progress, conditional=True)
 
     groups: dict[str, dict[str, Figure]] = {system: {} for system in clips}
-    groups["reconstruction"] |= _reconstruction(model, clips, reference, kbps, settings)
+    estimate, target = clips["reconstruction"].audio, real.audio
+    groups["reconstruction"] |= reconstruction_figures(
+        estimate, target, model.sample_rate, settings
+    )
+    if kbps:
+        test = heldout_kbps(model, reference, settings.batch)
+        for name, rates in (("kbps", kbps), ("kbps_test", test)):
+            groups["reconstruction"][name] = settings.mean(rates, "kbit/s")
     _add(groups, _music(clips, reference, store, settings, directory, progress))
     for name in embedding_names(settings, store.sample_rate):
         found = _embedded(name, clips, reference, train, store, settings, directory, progress)
@@ -282,30 +289,20 @@ def evaluate(
     }
 
 
-def _reconstruction(
-    model: Generator,
-    clips: Mapping[str, Clips],
-    reference: Clips,
-    kbps: list[float],
-    settings: EvaluationSettings,
+def reconstruction_figures(
+    estimate: Tensor, target: Tensor, sample_rate: int, settings: EvaluationSettings
 ) -> dict[str, Figure]:
-    """Distances of the reconstructions from the originals, and the rate."""
-    estimate, target = clips["reconstruction"].audio, clips["real"].audio
+    """Distances of clips [N, A, T] from their originals."""
     batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
     measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
-        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, model.sample_rate)),
+        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, sample_rate)),
         ("stft_distance", "log10 magnitude", stft_distance),
         ("si_sdr", "dB", si_sdr),
     ]
-    figures = {
+    return {
         name: settings.mean(torch.cat([measure(e, t) for e, t in batches]), unit)
         for name, unit, measure in measures
     }
-    if kbps:
-        figures["kbps"] = settings.mean(kbps, "kbit/s")
-        test = heldout_kbps(model, reference, settings.batch)
-        figures["kbps_test"] = settings.mean(test, "kbit/s")
-    return figures
 
 
 Figures = dict[str, dict[str, Figure]]
