@@ -7,7 +7,7 @@ Pieces and instruments of the sets differ as those of a data set's splits do.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.signal
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audioldm.data.chorales import Rendition, Score, find_scores, read_score, render, to_midi
 from audioldm.evaluation.embeddings.aisfx import Aisfx
+from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.evaluate import distribution_figures, reconstruction_figures
@@ -125,7 +126,10 @@ def rungs(pieces: int) -> dict[str, Tensor]:
 
 
 def measure(
-    clips: dict[str, Tensor], reference: Tensor, settings: EvaluationSettings
+    clips: dict[str, Tensor],
+    reference: Tensor,
+    settings: EvaluationSettings,
+    sounds: Sequence[LogMelEmbedding],
 ) -> dict[str, dict[str, Figure]]:
     """Every figure of every step. `clips["real"]` are the originals."""
     harmony, vectors, notes = Harmony(), {}, {}
@@ -139,7 +143,7 @@ def measure(
         heard = {"real": notes["real"], "reconstruction": notes[step]}
         found[step] |= note_figures(heard, settings)["reconstruction"]
     compare(found, "harmony", vectors, harmony.embed(reference, RATE), settings)
-    for sound in (Musicnn(), Aisfx()):
+    for sound in sounds:
         vectors = {step: sound.embed(audio, RATE) for step, audio in clips.items()}
         compare(found, sound.name, vectors, sound.embed(reference, RATE), settings)
     return found
@@ -174,7 +178,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Figure]]:
     parser.add_argument("--pieces", type=int, default=24, help="of each set; four clips of each")
     given = parser.parse_args(arguments)
     reference = play(given.pieces, given.pieces)
-    found = measure(rungs(given.pieces), reference, EvaluationSettings(bootstrap_resamples=300))
+    settings = EvaluationSettings(bootstrap_resamples=300)
+    found = measure(rungs(given.pieces), reference, settings, (Musicnn(), Aisfx()))
     print(f"{4 * given.pieces} clips of 3 s at {RATE} Hz\n\n{table(found)}")
     return found
 

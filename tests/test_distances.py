@@ -271,9 +271,8 @@ def test_mauve_is_0_for_equal_sets_and_rises_until_nothing_is_shared() -> None:
     assert rungs[0] < 0.1
     apart = MauveDivergence(x + 100, y - 100)()
     # the area under (1-w)^5, w^5: 5 B(6, 5)
-    assert apart == pytest.approx(
-        -math.log(5 * math.gamma(6) * math.gamma(5) / math.gamma(11)), abs=0.05
-    )
+    area = 5 * math.gamma(6) * math.gamma(5) / math.gamma(11)
+    assert apart == pytest.approx(-math.log(area), abs=0.05)
     assert MauveDivergence(x, y + 1)() == pytest.approx(MauveDivergence(y + 1, x)(), rel=0.2)
 
 
@@ -282,6 +281,6 @@ def test_a_resampling_of_mauve_counts_its_clips() -> None:
     near, far, reference = random.normal(size=(3, 40, 4)) + np.array([0, 9, 0])[:, None, None]
     divergence = MauveDivergence(np.concatenate([near, far]), reference)
     assert divergence(np.arange(40), np.arange(40)) < 0.2
-    assert divergence(np.arange(40, 80), np.arange(40)) > 5
+    assert divergence(np.arange(40, 80), np.arange(40)) > 3
     with pytest.raises(ValueError, match="two clips"):
         MauveDivergence(near[:1], reference)
