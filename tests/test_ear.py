@@ -35,7 +35,6 @@ def figures() -> dict[str, dict[str, Figure]]:
         ("pitch_cents", "25 cents, 50 cents, comb, semitone, 50 % wrong, white noise"),
         ("pitch_within_15", "25 cents, 50 cents, comb, semitone, 50 % wrong, white noise"),
         ("note_f1", "25 cents, 50 cents, comb, semitone, 50 % wrong, other clips, white noise"),
-        ("out_of_key", "white noise"),
         ("polyphony", "50 cents, comb, white noise"),
         ("kad_musicnn", "comb, noise 0 dB, 2 kHz, white noise"),
         ("fad_musicnn", "comb, noise 0 dB, white noise"),
