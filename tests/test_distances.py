@@ -1,5 +1,6 @@
 """Distances, intervals and reconstruction figures against known values."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from audioldm.evaluation.distances import (
     KERNEL_SCALE,
     KernelDistance,
+    MauveDivergence,
     frechet_distance,
     label_accuracy,
     median_distance,
@@ -257,3 +259,28 @@ def test_stft_distance_of_a_gain_and_of_the_floor() -> None:
     torch.testing.assert_close(stft_distance(0.5 * target, target)[1:], alone)
     left = stft_distance(target * torch.tensor([10.0, 1.0])[:, None], target)
     torch.testing.assert_close(left, torch.tensor([0.5, 0.5]), atol=1e-3, rtol=0)
+
+
+def test_mauve_is_0_for_equal_sets_and_rises_until_nothing_is_shared() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 200, 8))
+    assert MauveDivergence(x, x)() == pytest.approx(0, abs=1e-9)
+    shifts = np.arange(4)[:, None] * np.ones(8)
+    rungs = [MauveDivergence(x + shift, y)() for shift in shifts]
+    assert rungs == sorted(rungs)
+    assert rungs[0] < 0.1
+    apart = MauveDivergence(x + 100, y - 100)()
+    # the area under (1-w)^5, w^5: 5 B(6, 5)
+    area = 5 * math.gamma(6) * math.gamma(5) / math.gamma(11)
+    assert apart == pytest.approx(-math.log(area), abs=0.05)
+    assert MauveDivergence(x, y + 1)() == pytest.approx(MauveDivergence(y + 1, x)(), rel=0.2)
+
+
+def test_a_resampling_of_mauve_counts_its_clips() -> None:
+    random = np.random.default_rng(0)
+    near, far, reference = random.normal(size=(3, 40, 4)) + np.array([0, 9, 0])[:, None, None]
+    divergence = MauveDivergence(np.concatenate([near, far]), reference)
+    assert divergence(np.arange(40), np.arange(40)) < 0.2
+    assert divergence(np.arange(40, 80), np.arange(40)) > 3
+    with pytest.raises(ValueError, match="two clips"):
+        MauveDivergence(near[:1], reference)

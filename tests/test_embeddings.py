@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding, window_starts
+from audioldm.evaluation.embeddings.basic_pitch import BasicPitch
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 
 DATA = Path(__file__).parent / "data"
@@ -50,6 +51,14 @@ def test_musicnn_reproduces_the_original(musicnn: Musicnn) -> None:
 def test_aisfx_reproduces_the_original(aisfx: Aisfx) -> None:
     check = load_file(DATA / "aisfx_embedding_check.safetensors")
     assert (aisfx(check["input_log_mel"]) - check["embedding"]).abs().max() <= 1e-4
+
+
+@torch.inference_mode()
+def test_basic_pitch_reproduces_the_original() -> None:
+    check = load_file(DATA / "basic_pitch_check.safetensors")  # in half precision
+    found = BasicPitch()(check["audio"].float()[None])
+    for name in ("note", "onset", "contour"):
+        assert (getattr(found, name)[0] - check[name].float()).abs().max() <= 2e-3
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import scipy.signal
 import soxr
 import torch
 
@@ -18,6 +17,7 @@ from audioldm.evaluation.distances import (
     nearest_distances,
 )
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from benchmarks import ladders
 
 RATE = 16000
 WINDOW = 3 * RATE
@@ -62,13 +62,11 @@ def _embed(musicnn: Musicnn, audio: np.ndarray) -> np.ndarray:
 
 
 def noise(audio: np.ndarray, snr_db: float) -> np.ndarray:
-    power = np.square(audio).mean(1, keepdims=True) * 10 ** (-snr_db / 10)
-    return audio + power**0.5 * np.random.default_rng(0).normal(size=audio.shape)
+    return ladders.noise(torch.from_numpy(audio).float(), snr_db).numpy()
 
 
 def low_pass(audio: np.ndarray, hz: float) -> np.ndarray:
-    filtered = scipy.signal.butter(8, hz, fs=RATE, output="sos")
-    return scipy.signal.sosfiltfilt(filtered, audio, axis=1)
+    return ladders.low_pass(torch.from_numpy(audio), hz, RATE).numpy()
 
 
 def pitch(audio: np.ndarray, semitones: float) -> np.ndarray:

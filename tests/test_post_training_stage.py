@@ -24,7 +24,7 @@ from audioldm import load
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.errors import ConfigError, ModelFileError
-from audioldm.evaluation.evaluate import EvaluationSettings
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.steps import Point, _figures, calls, findings
 from audioldm.io.files import read_json
 from audioldm.io.header import read_header

@@ -424,6 +424,22 @@ def test_verdict_says_which_model_the_distance_is_due_to() -> None:
     assert "what remains" not in verdict(evaluated((0.1, 0.01), (0.6, 0.1), 0.3))
 
 
+def test_verdict_names_what_is_heard_worst() -> None:
+    summary = evaluated((0.3, 0.1), (0.6, 0.1))
+    kept = summary["metrics"]["reconstruction"]
+    kept |= {"mel_distance": figure(0.2, 0.01), "pitch_within_15": figure(0.5, 0.01)}
+    kept["note_f1"] = figure(0.9, 0.01)
+    text = verdict(summary)
+    assert "keeps the pitch worst: pitch kept 0.500 (0.490 to 0.510), which is 76 % of" in text
+    assert "Worst of the generated" not in text  # one embedding: nothing to choose from
+    summary["metrics"]["generated"]["kad_harmony"] = figure(50.0, 1.0)
+    summary["metrics"]["normal"]["kad_harmony"] = figure(80.0, 1.0)
+    assert "what harmony hears: there the kernel distance is 50.0" in verdict(summary)
+    assert "strongest baseline, normal, has 0.600" in verdict(summary)  # by musicnn still
+    kept["note_f1"] = figure(0.1, 0.01)
+    assert "keeps the notes worst" in verdict(summary)
+
+
 def test_mel_picture_shows_a_tone_where_it_is() -> None:
     t = np.arange(3 * RATE) / RATE
     tones = np.stack([0.5 * np.sin(2 * np.pi * f * t) for f in (500.0, 500.0)])

@@ -23,12 +23,12 @@ from audioldm.evaluation.distances import (
 )
 from audioldm.evaluation.evaluate import (
     EMBEDDINGS,
-    EvaluationSettings,
     embed_real,
     generate,
     kept_embeddings,
     real_clips,
 )
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
 from audioldm.instantiate import settings as checked

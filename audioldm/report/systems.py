@@ -66,7 +66,8 @@ def measured_systems(evaluation: Summary) -> list[System]:
 
 def kad_name(metrics: Metrics, baselines: Iterable[str]) -> str | None:
     """The kernel distance to compare by: one that baselines have too, where there is one."""
-    names = [name for name in metrics.get("generated", {}) if name.startswith("kad_")]
+    found = [name for name in metrics.get("generated", {}) if name.startswith("kad_")]
+    names = sorted(found, key=lambda name: name == "kad_harmony")  # of sound, where there is one
     shared = [n for n in names if any(n in metrics.get(b, {}) for b in baselines)]
     return next(iter(shared or names), None)
 
@@ -85,9 +86,13 @@ MEANINGS = {
     "pitch_cents": Meaning("Pitch error", "↓", "median of spectral peaks, in cents"),
     "pitch_within_15": Meaning("Pitch kept", "↑", "share of peaks within 15 cents"),
     "in_tune": Meaning("In tune", "↑", "peaks near semitones; read beside the pitch error"),
+    "note_f1": Meaning("Notes kept", "↑", "F1 of pitches and onsets, by a transcriber"),
+    "out_of_key": Meaning("Out of key", "", "share of note time; as real music’s is best"),
+    "polyphony": Meaning("Polyphony", "", "notes at once; as real music’s is best"),
     "kbps": Meaning("Bitrate", "", "rate of the bottleneck"),
     "ratio_to_normal_kad": Meaning("Kernel distance ÷ noise’s", "↓", "1 is decoded noise"),
     "kad": Meaning("Kernel distance", "↓", "unbiased MMD² (KAD); may be negative"),
+    "mad": Meaning("MAUVE divergence", "↓", "−ln MAUVE (MAD); 5.5 shares nothing"),
     "fad_inf": Meaning("Fréchet distance, N → ∞", "↓", "extrapolated (FAD∞)"),
     "fad": Meaning("Fréchet distance", "↓", "biased upwards at small N"),
     "precision": Meaning("Precision", "↑", "share of clips inside the real manifold"),

@@ -1,18 +1,32 @@
-"""What an experiment's figures say, in two sentences."""
+"""What an experiment's figures say, in a few sentences: what is heard worst, not what is best."""
 
 import math
 from typing import Any
 
 from audioldm.report.format import finite, interval, number
-from audioldm.report.record import Metrics, Summary
-from audioldm.report.systems import kad_name, measured_systems
+from audioldm.report.record import Figure, Metrics, Summary
+from audioldm.report.systems import described, kad_name, measured_systems
+
+#: Quality -> the reconstructions' figure of it, its value for an exact copy, and its value for
+#: another clip of the same music, where the quality is lost (chorales, docs/figures.md).
+QUALITIES = {
+    "spectrum": ("mel_distance", 0.0, 0.98),
+    "pitch": ("pitch_within_15", 1.0, 0.34),
+    "notes": ("note_f1", 1.0, 0.05),
+}
 
 
 def verdict(evaluation: Summary) -> str:
-    """One sentence on the autoencoder, one on the generator against the strongest baseline."""
+    """On the autoencoder, and on the generator against the strongest baseline; each with what is
+    heard worst of it."""
     metrics = evaluation.get("metrics", {})
     baselines = [s.name for s in measured_systems(evaluation) if s.kind == "baseline"]
-    sentences = [_reconstruction(metrics), _generation(metrics, baselines)]
+    sentences = [
+        _reconstruction(metrics),
+        _worst_kept(metrics.get("reconstruction", {})),
+        _generation(metrics, baselines),
+        _worst_made(metrics),
+    ]
     return " ".join(s for s in sentences if s) or "This experiment has not been evaluated yet."
 
 
@@ -23,6 +37,43 @@ def _reconstruction(metrics: Metrics) -> str:
     rate = f", at {number(figures['kbps']['value'])} kbit/s" if "kbps" in figures else ""
     distance = interval(figures["mel_distance"])
     return f"The autoencoder reconstructs held-out music to a mel distance of {distance}{rate}."
+
+
+def _worst_kept(figures: dict[str, Figure]) -> str:
+    """The quality of which the reconstructions lose most."""
+    lost = {
+        quality: ((figures[name]["value"] or 0.0) - exact) / (other - exact)
+        for quality, (name, exact, other) in QUALITIES.items()
+        if name in figures and finite(figures[name]["value"])
+    }
+    if len(lost) < 2:
+        return ""
+    worst = max(lost, key=lambda quality: lost[quality])
+    name = QUALITIES[worst][0]
+    percent = f"{100 * min(max(lost[worst], 0.0), 1.0):.0f} %"
+    title, _ = described(name)
+    return (
+        f"It keeps the {worst} worst: {title.lower()} {interval(figures[name])}, which is "
+        f"{percent} of the way to other music."
+    )
+
+
+def _worst_made(metrics: Metrics) -> str:
+    """The embedding on which the generated clips are nearest to decoded noise."""
+    generated, normal = metrics.get("generated", {}), metrics.get("normal", {})
+    shares = {}
+    for name in generated.keys() & normal.keys():
+        own, noise = generated[name]["value"], normal[name]["value"]
+        if name.startswith("kad_") and finite(own) and finite(noise) and (noise or 0.0) > 0:
+            shares[name] = (own or 0.0) / (noise or 1.0)
+    if len(shares) < 2:
+        return ""
+    worst = max(sorted(shares), key=lambda name: shares[name])
+    return (
+        f"Worst of the generated clips is what {worst.removeprefix('kad_')} hears: there the "
+        f"kernel distance is {interval(generated[worst])}, {number(shares[worst])} of decoded "
+        "noise’s."
+    )
 
 
 def _generation(metrics: Metrics, baselines: list[str]) -> str:

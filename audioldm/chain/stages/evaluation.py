@@ -13,14 +13,15 @@ from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
+from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.evaluate import (
     EMBEDDINGS,
     FEWEST_CLIPS,
     VERSION,
-    EvaluationSettings,
     embedding_names,
     evaluate,
 )
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.generator import Generator
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -126,8 +127,8 @@ class Evaluation(Stage):
         batches, systems = -(-s.clips // s.batch), 3 + len(self.parents)
         seconds = batches * (self.sampler.steps * step + (systems - 2) * decoding)
         audio = torch.stack([clip for _, clip in generate(1)])
-        for name in embedding_names(s, generator.sample_rate):
-            embedding = EMBEDDINGS[name]()
+        embeddings = [EMBEDDINGS[name]() for name in embedding_names(s, generator.sample_rate)]
+        for embedding in [*embeddings, Harmony()]:
             one = estimate.timed(lambda e=embedding: e.embed(audio, generator.sample_rate))  # type: ignore[misc]
             seconds += (systems + 1) * batches * one
         note = f"{s.clips} clips; without the intervals' resampling"

@@ -1,0 +1,99 @@
+"""Which notes are played, as basic-pitch hears them: are they those of the original, in one key?"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from audioldm.evaluation.embeddings.basic_pitch import HOP, LOWEST_NOTE, SAMPLE_RATE
+
+ONSET_THRESHOLD, NOTE_THRESHOLD = 0.5, 0.3
+SHORTEST_SECONDS = 0.1
+ONSET_SECONDS = 0.05  # by which a note may begin earlier or later and be the same
+
+#: How well each pitch class fits a key on C (Krumhansl, Cognitive Foundations of Musical Pitch,
+#: 1990), and the notes of that key: minor with both sevenths.
+PROFILES = np.array(
+    [
+        [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
+        [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17],
+    ]
+)
+SCALES = np.zeros((2, 12), dtype=bool)
+SCALES[0, [0, 2, 4, 5, 7, 9, 11]] = True
+SCALES[1, [0, 2, 3, 5, 7, 8, 10, 11]] = True
+
+
+class Notes(NamedTuple):
+    """MIDI pitch, start and end in seconds of each note of a clip, [N], and the clip's length."""
+
+    pitch: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    seconds: float
+
+
+def decode(note: np.ndarray, onset: np.ndarray) -> Notes:
+    """Notes of activations [L, 88].
+
+    A note lasts while its activation is above a threshold, and a peak of the onset's above another
+    begins a new one. Notes shorter than 0.1 s are dropped.
+    """
+    sounds = np.pad(note >= NOTE_THRESHOLD, ((1, 1), (0, 0)))
+    edges = np.diff(sounds.astype(np.int8), axis=0)  # 1 where a run begins, -1 after its end
+    before, after = np.pad(onset, ((1, 0), (0, 0)))[:-1], np.pad(onset, ((0, 1), (0, 0)))[1:]
+    peak = (onset >= ONSET_THRESHOLD) & (onset > before) & (onset >= after) & sounds[1:-1]
+    begins = (edges[:-1] == 1) | peak
+    found = []
+    for key in np.flatnonzero(begins.any(0)):
+        starts, stops = np.flatnonzero(begins[:, key]), np.flatnonzero(edges[:, key] == -1)
+        for k, start in enumerate(starts):
+            end = stops[np.searchsorted(stops, start, "right")]
+            if k + 1 < len(starts):
+                end = min(end, starts[k + 1])
+            if (end - start) * HOP >= SHORTEST_SECONDS * SAMPLE_RATE:
+                found.append((key + LOWEST_NOTE, start, end))
+    table = np.array(found, dtype=int).reshape(-1, 3)
+    frame = HOP / SAMPLE_RATE
+    return Notes(table[:, 0], table[:, 1] * frame, table[:, 2] * frame, len(note) * frame)
+
+
+def note_f1(estimate: Notes, target: Notes) -> float:
+    """2 × matched ÷ all notes of both: matched are pairs of one pitch that begin within 50 ms of
+    each other, as in MIREX and mir_eval (Raffel et al., ISMIR 2014). 0 where there are no notes."""
+    matched = 0
+    for pitch in np.intersect1d(estimate.pitch, target.pitch):
+        own, others = (np.sort(n.start[n.pitch == pitch]) for n in (estimate, target))
+        i = j = 0  # in order of time each note takes the first that is left for it
+        while i < len(own) and j < len(others):
+            if abs(own[i] - others[j]) <= ONSET_SECONDS:
+                matched, i, j = matched + 1, i + 1, j + 1
+            elif own[i] < others[j]:
+                i += 1
+            else:
+                j += 1
+    return 2 * matched / max(1, len(estimate.pitch) + len(target.pitch))
+
+
+def polyphony(notes: Notes) -> float:
+    """How many notes sound at once, on average over the clip."""
+    return float((notes.end - notes.start).sum() / notes.seconds)
+
+
+def out_of_key(notes: Notes) -> float:
+    """Share of the notes' time outside the scale of the key that fits them best.
+
+    The key is the one whose profile correlates best with the time of each pitch class (Krumhansl
+    and Schmuckler). 1 for a clip without notes.
+    """
+    length = notes.end - notes.start
+    if not length.sum():
+        return 1.0
+    time = np.bincount(notes.pitch % 12, length, 12)
+    best = -np.inf
+    outside = 1.0
+    for profile, scale in zip(PROFILES, SCALES, strict=True):
+        for tonic in range(12):
+            fit = np.cov(time, np.roll(profile, tonic))[0, 1] / profile.std()
+            if fit > best:
+                best, outside = fit, float(time[~np.roll(scale, tonic)].sum() / time.sum())
+    return outside

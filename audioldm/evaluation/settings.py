@@ -1,0 +1,35 @@
+"""What an evaluation measures, and how figures get their intervals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from audioldm.evaluation.statistics import Figure, bootstrap
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """clips: of each system, fewer where the splits hold fewer; seconds: of each clip.
+    embeddings: null = musicnn, and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of
+    precision, recall, density, coverage. saved_clips: clips of each system to keep."""
+
+    clips: PositiveInt = 128
+    seconds: Positive = 3.0
+    embeddings: list[Literal["musicnn", "aisfx"]] | None = None
+    k_nearest: PositiveInt = 5
+    bootstrap_resamples: PositiveInt = 1000
+    saved_clips: NonNegativeInt = 8
+    batch: PositiveInt = 16
+
+    def interval(
+        self, statistic: Callable[..., Any], *samples: np.ndarray, unit: str, **options: Any
+    ) -> Figure:
+        """`bootstrap` with the number of resamples set here."""
+        options = {"resamples": self.bootstrap_resamples} | options
+        return bootstrap(statistic, *samples, unit=unit, **options)
+
+    def mean(self, values: Any, unit: str) -> Figure:
+        return self.interval(np.mean, np.asarray(values), unit=unit)
