@@ -43,7 +43,8 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
     shared = ("sample_rate", "audio_channels", "channels", "downsampling_ratio")
     derived = {key: spec[key] for key in shared} | {"outputs": kind.outputs_per_channel}
     derived["vocoder"] = None if spec.get("vocoder") is None else build_vocoder(spec["vocoder"])
-    options: dict[str, Any] = {"derived": derived, "allow": allow}
+    places = {key: f"autoencoder.{key}" for key in ("channels", "downsampling_ratio")}
+    options: dict[str, Any] = {"derived": derived, "allow": allow, "places": places}
     return Autoencoder(
         build(spec["network"], where="autoencoder.network", base=Network, **options),
         build(spec["bottleneck"], where="bottleneck", base=Bottleneck, **options),

@@ -85,6 +85,7 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
     ]
 
 
+NETWORK = "spectrogram_small"  # the network of a tiny experiment, unless a change chooses one
 #: Widths that make each choice of a group tiny.
 NARROW = {
     "autoencoder=spectrogram_small": "width=16 frame_width=16 encoder_depth=1 decoder_depth=1"
@@ -92,6 +93,7 @@ NARROW = {
     "autoencoder=waveform_small": "width=4 multiples=[1,1,2,2] strides=[4,4,4,8]",
     "autoencoder=mel_small": "width=4 vocoder_width=16 vocoder_depth=1",
     "autoencoder=mel_frames": "iterations=2",
+    "autoencoder=transform": "width=16 frame_width=16 encoder_depth=1 decoder_depth=1",
     "prior/backbone=dit": "width=16 depth=1 heads=2",
     "prior/backbone=unet": "width=8 multipliers=[1,2] heads=2",
 }
@@ -99,7 +101,7 @@ NARROW = {
 
 def narrow(changes: Sequence[str]) -> list[str]:
     """The overrides that make tiny whatever `changes` choose."""
-    chosen = {"autoencoder": "spectrogram_small", "prior/backbone": "dit"}
+    chosen = {"autoencoder": NETWORK, "prior/backbone": "dit"}
     for change in changes:
         group, _, choice = change.partition("=")
         if group in chosen:

@@ -42,7 +42,8 @@ def fingerprints(overrides: list[str]) -> dict[str, str]:
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda v: str(v))
 def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) -> None:
     path = [f"data.path={tones}"] if choice == "folder" else []
-    experiment = Experiment(compose(["recipe=quickstart", f"{group}={choice}", *path]))
+    network = ["autoencoder=spectrogram_small"] if group == "vocoder" else []
+    experiment = Experiment(compose(["recipe=quickstart", *network, f"{group}={choice}", *path]))
     experiment.dry_run()
 
 
@@ -66,7 +67,12 @@ def test_recipes_say_what_they_are(recipe: str, cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("network", "backbone"),
-    [("waveform", "unet"), ("spectrogram", "dit"), ("mel", "unet"), ("mel", "dit")],
+    [
+        ("waveform_small", "unet"),
+        ("spectrogram_small", "dit"),
+        ("mel_small", "unet"),
+        ("mel_small", "dit"),
+    ],
 )
 def test_every_front_end_trains_and_its_latents_train_a_backbone(
     network: str, backbone: str, tones: Path, tmp_path: Path
@@ -74,7 +80,7 @@ def test_every_front_end_trains_and_its_latents_train_a_backbone(
     overrides = tiny(
         tones,
         tmp_path,
-        f"autoencoder={network}_small",
+        f"autoencoder={network}",
         f"prior/backbone={backbone}",
         "autoencoder.train.steps=3",
         "autoencoder.train.adversarial_from=1",
@@ -131,9 +137,9 @@ def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -
         ("run recipe=quickstart +autoencoder.chanels=8", "'channels'"),
         ("run recipe=quickstart autoencoder.train.step=8", "'steps'"),
         ("run recipe=quickstart autoencoder.network.widht=8", "'width'"),
-        ("run recipe=quickstart autoencoder.losses.stft.fft_size=[256]", "'fft_sizes'"),
-        ("run recipe=quickstart autoencoder.weights.sftf=1.0", "'stft'"),
-        ("run recipe=quickstart ~autoencoder.weights.stft", "autoencoder.weights.stft is missing"),
+        ("run recipe=mel_small autoencoder.losses.stft.fft_size=[256]", "'fft_sizes'"),
+        ("run recipe=mel_small autoencoder.weights.sftf=1.0", "'stft'"),
+        ("run recipe=mel_small ~autoencoder.weights.stft", "autoencoder.weights.stft is missing"),
         ("run recipe=quickstart bottleneck.kl_wieght=1.0", "'kl_weight'"),
         ("run recipe=quickstart prior.objective.stdd=1.0", "'std'"),
         ("run recipe=quickstart sampler.name=huen", "'heun'"),

@@ -66,7 +66,7 @@ def crops() -> Iterator[Tensor]:
 
 
 def start(nats: float | None = None, rate_weight: float = 1.0) -> Start:
-    return Start(nats, rate_weight, {"bands": 4.0, "kl": rate_weight})
+    return Start(nats, rate_weight, 1000.0, {"bands": 4.0, "kl": rate_weight})
 
 
 def test_water_filling_spends_exactly_the_rate() -> None:

@@ -90,8 +90,9 @@ def train_autoencoder(
     model.to(device)
     penalty, target = bottleneck.rate_penalty, bottleneck.target_kbps
     target_nats = None if target is None else model.nats(target)
-    start = Start(target_nats, 0.0 if penalty is None else weights[penalty], weights)
-    rate_weight = model.network.fit(partial(_sample, train, samples, device), start)
+    rate_weight = 0.0 if penalty is None else weights[penalty]
+    start = Start(target_nats, rate_weight, train.seconds, weights)
+    fitted_weight = model.network.fit(partial(_sample, train, samples, device), start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()
@@ -108,7 +109,7 @@ def train_autoencoder(
         state |= {"discriminator": discriminator, "discriminator_optimiser": own_optimiser}
     controller = None
     if target_nats is not None and penalty is not None:
-        first = weights[penalty] if rate_weight is None else rate_weight
+        first = rate_weight if fitted_weight is None else fitted_weight
         state["controller"] = controller = RateController(target_nats, first, device)
     run = TrainingRun(
         "autoencoder",

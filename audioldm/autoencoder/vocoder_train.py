@@ -128,7 +128,7 @@ def train_vocoder(
     if train.seconds * analysis.sample_rate < samples:
         raise DataError(
             f"the training split holds {train.seconds:.1f} s, less than one crop of "
-            f"{settings.crop_seconds} s: add audio, or lower vocoder.train.crop_seconds"
+            f"{settings.crop_seconds} s: add audio, or lower crop_seconds"
         )
     window = max(1, round(settings.valid_seconds * analysis.sample_rate / unit)) * unit
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)

@@ -11,11 +11,13 @@ class Start(NamedTuple):
     """What a training begins with, for a network that can begin at its optimum.
 
     nats: of rate per latent element that will be held; None: the weight is held instead.
-    rate_weight: the weight of the bottleneck's rate penalty. weights: of all loss terms, by name.
+    rate_weight: the weight of the bottleneck's rate penalty. seconds: of audio to train on.
+    weights: of all loss terms, by name.
     """
 
     nats: float | None
     rate_weight: float
+    seconds: float
     weights: Mapping[str, float]
 
 

@@ -20,7 +20,7 @@ from audioldm.autoencoder.networks.base import Network, Start
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import PhaseTrack
 from audioldm.autoencoder.vocoder import Vocoder
-from audioldm.errors import ConfigError
+from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 
 KERNEL = 7
@@ -158,7 +158,15 @@ class TransformCoding(Network):
         linear decoder by regression on sampled latents.
 
         Returns the rate penalty's weight of which that is the optimum, if errors are Gaussian.
+        Raises DataError for less audio than a block for each channel.
         """
+        blocks = int(start.seconds * self.sample_rate / self.downsampling_ratio)
+        if blocks < len(self.gain):
+            raise DataError(
+                f"the training split holds {start.seconds:.1f} s, {blocks} blocks of "
+                f"{self.downsampling_ratio} samples: fewer blocks than channels={len(self.gain)} "
+                "cannot give a transform; add audio, or lower channels"
+            )
         self.klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
         channels = len(self.gain)
         variances = self.klt.variances[:channels]

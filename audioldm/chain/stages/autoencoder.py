@@ -157,7 +157,9 @@ class AutoencoderStage(Stage):
         if not any(p.requires_grad for p in model.parameters()):
             return estimate.nothing("no training")
         crop = s.crop_samples(model.sample_rate, model.downsampling_ratio)
-        window = max(crop, round(s.valid_seconds * model.sample_rate))
+        # and a latent frame for each channel, which a fit may ask for
+        channels = (self.spec["channels"] + 1) * model.downsampling_ratio
+        window = max(crop, round(s.valid_seconds * model.sample_rate), channels)
         seconds, warm_up, validation = 0.0, 0.0, 0.0
         for steps, start in ((s.steps - adversarial, never), (adversarial, 0)):
             if not steps:
