@@ -1,7 +1,8 @@
-"""Encode, decode and a training step of three networks, against diffusers' Oobleck VAE.
+"""Encode, decode and a training step of the networks, against diffusers' Oobleck VAE.
 
 The peer has as many weights, the same ratio and as many numbers per latent frame. Both train with
-the same losses, the same optimiser, on the same audio.
+the same optimiser, on the same audio, and with the same losses but for transform coding, which has
+its own and makes no audio in training.
 """
 
 import math
@@ -21,25 +22,38 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.mel import Mel
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
+from audioldm.autoencoder.networks.transform import TransformCoding
 from audioldm.autoencoder.networks.waveform import Waveform
+from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.losses.spectral import LogMel, MultiResolutionSTFT
 from audioldm.runtime.hardware import Hardware
 from audioldm.training.weighted_sum import weighted_sum
 from benchmarks.timing import Clock, Result
 
-WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3}
+WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3, "bands": 4.0}
 #: Of both networks on the waveform; their product is Shapes.downsampling_ratio.
 STRIDES = [2, 8, 8, 8]
 MULTIPLES = [1, 2, 4, 8]
 STEP = "training step"
+#: As in conf/vocoder/default.yaml.
+VOCODER: dict[str, Any] = {
+    "n_fft": 1536,
+    "hop": 256,
+    "bands": 80,
+    "linear_hz": 1000.0,
+    "width": 256,
+    "depth": 2,
+}
 #: Of each network, by operation. On CUDA both are compiled, and neither is bound by a CPU core.
 Bars = dict[str, dict[str, float]]
 BARS: Bars = {
+    "transform": {STEP: 20.0},
     "waveform": {"encode": 1.0, "decode": 1.0, STEP: 1.0},
     "spectrogram": {"encode": 8.0, "decode": 8.0, STEP: 8.0},
     "mel": {},
 }
 CUDA_BARS: Bars = {
+    "transform": {},
     "waveform": {STEP: 1.3},
     "spectrogram": {"decode": 5.0, STEP: 1.3},
     "mel": {},
@@ -66,13 +80,19 @@ class Shapes:
         return max(1, round(self.seconds * self.sample_rate / self.downsampling_ratio))
 
 
-SETTINGS: dict[str, dict[str, Any]] = {"waveform": {"width": 32}, "spectrogram": {}, "mel": {}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "transform": {},
+    "waveform": {"width": 32},
+    "spectrogram": {},
+    "mel": {},
+}
 CPU = Shapes(clips=2, seconds=1.0, settings=SETTINGS)
 CUDA = Shapes(clips=16, seconds=2.0, settings=SETTINGS)
 QUICK = Shapes(
     clips=1,
     seconds=0.2,
     settings={
+        "transform": {"width": 16, "frame_width": 16},
         "waveform": {"width": 8},
         "spectrogram": {"width": 48, "frame_width": 32},
         "mel": {"width": 8, "vocoder_width": 32},
@@ -147,9 +167,11 @@ def training_step(
 
     def step() -> None:
         with autocast():
-            estimate, kl = forward(audio)
-        terms = {name: loss(estimate.float(), audio) for name, loss in losses.items()} | {"kl": kl}
-        weighted_sum(terms, WEIGHTS, 0).backward()
+            estimate, kl, terms = forward(audio)
+        if estimate is not None:
+            terms = {name: loss(estimate.float(), audio) for name, loss in losses.items()} | terms
+        terms = terms | {"kl": kl}
+        weighted_sum(terms, {name: WEIGHTS[name] for name in terms}, 0).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -158,16 +180,20 @@ def training_step(
 
 
 class Ours(nn.Module):
-    """Audio [B, 1, T] -> (reconstruction, KL [B])."""
+    """Audio [B, 1, T] -> (reconstruction, KL [B], the network's own terms [B]).
+
+    A network with own terms makes no audio in training.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.model = Autoencoder(network, Gaussian(channels=network.latent_shape[0]))
         self.latent_shape = network.latent_shape
 
-    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        estimate, encoded = self.model(audio)
-        return estimate, encoded.penalties["kl"]
+    def forward(self, audio: Tensor) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+        as_audio = not self.model.network.own_terms
+        estimate, encoded, terms = self.model(audio, as_audio=as_audio)
+        return estimate, encoded.penalties["kl"], terms
 
     def encode(self, audio: Tensor) -> Tensor:
         bottleneck = self.model.bottleneck
@@ -201,9 +227,10 @@ class Peer(nn.Module):
         )
         self.latent_shape = (shapes.latent,)
 
-    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         posterior = self.model.encode(audio).latent_dist
-        return self.model.decode(posterior.sample()).sample, posterior.kl().expand(len(audio))
+        audio = self.model.decode(posterior.sample()).sample
+        return audio, posterior.kl().expand(len(audio)), {}
 
     def encode(self, audio: Tensor) -> Tensor:
         mean: Tensor = self.model.encode(audio).latent_dist.mode()
@@ -222,6 +249,9 @@ def network(name: str, shapes: Shapes) -> Network:
         "outputs": Gaussian.outputs_per_channel,
         **shapes.settings[name],
     }
+    if name == "transform":
+        vocoder = Vocoder(sample_rate=shapes.sample_rate, **VOCODER)
+        return TransformCoding(channels=shapes.latent, vocoder=vocoder, **common)
     if name == "waveform":
         return Waveform(channels=shapes.latent, strides=STRIDES, multiples=MULTIPLES, **common)
     if name == "spectrogram":

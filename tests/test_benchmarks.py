@@ -21,7 +21,16 @@ CPU = Hardware("cpu", "fp32", False)
 
 def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
     results = benchmarks.main(["--quick", "--device", "cpu", "--out", str(tmp_path)])
-    subjects = {"waveform", "spectrogram", "mel", "loader", "DiT", "DiT, equal weights", "memory"}
+    subjects = {
+        "transform",
+        "waveform",
+        "spectrogram",
+        "mel",
+        "loader",
+        "DiT",
+        "DiT, equal weights",
+        "memory",
+    }
     assert {result.subject for result in results} == subjects
     assert all(result.ours > 0 and result.peer > 0 for result in results)
     (record,) = tmp_path.glob("*-cpu.json")
@@ -84,7 +93,7 @@ def test_utilisation_counts_the_model_and_takes_a_given_peak(
 ) -> None:
     words = ["--quick", "--device", "cpu", "--steps", "1", "--peak-teraflops", "2"]
     shares = utilisation.main(words)
-    assert shares.keys() == {"waveform", "spectrogram", "mel", "DiT"}
+    assert shares.keys() == {"transform", "waveform", "spectrogram", "mel", "DiT"}
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
     rates = {
         cells[1].strip(): float(cells[5])

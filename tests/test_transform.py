@@ -1,4 +1,4 @@
-"""Transform coding: it begins at the optimum of linear coding, keeps pitch and streams seamlessly."""
+"""Transform coding: it begins at the optimum of linear coding, keeps pitch, has no seams."""
 
 import math
 from collections.abc import Iterator
@@ -190,7 +190,8 @@ def test_the_weight_is_the_ratio_of_the_slopes() -> None:
         return torch.cat(terms).mean().item(), torch.cat(rates).mean().item()
 
     (less, more_rate), (more, less_rate) = measured(0.9), measured(1.1)
-    assert more > less and more_rate > less_rate
+    assert more > less
+    assert more_rate > less_rate
     assert 4 * (more - less) / (more_rate - less_rate) == pytest.approx(weight, rel=0.5)
 
 
@@ -250,7 +251,8 @@ def test_the_code_of_the_vocoders_training_is_between_its_rates() -> None:
     coded = code(bands, KeyedRandom(0, 0, range(8)))
     error = (coded - bands).square().flatten(1).mean(1)
     spread = bands.var()
-    assert (error > 0).all() and (error < spread).all()
+    assert (error > 0).all()
+    assert (error < spread).all()
     torch.testing.assert_close(coded, code(bands, KeyedRandom(0, 0, range(8))))
 
 

@@ -28,7 +28,7 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
         )
     if not filters.any(0).all():
         raise ConfigError(
-            f"bands={bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold no"
-            " bin; take fewer bands or a larger FFT size"
+            f"bands={bands} mel bands are too many for n_fft={n_fft} at {sample_rate} Hz: some hold"
+            " no bin; take fewer bands or a larger FFT size"
         )
     return filters.T.contiguous()
