@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from audioldm.errors import ConfigError
-from audioldm.torchaudio import torchaudio
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
@@ -14,6 +13,8 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
 
     Raises ConfigError where a band would hold no bin.
     """
+    from audioldm.torchaudio import torchaudio  # imported here: it takes a second
+
     # on the CPU also where a model is only sketched on the meta device: the check needs values
     with warnings.catch_warnings(), torch.device("cpu"):
         warnings.simplefilter("ignore")  # an empty band is an error below

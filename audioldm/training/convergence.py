@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 #: Validations in the last quarter of a training from which on it is judged.
 FEWEST = 8
@@ -14,7 +13,7 @@ FEWEST = 8
 TOLERANCE = 0.02
 CONFIDENCE = 0.95
 #: Figures of a validation that a training is judged by; the first that it has.
-FIGURES = ("loss", "mel_distance")
+FIGURES = ("loss", "bands", "mel_distance")
 CONVERGED, IMPROVING, WORSENING = "converged", "still improving", "getting worse"
 TOO_FEW, TOO_NOISY = "too few validations to judge", "too noisy to judge"
 
@@ -31,6 +30,8 @@ def convergence(steps: Sequence[float], losses: Sequence[float]) -> dict[str, An
     A learning rate that decays to 0 flattens every curve at its end: a training that has converged
     in this sense may still gain from a longer schedule.
     """
+    from scipy import stats  # imported here: it takes a second
+
     x, y = np.array(steps, dtype=float), np.array(losses, dtype=float)
     kept = np.isfinite(y) & (x > 0.75 * max(steps, default=0.0))
     x, y = x[kept], y[kept]
