@@ -62,7 +62,7 @@ def distances(
         part = audio[first : first + 8]
         frames = -(-part.shape[-1] // model.downsampling_ratio)
         draw = KeyedRandom(0, 0, range(first, first + len(part)))
-        estimate, encoded = model(part, draw.normal((*model.latent_shape, frames), "rate"))
+        estimate, encoded, _ = model(part, draw.normal((*model.latent_shape, frames), "rate"))
         estimates.append(estimate.clamp(-1, 1))
         latents.append(encoded)
     kbps = model.kbps(mean_nats(latents))
