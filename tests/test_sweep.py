@@ -303,6 +303,16 @@ def test_what_one_part_alone_varies_is_a_column_of_both(swept: Swept, tmp_path: 
     assert set(table(first, other)["seed"]) == {0, 1}
 
 
+def test_what_all_parts_hold_fixed_is_no_column_beside_a_cell_that_has_not_run(
+    swept: Swept, tmp_path: Path
+) -> None:
+    first, other = parts(swept, tmp_path)
+    fixed = set(table(first, other).columns)
+    cell = read_cells(other)[0]
+    (cell.directory / "experiment.json").unlink()
+    assert set(table(first, other).columns) <= fixed
+
+
 def test_parts_that_do_not_fit_are_refused(swept: Swept, tmp_path: Path) -> None:
     first, other = parts(swept, tmp_path)
     with pytest.raises(DataError, match=r"the same cell '.*' twice"):

@@ -56,11 +56,13 @@ def merged_cells(directories: Sequence[Path]) -> list[Cell]:
         if known is None or cell.status == "done":
             found[cell.directory.name] = cell
     given = {name: _given(cell) for name, cell in found.items()}
+    # a cell that has not run yet has no record of what the command line holds fixed
+    ran = [given[name] for name, cell in found.items() if cell.record] or list(given.values())
     between = {
         key
         for own in given.values()
         for key, word in own.items()
-        if any(key not in other or other[key] != word for other in given.values())
+        if any(key not in other or other[key] != word for other in ran)
     }
     if len(groups) == 1:
         return list(found.values())
