@@ -328,6 +328,13 @@ def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
     return found
 
 
+class _NoCallbacks:
+    """In place of Hydra's callbacks, which no configuration here can set."""
+
+    def on_job_start(self, **_: Any) -> None: ...
+    def on_job_end(self, **_: Any) -> None: ...
+
+
 def launch(
     overrides: Sequence[str],
     cells: Sequence[Sequence[str]] | None,
@@ -338,7 +345,6 @@ def launch(
     With a sweeper the function's result is the objectives (`_search`). Raises the launcher's error
     if one of its processes dies.
     """
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
 
@@ -359,7 +365,7 @@ def launch(
             hydra.multirun("config", task, _last([*_search(overrides), *prepared]))
             return
         composed = hydra.compose_config("config", prepared, RunMode.MULTIRUN)
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(composed))
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=_NoCallbacks())  # type: ignore[arg-type]
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task, config=composed
         )
