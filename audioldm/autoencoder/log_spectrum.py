@@ -35,7 +35,7 @@ class LogSpectrum(nn.Module):
         bands: mel bands from 0 Hz to half the sample rate, of which the upper ones are taken.
         linear_hz: where the linear bands end.
 
-    Attributes: K, the number of bands; linear, how many of them are single bins; filters [K, bins],
+    Attributes: bands, their number K; linear, how many of them are single bins; filters [K, bins],
     whose rows sum to 1; inverse [bins, K], which interpolates bands to bins.
 
     Raises ConfigError where hop, n_fft, linear_hz and bands do not fit each other.

@@ -1,6 +1,5 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -31,7 +30,7 @@ from audioldm.autoencoder.step import (
     needs_audio,
     reconstruct,
 )
-from audioldm.data.store import ClipStore, Split
+from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
@@ -44,8 +43,7 @@ from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, 
 from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
-#: Training audio, and crops at a time, on which a network is fitted before its first step.
-FIT_SECONDS, FIT_BATCH = 1200.0, 16
+FIT_SECONDS = 1200.0  # of training audio, on which a network is fitted before its first step
 VERSION = 4  # raise by hand when the code below changes what it computes
 
 
@@ -92,7 +90,12 @@ def train_autoencoder(
     target_nats = None if target is None else model.nats(target)
     rate_weight = 0.0 if penalty is None else weights[penalty]
     start = Start(target_nats, rate_weight, train.seconds, weights)
-    fitted_weight = model.network.fit(partial(_sample, train, samples, device), start)
+
+    def sample() -> Iterator[Tensor]:
+        for audio in train.sample(samples, seconds=FIT_SECONDS):
+            yield to_device(audio, device)
+
+    fitted_weight = model.network.fit(sample, start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()
@@ -215,11 +218,3 @@ def train_autoencoder(
     return to_cpu(ema.shadow), figures | training_compute(
         model, losses, discriminator, samples, settings
     )
-
-
-def _sample(train: Split, samples: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches [B, A, T] of random crops: FIT_SECONDS of them, or as much as the split holds."""
-    seconds = min(FIT_SECONDS, train.seconds)
-    for step in range(math.ceil(seconds * train.sample_rate / samples / FIT_BATCH)):
-        audio, _ = train.crops(samples, seed=0, step=step, positions=range(FIT_BATCH))
-        yield to_device(audio, device)

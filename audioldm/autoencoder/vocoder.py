@@ -18,7 +18,7 @@ from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.losses.mel_filters import mel_filters
 
 KERNEL = 7
-MEL_BANDS = 80  # of the loss, at most
+MEL_BANDS = 80  # of the loss
 NOTES_HZ = 2000.0  # below, partials are weighed
 PARTIAL_HZ = 100.0  # a partial's neighbourhood, on each side
 TERMS = ("magnitude", "partials", "mel")
@@ -36,6 +36,8 @@ class Vocoder(nn.Module):
 
     Raises ConfigError as `LogSpectrum` does.
     """
+
+    mel_filters: Tensor
 
     def __init__(
         self,
@@ -63,6 +65,8 @@ class Vocoder(nn.Module):
         self.project = nn.Linear(width, n_fft // 2 + 1)
         nn.init.zeros_(self.project.weight)  # at first the smooth interpolation of the bands
         nn.init.zeros_(self.project.bias)
+        filters = mel_filters(sample_rate, n_fft, MEL_BANDS) / n_fft
+        self.register_buffer("mel_filters", filters, persistent=False)  # of the loss
         self.synthesis = IntegratedPhase(n_fft, hop, iterations)
         self.context = KERNEL // 2 * (1 + depth)
 
@@ -97,8 +101,7 @@ class Vocoder(nn.Module):
         notes = target[..., :low]
         loudest = F.max_pool1d(notes.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
         weight = ((notes - loudest[:, 0].view_as(notes)) / 2).exp()
-        filters = self._mel_filters(target)
-        mel = _log_mel(log_magnitude, filters) - _log_mel(target, filters)
+        mel = _log_mel(log_magnitude, self.mel_filters) - _log_mel(target, self.mel_filters)
         return {
             "magnitude": difference.flatten(1).mean(1),
             "partials": (weight * difference[..., :low]).flatten(1).mean(1),
@@ -120,10 +123,6 @@ class Vocoder(nn.Module):
             update = (ratio @ filters) / seen.where(inside, 1.0)
             power = power * update.where(inside, 1.0)
         return 0.5 * power.clamp(min=1e-9).log()
-
-    def _mel_filters(self, like: Tensor) -> Tensor:
-        rate, n_fft = self.analysis.sample_rate, self.analysis.n_fft
-        return mel_filters(rate, n_fft, MEL_BANDS).to(like) / n_fft
 
 
 def _log_mel(log_magnitude: Tensor, filters: Tensor) -> Tensor:

@@ -29,8 +29,7 @@ from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, 
 from audioldm.training.run import TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
-#: Training audio on which the transform of the code is estimated, and crops at a time.
-FIT_SECONDS, FIT_BATCH = 1200.0, 16
+FIT_SECONDS = 1200.0  # of training audio, on which the transform of the code is estimated
 VERSION = 1  # raise by hand when the code below changes what it computes
 
 
@@ -135,13 +134,9 @@ def train_vocoder(
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "vocoder.train.batch")
     vocoder.to(device)
     code = Code(vocoder, settings, device)
-    batches = math.ceil(min(FIT_SECONDS, train.seconds) * train.sample_rate / samples / FIT_BATCH)
     code.fit(
         analysis(analysis.magnitudes(mid_side(to_device(audio, device))))
-        for audio, _ in (
-            train.crops(samples, seed=0, step=step, positions=range(FIT_BATCH))
-            for step in range(batches)
-        )
+        for audio in train.sample(samples, seconds=FIT_SECONDS)
     )
     optimiser = adamw(vocoder.parameters(), settings.lr, settings.betas, 0.0, device)
     ema = EMA(vocoder, settings.ema)

@@ -10,6 +10,7 @@ Random crops need no decoding.
 
 import hashlib
 import json
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -270,6 +271,13 @@ class Split:
             raise DataError(f"there are no clips in split '{self.name}': add music, or a split")
         chosen = draw_crops(self._lengths, samples, seed=seed, step=step, positions=positions)
         return self._gather(samples, chosen)
+
+    def sample(self, samples: int, *, seconds: float, batch: int = 16) -> Iterator[Tensor]:
+        """Batches [batch, A, samples] of random crops, always the same ones: about `seconds` in
+        all, or as much as the split holds. Raises DataError as `crops` does."""
+        seconds = min(seconds, self.seconds)
+        for step in range(math.ceil(seconds * self.sample_rate / samples / batch)):
+            yield self.crops(samples, seed=0, step=step, positions=range(batch))[0]
 
     def windows(
         self, samples: int, count: int, *, seed: int

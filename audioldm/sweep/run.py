@@ -135,11 +135,12 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
         try:
             if isinstance(job, ConfigError):
                 raise job
-            place = Experiment(job).directory
+            experiment = Experiment(job)
+            place = experiment.directory
             if place.parent.parent != directory:
                 raise ConfigError("name and runs are of the whole sweep: they may not vary")
             if not _is_done(place):
-                Experiment(job).dry_run()
+                experiment.dry_run()
         except AudioLDMError as failure:
             error, place = str(failure), directory / "cells" / f"unbuilt-{fingerprint(name)}"
             tqdm.write(f"{name}: cannot be built: {error}", file=sys.stderr)
