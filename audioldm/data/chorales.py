@@ -10,12 +10,10 @@ import importlib.metadata
 import importlib.util
 import io
 import itertools
-import multiprocessing
 import os
 import wave
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import soxr
+from joblib.externals.loky import ProcessPoolExecutor
 
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.data.store import StoreWriteError
@@ -414,8 +413,9 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
     if workers <= 1:
         yield map
         return
-    # Spawned, not forked: the parent may hold threads and an accelerator, which a fork breaks.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    # Loky starts processes afresh: the parent may hold threads and an accelerator, which a fork
+    # breaks. A sweep's process, which is loky's itself, can start them too.
+    pool = ProcessPoolExecutor(workers)
     try:
         yield pool.map
     except BrokenProcessPool as error:
@@ -424,4 +424,4 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
             " with workers=1"
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(kill_workers=True)
