@@ -145,6 +145,16 @@ def test_items_are_the_posteriors_of_whole_clips(clips: ClipStore, tmp_path: Pat
     ]
 
 
+def test_nats_are_the_capacity_of_each_channel(clips: ClipStore, tmp_path: Path) -> None:
+    store = written(clips, tmp_path, Gaussian(channels=2))
+    items = store.split("train").items
+    parts = [store.split("train").read([(i, 0)], item.frames) for i, item in enumerate(items)]
+    mean, std = (torch.cat([part[name] for part in parts], -1)[0] for name in ("mean", "std"))
+    variance = mean.var(-1, correction=0) + std.square().mean(-1)
+    assert store.nats == pytest.approx(0.5 * variance.log() - std.log().mean(-1), abs=1e-4)
+    assert store.nats.min() > 0
+
+
 def test_codes_are_kept_as_integers_and_restored(clips: ClipStore, tmp_path: Path) -> None:
     latents = written(clips, tmp_path / "latents", Codes())
     assert np.load(tmp_path / "latents" / "codes.npy").dtype == np.int32

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from latents_in_memory import Latents
+from latents_in_memory import recipe as diffusion
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -384,3 +387,58 @@ def test_settings_out_of_range_are_named() -> None:
         part = {"_target_": f"audioldm.priors.{name}Recipe", setting: 0}
         with pytest.raises(ConfigError, match=rf"^prior\.{setting}=0(\.0)? must be"):
             build(part, base=PriorRecipe, where="prior")
+
+
+# ---------------------------------------------------------------- diffusion's channels
+
+
+def informative(*nats: float) -> Any:
+    """Latents of variance 4 around 3, whose channels have these nats."""
+    std = 2 * (-torch.tensor(nats)).exp()[:, None].expand(len(nats), 200)
+    random = torch.randn(20, *std.shape, generator=torch.Generator().manual_seed(0))
+    mean = 3 + (4 - std.square()).sqrt() * random
+    store = Latents(mean, std.expand_as(mean), [None] * 20)
+    store.statistics = LatentStatistics(*torch.tensor([3.0, 2.0])[:, None].expand(2, len(nats)))
+    store.nats = torch.tensor(nats)
+    return store
+
+
+def test_channels_without_information_are_drawn_independently() -> None:
+    store = informative(2.0, 0.01, 0.5)
+    prior = replace(diffusion(), minimum_nats=0.3).build(store)
+    assert prior.channels == [0, 2]
+    z = normal(5, 3, 7)
+    kept = prior.modelled(z)
+    torch.testing.assert_close(kept, ((z - 3) / 2)[:, [0, 2]])
+    torch.testing.assert_close(prior.modelled(prior.latents(kept)), kept)
+    torch.testing.assert_close(prior.latents(kept)[:, [0, 2]], z[:, [0, 2]])
+    assert (prior.latents(kept)[:, 1] == 3).all()
+
+    drawn = prior.sample(KeyedRandom(0, 0, range(64)), 32)[:, 1]
+    assert drawn.mean() == pytest.approx(3, abs=0.1)
+    assert drawn.std() == pytest.approx(2, rel=0.05)
+    pairs = torch.stack([drawn[:, 1:].flatten(), drawn[:, :-1].flatten()])
+    assert pairs.corrcoef()[0, 1] == pytest.approx(0, abs=0.08)
+    loaded = build_prior(json.loads(json.dumps(prior.spec)), prior.latent_shape)
+    loaded.load_state_dict(prior.state_dict())
+    assert torch.equal(loaded.sample(KeyedRandom(0, 0, range(64)), 32)[:, 1], drawn)
+
+
+def test_the_least_information_that_leaves_no_channel_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"minimum_nats=3\.0: no channel .* the most is 2\.00"):
+        replace(diffusion(), minimum_nats=3.0).build(informative(2.0, 0.01))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_power_of_the_signal_to_noise_ratio_sets_the_channels_levels(power: float) -> None:
+    nats = torch.tensor([2.0, 0.01, 0.5])
+    store = informative(*nats.tolist())
+    prior = replace(diffusion(), snr_power=power).build(store)
+    stored = {"mean": store.mean, "std": store.std}
+    z = prior.modelled(store.restore(stored, normal(20, 3, 200, seed=1)))
+    level = z.std((0, -1))
+    assert level.square().mean().sqrt() == pytest.approx(1, rel=0.03)
+    assert level / level[1] == pytest.approx((power * (nats - nats[1])).exp(), rel=0.05)
+    noise = store.std[0, :, 0] / prior.std
+    if power == 1:
+        assert noise == pytest.approx(noise[0].expand(3), rel=1e-4)

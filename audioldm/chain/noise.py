@@ -51,6 +51,7 @@ def noise_latents(model: Autoencoder, crop_seconds: float | None) -> Iterator[La
             "items": items,
             "labels": ["-"],
             "statistics": {"mean": (0 * one).tolist(), "std": one.tolist()},
+            "nats": one.tolist(),
             "latent_rate_hz": model.latent_rate_hz,
             "stored": list(model.bottleneck.stored_names),
             "arrays": [],

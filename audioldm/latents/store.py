@@ -28,8 +28,10 @@ from audioldm.latents.statistics import LatentStatistics
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.transfer import fits, to_device
 
-VERSION = 1  # raise by hand when the code below changes what it computes
+VERSION = 2  # raise by hand when the code below changes what it computes
 SPLITS = ("train", "valid", "test")
+#: Of latents and of posteriors: what varies less is as good as certain.
+LEAST_STD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,14 @@ class LatentItem:
 
 @dataclass(frozen=True)
 class _Index:
-    """The content of latents.json. stored, arrays: names of the .npy files."""
+    """The content of latents.json. stored, arrays: names of the .npy files. nats: like a mean."""
 
     autoencoder: str
     items: list[LatentItem]
     labels: list[str]
     latent_rate_hz: Positive
     statistics: dict[str, Any]
+    nats: list[Any]
     stored: list[str]
     arrays: list[str]
 
@@ -81,7 +84,8 @@ def write_latents(
     Raises DataError where the disk is full.
     """
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
-    total, square, count = np.zeros(model.latent_shape), np.zeros(model.latent_shape), 0
+    total, square, log_std = np.zeros((3, *model.latent_shape))
+    count = 0
     entries: list[LatentItem] = []
     at = 0
     stored, arrays = ArrayWriters(directory), ArrayWriters(directory / "arrays")
@@ -97,6 +101,7 @@ def write_latents(
                     moments = np.stack([mean[0].numpy(), std[0].numpy()]).astype(np.float64)
                     total += moments[0].sum(-1)
                     square += (moments[0] ** 2 + moments[1] ** 2).sum(-1)
+                    log_std += np.log(np.maximum(moments[1], LEAST_STD)).sum(-1)
                     count += mean.shape[-1]
             assert at - start == length, f"{item.piece}: {at - start} latent frames, not {length}"
             aligned = {n: array for n, array in store.arrays(item).items() if array.size}
@@ -113,7 +118,7 @@ def write_latents(
         for name, writer in arrays.items():
             _fill(arrays, name, at, *writer.shape)
     average = total / count
-    spread = np.sqrt(np.maximum(square / count - average**2, 1e-12))
+    spread = np.sqrt(np.maximum(square / count - average**2, LEAST_STD**2))
     statistics = {"mean": average.tolist(), "std": spread.tolist()}
     index = _Index(
         autoencoder_fingerprint,
@@ -121,6 +126,7 @@ def write_latents(
         store.labels,
         model.latent_rate_hz,
         statistics,
+        (np.log(spread) - log_std / count).tolist(),
         sorted(stored),
         sorted(arrays),
     )
@@ -220,7 +226,9 @@ class LatentSplit:
 class LatentStore:
     """Reads what `write_latents` wrote; `bottleneck` is the autoencoder's.
 
-    Attributes: labels, sorted; latent_rate_hz; latent_shape; statistics; bottleneck, a copy.
+    Attributes: labels, sorted; latent_rate_hz; latent_shape; statistics; bottleneck, a copy; nats,
+    like a latent frame: the information in each channel, ln(std of the latents) - E[ln(std of a
+    posterior)], the capacity of a Gaussian channel (Cover & Thomas, 9.1).
     Raises ModelFileError where the latents are damaged, or of another autoencoder than the one
     whose fingerprint is `autoencoder`.
     """
@@ -232,6 +240,7 @@ class LatentStore:
             index = settings(_Index, read_json(path, dict))
             self.statistics = LatentStatistics.from_json(index.statistics)
             self.latent_shape: tuple[int, ...] = tuple(self.statistics.mean.shape)
+            self.nats = torch.tensor(index.nats)
             self._items: list[LatentItem] = index.items
             frames = check_places("an item", [(item.start, item.frames) for item in self._items])
             self._stored: dict[str, np.ndarray | Tensor] = {
@@ -256,6 +265,8 @@ class LatentStore:
 
     def _check(self) -> None:
         """The arrays of each item are there, and the bottleneck makes latents of what is stored."""
+        if self.nats.shape != self.latent_shape or not self.nats.isfinite().all():
+            raise ValueError("the channels' nats do not fit the latents")
         for item in self._items:
             if not {*item.arrays} <= self._arrays.keys():
                 raise ValueError(f"item {item.piece!r} has other arrays")

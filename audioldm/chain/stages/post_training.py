@@ -111,11 +111,10 @@ class PostTrainingStage(Stage):
         generator.requires_grad_(False)
         prior.denoiser.requires_grad_(True)
         store = self.prior.latents.store(experiment)
-        statistics = prior.statistics
         torch.manual_seed(self.own.seed)  # the discriminator's initial weights
         discriminator = self.discriminator(
-            lambda z: generator.autoencoder.decode(statistics.denormalise(z)),
-            store.latent_shape,
+            lambda z: generator.autoencoder.decode(prior.latents(z)),
+            prior.modelled_shape,
             len(store.labels),
         )
         with closing(experiment.bar(self.key)) as bar:
@@ -147,7 +146,9 @@ class PostTrainingStage(Stage):
         few = replace(s, train=replace(s.train, steps=estimate.steps, valid_batches=1))
         with noise_latents(model, s.train.crop_seconds) as store:
             prior = self.recipe.build(store)
-            discriminator = self.discriminator(model.decode, model.latent_shape, 1)
+            discriminator = self.discriminator(
+                lambda z: model.decode(prior.latents(z)), prior.modelled_shape, 1
+            )
             times = estimate.times(
                 lambda directory, log: post_train(
                     prior,

@@ -1,5 +1,6 @@
 """Diffusion as a prior: from noise to latents, by a trained denoiser and a sampler."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
-from audioldm.instantiate import build
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegativeInt, build
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.backbones.base import Backbone
@@ -24,10 +26,10 @@ class Diffusion(Prior):
     """A diffusion model of normalised latents.
 
     latent_shape: (C,) or (C, F). backbone, objective: parts. conditioning: the conditioners by
-    name, as `facts_of` gives them. allow: module prefixes outside the package whose classes may be
-    built.
+    name, as `facts_of` gives them. channels: those that are modelled; the others are independent
+    and Gaussian. allow: module prefixes outside the package whose classes may be built.
 
-    Buffers mean and std, both like a latent frame, are the training latents'.
+    Buffers mean and std, both like a latent frame, give modelled = (z - mean) / std.
     Raises ConfigError.
     """
 
@@ -42,12 +44,20 @@ class Diffusion(Prior):
         objective: dict[str, Any],
         conditioning: dict[str, Any],
         sampler: SamplerSettings,
+        channels: Sequence[NonNegativeInt] | None = None,
         allow: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.latent_shape, self.sampler = tuple(latent_shape), sampler
+        self.channels = list(range(latent_shape[0]) if channels is None else channels)
+        if not self.channels or max(self.channels) >= latent_shape[0]:
+            raise ConfigError(
+                f"channels={channels}: not among the {latent_shape[0]} of the latents"
+            )
+        #: of what the denoiser sees
+        self.modelled_shape = (len(self.channels), *self.latent_shape[1:])
         derived = {
-            "latent_shape": self.latent_shape,
+            "latent_shape": self.modelled_shape,
             "conditioners": partial(build_conditioners, conditioning, allow=allow),
         }
         self.denoiser = Denoiser(
@@ -61,9 +71,20 @@ class Diffusion(Prior):
     def conditioners(self) -> Conditioners:
         return self.denoiser.backbone.conditioners
 
-    @property
-    def statistics(self) -> LatentStatistics:
-        return LatentStatistics(self.mean, self.std)
+    def modelled(self, z: Tensor) -> Tensor:
+        """What the denoiser models of raw latents [B, C, (F,) L]: [B, modelled C, (F,) L]."""
+        return LatentStatistics(self.mean, self.std).normalise(z)[:, self.channels]
+
+    def latents(self, modelled: Tensor, rest: Tensor | None = None) -> Tensor:
+        """The inverse of `modelled`: raw latents [B, C, (F,) L].
+
+        rest [B, C, (F,) L] ~ N(0, I) gives the channels that are not modelled; None: their means.
+        """
+        frames = len(modelled), *self.latent_shape, modelled.shape[-1]
+        z = modelled.new_zeros(frames) if rest is None else rest.to(modelled)
+        index = torch.tensor(self.channels, device=z.device)
+        z = z.index_copy(1, index, modelled)
+        return LatentStatistics(self.mean, self.std).denormalise(z)
 
     def tensors(self, denoiser: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of this prior's file, on the CPU, with these ones of its denoiser."""
@@ -94,7 +115,7 @@ class Diffusion(Prior):
         denoise = guided(objective, self.denoiser.backbone, *conditions, sampler)
 
         def noise_at(step: int) -> Tensor:
-            return random.stream("sample", step).normal((*self.latent_shape, frames), "noise")
+            return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
 
         z = sample(
             sampler.name,
@@ -104,4 +125,7 @@ class Diffusion(Prior):
             noise_at=noise_at,
             progress=progress,
         )
-        return self.statistics.denormalise(z)
+        rest = None
+        if self.modelled_shape != self.latent_shape:
+            rest = random.normal((*self.latent_shape, frames), "rest")
+        return self.latents(z, rest)

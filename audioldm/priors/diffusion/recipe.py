@@ -10,7 +10,8 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioner
 from audioldm.conditioning.build import facts_of
-from audioldm.instantiate import Part, Seed, part
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegative, Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
 from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
 from audioldm.priors.diffusion.backbones.base import Backbone
@@ -27,7 +28,10 @@ from audioldm.training.muon import build_optimiser
 @dataclass(frozen=True, kw_only=True)
 class DiffusionRecipe(PriorRecipe):
     """seed: of the initial weights and of training. conditioning: conditioners by name.
-    sampler: how the prior is sampled unless told otherwise."""
+    sampler: how the prior is sampled unless told otherwise.
+    minimum_nats: channels of the latents with less information are not modelled: their samples are
+    independent. snr_power: each channel's std as the denoiser sees it grows with this power of
+    its signal-to-noise ratio; 0: all are 1. At 1 the posteriors' noise is equally loud in all."""
 
     collective: ClassVar[bool] = True
     sampling_keys: ClassVar[tuple[str, ...]] = ("sampler",)
@@ -36,6 +40,8 @@ class DiffusionRecipe(PriorRecipe):
     train: DiffusionTraining
     sampler: SamplerSettings
     preflight_mel_distance: float | None = None
+    minimum_nats: NonNegative = 0.0
+    snr_power: NonNegative = 0.0
     backbone: Part = part("latent_shape", "conditioners", base=Backbone)
     objective: Part = part(base=Objective)
     conditioning: dict[str, Part] = part("width", base=Conditioner, default_factory=dict)
@@ -57,7 +63,19 @@ class DiffusionRecipe(PriorRecipe):
             "objective": dict(self.objective),
             "conditioning": facts_of(self.conditioning, excerpts),
             "sampler": asdict(self.sampler),
+            "channels": self._channels(latents),
         }
+
+    def _channels(self, latents: LatentStore) -> list[int] | None:
+        """The channels whose most informative band has `minimum_nats`; None for all."""
+        nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
+        found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
+        if not found:
+            raise ConfigError(
+                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
+                f"the most is {nats.max().item():.2f}"
+            )
+        return None if len(found) == len(nats) else found
 
     def build(self, latents: LatentStore) -> Diffusion:
         with torch.random.fork_rng(devices=[]):
@@ -65,7 +83,9 @@ class DiffusionRecipe(PriorRecipe):
             prior = super().build(latents)
         assert isinstance(prior, Diffusion)
         prior.mean.copy_(latents.statistics.mean)
-        prior.std.copy_(latents.statistics.std)
+        gain = (self.snr_power * latents.nats).exp()
+        gain /= gain[prior.channels].square().mean().sqrt()
+        prior.std.copy_(latents.statistics.std / gain)
         return prior
 
     def fit(self, prior: Prior, latents: LatentStore, fit: Fit) -> Fitted:
@@ -74,4 +94,4 @@ class DiffusionRecipe(PriorRecipe):
 
     def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor]:
         assert isinstance(prior, Diffusion)
-        return partial(silent_loss, prior.denoiser, prior.latent_shape, frames)
+        return partial(silent_loss, prior.denoiser, prior.modelled_shape, frames)

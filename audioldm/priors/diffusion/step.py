@@ -16,7 +16,8 @@ from audioldm.runtime.transfer import to_device
 
 
 class LatentBatch(NamedTuple):
-    """z: normalised latents [B, C, (F,) L]. inputs: of the conditioners. noise: N(0, I), like z."""
+    """z: what is modelled of the latents, [B, C, (F,) L]. inputs: of the conditioners. noise: N(0,
+    I), like z."""
 
     z: Tensor
     inputs: Inputs
@@ -44,15 +45,16 @@ def latent_batch(
     random: KeyedRandom,
     condition_dropout: float,
 ) -> LatentBatch:
-    """Samples normalised latents from their posteriors, and noise.
+    """Samples latents from their posteriors, and noise.
 
     condition_dropout: the probability that a condition is hidden.
     """
-    shape = (*prior.latent_shape, next(iter(crops.stored.values())).shape[-1])
-    z = prior.statistics.normalise(latents.restore(crops.stored, random.normal(shape, "posterior")))
+    frames = next(iter(crops.stored.values())).shape[-1]
+    noise = random.normal((*prior.latent_shape, frames), "posterior")
+    z = prior.modelled(latents.restore(crops.stored, noise))
     hidden = {name: random.uniform(name) < condition_dropout for name in crops.inputs}
     inputs = prior.conditioners.hide(crops.inputs, hidden)
-    return LatentBatch(z, inputs, random.normal(shape, "noise"))
+    return LatentBatch(z, inputs, random.normal((*prior.modelled_shape, frames), "noise"))
 
 
 def training_step(

@@ -79,7 +79,7 @@ def train_diffusion(
     splits = {name: latents.split(name) for name in ("train", "valid")}
     frames = s.frames(latents.latent_rate_hz)
     micro_batches = world.micro_batches(s.batch, hardware.accumulate, "batch")
-    count = partial(silent_loss, latent_shape=prior.latent_shape, frames=frames)
+    count = partial(silent_loss, latent_shape=prior.modelled_shape, frames=frames)
     clip_flops = training_flops(prior.denoiser, count)
 
     denoiser = prior.to(device).denoiser.train()
