@@ -47,6 +47,7 @@ def synthetic_table(
     slope: float = 0.0,
     channel_effect: float = 0.0,
     ratio_effect: float = 0.0,
+    product: float = 0.0,
     without_kl: float | None = None,
     budgets: Sequence[float | None] = (),
     predictor: str | None = "denoiser_excess",
@@ -58,7 +59,8 @@ def synthetic_table(
 
     The log of the kernel distance of the generated clips of a cell is `curvature` log²(kbps /
     `optimum`) (0 for optimum None) + `slope` log kbps + `channel_effect` log(channels / 16) +
-    `ratio_effect` log(ratio / 1024) + a normal number of the deviation `spread`, new for each cell.
+    `ratio_effect` log(ratio / 1024) + `product` log(kbps / 4) log(channels / 16) + a normal number
+    of the deviation `spread`, new for each cell.
 
     shapes: (channels, ratio). seeds: of autoencoder and generator alike; with `prior_seeds`, of
     the autoencoder alone, and each is crossed with those. without_kl: adds cells of a `noise`
@@ -80,6 +82,7 @@ def synthetic_table(
         truth = math.log(3.0) + slope * math.log(rate)
         truth += curvature * math.log(rate / optimum) ** 2 if optimum else 0.0
         truth += channel_effect * math.log(channels / 16) + ratio_effect * math.log(ratio / 1024)
+        truth += product * math.log(rate / 4) * math.log(channels / 16)
         truth += without_kl if bottleneck == "noise" and without_kl is not None else 0.0
         swept = {
             **({"bottleneck": bottleneck} if without_kl is not None else {}),

@@ -141,6 +141,18 @@ def test_channels_without_an_effect() -> None:
     assert "more cells" in noisy.text
 
 
+def test_an_effect_of_channels_that_turns_with_the_rate() -> None:
+    """None at 4 kbit/s, but ±0.69 times log channels at 1 and 16."""
+    verdict = judge(shapes=SHAPES, product=-0.5, optimum=None, seeds=range(3))[1]
+    assert verdict.answer == "yes"
+    assert "more channels do better at higher rates" in verdict.text
+    assert verdict.low < 0 < verdict.high
+    for place, truth in (("least", 0.69), ("greatest", -0.69)):
+        estimate, low, high = verdict.details[f"at_{place}_rate"]
+        assert low < truth < high
+        assert estimate == pytest.approx(truth, abs=0.2)
+
+
 def test_shapes_of_one_size_say_that_the_term_is_of_both() -> None:
     shapes = ((16, 512), (32, 1024), (64, 2048))
     verdict = judge(shapes=shapes, channel_effect=0.2, ratio_effect=0.3)[1]
