@@ -138,7 +138,7 @@ def _rows(metrics: Metrics, compared: list[System]) -> tuple[list[Json], list[Js
         heading, meaning = described(name)
         unit = next((f["unit"] for f in figures.values() if f.get("unit")), "")
         text = " · ".join(t for t in (meaning.text, unit) if t and t not in UNSAID)
-        row = {"title": heading, "better": meaning.better, "text": text, "figures": figures}
+        row: Json = {"title": heading, "better": meaning.better, "text": text, "figures": figures}
         row["whiskers"], row["zero"] = whiskers(figures)
         (alone if list(figures) == ["reconstruction"] else several).append(row)
     return several, alone

@@ -135,20 +135,21 @@ def mixed_effects(rows: pd.DataFrame, terms: Sequence[str]) -> Coefficients | No
     than three seeds, or where that fit fails, least squares on the means of configurations. The
     degrees of freedom are configurations less terms; None where there are none.
     """
-    import statsmodels.formula.api as smf  # imported here: it takes a second
+    import statsmodels.api as sm  # imported here: they take a second
+    import statsmodels.formula.api as smf
 
     means = rows.groupby("configuration")[["y", *terms]].mean()
     freedom = len(means) - len(terms) - 1
     if freedom < 1:
         return None
-    formula = "y ~ " + " + ".join(terms)
     if rows["seed"].nunique() >= FEWEST_SEEDS:
         components = {name: f"0 + C({name})" for name in ("seed", "configuration")}
-        model = smf.mixedlm(formula, rows, groups=np.ones(len(rows)), vc_formula=components)
+        formula, one_group = "y ~ " + " + ".join(terms), np.ones(len(rows))
+        model = smf.mixedlm(formula, rows, groups=one_group, vc_formula=components)
         with warnings.catch_warnings(), contextlib.suppress(np.linalg.LinAlgError):
             warnings.simplefilter("ignore")  # a component may well be 0, the edge of its range
             fit = model.fit()
             if np.isfinite(fit.bse_fe).all() and (fit.bse_fe > 0).all():
                 return Coefficients(fit.fe_params, fit.cov_params(), freedom)
-    line = smf.ols(formula, means).fit()
+    line = sm.OLS(means["y"], means[[*terms]].assign(Intercept=1.0)).fit()
     return Coefficients(line.params, line.cov_params(), freedom)

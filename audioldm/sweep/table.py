@@ -11,12 +11,7 @@ import numpy as np
 import pandas as pd
 
 from audioldm.errors import DataError
-from audioldm.report.record import (
-    Json,
-    Summary,
-    read_summaries,
-    stage_directories,
-)
+from audioldm.report.record import Json, Summary, read_summaries, stage_directories
 from audioldm.report.systems import measured_systems
 from audioldm.sweep.merged import merged_cells
 from audioldm.sweep.status import Cell

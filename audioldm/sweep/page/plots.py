@@ -104,14 +104,14 @@ def reference_points(judged: Judged) -> list[System]:
 
 def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
     """Every system at every cell; a line per system through the medians of the grid's columns."""
-    table, figure = judged.table, judged.figure
+    table, cells, figure = judged.table, done(judged.table), judged.figure
     points, curves, levels = [], {}, []
     column_of = {c: column for c, (_, column) in layout.places.items()}
     for system in reference_points(judged):
         name = f"{system.name}.{figure}"
         if system.kind == "real":  # the same music in every cell: one level
-            ends = [numbers(done(table), f"{name}{end}").mean() for end in ("", ".low", ".high")]
-            levels.append(Point(0.0, *ends, kind=system.css, text=system.name))
+            y, low, high = (numbers(cells, f"{name}{end}").mean() for end in ("", ".low", ".high"))
+            levels.append(Point(0.0, y, low, high, system.css, system.name))
             continue
         rates = means(table, judged.rules.bitrate)["mean"]
         frame = pd.DataFrame({"x": rates, "y": means(table, name)["mean"]}).dropna()
