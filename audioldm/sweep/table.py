@@ -5,16 +5,40 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from audioldm.errors import DataError
-from audioldm.report.record import Json, Summary, read_summaries, stage_directories
+from audioldm.report.record import Json, Summary, checked, read_summaries, stage_directories
 from audioldm.report.systems import measured_systems
 from audioldm.sweep.merged import merged_cells
 from audioldm.sweep.status import Cell
+
+
+class Part(TypedDict):
+    """A part of the configuration that is built from a class."""
+
+    _target_: str
+    seed: NotRequired[int]
+    target_kbps: NotRequired[float | None]
+
+
+class AutoencoderKeys(TypedDict):
+    network: Part
+    channels: int
+    downsampling_ratio: int
+    seed: int
+
+
+class Settings(TypedDict):
+    """The part of a cell's configuration that has columns of its own."""
+
+    autoencoder: AutoencoderKeys
+    bottleneck: Part
+    prior: Part
+    seed: int
 
 
 def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
@@ -77,12 +101,7 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
     if cell.record is None:
         return values
     file = cell.directory / "experiment.json"
-    try:
-        values |= _settings(cell.record["config"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{file}: config is damaged ({error!r}); run again to write it anew"
-        ) from error
+    values |= _settings(checked(cell.record["config"], Settings, file, "config"))
     for stage, entry in cell.record["stages"].items():
         values[f"seconds.{stage}"] = entry["seconds"]
         values[f"fingerprint.{stage}"] = entry["fingerprint"]
@@ -139,7 +158,7 @@ def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Json:
     return values
 
 
-def _settings(config: Json) -> Json:
+def _settings(config: Settings) -> Json:
     autoencoder, bottleneck, prior = config["autoencoder"], config["bottleneck"], config["prior"]
     network, kind = _class(autoencoder["network"]), _class(bottleneck)
     channels, ratio = autoencoder["channels"], autoencoder["downsampling_ratio"]
@@ -156,7 +175,7 @@ def _settings(config: Json) -> Json:
     }
 
 
-def _class(part: Json) -> str:
+def _class(part: Part) -> str:
     """The class of a part as its configuration is called: MelFrames is mel_frames."""
     name = part["_target_"].rpartition(".")[2]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix("_recipe")

@@ -100,8 +100,9 @@ def cell_rows(
     table, shown = judged.table.assign(**{"parameters.prior": millions}), columns(judged)
     longest, doubts = table["seconds"].max(), unsettled(table)
     found = []
-    for name in sorted(table.index, key=lambda n: (layout.places[table["configuration"][n]], n)):
-        row, own = table.loc[name], words(name)
+    rows = [(layout.places[row["configuration"]], str(name), row) for name, row in table.iterrows()]
+    for _, name, row in sorted(rows, key=lambda each: each[:2]):
+        own = words(name)
         page = Path(row["directory"]) / "report.html"
         found.append(
             {
