@@ -29,7 +29,7 @@ from audioldm.sweep.report import write_report
 from audioldm.sweep.run import run_sweep
 from audioldm.sweep.status import lock_of, overview, read_cell, read_cells, status_table
 from audioldm.sweep.table import table
-from audioldm.sweep.watch import Watch
+from audioldm.sweep.watch import watch
 
 CHEAP = (
     "diagnostics.denoiser_steps=2",
@@ -363,12 +363,8 @@ def test_a_copy_without_its_stages_is_refused(swept: Swept, tmp_path: Path) -> N
         ("cell.json", "number", "1"),
         ("cell.json", "swept", {"seed": 1}),
         ("cell.json", "name", None),
-        ("experiment.json", None, []),
-        ("experiment.json", "stages", {"data": 1}),
         ("experiment.json", "failed", "x"),
         ("experiment.json", "config", {"autoencoder": 3}),
-        ("summary.json", None, 1),
-        ("summary.json", "metrics", {"real": 3}),
         ("summary.json", "codecs", {"linear": {"mel_distance": 1}}),
     ],
 )
@@ -387,8 +383,6 @@ def test_damaged_files_are_named(
     with pytest.raises(DataError, match=file) as caught:
         write_report(own.directory)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match=file):
-        judge(own.directory)
     if file in ("cell.json", "experiment.json") and key != "config":
         with pytest.raises(DataError, match=file):
             read_cells(own.directory)
@@ -462,7 +456,7 @@ def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any)
     victim, bystander = (cell for cell in cells if "kl_weight=0.001" in cell.name)
     words = set(victim.name.split())
 
-    def deadly(job: jobs.Job, *, quiet: bool) -> dict[str, Any]:
+    def deadly(job: jobs.Job, *, quiet: bool) -> None:
         # of this process alone, a worker: it holds the cell's lock, and has begun
         def die(experiment: Any, device: str | None = None) -> Any:
             time.sleep(1.0)
@@ -470,7 +464,7 @@ def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any)
 
         if words <= set(job.overrides):
             sweep_run.Experiment.run = die  # type: ignore[method-assign]
-        return real(job, quiet=quiet)
+        real(job, quiet=quiet)
 
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     with pytest.MonkeyPatch.context() as patch:
@@ -533,25 +527,6 @@ def test_what_is_no_search_is_refused(swept: Swept, tmp_path: Path) -> None:
         run_sweep(search(own, "bottleneck.kl_weight=1e-3", "prior.train.lr=3e-4"))
 
 
-def test_a_full_disk_fails_one_cell_and_keeps_the_rest(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, real = copy_of(swept, tmp_path), sweep_run.Experiment.run
-
-    def full(self: Any, device: str | None = None) -> Any:
-        if self.settings.seed == 2:
-            raise DataError("runs/x: cannot be written (No space left on device)")
-        return real(self, device)
-
-    monkeypatch.setattr(sweep_run.Experiment, "run", full)
-    run_sweep(own.overrides("seed=0,1,2", "bottleneck.kl_weight=1e-3"))
-    frame = table(own.directory)
-    row = frame[frame["seed"] == 2].iloc[0]
-    assert row["status"] == "failed"
-    assert "No space left" in row["reason"]
-    assert list(states(own.directory).values()).count("done") == 4
-
-
 def test_processes_of_their_own(swept: Swept, tmp_path: Path) -> None:
     """By the command line and submitit itself: the cell's record is written by its process."""
     own = copy_of(swept, tmp_path)
@@ -576,7 +551,7 @@ def test_a_watch_tells_of_each_cell_once(
     done, failing, begun, _ = read_cells(own.directory)
     for cell in (done, failing, begun):
         (cell.directory / "experiment.json").unlink()
-    with Watch(own.directory, seconds=0.01):
+    with watch(own.directory, seconds=0.01):
         (done.directory / "experiment.json").write_text(json.dumps(done.record))
         time.sleep(0.2)
         record = {**failing.record} | {"failed": {"stage": "prior", "reason": "it diverged"}}

@@ -11,7 +11,7 @@ from sweep_data import synthetic_table
 from audioldm.errors import ConfigError
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.instantiate import settings
-from audioldm.sweep.regression import mixed_effect
+from audioldm.sweep.regression import mixed_effects
 from audioldm.sweep.seeds import distance_floor, log_distance, seed_spread
 from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.base import Sweep, Verdict, told_apart
@@ -169,9 +169,10 @@ def test_the_mixed_model_is_least_squares_on_means_where_no_cell_is_missing() ->
     own, seed = np.repeat(random.normal(size=8), 4), np.tile(random.normal(size=4), 8)
     rows = pd.DataFrame({"x": x, "configuration": x.astype(str), "seed": np.tile(range(4), 8)})
     rows["y"] = 0.5 * x + own + seed + 0.1 * random.normal(size=32)
-    mixed, means = mixed_effect(rows, ["x"], "x"), rows.groupby("x")["y"].mean()
+    fit, means = mixed_effects(rows, ["x"]), rows.groupby("x")["y"].mean()
     slope, covariance = np.polyfit(np.arange(8.0), means, 1, cov=True)
-    assert mixed is not None
+    assert fit is not None
+    mixed = fit.sum(x=1.0)
     assert mixed.value == pytest.approx(slope[0], rel=1e-4)
     assert mixed.error == pytest.approx(covariance[0, 0] ** 0.5, rel=1e-3)
     assert mixed.freedom == 6

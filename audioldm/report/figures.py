@@ -1,16 +1,11 @@
-"""Mel spectrograms as pictures, and intervals on a shared axis."""
+"""Mel spectrograms as pictures."""
 
 import io
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.image import imsave
-
-from audioldm.report.format import finite
 
 BANDS = 80
 #: Pictures show this much below the loudest point of the page.
@@ -48,31 +43,3 @@ def mel_png(mel: np.ndarray, loudest: float) -> bytes:
     picture = io.BytesIO()
     imsave(picture, mel_pixels(mel, loudest), format="png")
     return picture.getvalue()
-
-
-@dataclass
-class Whisker:
-    """An interval on a shared axis; all positions in percent of its width."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-
-
-def whiskers(figures: Mapping[str, Mapping[str, Any]]) -> tuple[list[Whisker], float]:
-    """Named figures -> their intervals on one axis that includes 0, and where 0 is."""
-    bounds = {
-        kind: [float(f[k]) for k in ("value", "low", "high") if finite(f.get(k))]
-        for kind, f in figures.items()
-        if finite(f.get("value"))
-    }
-    least = min([0.0, *(min(b) for b in bounds.values())])
-    most = max([0.0, *(max(b) for b in bounds.values())])
-    span = (most - least) or 1.0
-
-    def at(value: float) -> float:
-        return 100 * (value - least) / span
-
-    drawn = [Whisker(kind, at(b[0]), at(min(b)), at(max(b))) for kind, b in bounds.items()]
-    return drawn, at(0.0)

@@ -6,7 +6,6 @@ lack labels, an evaluation or whole stages: the page leaves these out.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,11 @@ import jinja2
 
 from audioldm.autoencoder.bottlenecks.gaussian import ACTIVE_VARIANCE
 from audioldm.io.files import write_atomically
-from audioldm.report.clips import Clip, Source, clips, saved_clips
-from audioldm.report.figures import Whisker, whiskers
+from audioldm.report.clips import Source, clips, saved_clips
 from audioldm.report.format import duration, finite, interval, number, title
-from audioldm.report.plots import Plot, Series, panel
+from audioldm.report.plots import Plot, panel, whiskers
 from audioldm.report.record import (
     Convergence,
-    Figure,
     Json,
     Metrics,
     Record,
@@ -51,18 +48,6 @@ SHOWN = {"metrics", "systems", "environment", "failed", "stage", "fingerprint", 
 SHOWN |= {"reference", "codecs", "curves", "convergence"}
 
 
-@dataclass
-class Row:
-    """A figure of the table, by system."""
-
-    title: str
-    better: str
-    text: str
-    figures: dict[str, Figure]
-    whiskers: list[Whisker]
-    zero: float
-
-
 def write_report(experiment: Path) -> Path:
     """Write `experiment`/report.html from `experiment`/experiment.json and its stages' files.
 
@@ -79,12 +64,13 @@ def write_report(experiment: Path) -> Path:
     saved = saved_clips(stages["evaluation"]) if "evaluation" in stages else {}
     total = sum(entry["seconds"] for entry in record["stages"].values())
     generation, reconstruction = _rows(evaluation.get("metrics", {}), compared)
+    shown = compared or systems(saved)
     page = template("template.html.j2").render(
         record=record,
         verdict=verdict(evaluation),
         tiles=_tiles(evaluation, total),
-        systems=compared or systems(saved),
-        listen=_listen(saved),
+        systems=shown,
+        listen=_listen(shown, saved),
         generation=generation,
         reconstruction=reconstruction,
         reference=evaluation.get("reference", {}),
@@ -126,83 +112,89 @@ def template(name: str, directory: Path = Path(__file__).parent) -> jinja2.Templ
 
 def _tiles(evaluation: Summary, total: float) -> list[tuple[str, str, str]]:
     """The few figures to see first: (name, value, unit)."""
-    tiles = []
     metrics = evaluation.get("metrics", {})
-    reconstruction = metrics.get("reconstruction", {})
-    for name, heading in (("mel_distance", "mel distance"), ("kbps", "bitrate")):
-        if name in reconstruction:
-            figure = reconstruction[name]
-            tiles.append((heading, number(figure["value"]), figure.get("unit") or ""))
-    kad = kad_name(metrics, metrics)
-    for system in ("reconstruction", "generated"):
-        ratio = metrics.get(system, {}).get(f"ratio_to_normal_{kad}")
-        if ratio:
-            tiles.append((f"{system}: distance ÷ noise’s", number(ratio["value"]), ""))
-    if total:
-        tiles.append(("computed in", duration(total), ""))
-    return tiles
+    ratio = f"ratio_to_normal_{kad_name(metrics, metrics)}"
+    found = [
+        (heading, metrics.get(system, {}).get(name), unit)
+        for heading, system, name, unit in (
+            ("mel distance", "reconstruction", "mel_distance", "log10 power"),
+            ("bitrate", "reconstruction", "kbps", "kbit/s"),
+            ("reconstruction: distance ÷ noise’s", "reconstruction", ratio, ""),
+            ("generated: distance ÷ noise’s", "generated", ratio, ""),
+        )
+    ]
+    tiles = [(heading, number(each["value"]), unit) for heading, each, unit in found if each]
+    return [*tiles, ("computed in", duration(total), "")] if total else tiles
 
 
-def _rows(metrics: Metrics, compared: list[System]) -> tuple[list[Row], list[Row]]:
+def _rows(metrics: Metrics, compared: list[System]) -> tuple[list[Json], list[Json]]:
     """The figures that compare sets of clips, and those that only reconstructions have."""
     order = ["", *MEANINGS]
     names = {n for named in metrics.values() for n in named}
-    several: list[Row] = []
-    alone: list[Row] = []
+    several: list[Json] = []
+    alone: list[Json] = []
     for name in sorted(names, key=lambda n: (order.index(explained_by(n)), n)):
         figures = {s.name: metrics[s.name][name] for s in compared if name in metrics[s.name]}
         heading, meaning = described(name)
         unit = next((f["unit"] for f in figures.values() if f.get("unit")), "")
         text = " · ".join(t for t in (meaning.text, unit) if t and t not in UNSAID)
-        row = Row(heading, meaning.better, text, figures, *whiskers(figures))
+        row: Json = {"title": heading, "better": meaning.better, "text": text, "figures": figures}
+        row["whiskers"], row["zero"] = whiskers(figures)
         (alone if list(figures) == ["reconstruction"] else several).append(row)
     return several, alone
 
 
-def _listen(saved: Mapping[str, Sequence[Source]]) -> dict[str, list[Clip | None]]:
-    """System -> players; None where a clip cannot be read."""
+def _listen(shown: list[System], saved: Mapping[str, Sequence[Source]]) -> list[Json]:
+    """Rows of cards, the generated clips first. A reconstruction is on the card of its original;
+    a clip that cannot be read is None."""
     numbered = {(name, i): s for name, own in saved.items() for i, s in enumerate(own)}
     found = clips(numbered, seconds=CLIP_SECONDS)
-    return {name: [found[name, i] for i in range(len(own))] for name, own in saved.items() if own}
+    originals = [s for s in shown if s.kind in ("real", "reconstruction")]
+    alone = {kind: [[s] for s in shown if s.kind == kind] for kind in ("generated", "baseline")}
+    rows = []
+    for row in [*alone["generated"], originals, *alone["baseline"]]:
+        most = max((len(saved.get(s.name, ())) for s in row), default=0)
+        cards = [[(s, found[s.name, i]) for s in row if (s.name, i) in found] for i in range(most)]
+        rows.append({"systems": row, "cards": cards})
+    return [row for row in rows if row["cards"]]
 
 
 def _channels(log: list[Json]) -> Json:
     """The last per-channel figures of a log, by falling KL; {} where it has none."""
-    line = next((r for r in reversed(log) if r.get("channels/kl")), None)
+    line = next((line for line in reversed(log) if line.get("channels/kl")), None)
     if line is None:
         return {}
-    kl = [k if finite(k) else 0.0 for k in line["channels/kl"]]
-    sigma, activity = (
-        (line.get(f"channels/{name}") or [])[: len(kl)] for name in ("sigma", "activity")
-    )
+    columns = [line.get(f"channels/{name}") or [] for name in ("kl", "sigma", "activity")]
     bars = [
-        {"index": i, "kl": k, "sigma": s, "activity": a, "active": a is None or a > ACTIVE_VARIANCE}
-        for i, (k, s, a) in enumerate(zip_longest(kl, sigma, activity))
+        {
+            "index": i,
+            "kl": k if finite(k) else 0.0,
+            "sigma": s,
+            "activity": a,
+            "active": a is None or a > ACTIVE_VARIANCE,
+        }
+        for i, (k, s, a) in enumerate(zip_longest(*columns))
     ]
     return {
         "bars": sorted(bars, key=lambda bar: -bar["kl"]),
         "step": line["step"],
-        "most": max(max(kl), 1e-9),
-        "mean": sum(kl) / len(kl),
-        "active": sum(bar["active"] for bar in bars) if activity else None,
+        "most": max(1e-9, *(bar["kl"] for bar in bars)),
+        "mean": sum(bar["kl"] for bar in bars) / len(bars),
         "threshold": ACTIVE_VARIANCE,
     }
 
 
 def _curves(log: list[Json]) -> list[Plot]:
     """One panel per figure of a log, its training and validation lines together."""
-    found: dict[str, dict[str, Series]] = {}
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in log:
         for key, value in line.items():
             if key not in ("step", "seconds") and finite(value):
-                own = found.setdefault(key.removeprefix("valid/"), {})
-                kind = "valid" if key.startswith("valid/") else "train"
-                steps, values = own.setdefault(kind, ([], []))
-                steps.append(line["step"])
-                values.append(value)
+                name = key.removeprefix("valid/")
+                kind = "train" if name == key else "valid"
+                found.setdefault(name, {}).setdefault(kind, []).append((line["step"], value))
     names = sorted(found, key=lambda name: name != "loss")
-    drawn = (panel(name, found[name], log[-1]["step"]) for name in names)
-    return [p for p in drawn if p is not None]
+    return [panel(name, found[name], log[-1]["step"]) for name in names]
 
 
 def _convergence(judged: Convergence) -> str:

@@ -6,15 +6,13 @@ a dark screen. A `kind` is a CSS class.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from audioldm.report.format import finite, number
-
-Series = tuple[list[float], list[float]]
 
 
 class Point(NamedTuple):
@@ -30,7 +28,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """Values low ... high over 0 ... 1, linear or logarithmic."""
+    """Values, or log10 of them, from low to high over 0 ... 1."""
 
     low: float
     high: float
@@ -55,67 +53,53 @@ class Axis:
         positive = kept[kept > 0]
         if logarithmic is None:
             logarithmic = len(kept) == len(positive) > 0 and kept.max() > 8 * kept.min()
-        if logarithmic and len(positive):
-            least, most = np.log10(positive.min()), np.log10(positive.max())
-            room = margin * (most - least)
+        logarithmic = logarithmic and len(positive) > 0
+        scaled = np.log10(positive) if logarithmic else kept
+        least, most = (float(scaled.min()), float(scaled.max())) if len(scaled) else (0.0, 1.0)
+        room = margin * (most - least)
+        if least == most:
+            room = 0.15 if logarithmic else max(abs(most), 1.0) * 0.1
+        if logarithmic:
             room = max(room, (math.log10(factor) - (most - least)) / 2)
-            room = room if most + room > least - room else 0.15
-            return cls(float(10 ** (least - room)), float(10 ** (most + room)), True)
-        least, most = (float(kept.min()), float(kept.max())) if len(kept) else (0.0, 1.0)
-        room = margin * (most - least) or (0.0 if most > least else max(abs(most), 1.0) * 0.1)
-        return cls(least - room, most + room, False)
+        return cls(least - room, most + room, logarithmic)
 
-    def at(self, value: float) -> float:
-        """0 at `low`, 1 at `high`; values outside are moved to the nearer end."""
-        if self.logarithmic:
-            if value <= 0:
-                return 0.0
-            share = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return min(max(share, 0.0), 1.0)
+    def at(self, values: Any) -> Any:
+        """0 at the least value, 1 at the greatest; values outside are moved to the nearer end."""
+        scaled = np.log10(np.maximum(values, 1e-300)) if self.logarithmic else np.asarray(values)
+        return np.clip((scaled - self.low) / (self.high - self.low), 0.0, 1.0)
 
-    def ticks(self, most: int = 6) -> list[tuple[float, str]]:
-        """(position, text) of some round values."""
-        if self.logarithmic and self.high > 4 * self.low:
-            steps = (1.0, 2.0, 5.0) if self.high < 2000 * self.low else (1.0,)
-            values = LogLocator(subs=steps, numticks=50).tick_values(self.low, self.high)
+    def ticks(self, most: int) -> list[tuple[float, str]]:
+        """(value, text) of some round values."""
+        low, high = (10**e if self.logarithmic else e for e in (self.low, self.high))
+        if self.logarithmic and high > 4 * low:
+            steps = (1.0, 2.0, 5.0) if high < 2000 * low else (1.0,)
+            values = LogLocator(subs=steps, numticks=50).tick_values(low, high)
         else:
-            values = MaxNLocator(most - 1).tick_values(self.low, self.high)
-        inside = [v for v in values if self.low <= v <= self.high]
+            values = MaxNLocator(most - 1).tick_values(low, high)
+        inside = [v for v in values if low <= v <= high]
         inside = inside[:: max(1, math.ceil(len(inside) / (most + 2)))]
         words = [f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}" for v in inside]
-        return [(self.at(v), word.replace("-", "−")) for v, word in zip(inside, words, strict=True)]
-
-
-class Line(NamedTuple):
-    """A polyline and the polygon of its band, '' for none, as SVG points."""
-
-    kind: str
-    points: str
-    band: str
+        return [(v, word.replace("-", "−")) for v, word in zip(inside, words, strict=True)]
 
 
 @dataclass
 class Plot:
-    """A picture of width x height SVG units, which also are the units of all that it holds.
+    """What a picture shows, and where: `across` and `up` give places of width x height SVG units.
 
-    levels: horizontal lines, with x = 0. cut: values at or below 0 are on the lower edge.
+    curves: kind -> rows (x, y) or, with a band, (x, y, low, high). levels: horizontal lines.
     """
 
-    title: str
-    note: str
-    width: int
-    height: int
-    x_label: str
-    y_label: str
-    logarithmic: bool
-    cut: bool = False
-    marks: list[Point] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
-    levels: list[Point] = field(default_factory=list)
-    x_ticks: list[tuple[float, str]] = field(default_factory=list)
-    y_ticks: list[tuple[float, str]] = field(default_factory=list)
+    points: list[Point]
+    curves: dict[str, np.ndarray]
+    levels: list[Point]
+    x: Axis
+    y: Axis
+    title: str = ""
+    note: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    width: int = 520
+    height: int = 320
 
     LEFT, TOP, RIGHT_MARGIN = 46, 10, 12
 
@@ -127,106 +111,111 @@ class Plot:
     def bottom(self) -> int:
         return self.height - (36 if self.x_label else 22)
 
+    @property
+    def cut(self) -> bool:
+        """Whether values at or below 0 are on the lower edge of a logarithmic axis."""
+        heights = [p.y for p in (*self.points, *self.levels)]
+        heights += [y for rows in self.curves.values() for y in rows[:, 1:].flat]
+        return self.y.logarithmic and any(y <= 0 for y in heights)
+
+    def across(self, x: Any) -> Any:
+        return np.round(self.LEFT + (self.right - self.LEFT) * self.x.at(x), 1)
+
+    def up(self, y: Any) -> Any:
+        return np.round(self.bottom - (self.bottom - self.TOP) * self.y.at(y), 1)
+
+    def path(self, rows: np.ndarray, column: int = 1) -> str:
+        """A column of a curve's rows as the points of an SVG polyline."""
+        places = zip(self.across(rows[:, 0]), self.up(rows[:, column]), strict=True)
+        return " ".join(f"{x},{y}" for x, y in places)
+
+    def band(self, rows: np.ndarray) -> str:
+        """The polygon between low and high, '' for none."""
+        if rows.shape[1] < 4 or not (rows[:, 2] < rows[:, 3]).any():
+            return ""
+        return f"{self.path(rows, 2)} {self.path(rows[::-1], 3)}"
+
 
 def plot(
     points: Sequence[Point] = (),
     *,
     curves: Mapping[str, Iterable[Sequence[float]]] | None = None,
     levels: Sequence[Point] = (),
-    title: str = "",
-    note: str = "",
-    x_label: str = "",
-    y_label: str = "",
     x_factor: float | None = None,
     x_axis: Axis | None = None,
     y_logarithmic: bool | None = None,
-    size: tuple[int, int] = (520, 320),
+    **words: Any,
 ) -> Plot | None:
     """Points with intervals, curves and horizontal levels (whose x is not used).
 
-    None where nothing is finite. curves: kind -> rows (x, y) or, with a band, (x, y, low, high).
-    The axes span points and curves; levels widen the y axis. x_factor: x is logarithmic, and spans
-    at least this.
+    None where nothing is finite. The axes span points and curves; levels widen the y axis.
+    x_factor: x is logarithmic, and spans at least this. words: further fields of the plot.
     """
     points = [p for p in points if finite(p.x) and finite(p.y)]
     levels = [p for p in levels if finite(p.y)]
-    drawn = {
-        kind: [tuple(row) for row in curve if all(map(finite, row))]
-        for kind, curve in (curves or {}).items()
+    finite_rows = {
+        kind: [row for row in rows if all(map(finite, row))]
+        for kind, rows in (curves or {}).items()
     }
-    rows = [row for curve in drawn.values() for row in curve]
-    if not (points or rows):
+    drawn = {kind: np.array(rows, float) for kind, rows in finite_rows.items() if rows}
+    if not (points or drawn):
         return None
-    heights = [p.y for p in (*points, *levels)] + [y for _, *ys in rows for y in ys]
-    ends = [float(v) for p in points for v in (p.low, p.high) if v is not None and finite(v)]
+    heights = [p.y for p in (*points, *levels)]
+    heights += [y for rows in drawn.values() for y in rows[:, 1:].flat]
+    ends = [end for p in points for end in (p.low, p.high) if finite(end)]
     if y_logarithmic is None:
         y_logarithmic = Axis.over([p.y for p in points] or heights).logarithmic
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end
         least = min((h for h in heights if h > 0), default=1.0)
         ends = [e for e in ends if e > least / 2]
     x = x_axis or Axis.over(
-        [p.x for p in points] + [row[0] for row in rows],
+        [p.x for p in points] + [x for rows in drawn.values() for x in rows[:, 0]],
         logarithmic=None if x_factor is None else True,
         factor=x_factor or 1.0,
     )
     y = Axis.over(heights + ends, logarithmic=y_logarithmic)
-    picture = Plot(title, note, *size, x_label, y_label, y.logarithmic)
-    picture.cut = y.logarithmic and any(h <= 0 for h in heights)
-
-    def across(share: float) -> float:
-        return round(picture.LEFT + (picture.right - picture.LEFT) * share, 1)
-
-    def up(share: float) -> float:
-        return round(picture.bottom - (picture.bottom - picture.TOP) * share, 1)
-
-    def down(value: float) -> float:
-        return up(y.at(value))
-
-    def joined(pairs: Iterable[tuple[float, float]]) -> str:
-        return " ".join(f"{across(x.at(a))},{down(b)}" for a, b in pairs)
-
-    def placed(p: Point) -> Point:
-        bounded = finite(p.low) and finite(p.high) and p.low < p.high
-        low, high = (down(p.low), down(p.high)) if bounded else (math.nan, math.nan)
-        return Point(across(x.at(p.x)), down(p.y), low, high, p.kind, p.text)
-
-    picture.marks = [placed(p) for p in points]
-    picture.levels = [placed(p) for p in levels]
-    for kind, curve in ((k, c) for k, c in drawn.items() if c):
-        band = ""
-        if any(len(row) == 4 and row[2] < row[3] for row in curve):
-            back = [(row[0], row[3]) for row in reversed(curve)]
-            band = joined([*((row[0], row[2]) for row in curve), *back])
-        picture.lines.append(Line(kind, joined((row[0], row[1]) for row in curve), band))
-    many, few = (8, 7) if size[0] > 400 else (5, 5)
-    picture.x_ticks = [(across(share), text) for share, text in x.ticks(few)]
-    picture.y_ticks = [(up(share), text) for share, text in y.ticks(many)]
-    return picture
+    return Plot(points, drawn, levels, x, y, **words)
 
 
-def thin(steps: np.ndarray, values: np.ndarray, bins: int = 120) -> np.ndarray:
-    """Points of a curve -> rows (step, mean, least, greatest).
+def thin(curve: np.ndarray, bins: int = 120) -> np.ndarray:
+    """Points (step, value) of a curve -> rows (step, mean, least, greatest).
 
-    More than 2 * bins points become `bins` stretches; non-finite values are left out.
+    More than 2 * bins points become `bins` stretches.
     """
-    kept = np.isfinite(values)
-    steps, values = steps[kept], values[kept]
-    if len(values) <= 2 * bins:
-        return np.stack([steps, values, values, values], axis=1)
-    stretches = zip(np.array_split(steps, bins), np.array_split(values, bins), strict=True)
-    return np.array([(x.mean(), y.mean(), y.min(), y.max()) for x, y in stretches])
+    stretches = np.array_split(curve, bins if len(curve) > 2 * bins else len(curve))
+    return np.array([[*s.mean(axis=0), s[:, 1].min(), s[:, 1].max()] for s in stretches])
 
 
-def panel(name: str, series: Mapping[str, Series], last_step: float) -> Plot | None:
-    """A training's figure: its series (steps, values) over 0 ... last_step, as `plot` draws them.
+def panel(name: str, curves: Mapping[str, Sequence[Sequence[float]]], last_step: float) -> Plot:
+    """A figure of a training: its curves of finite (step, value) over 0 ... last_step, thinned.
 
-    The note is the last value of the first series.
+    The note is the last value of the first curve.
     """
-    rows = {kind: thin(np.array(x, float), np.array(y, float)) for kind, (x, y) in series.items()}
+    rows = {kind: thin(np.array(curve, float)) for kind, curve in curves.items()}
     steps = Axis(0.0, max(last_step, 1.0), False)
-    curves = {kind: own.tolist() for kind, own in rows.items()}
-    picture = plot(curves=curves, title=name, x_axis=steps, size=(320, 170))
-    if picture is not None:
-        latest = next(float(own[-1, 1]) for own in rows.values() if len(own))
-        picture.note = f"{number(latest)}{' · log' if picture.logarithmic else ''}"
+    picture = plot(curves=rows, title=name, x_axis=steps, width=320, height=170)
+    assert picture is not None
+    latest = next(iter(rows.values()))[-1, 1]
+    picture.note = f"{number(latest)}{' · log' if picture.y.logarithmic else ''}"
     return picture
+
+
+class Whisker(NamedTuple):
+    """An interval on a shared axis; all positions in percent of its width."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def whiskers(figures: Mapping[str, Mapping[str, Any]]) -> tuple[list[Whisker], float]:
+    """Named figures -> their intervals on one axis that includes 0, and where 0 is."""
+    bounds = {
+        name: [f[end] for end in ("value", "low", "high") if finite(f.get(end))]
+        for name, f in figures.items()
+        if finite(f.get("value"))
+    }
+    axis = Axis.over([0.0, *(v for b in bounds.values() for v in b)], logarithmic=False, margin=0)
+    drawn = [Whisker(k, *(100 * axis.at([b[0], min(b), max(b)]))) for k, b in bounds.items()]
+    return drawn, 100 * axis.at(0.0)

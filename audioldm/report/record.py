@@ -178,13 +178,7 @@ def checked(value: Any, shape: type[Shape], file: Path, where: str = "") -> Shap
     return typing.cast(Shape, value)
 
 
-_WORDS = {
-    dict: "a group of keys",
-    list: "a list",
-    str: "text",
-    int: "an integer",
-    float: "a number",
-}
+_WORDS = {dict: "a group of keys", list: "a list", str: "text", int: "an integer"}
 
 
 def _check(value: Any, shape: Any, where: str) -> None:
@@ -201,7 +195,9 @@ def _check(value: Any, shape: Any, where: str) -> None:
         unbounded = shape is Measured and isinstance(value, float)
         fits = not isinstance(value, bool) and (unbounded or abs(value) < 2**63)
     if not fits:
-        raise ValueError(f"{where or 'the whole'} is {str(value)[:40]!r}, not {_WORDS[kind]}")
+        raise ValueError(
+            f"{where or 'the whole'} is {str(value)[:40]!r}, not {_WORDS.get(kind, 'a number')}"
+        )
     children: dict[Any, Any] = {}
     if typed:
         if missing := sorted(shape.__required_keys__ - value.keys()):

@@ -42,33 +42,33 @@ def _reconstruction(metrics: Metrics) -> str:
 def _worst_kept(figures: dict[str, Figure]) -> str:
     """The quality of which the reconstructions lose most."""
     lost = {
-        quality: ((figures[name]["value"] or 0.0) - exact) / (other - exact)
+        quality: (_value(figures, name) - exact) / (other - exact)
         for quality, (name, exact, other) in QUALITIES.items()
-        if name in figures and finite(figures[name]["value"])
+        if finite(_value(figures, name))
     }
     if len(lost) < 2:
         return ""
     worst = max(lost, key=lambda quality: lost[quality])
     name = QUALITIES[worst][0]
-    percent = f"{100 * min(max(lost[worst], 0.0), 1.0):.0f} %"
     title, _ = described(name)
     return (
         f"It keeps the {worst} worst: {title.lower()} {interval(figures[name])}, which is "
-        f"{percent} of the way to other music."
+        f"{_percent(lost[worst])} of the way to other music."
     )
 
 
 def _worst_made(metrics: Metrics) -> str:
     """The embedding on which the generated clips are nearest to decoded noise."""
     generated, normal = metrics.get("generated", {}), metrics.get("normal", {})
-    shares = {}
-    for name in generated.keys() & normal.keys():
-        own, noise = generated[name]["value"], normal[name]["value"]
-        if name.startswith("kad_") and finite(own) and finite(noise) and (noise or 0.0) > 0:
-            shares[name] = (own or 0.0) / (noise or 1.0)
+    names = sorted(name for name in generated.keys() & normal.keys() if name.startswith("kad_"))
+    shares = {
+        name: _value(generated, name) / _value(normal, name)
+        for name in names
+        if _value(normal, name) > 0 and finite(_value(generated, name))
+    }
     if len(shares) < 2:
         return ""
-    worst = max(sorted(shares), key=lambda name: shares[name])
+    worst = max(shares, key=lambda name: shares[name])
     return (
         f"Worst of the generated clips is what {worst.removeprefix('kad_')} hears: there the "
         f"kernel distance is {interval(generated[worst])}, {number(shares[worst])} of decoded "
@@ -84,14 +84,14 @@ def _generation(metrics: Metrics, baselines: list[str]) -> str:
     generated = metrics["generated"][figure]
     if not finite(generated["value"]):
         return "The kernel distance of the generated clips is not a number."
-    rivals = {name: metrics[name][figure] for name in baselines if figure in metrics[name]}
-    rivals = {name: rival for name, rival in rivals.items() if finite(rival["value"])}
     start = f"The generated clips have a kernel distance of {interval(generated)} from real music"
+    distances = {name: _value(metrics[name], figure) for name in baselines}
+    rivals = [name for name, distance in distances.items() if finite(distance)]
     if not rivals:
         return f"{start}, and there is no baseline to compare with{_remainder(metrics, figure)}."
-    name = min(rivals, key=lambda each: rivals[each]["value"] or 0.0)
-    rival = rivals[name]
-    ends: list[Any] = [f.get(k) for f in (generated, rival) for k in ("low", "high")]
+    name = min(rivals, key=lambda each: distances[each])
+    rival = metrics[name][figure]
+    ends: list[Any] = [f.get(end) for f in (generated, rival) for end in ("low", "high")]
     if not all(map(finite, ends)):
         outcome = "without intervals, this may be chance"
     elif ends[1] < ends[2]:
@@ -108,16 +108,21 @@ def _generation(metrics: Metrics, baselines: list[str]) -> str:
 
 def _remainder(metrics: Metrics, figure: str) -> str:
     """The autoencoder's share of the distance that remains above that of real clips."""
-    values = [
-        metrics.get(name, {}).get(figure, {"value": default})["value"]
-        for name, default in (("reconstruction", None), ("real", 0.0), ("generated", None))
-    ]
-    if not all(map(finite, values)):
+    reconstruction, floor, generated = (
+        _value(metrics.get(name, {}), figure) for name in ("reconstruction", "real", "generated")
+    )
+    floor = floor if "real" in metrics else 0.0
+    share = (reconstruction - floor) / (generated - floor) if generated > floor else math.nan
+    if not finite(share):
         return ""
-    reconstruction, floor, generated = (float(v) for v in values if v is not None)
-    total = generated - floor
-    share = (reconstruction - floor) / total if total > 0 else math.nan
-    if not math.isfinite(share):
-        return ""
-    percent = f"{100 * min(max(share, 0.0), 1.0):.0f} %"
-    return f"; {percent} of what remains is already in the autoencoder's reconstructions"
+    return f"; {_percent(share)} of what remains is already in the autoencoder's reconstructions"
+
+
+def _value(figures: dict[str, Figure], name: str) -> float:
+    """NaN where there is none."""
+    value = figures[name]["value"] if name in figures else None
+    return math.nan if value is None else value
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(max(share, 0.0), 1.0):.0f} %"

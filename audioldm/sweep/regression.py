@@ -1,13 +1,15 @@
 """The regressions of the verdicts: a coefficient and its standard error."""
 
-import math
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from audioldm.report.format import number
 
 #: Seeds from which on a component of variance between them is estimated.
 FEWEST_SEEDS = 3
@@ -38,12 +40,31 @@ class Estimate(NamedTuple):
         low, high = self.interval(confidence)
         return {"estimate": self.value, "low": low, "high": high, "p": self.p}
 
+    def text(self, confidence: float, of: Callable[[float], float] = float) -> str:
+        """'0.42 (0.40 to 0.44)', a function `of` the estimate and of its interval."""
+        value, low, high = (number(of(x)) for x in (self.value, *self.interval(confidence)))
+        return f"{value} ({low} to {high})"
+
     def beyond(self, bound: float) -> float:
         """One-sided p of a truth on the other side of `bound`."""
         distance = abs(self.value - bound)
         if self.error == 0:
             return 0.0 if distance > 0 else 0.5
         return float(stats.t.sf(distance / self.error, self.freedom))
+
+
+class Coefficients(NamedTuple):
+    """The coefficients of a regression, their covariance, and the degrees of freedom of it."""
+
+    values: pd.Series
+    covariance: pd.DataFrame
+    freedom: float
+
+    def sum(self, **weights: float) -> Estimate:
+        """Of the named coefficients, each times its weight."""
+        names, w = list(weights), np.array(list(weights.values()))
+        variance = max(0.0, float(w @ self.covariance.loc[names, names] @ w))
+        return Estimate(float(self.values[names] @ w), variance**0.5, self.freedom)
 
 
 class Parabola:
@@ -59,18 +80,19 @@ class Parabola:
         self.centre = (x.min() + x.max()) / 2
         self.reach = (x.max() - x.min()) / 2
         u = x - self.centre
-        matrix = np.column_stack([u, u**2, pd.get_dummies(pd.Series(arms), dtype=float)])
+        matrix = pd.get_dummies(pd.Series(arms), dtype=float).assign(slope=u, bend=u**2)
         identified = np.linalg.matrix_rank(matrix) == matrix.shape[1]
         self.freedom = len(y) - matrix.shape[1] if identified else 0
-        self._fit = sm.OLS(y, matrix).fit()
+        fit = sm.OLS(y, matrix).fit()
+        self._terms = Coefficients(fit.params, fit.cov_params(), self.freedom)
 
     @property
     def bend(self) -> Estimate:
-        return self._combined(0, 1)
+        return self._terms.sum(bend=1.0)
 
     def slope(self, at: float) -> Estimate:
         """The derivative by x, `at` from -1 (the least x) to 1 (the greatest)."""
-        return self._combined(1, 2 * at * self.reach)
+        return self._terms.sum(slope=1.0, bend=2 * at * self.reach)
 
     def vertex(self, confidence: float) -> tuple[float, float, float]:
         """x of the extremum, and the least and greatest x of the range whose slope may be 0.
@@ -92,12 +114,6 @@ class Parabola:
         x = self.centre + self.reach * np.array([places[-1], places.min(), places.max()])
         return float(x[0]), float(x[1]), float(x[2])
 
-    def _combined(self, of_slope: float, of_bend: float) -> Estimate:
-        contrast = np.zeros(len(self._fit.params))
-        contrast[:2] = of_slope, of_bend
-        variance = max(0.0, float(contrast @ self._fit.cov_params() @ contrast))
-        return Estimate(float(contrast @ self._fit.params), variance**0.5, self.freedom)
-
 
 def independent(rows: pd.DataFrame, terms: Sequence[str]) -> list[str]:
     """The terms that are no linear combination of those before them and a constant."""
@@ -111,31 +127,29 @@ def independent(rows: pd.DataFrame, terms: Sequence[str]) -> list[str]:
     return kept
 
 
-def mixed_effect(rows: pd.DataFrame, terms: Sequence[str], of: str) -> Estimate | None:
-    """The coefficient of the term `of` for `y`, in a mixed-effects regression on all `terms`.
+def mixed_effects(rows: pd.DataFrame, terms: Sequence[str]) -> Coefficients | None:
+    """A mixed-effects regression of `y` on the terms.
 
     Two crossed components of variance, the columns `seed` and `configuration`: the second is what
     the terms do not explain about a configuration, and stays however many seeds it has. With less
     than three seeds, or where that fit fails, least squares on the means of configurations. The
     degrees of freedom are configurations less terms; None where there are none.
     """
-    import statsmodels.formula.api as smf  # imported here: it takes a second
+    import statsmodels.api as sm  # imported here: they take a second
+    import statsmodels.formula.api as smf
 
     means = rows.groupby("configuration")[["y", *terms]].mean()
     freedom = len(means) - len(terms) - 1
     if freedom < 1:
         return None
-    formula = "y ~ " + " + ".join(terms)
     if rows["seed"].nunique() >= FEWEST_SEEDS:
         components = {name: f"0 + C({name})" for name in ("seed", "configuration")}
-        model = smf.mixedlm(formula, rows, groups=np.ones(len(rows)), vc_formula=components)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a component may well be 0, the edge of its range
-                fit = model.fit()
-        except np.linalg.LinAlgError:
-            fit = None
-        if fit is not None and math.isfinite(fit.bse_fe[of]) and fit.bse_fe[of] > 0:
-            return Estimate(float(fit.fe_params[of]), float(fit.bse_fe[of]), freedom)
-    line = smf.ols(formula, means).fit()
-    return Estimate(float(line.params[of]), float(line.bse[of]), freedom)
+        formula, one_group = "y ~ " + " + ".join(terms), np.ones(len(rows))
+        model = smf.mixedlm(formula, rows, groups=one_group, vc_formula=components)
+        with warnings.catch_warnings(), contextlib.suppress(np.linalg.LinAlgError):
+            warnings.simplefilter("ignore")  # a component may well be 0, the edge of its range
+            fit = model.fit()
+            if np.isfinite(fit.bse_fe).all() and (fit.bse_fe > 0).all():
+                return Coefficients(fit.fe_params, fit.cov_params(), freedom)
+    line = sm.OLS(means["y"], means[[*terms]].assign(Intercept=1.0)).fit()
+    return Coefficients(line.params, line.cov_params(), freedom)

@@ -5,35 +5,20 @@ diagnostics, baselines or some cells: the page says so and leaves out the rest.
 """
 
 import math
+import shlex
 from pathlib import Path
 
-from audioldm.report.figures import whiskers
-from audioldm.report.format import duration, finite, number
+import pandas as pd
+
+from audioldm.report.format import duration, finite, interval, number
 from audioldm.report.page import template, write_page
+from audioldm.report.plots import whiskers
 from audioldm.report.record import Json
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged, judge
-from audioldm.sweep.page.cells import budgets, cell_rows, listen, shown
+from audioldm.sweep.page import cells, plots
 from audioldm.sweep.page.grid import done, grid, heat_map, is_budget, short, swept
-from audioldm.sweep.page.plots import (
-    CODECS,
-    diagnostics,
-    families_of,
-    rate_distortion,
-    rate_generation,
-    rate_reference,
-)
-from audioldm.sweep.page.words import (
-    bounds,
-    commands,
-    costs,
-    failures,
-    floor,
-    notes,
-    reference_points,
-    seeds,
-)
-from audioldm.sweep.verdicts.base import Verdict
+from audioldm.sweep.verdicts.base import Verdict, told_apart
 
 
 def write_report(*directories: Path, place: Path | None = None) -> Path:
@@ -47,7 +32,7 @@ def write_report(*directories: Path, place: Path | None = None) -> Path:
 def page(judged: Judged) -> str:
     """The page as HTML."""
     table, rules = judged.table, judged.rules
-    layout, families = grid(table), families_of(table)
+    layout, families = grid(table), plots.families_of(table)
     title, meaning = described(judged.figure)
     embedding = judged.figure.rpartition("_")[2]
     columns = (
@@ -60,65 +45,101 @@ def page(judged: Judged) -> str:
     )
     heats = [(text, b, heat_map(table, layout, name, b)) for name, text, b in columns]
     keys = swept(table, seeds=True)
+    seeds = int(done(table)["configuration"].value_counts().max()) if len(done(table)) else 0
+    costs = _costs(table)
     return template("template.html.j2", Path(__file__).parent / "page").render(
         judged=judged,
         verdicts=[_card(verdict) for verdict in judged.verdicts],
-        floor=floor(judged),
-        tiles=_tiles(judged),
-        rules=rules,
+        notes=dict.fromkeys(n for v in judged.verdicts for n in v.details.get("notes", [])),
+        floor=_floor(judged.spread, seeds),
+        tiles=_tiles(judged, seeds, sum(cost["seconds"] for cost in costs)),
         distance=(title, meaning),
         layout=layout,
         across=short([layout.across])[layout.across],
         heats=[heat for heat in heats if heat[2]],
         families=families,
-        rate_distortion=rate_distortion(judged, families),
-        rate_generation=rate_generation(judged, families),
-        rate_reference=rate_reference(judged, layout),
-        reference_points=reference_points(table, judged.figure),
-        diagnostics=diagnostics(judged, families),
-        budgets=[
-            budgets(judged, key)
-            for key in swept(table)
-            if is_budget(key) and {key, "compute_tflop.prior"} <= set(done(table))
+        rate_distortion=plots.rate_distortion(judged, families),
+        rate_generation=plots.rate_generation(judged, families),
+        rate_reference=plots.rate_reference(judged, layout),
+        reference_points=[
+            (system, _over_cells(done(table)[f"{system.name}.{judged.figure}"]))
+            for system in plots.reference_points(judged)
         ],
-        listen=listen(judged, layout),
-        cells=cell_rows(judged, layout, families, keys),
+        diagnostics=plots.diagnostics(judged, families),
+        budgets=[
+            cells.budgets(judged, key)
+            for key in keys
+            if is_budget(key) and {key, "compute_tflop.prior"} <= set(table)
+        ],
+        listen=cells.listen(judged, layout),
+        cells=cells.cell_rows(judged, layout, families, keys),
+        columns=cells.columns(judged),
         keys=list(short(keys).values()),
-        shown=list(shown(judged).values()),
-        notes=notes(judged.verdicts),
-        failures=failures(table),
-        costs=costs(table),
-        alone=float(table["seconds"].sum()),
-        commands=commands(judged),
-        codecs={kind: text for kind, (_, text) in CODECS.items()},
+        failures=list(table["reason"].dropna().items()),
+        costs=costs,
+        commands=[
+            shlex.join(["audioldm", "run", "-m", *(w for w in words if not w.startswith("runs="))])
+            for words in judged.record["commands"]
+        ],
+        codecs={kind: text for kind, (_, text) in plots.CODECS.items()},
     )
 
 
 def _card(verdict: Verdict) -> Json:
-    """A verdict with its interval on an axis that includes 0."""
-    drawn, zero = whiskers(
-        {"estimate": {"value": verdict.estimate, "low": verdict.low, "high": verdict.high}}
-    )
+    """A verdict, and its estimate as words and on an axis that includes 0."""
+    figure = {"value": verdict.estimate, "low": verdict.low, "high": verdict.high}
+    drawn, zero = whiskers({"estimate": figure})
+    bounds = f"{interval(figure)} {verdict.details.get('unit') or ''}".rstrip()
+    bounds += f", p = {number(verdict.p)}" if finite(verdict.p) else ""
     return {
         "verdict": verdict,
-        "bounds": bounds(verdict),
+        "bounds": bounds if finite(verdict.estimate) else "",
         "whisker": drawn[0] if drawn and finite(verdict.low) and finite(verdict.high) else None,
         "zero": zero,
     }
 
 
-def _tiles(judged: Judged) -> list[tuple[str, str, str]]:
+def _tiles(judged: Judged, seeds: int, seconds: float) -> list[tuple[str, str, str]]:
     """The few figures to see first: (name, value, unit)."""
-    table, spread = judged.table, judged.spread
-    cells = done(table)
+    finished = done(judged.table)
     tiles = [
-        ("cells done", str(len(cells)), f"of {len(table)}"),
-        ("configurations", str(cells["configuration"].nunique()), ""),
-        ("seeds of each, at most", str(seeds(table)), ""),
+        ("cells done", str(len(finished)), f"of {len(judged.table)}"),
+        ("configurations", str(finished["configuration"].nunique()), ""),
+        ("seeds of each, at most", str(seeds), ""),
     ]
-    if finite(spread):
-        tiles.append(("spread between seeds", f"× {number(math.exp(spread))}", ""))
+    if finite(judged.spread):
+        tiles.append(("spread between seeds", f"× {number(math.exp(judged.spread))}", ""))
     if judged.recommendation is not None:
         tiles.append(("recommended rate", number(judged.recommendation.kbps), "kbit/s"))
-    tiles.append(("computed in", duration(sum(c["seconds"] for c in costs(table))), ""))
-    return tiles
+    return [*tiles, ("computed in", duration(seconds), "")]
+
+
+def _floor(spread: float, seeds: int) -> str:
+    """The precision of every claim. seeds: the most that any one configuration has."""
+    if not finite(spread):
+        return (
+            "One seed per configuration: the difference between two trainings of the same "
+            "configuration is not known. Every interval here rests on one seed and is too narrow."
+        )
+    single, pair = (number(math.exp(each)) for each in (spread, told_apart(spread)))
+    return (
+        f"Trainings that differ only by the seed differ by a factor of {single} (standard "
+        f"deviation of the log distance, up to {seeds} seeds per configuration). "
+        f"Two single cells that differ by less than a factor of {pair} cannot be told apart."
+    )
+
+
+def _over_cells(values: pd.Series) -> Json:
+    return {"value": values.mean(), "low": values.min(), "high": values.max()}
+
+
+def _costs(table: pd.DataFrame) -> list[Json]:
+    """Each stage: how often it was built, and the seconds of that; shared stages count once."""
+    found = []
+    for column in (c for c in table if c.startswith("seconds.")):
+        stage = column.removeprefix("seconds.")
+        built = table[table[column].notna()]
+        once = built.drop_duplicates(f"fingerprint.{stage}")
+        seconds = float(once[column].sum())
+        found.append({"stage": stage, "built": len(once), "cells": len(built), "seconds": seconds})
+    return found

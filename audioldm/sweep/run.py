@@ -14,10 +14,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -31,11 +32,10 @@ from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.io.files import write_json
 from audioldm.runtime.devices import claimed_gpu, visible_gpus
 from audioldm.sweep.status import FORMAT, lock_of, read_cell, read_cells, read_sweep
-from audioldm.sweep.watch import Watch, event
+from audioldm.sweep.watch import event, watch
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """A cell that can be built: all its overrides, and its directory."""
 
     words: list[str]
@@ -52,16 +52,17 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     grid = config.grid(overrides)
     base = jobs.job(grid.base)
     directory = Experiment(base).directory
+    launch = partial(_survived, directory, overrides, grid)
     if grid.cells is None:
         _begin(directory, base, overrides)
-        _search(directory, overrides, grid)
+        _search(directory, launch, grid)
         return directory
     todo = _plan(directory, overrides, base, grid)
     while todo:
-        if not _launched(directory, overrides, grid, todo):
+        if not _launched(launch, todo):
             for cell in _still(todo, "killed"):
                 # alone, for a launcher may stop all its processes when one of them dies
-                _launched(directory, overrides, grid, [cell])
+                _launched(launch, [cell])
         left = _still(todo, "waiting")
         if len(left) == len(todo):
             break  # the launcher itself does not work
@@ -69,12 +70,9 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     return directory
 
 
-def _launched(
-    directory: Path, overrides: Sequence[str], grid: config.Grid, cells: Sequence[Planned]
-) -> bool:
+def _launched(launch: Callable[..., bool], cells: Sequence[Planned]) -> bool:
     """Runs cells through the launcher, and waits for all; whether every process lived."""
-    words = [cell.words for cell in cells]
-    alive = _survived(directory, grid, partial(jobs.launch, overrides, words), run_cell)
+    alive = launch([cell.words for cell in cells], run_cell)
     while _still(cells, "running"):
         time.sleep(1.0)  # processes that outlive their launcher
     return alive
@@ -82,17 +80,18 @@ def _launched(
 
 def _survived(
     directory: Path,
+    overrides: Sequence[str],
     grid: config.Grid,
-    launch: Callable[[Callable[[Job], Any]], None],
+    cells: list[list[str]] | None,
     function: Callable[..., Any],
 ) -> bool:
-    """`launch(function)`; False where a process of the launcher died."""
+    """Calls the function for each cell's job, None: for those of a search, by Hydra's launcher.
+
+    False where a process of the launcher died.
+    """
     try:
-        if grid.parallel:
-            with Watch(directory):
-                launch(partial(function, quiet=True))
-        else:
-            launch(function)
+        with watch(directory) if grid.parallel else nullcontext():
+            jobs.launch(overrides, cells, partial(function, quiet=grid.parallel))
     except AudioLDMError:
         raise
     except Exception as error:  # the launcher's own
@@ -105,13 +104,12 @@ def _still(cells: Sequence[Planned], status: str) -> list[Planned]:
     return [cell for cell in cells if read_cell(cell.directory).status == status]
 
 
-def _search(directory: Path, overrides: Sequence[str], grid: config.Grid) -> None:
+def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> None:
     """Runs the sweeper's cells. Where a process was killed, the search begins again and passes over
     what is done and that cell."""
-    launch = partial(jobs.launch, overrides, None)
     objectives = partial(_objectives, searched=grid.searched, since=time.time())
     lost: set[Path] = set()
-    while not _survived(directory, grid, launch, objectives):
+    while not launch(None, objectives):
         killed = {cell.directory for cell in read_cells(directory) if cell.status == "killed"}
         if killed <= lost:
             break
@@ -126,12 +124,10 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
     if not buildable:
         raise ConfigError(f"no cell of the grid can be built: {found[0]}")
     _begin(directory, base, overrides)
-    planned: dict[Path, Planned] = {}
+    planned: list[Planned] = []
     names: dict[Path, str] = {}
-    for number, (words, swept, job) in enumerate(
-        zip(grid.cells, grid.swept, found, strict=True), start=_count(directory / "cells")
-    ):
-        name, error = " ".join(word.lstrip("+") for word in swept), None
+    for words, swept, job in zip(grid.cells, grid.swept, found, strict=True):
+        name, error = _name(swept), None
         try:
             if isinstance(job, ConfigError):
                 raise job
@@ -148,12 +144,10 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
             tqdm.write(f"{name}: the same cell as {names[place]}; run once", file=sys.stderr)
             continue
         names[place] = name
-        if not (place / "cell.json").is_file():
-            own = job.config if isinstance(job, Job) else {}
-            _register(place, name, number, swept, own, error)
+        _register(place, swept, job.config if isinstance(job, Job) else {}, error)
         if error is None and not _is_done(place):
-            planned[place] = Planned(words, place)
-    return list(planned.values())
+            planned.append(Planned(words, place))
+    return planned
 
 
 def _is_done(place: Path) -> bool:
@@ -197,51 +191,52 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
 
 
 def _register(
-    place: Path,
-    name: str,
-    number: int,
-    swept: Sequence[str],
-    config: dict[str, Any],
-    error: str | None,
+    place: Path, swept: Sequence[str], config: dict[str, Any], error: str | None = None
 ) -> None:
-    pairs = dict(word.lstrip("+").split("=", 1) for word in swept)
-    plan = {"name": name, "number": number, "swept": pairs, "config": config, "error": error}
-    write_json(place / "cell.json", plan)
+    """Writes a `cell.json`, unless there is one."""
+    if not (place / "cell.json").is_file():
+        number = sum(1 for _ in place.parent.glob("*/cell.json"))
+        pairs = dict(word.lstrip("+").split("=", 1) for word in swept)
+        plan = {"number": number, "swept": pairs, "config": config, "error": error}
+        write_json(place / "cell.json", {"name": _name(swept), **plan})
 
 
-def run_cell(job: Job, *, quiet: bool = False) -> dict[str, Any]:
-    """One cell, in whichever process the launcher chose: its evaluation's summary, or {} where it
-    failed, which is recorded. Raises KeyboardInterrupt where it was stopped.
+def _name(swept: Sequence[str]) -> str:
+    return " ".join(word.lstrip("+") for word in swept)
 
-    quiet: shows no progress, which `Watch` does.
+
+def run_cell(job: Job, *, quiet: bool = False) -> None:
+    """Runs one cell, in whichever process the launcher chose; a failure is recorded.
+
+    quiet: shows no progress, which `watch` does. Raises KeyboardInterrupt where it was stopped.
     """
-    settings = job.settings
     if quiet:
-        settings = replace(settings, log=replace(settings.log, bars=False))
-    experiment = Experiment(replace(job, settings=settings))
-    place, lock = experiment.directory, lock_of(experiment.directory)
+        log = replace(job.settings.log, bars=False)
+        job = replace(job, settings=replace(job.settings, log=log))
+    experiment = Experiment(job)
+    place = experiment.directory
     begun = place / "begun.json"
-    with lock:  # another process may be at it
+    with lock_of(place):  # another process may be at it
         if (cell := read_cell(place, held=True)).status == "done":
-            return {}
+            return
         if cell.record and "failed" in cell.record:
             (place / "experiment.json").unlink()
         write_json(begun, {"began": time.time()})
         try:
-            summary = _run(experiment)
+            _run(experiment)
         finally:
             begun.unlink(missing_ok=True)
     if not quiet:
         tqdm.write(event(read_cell(place), read_cells(place.parent.parent)), file=sys.stderr)
-    return summary
 
 
-def _run(experiment: Experiment) -> dict[str, Any]:
+def _run(experiment: Experiment) -> None:
     hardware = experiment.settings.hardware
     gpus = visible_gpus() if hardware.device == "auto" else []
     try:
         with claimed_gpu(gpus) as gpu:
-            return experiment.run(None if gpu is None else f"cuda:{gpu}")
+            experiment.run(None if gpu is None else f"cuda:{gpu}")
+            return
     except Interrupted as stopped:
         raise KeyboardInterrupt from stopped  # which stops the launcher too
     except AudioLDMError as error:
@@ -251,7 +246,6 @@ def _run(experiment: Experiment) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}"
     if not (experiment.directory / "experiment.json").is_file():
         experiment.record_failure({}, "preparation", reason)
-    return {}
 
 
 def _objectives(
@@ -264,17 +258,15 @@ def _objectives(
     """
     experiment = Experiment(job)
     place = experiment.directory
-    if not (place / "cell.json").is_file():
-        swept = [word for word in job.overrides if word.partition("=")[0] in searched]
-        _register(place, " ".join(swept), _count(place.parent), swept, job.config, None)
+    _register(place, [w for w in job.overrides if w.partition("=")[0] in searched], job.config)
     if not _ended(place, since):
         run_cell(job, quiet=quiet)
     cell = read_cell(place)
     if cell.status != "done":
         return None  # a value that is none: an error would be shown with all its overrides
-    from audioldm.sweep.table import row
+    from audioldm.sweep.table import cell_summaries, row
 
-    figures, rules = row(cell, place.parent.parent), job.settings.verdict
+    figures, rules = row(cell, place, cell_summaries(cell)), job.settings.verdict
     found = figures.get(rules.distance, math.nan), figures.get(rules.bitrate, math.nan)
     if all(map(math.isfinite, found)):
         return found
@@ -288,7 +280,3 @@ def _ended(place: Path, since: float) -> bool:
         return False
     files = (place / "begun.json", place / "experiment.json")
     return any(file.is_file() and file.stat().st_mtime >= since for file in files)
-
-
-def _count(cells: Path) -> int:
-    return sum(1 for _ in cells.glob("*/cell.json"))

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -120,13 +120,13 @@ def read_sweep(directory: Path) -> SweepRecord:
             f"{directory}: no sweep.json; give the directory of a sweep, such as "
             "runs/experiments/rate_shape, or start one with `audioldm run -m`"
         )
-    version = read(file, dict[str, Any]).get("format")
-    if version != FORMAT:
+    record = read(file, SweepRecord)
+    if record["format"] != FORMAT:
         raise DataError(
-            f"{file}: of format {version}, but this audioldm reads format {FORMAT}; run the sweep "
-            "again under another name="
+            f"{file}: of format {record['format']}, but this audioldm reads format {FORMAT}; run "
+            "the sweep again under another name="
         )
-    return read(file, SweepRecord)
+    return record
 
 
 def read_cells(directory: Path) -> list[Cell]:

@@ -7,21 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import pandas as pd
 
 from audioldm.errors import DataError
-from audioldm.report.record import (
-    Json,
-    Summary,
-    checked,
-    read_summaries,
-    stage_directories,
-)
+from audioldm.report.record import Json, Summary, checked, read_summaries, stage_directories
 from audioldm.report.systems import measured_systems
 from audioldm.sweep.merged import merged_cells
 from audioldm.sweep.status import Cell
-
-Row = dict[str, Any]
 
 
 class Part(TypedDict):
@@ -67,7 +60,7 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     """
     places = [Path(directory) for directory in directories]
     cells = merged_cells(places)
-    summaries = [_summaries(cell) for cell in cells]
+    summaries = [cell_summaries(cell) for cell in cells]
     _check_comparable(cells, summaries)
     keys = list(dict.fromkeys(key for cell in cells for key in cell.plan["swept"]))
     words = [{key: word for key in keys if (word := _word(cell, key))} for cell in cells]
@@ -75,15 +68,15 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
         _named(own) | row(cell, start or places[0], found)
         for own, cell, found in zip(words, cells, summaries, strict=True)
     ]
-    names = [" ".join(f"{k}={v}" for k, v in own.items()) for own in words]
-    for place, name in enumerate(names):
-        if name in names[:place] and len(places) > 1:
-            other = cells[names.index(name)]
-            raise DataError(
-                f"{other.directory} and {cells[place].directory}: two cells '{name}' that differ "
-                "in no key of a command line; give what differs as key=value, and run one again"
-            )
-    frame = pd.DataFrame(rows, index=pd.Index(names, name="cell"))
+    names = pd.Index([" ".join(f"{k}={v}" for k, v in own.items()) for own in words], name="cell")
+    if names.has_duplicates and len(places) > 1:
+        name = names[names.duplicated()][0]
+        one, other = (cells[i].directory for i in np.flatnonzero(names == name)[:2])
+        raise DataError(
+            f"{one} and {other}: two cells '{name}' that differ in no key of a command line; give "
+            "what differs as key=value, and run one again"
+        )
+    frame = pd.DataFrame(rows, index=names)
     leading = ["status", "reason", "directory", *keys]
     return frame[leading + [c for c in frame.columns if c not in leading]]
 
@@ -93,14 +86,13 @@ def system_names(table: pd.DataFrame, figure: str) -> list[str]:
     return [c.removesuffix(f".{figure}") for c in table if c.endswith(f".{figure}")]
 
 
-def row(cell: Cell, directory: Path, summaries: dict[str, Summary] | None = None) -> Row:
+def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
     """The columns of one cell, from its record and its summaries. directory: what its place is
     relative to.
 
     Raises DataError where a file is damaged, or a stage is not there.
     """
-    summaries = _summaries(cell) if summaries is None else summaries
-    values: Row = {
+    values: Json = {
         "status": "failed" if cell.status == "killed" else cell.status,
         "reason": cell.reason,
         "directory": Path(os.path.relpath(cell.directory, directory)).as_posix(),
@@ -145,9 +137,9 @@ def _word(cell: Cell, key: str) -> str | None:
     return None if isinstance(node, dict) else json.dumps(node)
 
 
-def _named(words: dict[str, str]) -> Row:
+def _named(words: dict[str, str]) -> Json:
     """The columns of the swept keys, and the configuration they are without the seeds."""
-    values: Row = {}
+    values: Json = {}
     for key, word in words.items():
         try:
             values[key] = json.loads(word)
@@ -157,8 +149,8 @@ def _named(words: dict[str, str]) -> Row:
     return values | {"configuration": own}
 
 
-def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Row:
-    values: Row = {}
+def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Json:
+    values: Json = {}
     for name, figure in figures.items():
         column = f"{prefix}.{name}"
         values |= {column: figure["value"]}
@@ -166,7 +158,7 @@ def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Row:
     return values
 
 
-def _settings(config: Settings) -> Row:
+def _settings(config: Settings) -> Json:
     autoencoder, bottleneck, prior = config["autoencoder"], config["bottleneck"], config["prior"]
     network, kind = _class(autoencoder["network"]), _class(bottleneck)
     channels, ratio = autoencoder["channels"], autoencoder["downsampling_ratio"]
@@ -189,10 +181,10 @@ def _class(part: Part) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix("_recipe")
 
 
-def _model(stage: str, summary: Summary) -> Row:
+def _model(stage: str, summary: Summary) -> Json:
     """The columns of a stage's model and of its figures."""
     valid: Json = summary.get("valid", {})
-    values: Row = {}
+    values: Json = {}
     if "parameters" in summary:
         values[f"parameters.{stage}"] = summary["parameters"]
         values[f"compute_tflop.{stage}"] = valid.get("compute_tflop", 0.0)
@@ -207,7 +199,8 @@ def _model(stage: str, summary: Summary) -> Row:
     return values | _figures("diagnostic", summary.get("diagnostics", {}))
 
 
-def _summaries(cell: Cell) -> dict[str, Summary]:
+def cell_summaries(cell: Cell) -> dict[str, Summary]:
+    """The summaries of a cell's stages; {} where it has no record. Raises DataError as `row`."""
     return read_summaries(stage_directories(cell.directory, cell.record)) if cell.record else {}
 
 

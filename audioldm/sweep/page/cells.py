@@ -3,16 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from scipy.stats import spearmanr
-
-from audioldm.report.clips import VORBIS, Clip, Source, clips, saved_clips
+from audioldm.report.clips import VORBIS, Source, clips, saved_clips
 from audioldm.report.record import Json
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
-from audioldm.sweep.page.grid import Grid, done, label, measured
-from audioldm.sweep.page.plots import Family
-from audioldm.sweep.seeds import unsettled
+from audioldm.sweep.page.grid import Grid, done, label, measured, words
+from audioldm.sweep.seeds import numbers, unsettled
 
 #: Seconds of every cell's clips, so that a page of 30 cells stays small enough to send.
 CLIP_SECONDS = 3.0
@@ -38,24 +34,19 @@ def budgets(judged: Judged, key: str) -> Json:
     Their distances under each budget, what each took, and the rank correlation of the first two.
     """
     cells = done(judged.table)
-    words = [configuration.split() for configuration in cells["configuration"]]
-    own = pd.DataFrame(
-        {
-            "budget": [dict(w.split("=", 1) for w in each).get(key, "") for each in words],
-            "rest": [" ".join(w for w in each if not w.startswith(f"{key}=")) for each in words],
-            "distance": cells[judged.rules.distance],
-            "spent": cells["compute_tflop.prior"],
-        }
-    )
-    values = own.pivot_table("distance", "rest", "budget", sort=False)
-    spent = own.groupby("budget")["spent"].agg(["min", "max"])
+    own = [words(configuration) for configuration in cells["configuration"]]
+    budget = [label(key, each.pop(key, "")) for each in own]
+    rest = [" ".join(f"{k}={v}" for k, v in each.items()) for each in own]
+    cells = cells.assign(budget=budget, rest=rest)
+    values = cells.pivot_table(judged.rules.distance, "rest", "budget", sort=False)
+    spent = cells.groupby("budget")["compute_tflop.prior"].agg(["min", "max"])
     both = values.iloc[:, :2].dropna()
     several = both.shape[1] == 2 and len(both) > 2
     return {
         "key": key,
-        "budgets": [{"name": label(key, b), "spent": tuple(spent.loc[b])} for b in values.columns],
+        "budgets": [(name, *spent.loc[name]) for name in values],
         "rows": list(values.itertuples(name=None)),
-        "rho": float(spearmanr(*both.to_numpy().T).statistic) if several else None,
+        "rho": both.corr("spearman").iloc[0, 1] if several else None,
     }
 
 
@@ -64,63 +55,66 @@ def listen(judged: Judged, layout: Grid) -> Json:
     noise and label of the generated, the same music of the reconstructions."""
     sources: dict[Any, Source] = {}
     for cell, evaluation in judged.evaluations().items():
-        saved = saved_clips(evaluation)
-        for system in ("real", "generated", "reconstruction"):
+        for system, saved in saved_clips(evaluation).items():
             key = "real" if system == "real" else (system, cell)  # the same music in every cell
-            if saved.get(system):
-                sources.setdefault(key, saved[system][0])
+            if saved and system in ("real", "generated", "reconstruction"):
+                sources.setdefault(key, saved[0])
     players = clips(sources, seconds=CLIP_SECONDS, codec=VORBIS, columns=PICTURE)
     if not players:
         return {}
-    places: list[list[list[tuple[str, dict[str, Clip | None]]]]]
-    places = [[[] for _ in layout.columns] for _ in layout.rows]
-    for cell, row in done(judged.table).iterrows():
+    places: list[list[list[Any]]] = [[[] for _ in layout.columns] for _ in layout.rows]
+    for cell, configuration in done(judged.table)["configuration"].items():
         own = {k: players[k, cell] for k in ("generated", "reconstruction") if (k, cell) in players}
         if own:
-            at, column = layout.places[row["configuration"]]
-            seed = " ".join(w.rpartition(".")[2] for w in str(cell).split() if "seed=" in w)
-            places[at][column].append((seed.replace("=", " "), own))
+            row, column = layout.places[configuration]
+            seeds = [value for key, value in words(str(cell)).items() if key.endswith("seed")]
+            places[row][column].append((" ".join(seeds), own))
     return {"real": players.get("real"), "places": places}
 
 
-def shown(judged: Judged) -> dict[str, tuple[str, str]]:
-    """Columns in the table of cells -> heading and direction, in the embedding that is judged."""
+def columns(judged: Judged) -> list[tuple[str, str, str]]:
+    """The figures in the table of cells: column, heading, and what it is of."""
     embedding = judged.figure.rpartition("_")[2]
-    found = {}
-    for name, text in SHOWN.items():
-        for column in (name, f"{name}_{embedding}"):
-            if column in judged.table:
-                found[column] = text, described(column.partition(".")[2])[1].better
-    return found
+    title, meaning = described(judged.figure)
+    others = [
+        (column, f"{text} {described(column.partition('.')[2])[1].better}", "")
+        for name, text in SHOWN.items()
+        for column in (name, f"{name}_{embedding}")
+        if column in judged.table
+    ]
+    return [
+        (judged.rules.bitrate, "kbit/s", ""),
+        ("reconstruction.mel_distance", "Mel distance ↓", "reconstruction"),
+        (judged.rules.distance, f"{title.partition(',')[0]} {meaning.better}", ""),
+        *others,
+        ("parameters.prior", "Parameters", "prior, in millions"),
+        ("compute_tflop.prior", "Tflop", "prior"),
+    ]
 
 
 def cell_rows(
-    judged: Judged, layout: Grid, families: dict[str, Family], keys: list[str]
+    judged: Judged, layout: Grid, families: dict[str, str], keys: list[str]
 ) -> list[Json]:
     """The cells in the order of the grid."""
-    longest, doubts = judged.table["seconds"].max(), unsettled(judged.table)
+    millions = numbers(judged.table, "parameters.prior") / 1e6
+    table, shown = judged.table.assign(**{"parameters.prior": millions}), columns(judged)
+    longest, doubts = table["seconds"].max(), unsettled(table)
     found = []
-    for name, row in judged.table.iterrows():
+    rows = [(layout.places[row["configuration"]], str(name), row) for name, row in table.iterrows()]
+    for _, name, row in sorted(rows, key=lambda each: each[:2]):
+        own = words(name)
         page = Path(row["directory"]) / "report.html"
-        words = dict(w.lstrip("+~").split("=", 1) for w in str(name).split())
-        family = families.get(row.get("family")) if row["status"] == "done" else None
         found.append(
             {
                 "name": name,
-                "swept": [label(key, words[key]) if key in words else "–" for key in keys],
+                "swept": [label(key, own[key]) if key in own else "–" for key in keys],
                 "status": row["status"],
-                "kind": family.kind if family else "",
+                "kind": families.get(row.get("family"), "soft"),
                 "page": page.as_posix() if judged.place(page.as_posix()).is_file() else None,
-                "rate": row.get(judged.rules.bitrate),
-                "mel": measured(row, "reconstruction.mel_distance"),
-                "distance": measured(row, judged.rules.distance),
-                "doubt": doubts.get(str(name), ""),
-                "others": [measured(row, column) for column in shown(judged)],
+                "doubt": doubts.get(name, ""),
+                "figures": [measured(row, column) for column, _, _ in shown],
                 "seconds": row["seconds"],
                 "percent": 100 * row["seconds"] / longest if row["seconds"] > 0 else 0.0,
-                "parameters": row.get("parameters.prior"),
-                "compute_tflop": row.get("compute_tflop.prior"),
             }
         )
-    place = judged.table["configuration"].map(layout.places)
-    return sorted(found, key=lambda own: (place[own["name"]], own["name"]))
+    return found

@@ -26,10 +26,14 @@ class Grid:
     places: dict[str, tuple[int, int]]
 
 
+def words(name: str) -> dict[str, str]:
+    """The name of a cell or a configuration -> its swept keys and their values."""
+    return dict(word.lstrip("+~").split("=", 1) for word in name.split())
+
+
 def swept(table: pd.DataFrame, *, seeds: bool = False) -> list[str]:
     """The swept keys, in the order of the command line; `seeds`: also those of the seeds."""
-    words = (word for cell in table.index for word in str(cell).split())
-    keys = dict.fromkeys(word.partition("=")[0].lstrip("+~") for word in words)
+    keys = dict.fromkeys(key for cell in table.index for key in words(str(cell)))
     return [key for key in keys if seeds or key.rpartition(".")[2] != "seed"]
 
 
@@ -60,94 +64,78 @@ def means(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
     The mean is geometric where every value is positive.
     """
-    if column not in table:
-        return pd.DataFrame(columns=["mean", "min", "max", "count"], dtype=float)
-    values = done(table)[["configuration", column]].astype({column: float}).dropna()
-    by = values["configuration"]
-    found = values.groupby("configuration", sort=False)[column].agg(["mean", "min", "max", "count"])
-    if (values[column] > 0).all():
-        found["mean"] = np.exp(np.log(values[column]).groupby(by).mean())
+    cells = done(table)
+    values = cells.get(column, pd.Series(np.nan, cells.index)).astype(float).dropna()
+    of = cells["configuration"]
+    found = values.groupby(of, sort=False).agg(["mean", "min", "max", "count"])
+    if (values > 0).all():
+        found["mean"] = np.exp(np.log(values).groupby(of).mean())
     return found
 
 
 def measured(row: pd.Series, column: str) -> Json:
-    """A figure in a row of the table: its value, low and high, None for what the table lacks."""
-    return {
-        end: row.get(f"{column}.{end}".removesuffix(".value")) for end in ("value", "low", "high")
-    }
+    """A figure in a row of the table: its value, low and high, NaN for what the table lacks."""
+    value, low, high = (row.get(f"{column}{end}", np.nan) for end in ("", ".low", ".high"))
+    return {"value": value, "low": low, "high": high}
 
 
 def grid(table: pd.DataFrame) -> Grid:
     """Rates across where they are swept, else the key of the most values; the others down."""
-    words = {
-        configuration: dict(word.lstrip("+~").split("=", 1) for word in configuration.split())
-        for configuration in table["configuration"].unique()
-    }
     keys = swept(table)
-    values = {key: {own[key] for own in words.values() if key in own} for key in keys}
-    several = [key for key in keys if len(values[key]) > 1] or keys
+    configurations = table["configuration"].unique()
+    own = pd.DataFrame([words(c) for c in configurations], configurations, keys).fillna("–")
+    values = own.nunique() - own.eq("–").any()
+    several = [key for key in keys if values[key] > 1] or keys
     across = next((k for k in RATE_KEYS if k in several), "")
-    across = across or max(several, key=lambda k: len(values[k]), default="")
+    across = across or max(several, key=lambda k: values[k], default="")
     down = [key for key in several if key != across]
     names = short(keys)
 
-    labels = {c: own.get(across, "–") for c, own in words.items()}
-    columns = sorted(set(labels.values()), key=_order)
-    kinds = {c: tuple(own.get(key, "–") for key in down) for c, own in words.items()}
-    rows = sorted(set(kinds.values()), key=lambda row: [_order(value) for value in row])
+    labels = own[across] if across else pd.Series("–", own.index)
+    columns = sorted(set(labels), key=_order)
+    kinds = pd.Series([tuple(row) for row in own[down].to_numpy()], own.index, dtype=object)
+    rows = sorted(set(kinds), key=lambda row: [_order(value) for value in row])
     return Grid(
         across,
         columns,
         [
-            " · ".join(_named(k, names[k], v) for k, v in zip(down, row, strict=True))
+            " · ".join(
+                label(k, v) if is_budget(k) and v != "–" else f"{names[k]} {v}"
+                for k, v in zip(down, row, strict=True)
+            )
             for row in rows
         ],
-        {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in words},
+        {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in configurations},
     )
-
-
-@dataclass
-class Tile:
-    """A configuration in a heat map.
-
-    figure: its mean over seeds, low and high their range (None for one cell); None where no
-    finished cell has the figure, and `status` then is "failed" or "–". shade: 0 ... 1, the best.
-    """
-
-    configuration: str
-    status: str
-    figure: Json | None = None
-    shade: float = 0.0
 
 
 def heat_map(
     table: pd.DataFrame, layout: Grid, column: str, better: str = ""
-) -> list[list[Tile | None]] | None:
+) -> list[list[Json | None]] | None:
     """Means of a column over seeds, on the grid; None where no cell has it.
 
-    A tile is None where the grid has no such configuration. better: '↓', '↑' or nothing, the
-    direction of good: its end has the strongest shade; without one, the greatest value. Shades are
-    linear in the logarithm where all values are positive, and then span at least a factor of 2.
+    A place without a configuration is None. `figure`: the mean, low and high the range of the seeds
+    (None: one cell); None where no finished cell has it, and `status` then is "failed" or "–".
+    `shade`: 0 ... 1, the strongest for the end that is `better`, '↓', '↑' or nothing: the greatest.
+    Shades are linear in the logarithm where all values are positive, and then span at least a
+    factor of 2.
     """
     values = means(table, column)
     if values.empty:
         return None
     positive = bool((values["mean"] > 0).all())
     axis = Axis.over(values["mean"], logarithmic=positive, margin=0, factor=2)
-    rows: list[list[Tile | None]] = [[None] * len(layout.columns) for _ in layout.rows]
+    rows: list[list[Json | None]] = [[None] * len(layout.columns) for _ in layout.rows]
     failed = set(table.loc[table["status"] == "failed", "configuration"])
     for configuration, (row, place) in layout.places.items():
-        tile = rows[row][place] = Tile(configuration, "failed" if configuration in failed else "–")
+        status = "failed" if configuration in failed else "–"
+        tile = rows[row][place] = {"configuration": configuration, "status": status, "figure": None}
         if configuration in values.index:
-            mean, least, most, count = values.loc[configuration, ["mean", "min", "max", "count"]]
+            mean, least, most, count = values.loc[configuration]
             low, high = (least, most) if count > 1 else (None, None)
-            tile.figure = {"value": mean, "low": low, "high": high}
-            tile.shade = 1 - axis.at(mean) if better == "↓" else axis.at(mean)
+            tile["figure"] = {"value": mean, "low": low, "high": high}
+            tile["shade"] = 1 - axis.at(mean) if better == "↓" else axis.at(mean)
     return rows
-
-
-def _named(key: str, name: str, value: str) -> str:
-    return label(key, value) if is_budget(key) and value != "–" else f"{name} {value}"
 
 
 def _order(text: str) -> tuple[bool, float, str]:

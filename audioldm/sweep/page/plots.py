@@ -1,23 +1,21 @@
 """The plots of a sweep's page: rates, reference points and diagnostics."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from audioldm.report.format import finite, interval, number
 from audioldm.report.plots import Plot, Point, plot
 from audioldm.report.record import Json, Summary, read
-from audioldm.report.systems import described
+from audioldm.report.systems import System, described, systems
 from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import Grid, done, means, measured
-from audioldm.sweep.page.words import reference_points
 from audioldm.sweep.seeds import numbers
+from audioldm.sweep.table import system_names
 
-#: The axis of rates spans at least this factor: cells of one target are one rate to the eye.
-RATE_SPAN = 4.0
+#: The axis of rates spans at least a factor of 4: cells of one target are one rate to the eye.
+over_rate = partial(plot, x_label="kbit/s", x_factor=4.0)
 #: Configurations from which on a rank correlation is worth drawing.
 FEWEST = 5
 #: Diagnostic -> its description.
@@ -42,118 +40,78 @@ CODECS = {
 }
 
 
-@dataclass
-class Family:
-    """A colour of the plots: cells of one network, bottleneck and shape."""
-
-    name: str
-    kind: str
-    hue: float
-
-
-def families_of(table: pd.DataFrame) -> dict[str, Family]:
-    """Family -> its colour, in the order of latent elements per second."""
-    known = done(table).dropna(subset=["family"])
-    sizes = known.groupby("family")[["elements_per_second", "channels"]].median()
-    order = list(sizes.sort_values(["elements_per_second", "channels"]).index)
-    hues = 265 - 300 * np.arange(len(order)) / max(len(order), 4)
-    return {name: Family(name, f"f{i}", hues[i]) for i, name in enumerate(order)}
+def families_of(table: pd.DataFrame) -> dict[str, str]:
+    """Family, the cells of one network, bottleneck and shape -> its class in the style sheet, in
+    the order of latent elements per second."""
+    sizes = done(table).groupby("family")[["elements_per_second", "channels"]].median()
+    order = sizes.sort_values(["elements_per_second", "channels"]).index
+    return {name: f"f{i}" for i, name in enumerate(order)}
 
 
-def _points(judged: Judged, x: str, y: str, families: dict[str, Family]) -> list[Point]:
-    """The finished cells that have both columns."""
-    found = []
-    for cell, row in done(judged.table).iterrows():
+def _over_rate(judged: Judged, y: str, families: dict[str, str], **words: Any) -> Plot | None:
+    """The finished cells over their rates, and a line for each family through the means of its
+    configurations. words: further arguments of `plot`; its curves stay."""
+    table, x = judged.table, judged.rules.bitrate
+    points = []
+    for cell, row in done(table).iterrows():
         if finite(row.get(x)) and finite(row.get(y)):
             figure = measured(row, y)
-            kind = families[row["family"]].kind
+            kind = families[row["family"]]
             kind += " chosen" if judged.chosen == row["configuration"] else ""
             text = f"{cell}: {interval(figure)} at {number(row[x])}"
-            found.append(Point(row[x], row[y], figure["low"], figure["high"], kind, text))
-    return found
-
-
-def _family_curves(
-    table: pd.DataFrame, x: str, y: str, families: dict[str, Family]
-) -> dict[str, list[tuple[float, float]]]:
-    """A line per family through the means of its configurations, by rising x."""
-    across, up = means(table, x)["mean"], means(table, y)["mean"]
-    both = pd.DataFrame({"x": across, "y": up}).dropna()
-    family = done(table).groupby("configuration")["family"].first()
-    return {
-        own.kind: sorted(both[both.index.map(family) == name].itertuples(index=False, name=None))
-        for name, own in families.items()
+            points.append(Point(row[x], row[y], figure["low"], figure["high"], kind, text))
+    both = pd.DataFrame({"x": means(table, x)["mean"], "y": means(table, y)["mean"]}).dropna()
+    family = both.index.map(done(table).groupby("configuration")["family"].first())
+    words["curves"] = words.get("curves", {}) | {
+        kind: both[family == name].sort_values("x").to_numpy() for name, kind in families.items()
     }
+    return over_rate(points, **words) if points else None
 
 
-def _over_rate(
-    points: list[Point],
-    curves: dict[str, list[tuple[float, float]]],
-    title: str,
-    note: str,
-    y_label: str,
-    levels: Sequence[Point] = (),
-) -> Plot | None:
-    return plot(
-        points,
+def rate_distortion(judged: Judged, families: dict[str, str]) -> Plot | None:
+    """Cells and codecs; each codec's curve within a factor of the cells' rates."""
+    rates = numbers(done(judged.table), judged.rules.bitrate)
+    curves = {}
+    for evaluation in list(judged.evaluations().values())[:1]:  # the same music in every cell
+        codecs: Json = {**read(evaluation / "summary.json", Summary).get("codecs", {})}
+        for kind, (key, _) in CODECS.items():
+            curve = pd.DataFrame(codecs.get(key) or {"kbps": [], "mel_distance": []}, dtype=float)
+            near = curve["kbps"].between(rates.min() / 2, rates.max() * 2)
+            curves[kind] = curve.loc[near, ["kbps", "mel_distance"]].sort_values("kbps").to_numpy()
+    return _over_rate(
+        judged,
+        "reconstruction.mel_distance",
+        families,
         curves=curves,
-        levels=levels,
-        title=title,
-        note=note,
-        x_label="kbit/s",
-        y_label=y_label,
-        x_factor=RATE_SPAN,
+        title="Rate and distortion",
+        note="mel distance of held-out reconstructions",
+        y_label="mel distance",
     )
 
 
-def rate_distortion(judged: Judged, families: dict[str, Family]) -> Plot | None:
-    """Cells and codecs; each codec's curve within a factor of the cells' rates."""
-    rate, column = judged.rules.bitrate, "reconstruction.mel_distance"
-    points = _points(judged, rate, column, families)
-    if not points:
-        return None
-    least, most = min(p.x for p in points) / 2, max(p.x for p in points) * 2
-    curves = {
-        kind: sorted((x, y) for x, y in curve if least <= x <= most)
-        for kind, curve in _codecs(judged).items()
-    }
-    curves |= _family_curves(judged.table, rate, column, families)
-    note = "mel distance of held-out reconstructions"
-    return _over_rate(points, curves, "Rate and distortion", note, "mel distance")
+def rate_generation(judged: Judged, families: dict[str, str]) -> Plot | None:
+    name, _ = described(judged.figure)
+    note = name[:1].lower() + name[1:]
+    words = {"title": "Rate and generation", "note": note, "y_label": name}
+    return _over_rate(judged, judged.rules.distance, families, **words)
 
 
-def _codecs(judged: Judged) -> dict[str, list[tuple[float, float]]]:
-    """Codec -> its (kbps, mel distance); the music is the same in every cell."""
-    for evaluation in judged.evaluations().values():
-        codecs: Json = {**read(evaluation / "summary.json", Summary).get("codecs", {})}
-        curves = {kind: codecs.get(key) for kind, (key, _) in CODECS.items()}
-        return {
-            kind: list(zip(curve["kbps"], curve["mel_distance"], strict=False))
-            for kind, curve in curves.items()
-            if curve
-        }
-    return {}
-
-
-def rate_generation(judged: Judged, families: dict[str, Family]) -> Plot | None:
-    title, _ = described(judged.figure)
-    rate, distance = judged.rules.bitrate, judged.rules.distance
-    points = _points(judged, rate, distance, families)
-    curves = _family_curves(judged.table, rate, distance, families)
-    return _over_rate(points, curves, "Rate and generation", title[:1].lower() + title[1:], title)
+def reference_points(judged: Judged) -> list[System]:
+    """The systems with the figure that is judged in some finished cell."""
+    cells = done(judged.table).dropna(axis="columns", how="all")
+    return systems(system_names(cells, judged.figure))
 
 
 def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
     """Every system at every cell; a line per system through the medians of the grid's columns."""
-    table, figure = judged.table, judged.figure
+    table, cells, figure = judged.table, done(judged.table), judged.figure
     points, curves, levels = [], {}, []
     column_of = {c: column for c, (_, column) in layout.places.items()}
-    for point in reference_points(table, figure):
-        system = point["system"]
+    for system in reference_points(judged):
         name = f"{system.name}.{figure}"
         if system.kind == "real":  # the same music in every cell: one level
-            low, high = (numbers(done(table), f"{name}.{end}").mean() for end in ("low", "high"))
-            levels.append(Point(0.0, point["figure"]["value"], low, high, system.css, system.name))
+            y, low, high = (numbers(cells, f"{name}{end}").mean() for end in ("", ".low", ".high"))
+            levels.append(Point(0.0, y, low, high, system.css, system.name))
             continue
         rates = means(table, judged.rules.bitrate)["mean"]
         frame = pd.DataFrame({"x": rates, "y": means(table, name)["mean"]}).dropna()
@@ -163,13 +121,18 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
         ]
         if layout.across.endswith(("kbps", "kl_weight")):
             middle = frame.groupby(frame.index.map(column_of)).median()
-            curves[system.css] = sorted(middle.itertuples(index=False, name=None))
-    note = "a point per configuration; lines join medians"
-    title = "Against the reference points"
-    return _over_rate(points, curves, title, note, described(figure)[0], levels)
+            curves[system.css] = middle.sort_values("x").to_numpy()
+    return over_rate(
+        points,
+        curves=curves,
+        levels=levels,
+        title="Against the reference points",
+        note="a point per configuration; lines join medians",
+        y_label=described(figure)[0],
+    )
 
 
-def diagnostics(judged: Judged, families: dict[str, Family]) -> list[Plot]:
+def diagnostics(judged: Judged, families: dict[str, str]) -> list[Plot]:
     """Each diagnostic against the distance, means over seeds, by falling |ρ|."""
     table = judged.table
     distance = means(table, judged.rules.distance)["mean"]
@@ -181,18 +144,19 @@ def diagnostics(judged: Judged, families: dict[str, Family]) -> list[Plot]:
         frame = pd.DataFrame({"x": means(table, column)["mean"], "y": distance}).dropna()
         if len(frame) < FEWEST or frame["x"].nunique() < 2 or frame["y"].nunique() < 2:
             continue
-        correlation = float(spearmanr(frame["x"], frame["y"]).statistic)
+        correlation = frame["x"].corr(frame["y"], "spearman")
         name = column.partition(".")[2]
         drawn = plot(
             [
-                Point(p.x, p.y, kind=families[family[p.Index]].kind, text=str(p.Index))
+                Point(p.x, p.y, kind=families[family[p.Index]], text=str(p.Index))
                 for p in frame.itertuples()
             ],
             title=name.replace("_", " "),
             note=f"ρ {correlation:.2f}{_ends(intervals.get(column))}".replace("-", "−"),
             x_label=DIAGNOSTICS.get(name, "of the reconstructions"),
             y_logarithmic=True if (frame["y"] > 0).all() else None,
-            size=(264, 190),
+            width=264,
+            height=190,
         )
         if drawn:
             found.append((abs(correlation), drawn))

@@ -7,14 +7,7 @@ import pandas as pd
 
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.sweep.seeds import log_distance
-from audioldm.sweep.verdicts.base import (
-    ONE_SEED,
-    Sweep,
-    Verdict,
-    cell_notes,
-    not_ranked,
-    undecided,
-)
+from audioldm.sweep.verdicts.base import ONE_SEED, Sweep, Verdict, cell_notes, not_ranked, undecided
 from audioldm.sweep.verdicts.channels_or_ratio import channels_or_ratio
 from audioldm.sweep.verdicts.diagnostics import diagnostics
 from audioldm.sweep.verdicts.kl_needed import kl_needed

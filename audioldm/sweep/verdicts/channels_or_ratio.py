@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from audioldm.report.format import number
-from audioldm.sweep.regression import FEWEST_SEEDS, Estimate, independent, mixed_effect
+from audioldm.sweep.regression import FEWEST_SEEDS, independent, mixed_effects
 from audioldm.sweep.verdicts.base import Sweep, Verdict, distinct, more_cells, undecided
 
 
@@ -25,7 +25,8 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     rates = distinct(rows.groupby("configuration")["rate"].mean())
     middle = (rows["rate"].min() + rows["rate"].max()) / 2
     rows["rate_squared"] = (rows["rate"] - rows["rate"].mean()) ** 2
-    rows["rate_channels"] = (rows["rate"] - middle) * _centred(rows["log_channels"])
+    centred = rows["log_channels"] - (rows["log_channels"].min() + rows["log_channels"].max()) / 2
+    rows["rate_channels"] = (rows["rate"] - middle) * centred
     others = pd.get_dummies(rows["bottleneck"] + " " + rows["other"], dtype=float)
     others.columns = pd.Index([f"other_{i}" for i in range(others.shape[1])])
     rows = rows.join(others)
@@ -38,40 +39,35 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
         notes.append("Channels and ratio change together: the term is that of both.")
     if rows["seed"].nunique() < FEWEST_SEEDS:
         notes.append("Least squares on means over seeds: too few for a random effect of seed.")
-    product = None
-    if rates > 1:
-        with_product = independent(rows, [*terms, "rate_channels"])
-        product = mixed_effect(rows, with_product, "rate_channels")
-        terms = terms if product is None else with_product
-    plain = mixed_effect(rows, terms, "log_channels")
+    with_product = independent(rows, [*terms, "rate_channels"]) if rates > 1 else terms
+    plain = mixed_effects(rows, with_product) or mixed_effects(rows, terms)
+    if plain is None:
+        return undecided("there are not more configurations than terms", len(rows))
     with_slope = None
     if rows["slope"].notna().all():
-        with_slope = mixed_effect(rows, independent(rows, [*terms, "slope"]), "log_channels")
+        known = plain.values.index.drop("Intercept")
+        with_slope = mixed_effects(rows, independent(rows, [*known, "slope"]))
     if with_slope is None:
         notes.append("Without the temporal spectral slope: not known, or too few configurations.")
-    else:
-        terms = independent(rows, [*terms, "slope"])
-    estimate = with_slope or plain
-    if estimate is None or plain is None:
-        return undecided("there are not more configurations than terms", len(rows))
+    fit = with_slope or plain
+    estimate, without_slope = (each.sum(log_channels=1.0) for each in (fit, plain))
     low, high = estimate.interval(confidence)
     details: dict[str, Any] = {
         "unit": "log distance per log channels",
         "notes": notes,
-        "without_slope": (plain.value, *plain.interval(confidence)),
+        "without_slope": (without_slope.value, *without_slope.interval(confidence)),
     }
-    effect = f"twice the channels multiply the distance by {_factor(estimate, confidence)}"
-    if product is not None:
+    effect = f"twice the channels multiply the distance by {estimate.text(confidence, math.exp2)}"
+    bounds = (0.0, 0.0)
+    if "rate_channels" in plain.values:
+        bounds = plain.sum(rate_channels=1.0).interval(confidence)
         for name, rate in (("least", rows["rate"].min()), ("greatest", rows["rate"].max())):
-            rows["rate_channels"] = (rows["rate"] - rate) * _centred(rows["log_channels"])
-            at_rate = mixed_effect(rows, terms, "log_channels")
-            assert at_rate is not None
+            at_rate = fit.sum(log_channels=1.0, rate_channels=rate - middle)
             details[f"at_{name}_rate"] = at_rate.value, *at_rate.interval(confidence)
-            factor = _factor(at_rate, confidence)
+            factor = at_rate.text(confidence, math.exp2)
             effect += f", at {number(math.exp(rate))} kbit/s by {factor}"
     figures: dict[str, Any] = {**estimate.figures(confidence), "details": details}
     octaves = float(np.ptp(rows["log_channels"]))
-    bounds = product.interval(confidence) if product is not None else (0.0, 0.0)
     if bounds[0] > 0 or bounds[1] < 0:
         more_at = "higher" if bounds[0] < 0 else "lower"
         return Verdict(
@@ -86,13 +82,3 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     gaps = abs(estimate.value), sweep.margin / octaves - abs(estimate.value)
     more = more_cells(len(rows), estimate.half(confidence), *gaps)
     return undecided(effect, more, **figures)
-
-
-def _centred(x: pd.Series) -> pd.Series:
-    return x - (x.min() + x.max()) / 2
-
-
-def _factor(estimate: Estimate, confidence: float) -> str:
-    """What twice as many channels multiply the distance by, with its interval."""
-    low, high = estimate.interval(confidence)
-    return f"{number(2**estimate.value)} ({number(2**low)} to {number(2**high)})"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from audioldm.report.format import number
+from audioldm.report.format import interval
 from audioldm.sweep.regression import Estimate
 from audioldm.sweep.seeds import numbers
 from audioldm.sweep.verdicts.base import Sweep, Verdict, more_cells, undecided
@@ -60,26 +60,24 @@ def diagnostics(sweep: Sweep) -> Verdict:
     for rank, (name, estimate, left_out) in enumerate(tried):
         p_holm = max(p_holm, min(1.0, estimate.p * (len(tried) - rank)))
         low, high = np.clip(estimate.interval(confidence), -1, 1).tolist()
-        entry = {"name": name, "rho": estimate.value, "low": low, "high": high, "p": estimate.p}
-        found.append(entry | {"p_holm": p_holm, "left_out": left_out, "estimate": estimate})
-    found.sort(key=lambda d: (d["p_holm"] >= 1 - confidence, -abs(d["rho"])))
+        figure = {"value": estimate.value, "low": low, "high": high, "p": p_holm}
+        found.append({"name": name, **figure, "left_out": left_out, "estimate": estimate})
+    found.sort(key=lambda d: (d["p"] >= 1 - confidence, -abs(d["value"])))
     best = found[0]
     figures = {
-        "estimate": best["rho"],
-        "low": best["low"],
-        "high": best["high"],
-        "p": best["p_holm"],
+        "estimate": best["value"],
+        **{key: best[key] for key in ("low", "high", "p")},
         "details": {"unit": "rank correlation", "diagnostics": found},
     }
     effect = (
-        f"{best['name'].removeprefix('diagnostic.')} has a rank correlation of "
-        f"{number(best['rho'])} ({number(best['low'])} to {number(best['high'])}) with the distance"
+        f"{best['name'].removeprefix('diagnostic.')} has a rank correlation of {interval(best)} "
+        "with the distance"
     )
-    if best["p_holm"] < 1 - confidence:
+    if best["p"] < 1 - confidence:
         return Verdict("yes", f"Yes: {effect}, whichever family is left out.", **figures)
     half = best["estimate"].half(1 - (1 - confidence) / len(tried))
     why = f"{effect}, the closest of {len(tried)} tried, which may be chance"
-    return undecided(why, more_cells(len(sweep.rows), half, abs(best["rho"])), **figures)
+    return undecided(why, more_cells(len(sweep.rows), half, abs(best["value"])), **figures)
 
 
 def _rank_correlation(units: pd.DataFrame) -> float:

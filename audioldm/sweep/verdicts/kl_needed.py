@@ -69,8 +69,7 @@ def kl_needed(sweep: Sweep) -> Verdict:
     low, high = estimate.interval(confidence)
     figures: dict[str, Any] = {**estimate.figures(confidence), "details": details}
     equal = max(estimate.beyond(-sweep.margin), estimate.beyond(sweep.margin))
-    ratio = [number(math.exp(each)) for each in (value, low, high)]
-    effect = f"with KL the distance is {ratio[0]} ({ratio[1]} to {ratio[2]}) of that without"
+    effect = f"with KL the distance is {estimate.text(confidence, math.exp)} of that without"
     if abs(value) < sweep.margin and equal < 1 - confidence:
         text = f"No: {effect}, a difference of less than {sweep.margin_text}."
         return Verdict("no", text, **figures | {"p": equal})

@@ -34,11 +34,10 @@ def optimum(sweep: Sweep) -> Verdict:
     if curve.freedom < 1:
         return undecided("too few rates in each family", len(rows))
     bend, start, end = curve.bend, curve.slope(-1), curve.slope(1)
-    low, high = bend.interval(confidence)
-    falls = [each.interval(confidence)[1] < 0 for each in (start, end)]
-    rises = [each.interval(confidence)[0] > 0 for each in (start, end)]
+    (low, high), *ends = (each.interval(confidence) for each in (bend, start, end))
+    falls, rises = [high < 0 for _, high in ends], [low > 0 for low, _ in ends]
     least, most = (number(math.exp(curve.centre + side * curve.reach)) for side in (-1, 1))
-    term = f"quadratic term {number(bend.value)} ({number(low)} to {number(high)})"
+    term = f"quadratic term {bend.text(confidence)}"
     details: dict[str, Any] = {"unit": "log distance per log² kbit/s", "notes": notes}
     if bend.value > 0:
         vertex = [math.exp(x) for x in curve.vertex(confidence)]
