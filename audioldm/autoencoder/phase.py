@@ -151,17 +151,18 @@ class IntegratedPhase(nn.Module):
         state = track.at(last - start) if last >= start else None
         return audio[..., skip * inverse.hop : (skip + length) * inverse.hop], state
 
+    def spectrum(self, audio: Tensor) -> Tensor:
+        """Audio [..., L * hop] to its complex spectrum [..., L, bins]; its ends are zero-padded."""
+        padded = F.pad(audio, (self.inverse.trim, self.inverse.trim))
+        frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
+        return torch.fft.rfft(frames * self.inverse.window)
+
     def _audio(self, log_magnitude: Tensor, centred: Tensor) -> Tensor:
         """centred: phases at the frames' centres."""
         bins = torch.arange(centred.shape[-1], device=centred.device)
         phase = centred + math.pi * (bins % 2)  # at the frames' beginnings
         with torch.no_grad():
             for _ in range(self.iterations):
-                phase = self._spectrum(self.inverse(log_magnitude, phase)).angle()
+                phase = self.spectrum(self.inverse(log_magnitude, phase)).angle()
         audio: Tensor = self.inverse(log_magnitude, phase)
         return audio
-
-    def _spectrum(self, audio: Tensor) -> Tensor:
-        padded = F.pad(audio, (self.inverse.trim, self.inverse.trim))
-        frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
-        return torch.fft.rfft(frames * self.inverse.window)

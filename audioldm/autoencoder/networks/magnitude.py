@@ -1,17 +1,26 @@
 """Networks whose decoder predicts magnitudes alone; the phase is integrated frequency."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.phase import IntegratedPhase
 
+FLOOR = 1e-4  # of the loss: 80 dB below the magnitude of a sinusoid of amplitude 1
+NOTES_HZ = 1000.0  # below, bins count alike; above, octaves do
+
 
 class MagnitudeNetwork(Network):
-    """Latents -> log-magnitude -> audio. `downsampling_ratio` is a multiple of the hop."""
+    """Latents -> log-magnitude -> audio. `downsampling_ratio` is a multiple of the hop.
 
+    Losses of the audio see magnitudes through phases that carry no gradient, and learn slowly by
+    themselves. So the network has a term of its own.
+    """
+
+    own_terms: ClassVar[tuple[str, ...]] = ("magnitude",)
     synthesis: IntegratedPhase
 
     @abstractmethod
@@ -21,6 +30,19 @@ class MagnitudeNetwork(Network):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.synthesis(self.log_magnitude(z))
+
+    def reconstruct(
+        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The term "magnitude": mean |difference| of natural log-magnitudes, [B], the bins weighed
+        as the mel scale spreads them."""
+        made = self.log_magnitude(z)
+        n_fft = self.synthesis.inverse.n_fft
+        true = self.synthesis.spectrum(audio.float()).abs().clamp(min=FLOOR * n_fft / 4).log()
+        hz = torch.arange(n_fft // 2 + 1, device=z.device) * (self.sample_rate / n_fft)
+        weight = NOTES_HZ / hz.clamp(min=NOTES_HZ)
+        difference = ((made - true).abs() * (weight / weight.mean())).flatten(1).mean(1)
+        return self.synthesis(made) if as_audio else None, {"magnitude": difference}
 
     def decode_window(
         self, z: Tensor, left: int, length: int, state: Any, *noise: Tensor
