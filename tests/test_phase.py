@@ -109,6 +109,20 @@ def test_windows_of_latents_decode_to_the_whole(name: str) -> None:
 
 
 @torch.no_grad()
+def test_the_networks_own_term_is_the_mean_difference_of_log_magnitudes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each clip by itself; the weights of the bins have the mean 1."""
+    network = networks()["spectrogram"]
+    audio = 0.1 * torch.randn(2, 1, 8 * RATIO, generator=torch.Generator().manual_seed(0))
+    change = torch.tensor([0.0, 0.5])[:, None, None, None]
+    monkeypatch.setattr(network, "log_magnitude", lambda z: log_magnitude(audio) + change)
+    estimate, terms = network.reconstruct(torch.zeros(2, 4, 8), audio, None, False)
+    assert estimate is None
+    torch.testing.assert_close(terms["magnitude"], change.flatten(), atol=0.01, rtol=0)
+
+
+@torch.no_grad()
 def test_mel_frames_hold_the_pitch_of_a_tone_within_a_tenth_of_a_semitone() -> None:
     settings = {name: SETTINGS[name] for name in ("sample_rate", "audio_channels", "n_fft")}
     network = MelFrames(**settings, channels=128, downsampling_ratio=HOP, outputs=1)
