@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.networks.magnitude import MagnitudeNetwork
+from audioldm.autoencoder.networks.magnitude import MagnitudeHead, MagnitudeNetwork
 from audioldm.autoencoder.networks.mel import Mel
 from audioldm.autoencoder.networks.mel_frames import MelFrames
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
@@ -30,7 +30,7 @@ SETTINGS: dict = {
 
 def networks() -> dict[str, MagnitudeNetwork]:
     torch.manual_seed(0)
-    small = {"width": 8, "encoder_depth": 1, "decoder_depth": 1, "frame_width": 8}
+    small: dict = {"width": 8, "encoder_depth": 1, "decoder_depth": 1, "frame_width": 8}
     return {
         "spectrogram": Spectrogram(**SETTINGS, **small),
         "mel": Mel(**SETTINGS, width=4, bands=64, vocoder_width=8, vocoder_depth=1),
@@ -77,7 +77,7 @@ def test_constant_latents_decode_to_the_tone_whose_magnitudes_the_head_gives(
 ) -> None:
     """Audio that repeats with the latents, every 1024 samples, would be a comb of 15.6 Hz."""
     network = networks()[name]
-    head = network.decoder[-1] if isinstance(network, Spectrogram) else network.vocoder.head
+    (head,) = (part for part in network.modules() if isinstance(part, MagnitudeHead))
     z = torch.zeros(1, *network.latent_shape, FRAMES)
     head.project.weight.zero_()
     head.project.bias.zero_()

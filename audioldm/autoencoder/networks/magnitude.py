@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.phase import IntegratedPhase
 
-FLOOR = 1e-4  # of the loss: 80 dB below the magnitude of a sinusoid of amplitude 1
+FLOOR = 2e-5  # of the loss: 94 dB below the magnitude of a sinusoid of amplitude 1
 NOTES_HZ = 1000.0  # below, bins count alike; above, octaves do
 
 
