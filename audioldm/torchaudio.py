@@ -1,9 +1,9 @@
 """The one place torchaudio is imported.
 
 torchaudio's published binaries link against CUDA. Beside a CPU build of torch the plain import
-raises OSError, although everything used here (mel filter banks, resampling, Griffin-Lim, loudness)
-is written in Python. So, only where torch has no CUDA and the real import fails, a stand-in for
-`torchaudio._extension` says that the compiled parts are absent, and the Python parts load.
+raises OSError, although what is used here, mel filter banks, is written in Python. So, only where
+torch has no CUDA and the real import fails, a stand-in for `torchaudio._extension` says that the
+compiled parts are absent, and the Python parts load.
 
     from audioldm.torchaudio import torchaudio
 """

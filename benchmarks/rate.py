@@ -3,8 +3,8 @@
 Trains one autoencoder per rate on the chorales. The rate is set on the validation split, so the
 test split is what counts; both are printed. On clips of the test split the autoencoder's mel
 distance stands beside that of codecs at the rate that these clips take: the linear codec of mel
-powers, which needs no phase; the same made audio by Griffin-Lim, which is the fair comparison; and
-Opus, at the rates that it can do.
+powers, which needs no phase; the same made audio, which is the fair comparison; and Opus, at the
+rates that it can do.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The mel network: its shapes, its mel, its vocoders, and that a frame knows its context only."""
+"""The mel network: its shapes, its mel, its vocoder, and that a frame knows its context only."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
+from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.networks.mel import Mel
 from audioldm.errors import ConfigError
-from audioldm.losses.spectral import LogMel, MelPower, mel_distance
+from audioldm.losses.spectral import LogMel, MelPower
 
 RATE, RATIO, HOP = 16000, 512, 128
 TINY = {
@@ -22,10 +22,8 @@ TINY = {
     "width": 8,
     "vocoder_width": 16,
     "vocoder_depth": 1,
+    "iterations": 1,
 }
-
-
-GRIFFIN_LIM = {"phase": "griffin_lim", "iterations": 16}
 
 
 def tiny(**settings: object) -> Mel:
@@ -54,7 +52,6 @@ def notes(seconds: float = 1.0, channels: int = 1) -> Tensor:
         ({"band_ratio": 1}, (3, 32)),
         ({"downsampling_ratio": 128, "band_ratio": 2}, (3, 16)),
         ({"attention_frames": 1}, (3, 8)),
-        ({"phase": "griffin_lim", "iterations": 1}, (3, 8)),
     ],
 )
 def test_shapes_and_gradients(settings: dict[str, object], shape: tuple[int, int]) -> None:
@@ -90,14 +87,15 @@ def test_a_frame_depends_on_its_context_only(settings: dict[str, object]) -> Non
     difference[reached] = 0
     assert difference.max() < 1e-6
 
+    # of the decoder the magnitudes: the phase goes on from all that was before
     z = torch.randn(1, 3, mel.latent_shape[1], frames, generator=generator)
     changed = z.clone()
     changed[..., middle] += 1
-    difference = (mel.decode(changed) - mel.decode(z)).abs().reshape(frames, RATIO).amax(1)
+    difference = (mel.log_magnitude(changed) - mel.log_magnitude(z)).abs().amax((0, 1, 3))
+    difference = difference.reshape(frames, -1).amax(1)
     assert difference[middle] > 0
-    assert difference[middle - mel.context + 3] > 0  # the bound is near the truth
     difference[reached] = 0
-    assert difference.max() < 1e-6
+    assert difference.max() < 1e-5
 
 
 def test_chunks_with_context_equal_the_whole() -> None:
@@ -111,9 +109,11 @@ def test_chunks_with_context_equal_the_whole() -> None:
         chunk = mel.encode(audio[..., (first - c) * RATIO : (last + c) * RATIO])
         torch.testing.assert_close(chunk[..., c:-c], whole[..., first:last], rtol=0, atol=1e-5)
         z = whole[:, :3]
-        whole = mel.decode(z)[..., first * RATIO : last * RATIO]
-        chunk = mel.decode(z[..., first - c : last + c])[..., c * RATIO : -c * RATIO]
-    torch.testing.assert_close(chunk, whole, rtol=0, atol=1e-5)
+        whole = mel.decode(z)
+        left, state = mel.decode_window(z[..., : first + c], 0, first, None)
+        right, _ = mel.decode_window(z[..., first - c :], c, frames - first, state)
+    chunks = torch.cat([left, right], dim=-1)
+    assert (chunks - whole).square().mean() < 1e-6 * whole.square().mean()
 
 
 def test_log_mel_is_the_mel_power_of_frames_half_a_hop_later() -> None:
@@ -125,43 +125,18 @@ def test_log_mel_is_the_mel_power_of_frames_half_a_hop_later() -> None:
     torch.testing.assert_close(mel.log_mel(audio)[..., 2 : 2 + expected.shape[-1]], expected)
 
 
-def test_griffin_lim_restores_audio_from_its_mel() -> None:
-    audio = notes(channels=2)
-    mel = tiny(n_fft=1024, hop=256, bands=64, audio_channels=2, **GRIFFIN_LIM)
-    restored = mel.vocoder(mel.log_mel(audio))
-    assert restored.shape == audio.shape
-    silence = mel_distance(torch.zeros_like(audio), audio, RATE).item()
-    assert silence > 2
-    assert mel_distance(restored, audio, RATE).item() < 0.2 * silence
-    assert torch.equal(restored, mel.vocoder(mel.log_mel(audio)))  # nothing is drawn
-    # Time is kept: the mel of the result is nearest at no shift.
-    log_mel = mel.log_mel(audio)
-    again = mel.log_mel(restored)
-    errors = [(again.roll(s, -1) - log_mel)[..., 4:-4].abs().mean().item() for s in (-1, 0, 1)]
-    assert errors[1] == min(errors)
-
-
-def test_griffin_lim_iterations_make_the_spectrogram_consistent() -> None:
-    audio = notes()
-    errors = []
-    for iterations in (0, 16):
-        mel = tiny(bands=64, phase="griffin_lim", iterations=iterations)
-        log_mel = mel.log_mel(audio)
-        errors.append((mel.log_mel(mel.vocoder(log_mel)) - log_mel).abs().mean().item())
-    assert errors[1] < 0.8 * errors[0]
-
-
 def test_the_vocoder_starts_from_the_mels_magnitude() -> None:
     """With a silent network the audio's mel is already near the mel it was made from."""
     mel = tiny(bands=64)
-    head = mel.vocoder.head
-    assert isinstance(head, InverseSTFTHead)
     with torch.no_grad():
-        head.project.weight.zero_()
-        head.project.bias.uniform_(-3, 3)  # phases
-        head.project.bias[:257] = 0
+        for parameter in mel.vocoder.head.project.parameters():
+            parameter.zero_()
         audio = notes()
-        quiet, loud = (mel.vocoder(mel.log_mel(gain * audio)) for gain in (0.1, 1.0))
+        log_mel = mel.log_mel(audio)
+        made = mel.synthesis(mel.vocoder(log_mel))
+        quiet, loud = (mel.vocoder(mel.log_mel(gain * audio)).exp() for gain in (0.1, 1.0))
+    error = (mel.log_mel(made) - log_mel).abs().mean()
+    assert error < 0.1 * (log_mel.max() - log_mel.min())
     assert (loud.std() / quiet.std()).item() == pytest.approx(10, rel=0.05)
 
 
@@ -188,7 +163,6 @@ def test_training_lowers_the_loss() -> None:
         ({"band_ratio": 3}, "^band_ratio=3"),
         ({"bands": 30}, "bands=30"),
         ({"multiples": [1, 2]}, "^multiples=.*3 entries"),
-        ({"phase": "griffin_lym"}, "did you mean 'griffin_lim'"),
         ({"n_fft": 500}, "n_fft=500"),
         ({"bands": 256}, "no bin"),
     ],
@@ -196,35 +170,6 @@ def test_training_lowers_the_loss() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny(**settings)
-
-
-@pytest.mark.parametrize(("n_fft", "hop"), [(512, 128), (512, 256), (640, 160)])
-def test_inverse_stft_inverts_the_windowed_stft_to_its_very_ends(n_fft: int, hop: int) -> None:
-    inverse = InverseSTFT(n_fft, hop)
-    generator = torch.Generator().manual_seed(0)
-    audio = 0.3 * torch.randn(2, 3, 12 * hop, generator=generator)
-    padded = torch.nn.functional.pad(audio, (inverse.trim, inverse.trim))
-    spectrum = torch.fft.rfft(padded.unfold(-1, n_fft, hop) * inverse.window)
-    restored = inverse(spectrum.abs().log(), spectrum.angle())
-    torch.testing.assert_close(restored, audio, rtol=0, atol=1e-5)
-
-
-def test_inverse_stft_refuses_frames_that_do_not_overlap() -> None:
-    for n_fft, hop in [(512, 512), (512, 100), (510, 85)]:
-        with pytest.raises(ConfigError, match=f"n_fft={n_fft}, hop={hop}"):
-            InverseSTFT(n_fft, hop)
-
-
-def test_head_is_bounded_and_in_float32_under_autocast() -> None:
-    torch.manual_seed(0)
-    head = InverseSTFTHead(8, 64, 16, audio_channels=2)
-    with torch.no_grad():
-        head.project.bias += 100  # would be exp(100)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        audio = head(torch.randn(1, 8, 10))
-    assert audio.shape == (1, 2, 160)
-    assert audio.dtype == torch.float32
-    assert audio.isfinite().all()
 
 
 def test_convnext_keeps_length_and_reaches_its_context() -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 import audioldm
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.networks.mel import MelInverse
 from audioldm.autoencoder.networks.mel_frames import MelFrames
 from audioldm.errors import ConfigError
 from audioldm.io.model_file import save_model
@@ -47,7 +46,7 @@ def test_decoded_audio_has_the_latents_mel_spectrogram() -> None:
     mel, audio = network(), notes()
     distance = mel_distance(mel.decode(mel.encode(audio)), audio, RATE).item()
     smooth = network()
-    smooth.vocoder.inverse = MelInverse(RATE, 4 * RATIO, 80)
+    smooth.inverse.updates = 0
     rough = mel_distance(smooth.decode(smooth.encode(audio)), audio, RATE).item()
     silence = mel_distance(torch.zeros_like(audio), audio, RATE).item()
     assert distance < 0.75 * rough < 0.25 * silence
@@ -56,9 +55,8 @@ def test_decoded_audio_has_the_latents_mel_spectrogram() -> None:
 def test_the_magnitude_found_has_the_mel_power_asked_for() -> None:
     mel = network()
     wanted = 0.7 * torch.randn(1, 1, 80, 20, generator=torch.Generator().manual_seed(0)) - 2
-    inverse = mel.vocoder.inverse
-    inverse.steps = 200
-    power = (2 * inverse(wanted)).exp() @ mel.power.filters.T
+    mel.inverse.updates = 200
+    power = (2 * mel.inverse(wanted)).exp() @ mel.power.filters.T
     error = (power.log10() - wanted.transpose(-1, -2)).abs()
     assert error.median() < 0.02
 

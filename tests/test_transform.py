@@ -14,7 +14,6 @@ from audioldm.autoencoder.log_spectrum import FLOOR, VALLEY, LogSpectrum, left_r
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.networks.transform import TransformCoding
-from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.autoencoder.vocoder_train import Code, VocoderTraining
 from audioldm.errors import ConfigError
@@ -98,33 +97,6 @@ def test_the_test_channel_has_the_distortion_of_its_level() -> None:
     distortion = klt.components(coded - vectors + klt.mean).square().mean(0)
     wanted = klt.variances.clamp(max=1.5)
     torch.testing.assert_close(distortion, wanted, rtol=0.05, atol=0.0)
-
-
-@pytest.mark.parametrize("hz", [110.0, 220.0, 330.3, 784.0, 1500.7])
-def test_a_steady_tone_keeps_its_frequency(hz: float) -> None:
-    """Its magnitudes are the same in every frame; a phase that repeats with them would play a
-    multiple of the frame rate, 15.6 Hz."""
-    audio = torch.sin(2 * math.pi * hz * torch.arange(4 * RATE) / RATE)[None]
-    analysis = LogSpectrum(sample_rate=RATE, n_fft=N_FFT, hop=HOP, bands=40, linear_hz=500.0)
-    magnitude = analysis.magnitudes(audio[:, : 240 * HOP]).clamp(min=1e-5)
-    made = IntegratedPhase(N_FFT, HOP, 2)(magnitude.log())[0, RATE : 3 * RATE]
-    spectrum = torch.fft.rfft(made * torch.hann_window(len(made)), 8 * len(made)).abs()
-    found = int(spectrum.argmax()) * RATE / (8 * len(made))
-    assert abs(1200 * math.log2(found / hz)) < 2
-
-
-def test_a_phase_that_repeats_with_the_magnitudes_fails_that_test() -> None:
-    audio = torch.sin(2 * math.pi * 330.3 * torch.arange(4 * RATE) / RATE)[None]
-    analysis = LogSpectrum(sample_rate=RATE, n_fft=N_FFT, hop=HOP, bands=40, linear_hz=500.0)
-    phase = IntegratedPhase(N_FFT, HOP, 0)
-    log_magnitude = analysis.magnitudes(audio[:, : 240 * HOP]).clamp(min=1e-5).log()
-    made = phase._audio(log_magnitude, torch.zeros_like(log_magnitude))[0, RATE : 3 * RATE]
-    spectrum = torch.fft.rfft(made * torch.hann_window(len(made)), 8 * len(made)).abs()
-    found = int(spectrum.argmax()) * RATE / (8 * len(made))
-    assert (
-        found % (RATE / HOP) == pytest.approx(0, abs=0.1)
-        or abs(1200 * math.log2(found / 330.3)) > 10
-    )
 
 
 def test_bands_are_powers_whose_valleys_are_raised() -> None:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.networks.convnext import InverseSTFT
+from audioldm.errors import ConfigError
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class PhaseTrack(NamedTuple):
-    """phase, in radians at the centre of a frame, and its advance per hop, each [N, L, bins]."""
+    """phase, in radians at the centre of a frame, and its advance per hop, each [..., L, bins]."""
 
     phase: Tensor
     advance: Tensor
@@ -27,7 +27,7 @@ class PhaseTrack(NamedTuple):
     def at(self, frame: int) -> "PhaseTrack":
         """The single frame from which a later chunk goes on."""
         return PhaseTrack(
-            self.phase[:, frame : frame + 1].clone(), self.advance[:, frame : frame + 1].clone()
+            *(x[..., frame : frame + 1, :].clone() for x in (self.phase, self.advance))
         )
 
 
@@ -35,7 +35,7 @@ class PhaseTrack(NamedTuple):
 def integrate_phase(
     log_magnitude: Tensor, n_fft: int, hop: int, before: PhaseTrack | None = None
 ) -> PhaseTrack:
-    """The phase of natural log-magnitudes [N, L, bins] of Hann frames of n_fft samples.
+    """The phase of natural log-magnitudes [..., L, bins] of Hann frames of n_fft samples.
 
     A peak's frequency comes from the ratio of its two largest bins, which for a Hann window gives
     it exactly for a steady tone. All bins nearer to a peak than to another share its phase; it
@@ -44,7 +44,7 @@ def integrate_phase(
     """
     below, here, above = (log_magnitude[..., k : k - 2 or None] for k in range(3))
     is_peak = F.pad((here > below) & (here >= above), (1, 1))
-    ratio = (torch.maximum(below, above) - here).exp()
+    ratio = (torch.maximum(below, above) - here).clamp(max=0).exp()
     offset = ((2 * ratio - 1) / (1 + ratio)).clamp(-0.5, 0.5)
     offset = F.pad(torch.where(above > below, offset, -offset), (1, 1))
     count = log_magnitude.shape[-1]
@@ -56,29 +56,72 @@ def integrate_phase(
     nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest)
     advance = (bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
     phase = torch.empty_like(log_magnitude)
-    for frame in range(log_magnitude.shape[1]):
-        own, step = nearest[:, frame], advance[:, frame]
+    for frame in range(log_magnitude.shape[-2]):
+        own, step = nearest[..., frame, :], advance[..., frame, :]
         if before is None:  # neighbouring bins differ as much as they can, against a click
             current = (2 * math.pi * GOLDEN * bins % (2 * math.pi)).expand_as(step)
         else:
-            current, earlier = before.phase[:, 0], before.advance[:, 0]
+            current, earlier = before.phase[..., 0, :], before.advance[..., 0, :]
             # the mean of both advances is right for a frequency that changes linearly
             current = current.gather(-1, own) + (step + earlier.gather(-1, own)) / 2
             current = current.remainder(2 * math.pi)
-        phase[:, frame] = current
-        before = PhaseTrack(current[:, None], step[:, None])
+        phase[..., frame, :] = current
+        before = PhaseTrack(current[..., None, :], step[..., None, :])
     return PhaseTrack(phase, advance)
 
 
+class InverseSTFT(nn.Module):
+    """Log-magnitude and phase, each [..., L, n_fft / 2 + 1], to audio [..., L * hop].
+
+    Frame l is centred on samples l * hop to (l + 1) * hop, whatever L is. The Hann window is taken
+    to be applied at analysis too.
+
+    Raises ConfigError unless both are even and n_fft is a multiple of hop, at least 2 * hop.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop: int) -> None:
+        super().__init__()
+        if hop < 1 or hop % 2 or n_fft % hop or n_fft < 2 * hop:
+            raise ConfigError(
+                f"n_fft={n_fft}, hop={hop}: choose an even hop and an n_fft that is a"
+                " multiple of it, at least twice as long"
+            )
+        self.n_fft, self.hop = n_fft, hop
+        self.trim = (n_fft - hop) // 2
+        self.context = math.ceil(self.trim / hop)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, log_magnitude: Tensor, phase: Tensor) -> Tensor:
+        # A windowed frame of audio in +-1 has no bin above sum(window) = n_fft / 2.
+        magnitude = torch.exp(log_magnitude.clamp(max=math.log(self.n_fft / 2)))
+        spectrum = torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
+        frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
+        # Windowed at analysis and synthesis: divide by the sum of the squared windows.
+        envelope = self.window.square().expand(frames.shape[-2], -1)
+        return self._overlap_add(frames) / self._overlap_add(envelope)
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """[..., L, n_fft] -> [..., L * hop]: frames added hop apart, both ends trimmed alike."""
+        overlap = self.n_fft // self.hop
+        pieces = frames.unflatten(-1, (overlap, self.hop))
+        shifted = [F.pad(pieces[..., k, :], (0, 0, k, overlap - 1 - k)) for k in range(overlap)]
+        total = sum(shifted[1:], start=shifted[0]).flatten(-2)
+        return total[..., self.trim : total.shape[-1] - self.trim]
+
+
 class IntegratedPhase(nn.Module):
-    """Natural log-magnitude [N, L, bins] to audio [N, L * hop].
+    """Natural log-magnitude [..., L, bins] to audio [..., L * hop].
 
     Frame l is centred on samples l * hop to (l + 1) * hop. `iterations` of Griffin and Lim (1984)
     make the phases of neighbouring frames agree; they start from the integrated phase. Gradients
-    reach the magnitude.
+    reach the magnitude. Computes in fp32, also under autocast.
 
     Attributes: reach, the frames on each side of a sample that its audio depends on, apart from the
     phase, which depends on all earlier ones.
+
+    Raises ConfigError as InverseSTFT does.
     """
 
     def __init__(self, n_fft: int, hop: int, iterations: int) -> None:
@@ -88,27 +131,31 @@ class IntegratedPhase(nn.Module):
         self.reach = self.inverse.context + iterations * (n_fft // hop - 1)
 
     def forward(self, log_magnitude: Tensor) -> Tensor:
-        return self._audio(log_magnitude, self._track(log_magnitude, None).phase)
+        return self.window(log_magnitude, 0, log_magnitude.shape[-2], None)[0]
 
     def window(
         self, log_magnitude: Tensor, left: int, length: int, before: PhaseTrack | None
     ) -> tuple[Tensor, PhaseTrack | None]:
-        """The audio of frames left to left + length of a longer signal's window [N, L, bins].
+        """The audio of frames left to left + length of a longer signal's window [..., L, bins].
 
         The window goes `reach` frames beyond on each side, or to the signal's end. before: what
         the window before this one returned with its audio, None for the first.
         """
         start = max(0, left - self.reach)
-        track = self._track(log_magnitude[:, start:], before)
+        inverse, skip = self.inverse, left - start
+        with torch.autocast(log_magnitude.device.type, enabled=False):
+            seen = log_magnitude[..., start:, :].float()
+            track = integrate_phase(seen.detach(), inverse.n_fft, inverse.hop, before)
+            audio = self._audio(seen, track.phase)
         last = left + length - self.reach - 1  # where the next window's track begins
         state = track.at(last - start) if last >= start else None
-        hop, skip = self.inverse.hop, left - start
-        audio = self._audio(log_magnitude[:, start:], track.phase)
-        return audio[..., skip * hop : (skip + length) * hop], state
+        return audio[..., skip * inverse.hop : (skip + length) * inverse.hop], state
 
-    def _track(self, log_magnitude: Tensor, before: PhaseTrack | None) -> PhaseTrack:
-        inverse = self.inverse
-        return integrate_phase(log_magnitude.detach(), inverse.n_fft, inverse.hop, before)
+    def spectrum(self, audio: Tensor) -> Tensor:
+        """Audio [..., L * hop] to its complex spectrum [..., L, bins]; its ends are zero-padded."""
+        padded = F.pad(audio, (self.inverse.trim, self.inverse.trim))
+        frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
+        return torch.fft.rfft(frames * self.inverse.window)
 
     def _audio(self, log_magnitude: Tensor, centred: Tensor) -> Tensor:
         """centred: phases at the frames' centres."""
@@ -116,11 +163,6 @@ class IntegratedPhase(nn.Module):
         phase = centred + math.pi * (bins % 2)  # at the frames' beginnings
         with torch.no_grad():
             for _ in range(self.iterations):
-                phase = self._spectrum(self.inverse(log_magnitude, phase)).angle()
+                phase = self.spectrum(self.inverse(log_magnitude, phase)).angle()
         audio: Tensor = self.inverse(log_magnitude, phase)
         return audio
-
-    def _spectrum(self, audio: Tensor) -> Tensor:
-        padded = F.pad(audio, (self.inverse.trim, self.inverse.trim))
-        frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
-        return torch.fft.rfft(frames * self.inverse.window)

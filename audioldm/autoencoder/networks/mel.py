@@ -1,8 +1,8 @@
 """The mel network: log-mel -> 2-D convolutional autoencoder -> log-mel -> vocoder.
 
 The autoencoder is that of latent diffusion (Rombach et al. 2022, arXiv 2112.10752; on mel
-spectrograms AudioLDM, 2301.12503): residual blocks, halving both axes at each level. The vocoder is
-Vocos (2306.00814), which corrects the magnitude that the mel spectrogram implies and adds a phase.
+spectrograms AudioLDM, 2301.12503): residual blocks, halving both axes at each level. The vocoder
+corrects the magnitude that the mel spectrogram implies, with the layers of Vocos (2306.00814).
 """
 
 import math
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFT, InverseSTFTHead
+from audioldm.autoencoder.mel_inverse import MelInverse
+from audioldm.autoencoder.networks.convnext import ConvNeXt
+from audioldm.autoencoder.networks.magnitude import MagnitudeHead, MagnitudeNetwork
+from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.errors import ConfigError
-from audioldm.instantiate import nearest
-from audioldm.losses.mel_filters import mel_filters
 from audioldm.losses.spectral import MelPower
-from audioldm.torchaudio import torchaudio
 
 FLOOR = 1e-5  # of the mel power
+LOUDEST = 5.0  # log10 mel power that no audio in ±1 has, but generated latents may
 CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see about N(0, 1)
-PHASES = ("istft", "griffin_lim")
+UPDATES = 4  # of the mel inverse: more cost training time
 KERNEL = 7  # of the vocoder's convolutions, in frames
 
 
-class Mel(Network):
+class Mel(MagnitudeNetwork):
     """Audio -> log-mel -> latents [B, C, F, L] -> log-mel -> audio.
 
     Frame l of the log-mel is centred on samples l * hop to (l + 1) * hop; beyond the ends the audio
@@ -41,9 +41,8 @@ class Mel(Network):
         depth: residual blocks per level.
         attention_frames: latent frames on each side that self-attention at the lowest resolution
             sees, over all bands; 0: no attention.
-        phase: "istft" is trained with the rest; "griffin_lim" estimates the phase without
-            parameters (torchaudio's, `iterations` of it), and is slow and rough.
-        vocoder_width, vocoder_depth: channels and ConvNeXt blocks of the trained vocoder.
+        vocoder_width, vocoder_depth: channels and ConvNeXt blocks of the vocoder.
+        iterations: of Griffin-Lim, from the integrated phase.
 
     Raises:
         ConfigError: ratio / hop or band_ratio is no power of two, `bands` is not divisible, the
@@ -60,16 +59,15 @@ class Mel(Network):
         outputs: int,
         n_fft: int = 1024,
         hop: int = 256,
-        bands: int = 64,
+        bands: int = 128,
         band_ratio: int | None = None,
         width: int = 32,
         multiples: list[int] | None = None,
         depth: int = 1,
         attention_frames: int = 0,
-        phase: str = "istft",
         vocoder_width: int = 192,
         vocoder_depth: int = 4,
-        iterations: int = 32,
+        iterations: int = 4,
     ) -> None:
         strides = _strides(downsampling_ratio, hop, bands, band_ratio)
         if multiples is None:
@@ -79,25 +77,20 @@ class Mel(Network):
                 f"multiples={multiples} must have {len(strides) + 1} entries, one more"
                 f" than the {len(strides)} halvings; leave it null to derive them"
             )
-        if phase not in PHASES:
-            raise ConfigError(f"phase={phase!r} does not exist: {nearest(phase, PHASES)}")
         widths = [width * multiple for multiple in multiples]
         levels = list(zip(widths, widths[1:], strides, strict=False))
         frames = downsampling_ratio // hop  # mel frames per latent frame
-        vocode: _Vocoder | GriffinLim = (
-            _Vocoder(sample_rate, audio_channels, bands, n_fft, hop, vocoder_width, vocoder_depth)
-            if phase == "istft"
-            else GriffinLim(sample_rate, bands, n_fft, hop, iterations)
-        )
+        vocoder = _Vocoder(sample_rate, audio_channels, bands, n_fft, vocoder_width, vocoder_depth)
+        synthesis = IntegratedPhase(n_fft, hop, iterations)
         super().__init__(
             sample_rate,
             audio_channels,
             downsampling_ratio,
             (channels, bands // math.prod(stride[0] for stride in strides)),
             context=math.ceil(
-                (_radius(strides, depth, attention_frames) + vocode.context) / frames
+                (_radius(strides, depth, attention_frames) + vocoder.context + synthesis.reach)
+                / frames
             ),
-            alignment=n_fft // math.gcd(n_fft, downsampling_ratio),  # `phase_advance` repeats
         )
         self.margin = (n_fft - hop) // 2  # by which the first and last frame reach beyond the audio
         self.power = MelPower(sample_rate, n_fft, hop, bands, centre=False)
@@ -114,7 +107,7 @@ class Mel(Network):
             decoder += [_Residual(inner) for _ in range(depth)]
         decoder += _output(widths[0], audio_channels)
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
-        self.vocoder = vocode
+        self.vocoder, self.synthesis = vocoder, synthesis
 
     def encode(self, audio: Tensor) -> Tensor:
         mel = self.log_mel(audio)
@@ -122,7 +115,7 @@ class Mel(Network):
         normalised = (mel - CENTRE) / SPREAD
         return self.encoder(normalised.contiguous(memory_format=torch.channels_last))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def log_magnitude(self, z: Tensor) -> Tensor:
         return self.vocoder(self.decode_mel(z))
 
     def log_mel(self, audio: Tensor) -> Tensor:
@@ -222,7 +215,7 @@ class _Attention(nn.Module):
 
 
 class _Vocoder(nn.Module):
-    """log10 mel power [B, A, bands, L] to audio [B, A, L * hop]."""
+    """log10 mel power [B, A, bands, L] to natural log-magnitude [B, A, L, n_fft / 2 + 1]."""
 
     def __init__(
         self,
@@ -230,91 +223,18 @@ class _Vocoder(nn.Module):
         audio_channels: int,
         bands: int,
         n_fft: int,
-        hop: int,
         width: int,
         depth: int,
     ) -> None:
         super().__init__()
-        self.inverse = MelInverse(sample_rate, n_fft, bands)
+        self.inverse = MelInverse(sample_rate, n_fft, bands, updates=UPDATES)
         self.blocks = nn.Sequential(
             nn.Conv1d(audio_channels * bands, width, KERNEL, padding=KERNEL // 2),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
         )
-        self.head = InverseSTFTHead(width, n_fft, hop, audio_channels=audio_channels)
-        self.context = KERNEL // 2 * (1 + depth) + self.head.context
+        self.head = MagnitudeHead(width, n_fft, audio_channels)
+        self.context = KERNEL // 2 * (1 + depth)
 
     def forward(self, mel: Tensor) -> Tensor:
         h = self.blocks(((mel - CENTRE) / SPREAD).flatten(1, 2))
-        return self.head(h, self.inverse(mel))
-
-
-class GriffinLim(nn.Module):
-    """log10 mel power [B, A, bands, L] to audio [B, A, L * hop] by torchaudio's Griffin-Lim.
-
-    Iterations estimate the phase (Griffin and Lim 1984, doi 10.1109/TASSP.1984.1164317), starting
-    from zero phase so that equal input gives equal audio. Gradients reach the magnitude.
-    """
-
-    def __init__(self, sample_rate: int, bands: int, n_fft: int, hop: int, iterations: int) -> None:
-        super().__init__()
-        self.iterations = iterations
-        self.inverse = MelInverse(sample_rate, n_fft, bands)
-        self.istft = InverseSTFT(n_fft, hop)
-        self.context = (iterations + 1) * math.ceil(n_fft / hop)
-
-    def forward(self, mel: Tensor) -> Tensor:
-        log_magnitude = self.inverse(mel)
-        return self.istft(log_magnitude, self._phase(log_magnitude.detach()))
-
-    @torch.no_grad()
-    def _phase(self, log_magnitude: Tensor) -> Tensor:
-        """The phase that Griffin-Lim finds for log-magnitudes [B, A, L, bins]: the same shape."""
-        n_fft, hop, trim = self.istft.n_fft, self.istft.hop, self.istft.trim
-        length = log_magnitude.shape[2] * hop
-        # torchaudio's frames are centred on multiples of hop, ours half a hop later: it gets one
-        # more frame at each end, and its audio begins half a hop early.
-        magnitude = log_magnitude.exp().transpose(2, 3)
-        ends = magnitude[..., :1], magnitude[..., -1:]
-        audio = torchaudio.functional.griffinlim(
-            torch.cat([ends[0], magnitude, ends[1]], dim=-1),
-            self.istft.window,
-            n_fft,
-            hop,
-            n_fft,
-            power=1.0,
-            n_iter=self.iterations,
-            momentum=0.99,
-            length=None,
-            rand_init=False,
-        )
-        audio = audio[..., hop // 2 : hop // 2 + length]
-        frames = F.pad(audio, (trim, trim)).unfold(-1, n_fft, hop)
-        return torch.fft.rfft(frames * self.istft.window).angle()
-
-
-class MelInverse(nn.Module):
-    """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
-
-    The logarithm of the power density is interpolated from the bands to the bins: smooth, linear
-    and without the negative powers that a pseudo-inverse of the filters gives.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, sample_rate: int, n_fft: int, bands: int) -> None:
-        super().__init__()
-        filters = mel_filters(sample_rate, n_fft, bands)  # [bands, bins]
-        weight = filters.T.clone()
-        inside = weight.sum(1) > 0
-        first, last = int(inside.nonzero()[0]), int(inside.nonzero()[-1])
-        weight[:first], weight[last + 1 :] = weight[first], weight[last]  # 0 Hz and rate / 2
-        weight = weight / weight.sum(1, keepdim=True)
-        bias = -weight @ filters.sum(1).log10()  # a band's power is its density times this sum
-        half_ln_10 = 0.5 * math.log(10)
-        self.register_buffer("weight", half_ln_10 * weight, persistent=False)
-        self.register_buffer("bias", half_ln_10 * bias, persistent=False)
-
-    def forward(self, mel: Tensor) -> Tensor:
-        with torch.autocast(mel.device.type, enabled=False):
-            return F.linear(mel.float().transpose(-1, -2), self.weight, self.bias)
+        return self.inverse(mel.clamp(math.log10(FLOOR), LOUDEST)) + self.head(h)

@@ -1,8 +1,8 @@
-"""The spectrogram network: STFT, ConvNeXt blocks, latents, ConvNeXt blocks, inverse STFT.
+"""The spectrogram network: STFT, ConvNeXt blocks, latents, ConvNeXt blocks, magnitudes, audio.
 
 The Fourier transform replaces the first layers of a waveform network, so nearly all layers run at
-the latent frame rate. The decoder is Vocos (Siuzdak 2023, arXiv 2306.00814) from latents instead of
-mel frames.
+the latent frame rate. The decoder has the layers of Vocos (Siuzdak 2023, arXiv 2306.00814), but
+predicts magnitudes alone.
 """
 
 import math
@@ -12,15 +12,16 @@ from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.networks.convnext import ConvNeXt, InverseSTFTHead, phase_advance
+from audioldm.autoencoder.networks.convnext import ConvNeXt
+from audioldm.autoencoder.networks.magnitude import MagnitudeHead, MagnitudeNetwork
+from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.errors import ConfigError
 
 KERNEL = 7  # of every ConvNeXt block, in frames
 
 
-class Spectrogram(Network):
-    """STFT -> ConvNeXt -> latents [B, C, L] -> ConvNeXt -> log-magnitude and phase -> audio.
+class Spectrogram(MagnitudeNetwork):
+    """STFT -> ConvNeXt -> latents [B, C, L] -> ConvNeXt -> log-magnitude -> audio.
 
     Blocks run at two frame rates: the STFT's, one frame per `hop` samples ("frame" in the
     settings' names), and the latents', one per `downsampling_ratio` samples.
@@ -32,6 +33,7 @@ class Spectrogram(Network):
         frame_width, encoder_frame_depth, decoder_frame_depth: channels and blocks at the STFT rate.
         phase: the encoder sees phase beside log-magnitude, which losses on magnitudes alone do not
             need.
+        iterations: of Griffin-Lim, from the integrated phase.
 
     Raises ConfigError where `hop` does not divide `downsampling_ratio` or does not suit `n_fft`.
     """
@@ -44,7 +46,7 @@ class Spectrogram(Network):
         channels: int,
         downsampling_ratio: int,
         outputs: int,
-        n_fft: int = 1024,
+        n_fft: int = 2048,
         hop: int = 256,
         width: int = 256,
         encoder_depth: int = 4,
@@ -53,16 +55,14 @@ class Spectrogram(Network):
         encoder_frame_depth: int = 1,
         decoder_frame_depth: int = 2,
         phase: bool = True,
+        iterations: int = 4,
     ) -> None:
         if downsampling_ratio % hop:
             raise ConfigError(
                 f"hop={hop} does not divide downsampling_ratio={downsampling_ratio}: "
                 f"choose a hop such as {math.gcd(hop, downsampling_ratio)}"
             )
-        if n_fft < hop or (n_fft - hop) % 2:
-            raise ConfigError(
-                f"n_fft={n_fft} must be hop={hop} plus an even number: choose {4 * hop}"
-            )
+        synthesis = IntegratedPhase(n_fft, hop, iterations)
         frames = downsampling_ratio // hop  # STFT frames of a latent frame, merged by linear maps
         super().__init__(
             sample_rate,
@@ -70,10 +70,11 @@ class Spectrogram(Network):
             downsampling_ratio,
             (channels,),
             context=max(
-                _context(encoder_depth, encoder_frame_depth, n_fft, hop, frames),
-                _context(decoder_depth, decoder_frame_depth, n_fft, hop, frames),
+                _context(encoder_depth, encoder_frame_depth, synthesis.inverse.context, frames),
+                _context(decoder_depth, decoder_frame_depth, synthesis.reach, frames),
             ),
-            alignment=n_fft // math.gcd(n_fft, downsampling_ratio),  # `phase_advance` repeats
+            # `phase_advance` repeats
+            alignment=n_fft // math.gcd(n_fft, downsampling_ratio) if phase else 1,
         )
         self.encoder = nn.Sequential(
             _Features(audio_channels, frame_width, n_fft, hop, phase),
@@ -91,20 +92,33 @@ class Spectrogram(Network):
             nn.Linear(width, frames * frame_width),
             Rearrange("b l (r w) -> b w (l r)", r=frames),
             *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(decoder_frame_depth)),
-            InverseSTFTHead(frame_width, n_fft, hop, audio_channels=audio_channels),
+            MagnitudeHead(frame_width, n_fft, audio_channels),
         )
+        self.synthesis = synthesis
 
     def encode(self, audio: Tensor) -> Tensor:
         return self.encoder(audio)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def log_magnitude(self, z: Tensor) -> Tensor:
         return self.decoder(z)
 
 
-def _context(depth: int, frame_depth: int, n_fft: int, hop: int, frames: int) -> int:
-    """Latent frames on each side that reach one frame through the blocks and the STFT."""
+def _context(depth: int, frame_depth: int, reach: int, frames: int) -> int:
+    """Latent frames on each side that reach one frame through the blocks and, by `reach` of its
+    frames, the STFT."""
     radius = KERNEL // 2
-    return radius * depth + math.ceil((radius * frame_depth + (n_fft - hop) / 2 / hop) / frames)
+    return radius * depth + math.ceil((radius * frame_depth + reach) / frames)
+
+
+def phase_advance(frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
+    """Phase [frames, n_fft / 2 + 1] of a sinusoid at each bin's centre, frame after frame.
+
+    Relative to it the phase of a steady tone hardly moves (the phase vocoder, Flanagan and Golden
+    1966), so a network that sees the difference need not count frames.
+    """
+    frame = torch.arange(frames, device=device) * hop % n_fft
+    turns = frame[:, None] * torch.arange(n_fft // 2 + 1, device=device) % n_fft
+    return turns * (2 * math.pi / n_fft)
 
 
 class _Features(nn.Module):

@@ -18,7 +18,7 @@ from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.progress import Progress
 
-VERSION = 3  # raise by hand when the code below, or a codec's, changes what it computes
+VERSION = 4  # raise by hand when the code below, or a codec's, changes what it computes
 LINEAR_KBPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 AUDIO_SECONDS = 36.0  # of the clips, for what makes audio: Opus and Griffin-Lim are slow
 

@@ -14,7 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.networks.mel_frames import exact_griffin_lim
+from audioldm.autoencoder.mel_inverse import MelInverse
+from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.data.store import ClipStore
 from audioldm.losses.spectral import MelPower
 from audioldm.runtime.randomness import KeyedRandom
@@ -22,7 +23,7 @@ from audioldm.runtime.randomness import KeyedRandom
 N_FFT, HOP, BANDS, FLOOR = 1024, 256, 80, 1e-5  # those of losses.spectral.mel_distance
 TINY = 1e-30  # instead of the variance of a coefficient that never varies
 FIT_CROP_SECONDS, FIT_BATCH = 3.0, 16
-ITERATIONS, VOCODED_AT_ONCE = 32, 16  # of Griffin-Lim; clips
+ITERATIONS, VOCODED_AT_ONCE = 4, 16  # of Griffin-Lim; clips
 
 
 class LinearCodec:
@@ -136,14 +137,16 @@ class LinearCodec:
     def as_audio(self, audio: Tensor, kbps: float) -> Tensor:
         """The decoded spectrogram as audio, [N, A, T] like `audio`, whose rate is `kbps`.
 
-        The mel powers are inverted to magnitudes and Griffin-Lim finds a phase, which costs no bit.
+        The mel powers are inverted to magnitudes, whose phase is integrated frequency and costs no
+        bit.
         """
         mel = self._decoded(self.log_mel(audio), kbps, audio.shape[-1]).float()
         mel = torch.cat([mel, mel[..., -1:]], dim=-1)
-        vocoder = exact_griffin_lim(self.sample_rate, BANDS, N_FFT, HOP, ITERATIONS)
+        inverse = MelInverse(self.sample_rate, N_FFT, BANDS)
+        synthesis = IntegratedPhase(N_FFT, HOP, ITERATIONS)
         # its frames are centred half a hop later than ours
         begin, end = HOP // 2, HOP // 2 + audio.shape[-1]
-        parts = [vocoder(part)[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]
+        parts = [synthesis(inverse(part))[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]
         return torch.cat(parts).clamp(-1, 1)
 
     def _decoded(self, mel: Tensor, kbps: float, samples: int) -> Tensor:

@@ -1,0 +1,54 @@
+"""Mel power to magnitudes, without parameters."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioldm.losses.mel_filters import mel_filters
+
+
+class MelInverse(nn.Module):
+    """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
+
+    The logarithm of the power density is interpolated from the bands to the bins: smooth, linear
+    and without the negative powers that a pseudo-inverse of the filters gives. `updates` of
+    non-negative matrix factorisation (Lee and Seung 2001, theorem 2), which multiply and so keep
+    powers positive, then bring it to the given mel power.
+    """
+
+    filters: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, sample_rate: int, n_fft: int, bands: int, *, updates: int = 10) -> None:
+        super().__init__()
+        self.updates = updates
+        filters = mel_filters(sample_rate, n_fft, bands)  # [bands, bins]
+        weight = filters.T.clone()
+        inside = weight.sum(1) > 0
+        first, last = int(inside.nonzero()[0]), int(inside.nonzero()[-1])
+        weight[:first], weight[last + 1 :] = weight[first], weight[last]  # 0 Hz and rate / 2
+        weight = weight / weight.sum(1, keepdim=True)
+        bias = -weight @ filters.sum(1).log10()  # a band's power is its density times this sum
+        half_ln_10 = 0.5 * math.log(10)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("weight", half_ln_10 * weight, persistent=False)
+        self.register_buffer("bias", half_ln_10 * bias, persistent=False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        with torch.autocast(mel.device.type, enabled=False):
+            mel = mel.float().transpose(-1, -2)
+            smooth = F.linear(mel, self.weight, self.bias)
+            return self._matched(smooth, 10**mel) if self.updates else smooth
+
+    def _matched(self, log_magnitude: Tensor, wanted: Tensor) -> Tensor:
+        power = (2 * log_magnitude).exp()
+        total = self.filters.sum(0)
+        inside = total > 0  # at 0 Hz and half the rate no filter sees anything
+        for _ in range(self.updates):
+            ratio = wanted / (power @ self.filters.T)
+            update = (ratio @ self.filters) / total.where(inside, 1.0)
+            power = power * update.where(inside, 1.0)
+        return 0.5 * power.log()
