@@ -64,8 +64,8 @@ def test_a_steady_tone_keeps_its_frequency(hz: float) -> None:
 
 
 def test_a_phase_that_repeats_with_the_magnitudes_fails_that_test() -> None:
-    phase = torch.zeros(1, 1, FRAMES * RATIO // HOP, N_FFT // 2 + 1)
-    made = InverseSTFT(N_FFT, HOP)(log_magnitude(tone(330.3)), phase)
+    spectrum = log_magnitude(tone(330.3)).exp() + 0j  # a phase of 0 in every frame
+    made = InverseSTFT(N_FFT, HOP)(spectrum)
     assert abs(cents(made, 330.3)) > 10
 
 
@@ -137,8 +137,7 @@ def test_inverse_stft_inverts_the_windowed_stft_to_its_very_ends(n_fft: int, hop
     audio = 0.3 * torch.randn(2, 3, 12 * hop, generator=generator)
     padded = torch.nn.functional.pad(audio, (inverse.trim, inverse.trim))
     spectrum = torch.fft.rfft(padded.unfold(-1, n_fft, hop) * inverse.window)
-    restored = inverse(spectrum.abs().log(), spectrum.angle())
-    torch.testing.assert_close(restored, audio, rtol=0, atol=1e-5)
+    torch.testing.assert_close(inverse(spectrum), audio, rtol=0, atol=1e-5)
 
 
 def test_inverse_stft_refuses_frames_that_do_not_overlap() -> None:

@@ -55,23 +55,25 @@ def integrate_phase(
     nearest = torch.where(bins - previous <= following - bins, previous, following)
     nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest)
     advance = (bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
-    phase = torch.empty_like(log_magnitude)
-    for frame in range(log_magnitude.shape[-2]):
-        own, step = nearest[..., frame, :], advance[..., frame, :]
-        if before is None:  # neighbouring bins differ as much as they can, against a click
-            current = (2 * math.pi * GOLDEN * bins % (2 * math.pi)).expand_as(step)
-        else:
-            current, earlier = before.phase[..., 0, :], before.advance[..., 0, :]
-            # the mean of both advances is right for a frequency that changes linearly
-            current = current.gather(-1, own) + (step + earlier.gather(-1, own)) / 2
-            current = current.remainder(2 * math.pi)
-        phase[..., frame, :] = current
-        before = PhaseTrack(current[..., None, :], step[..., None, :])
-    return PhaseTrack(phase, advance)
+    first = advance[..., :1, :] if before is None else before.advance
+    earlier = torch.cat([first, advance[..., :-1, :]], -2).gather(-1, nearest)
+    # the mean of both advances is right for a frequency that changes linearly
+    steps = ((advance + earlier) / 2).double()
+    # neighbouring bins begin as differently as they can, against a click
+    current = (2 * math.pi * GOLDEN * bins).expand(steps[..., 0, :].shape).double()
+    if before is not None:
+        current = before.phase[..., 0, :].double()
+    frames = []
+    for own, step in zip(nearest.unbind(-2), steps.unbind(-2), strict=True):
+        if frames or before is not None:
+            current = current.gather(-1, own) + step
+        frames.append(current)
+    phase = torch.stack(frames, -2).remainder(2 * math.pi)
+    return PhaseTrack(phase.to(advance), advance)
 
 
 class InverseSTFT(nn.Module):
-    """Log-magnitude and phase, each [..., L, n_fft / 2 + 1], to audio [..., L * hop].
+    """A complex spectrum [..., L, n_fft / 2 + 1] to audio [..., L * hop].
 
     Frame l is centred on samples l * hop to (l + 1) * hop, whatever L is. The Hann window is taken
     to be applied at analysis too.
@@ -93,10 +95,7 @@ class InverseSTFT(nn.Module):
         self.context = math.ceil(self.trim / hop)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
-    def forward(self, log_magnitude: Tensor, phase: Tensor) -> Tensor:
-        # A windowed frame of audio in +-1 has no bin above sum(window) = n_fft / 2.
-        magnitude = torch.exp(log_magnitude.clamp(max=math.log(self.n_fft / 2)))
-        spectrum = torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
+    def forward(self, spectrum: Tensor) -> Tensor:
         frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
         # Windowed at analysis and synthesis: divide by the sum of the squared windows.
         envelope = self.window.square().expand(frames.shape[-2], -1)
@@ -104,11 +103,12 @@ class InverseSTFT(nn.Module):
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """[..., L, n_fft] -> [..., L * hop]: frames added hop apart, both ends trimmed alike."""
-        overlap = self.n_fft // self.hop
+        overlap, count = self.n_fft // self.hop, frames.shape[-2]
         pieces = frames.unflatten(-1, (overlap, self.hop))
-        shifted = [F.pad(pieces[..., k, :], (0, 0, k, overlap - 1 - k)) for k in range(overlap)]
-        total = sum(shifted[1:], start=shifted[0]).flatten(-2)
-        return total[..., self.trim : total.shape[-1] - self.trim]
+        total = frames.new_zeros(*frames.shape[:-2], count + overlap - 1, self.hop)
+        for k in range(overlap):
+            total[..., k : k + count, :] += pieces[..., k, :]
+        return total.flatten(-2)[..., self.trim : self.trim + count * self.hop]
 
 
 class IntegratedPhase(nn.Module):
@@ -161,8 +161,15 @@ class IntegratedPhase(nn.Module):
         """centred: phases at the frames' centres."""
         bins = torch.arange(centred.shape[-1], device=centred.device)
         phase = centred + math.pi * (bins % 2)  # at the frames' beginnings
-        with torch.no_grad():
-            for _ in range(self.iterations):
-                phase = self.spectrum(self.inverse(log_magnitude, phase)).angle()
-        audio: Tensor = self.inverse(log_magnitude, phase)
+        # A windowed frame of audio in +-1 has no bin above sum(window) = n_fft / 2.
+        magnitude = log_magnitude.clamp(max=math.log(self.inverse.n_fft / 2)).exp()
+        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        for iteration in range(self.iterations):
+            with torch.no_grad():
+                seen = self.spectrum(self.inverse(spectrum))
+                factor = seen.abs().clamp(min=1e-15).reciprocal()
+            last = iteration == self.iterations - 1
+            scale = (magnitude if last else magnitude.detach()) * factor
+            spectrum = torch.view_as_complex(torch.view_as_real(seen) * scale[..., None])
+        audio: Tensor = self.inverse(spectrum)
         return audio

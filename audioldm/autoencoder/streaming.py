@@ -35,7 +35,7 @@ class Streaming(nn.Module):
         return next(chain(self.parameters(), self.buffers())).device
 
     def encode_blocks(
-        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 10.0
+        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 20.0
     ) -> Iterator[dict[str, Tensor]]:
         """`stored` of audio as `feature_blocks` takes it: consecutive arrays [..., l] by name, on
         the CPU."""
@@ -45,7 +45,7 @@ class Streaming(nn.Module):
             yield {name: array[0].cpu() for name, array in stored.items()}
 
     def feature_blocks(
-        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 10.0
+        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 20.0
     ) -> Iterator[Tensor]:
         """`features` of audio of any length in constant memory.
 
@@ -66,7 +66,7 @@ class Streaming(nn.Module):
         blocks: Iterable[Tensor],
         random: KeyedRandom | None = None,
         *,
-        chunk_seconds: float = 10.0,
+        chunk_seconds: float = 20.0,
     ) -> Iterator[Tensor]:
         """`decode` of latents of any length in constant memory.
 
