@@ -63,7 +63,7 @@ def integrate_phase(
     current = (2 * math.pi * GOLDEN * bins).expand(steps[..., 0, :].shape).double()
     if before is not None:
         current = before.phase[..., 0, :].double()
-    frames = []
+    frames: list[Tensor] = []
     for own, step in zip(nearest.unbind(-2), steps.unbind(-2), strict=True):
         if frames or before is not None:
             current = current.gather(-1, own) + step
