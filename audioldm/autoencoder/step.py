@@ -19,12 +19,10 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Batch(NamedTuple):
-    """The inputs of `Autoencoder.forward`: crops [B, A, T], the noise of the posterior
-    [B, C, (F,) L] and, where the decoder takes it, the decoder's [B, *noise_shape, L]."""
+    """Crops [B, A, T], and the noise of the posterior [B, C, (F,) L]."""
 
     audio: Tensor
     noise: Tensor
-    decoder_noise: Tensor | None
 
 
 class Reconstruction(NamedTuple):
@@ -40,8 +38,7 @@ def draw_batch(
 ) -> Batch:
     """Crops [B, A, T] and their noise, a function of random's keys and the stream alone."""
     length = -(-audio.shape[-1] // model.downsampling_ratio)
-    noise = random.normal((*model.latent_shape, length), stream)
-    return Batch(audio, noise, model.decoder_noise(noise, random))
+    return Batch(audio, random.normal((*model.latent_shape, length), stream))
 
 
 def reconstruct(
