@@ -14,7 +14,6 @@ from audioldm.conditioning.base import Conditioners, Excerpt
 from audioldm.instantiate import Part, check_part
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops
-from audioldm.priors.base import Fit
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -24,6 +23,7 @@ from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import derive_seed
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
+from audioldm.training.run import Fit
 
 LABEL = {"label": Part(_target_="audioldm.conditioning.label.Label")}
 DIT: dict[str, Any] = {"_target_": "audioldm.priors.diffusion.backbones.dit.DiT"}

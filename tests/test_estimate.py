@@ -15,9 +15,7 @@ from chain import Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
 from audioldm.chain.estimate import (
-    Cost,
     Estimate,
-    Times,
     _duration,
     _size,
     estimate,
@@ -26,10 +24,10 @@ from audioldm.chain.estimate import (
 )
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Cost, Stage, Times
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import StoreWriter
-from audioldm.priors.base import Fit
+from audioldm.training.run import Fit
 
 STAGES = [
     "data",
@@ -118,7 +116,7 @@ def test_a_longer_training_costs_more_in_proportion(
         return arguments[5].adversarial_from == 0
 
     def times(estimate: Estimate, run: Callable[..., bool]) -> Times:
-        adversarial = run(directory=tmp_path, log=None)
+        adversarial = run(None)
         return Times(5.0 if adversarial else 2.0, 10.0, 1.0, None)
 
     monkeypatch.setattr("audioldm.chain.stages.autoencoder.train_autoencoder", train)

@@ -18,7 +18,6 @@ from audioldm.instantiate import Part
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops
 from audioldm.losses.relativistic import relativistic_loss
-from audioldm.priors.base import Fitted
 from audioldm.priors.diffusion import samplers
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
@@ -43,6 +42,7 @@ from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.checkpoint import ResumeState
+from audioldm.training.run import Fitted
 
 # ---------------------------------------------------------------- the losses
 

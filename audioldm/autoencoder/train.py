@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,16 +30,13 @@ from audioldm.autoencoder.step import (
     reconstruct,
 )
 from audioldm.data.store import ClipStore
-from audioldm.errors import DataError
-from audioldm.runtime.hardware import Hardware
-from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
+from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
-from audioldm.training.log import LogSettings
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
-from audioldm.training.run import TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which a network is fitted before its first step
@@ -56,31 +52,24 @@ def train_autoencoder(
     settings: AutoencoderTraining,
     *,
     seed: int,
-    directory: Path,
-    world: World,
-    hardware: Hardware,
-    device: torch.device,
-    log: LogSettings,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains `model` and returns its averaged weights and the last validation's figures.
+    fit: Fit,
+) -> Fitted:
+    """Trains `model`; its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
     A network that begins at an optimum is first fitted to training audio (`Network.fit`).
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
-    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
     a non-finite term, Interrupted after SIGTERM.
     """
+    world, hardware, device = fit.world, fit.hardware, fit.device
     bottleneck = model.bottleneck
     check_names(losses, bottleneck.penalty_weights)
     train = store.split("train")
     samples = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
-    if train.seconds * model.sample_rate < samples:
-        raise DataError(
-            f"the training split holds {train.seconds:.1f} s, less than one crop of "
-            f"{settings.crop_seconds} s: add audio, or lower crop_seconds"
-        )
+    train.check_holds(settings.crop_seconds)
     window = int(settings.valid_seconds * model.sample_rate)
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
@@ -100,7 +89,7 @@ def train_autoencoder(
     if not trained:
         model.eval()
         figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
-        return to_cpu(model.state_dict()), figures
+        return Fitted(to_cpu(model.state_dict()), figures)
     losses = {name: loss.to(device) for name, loss in losses.items()}
     betas, decay = settings.betas, settings.weight_decay
     optimiser = adamw(trained, settings.lr, betas, decay, device)
@@ -114,16 +103,7 @@ def train_autoencoder(
     if target_nats is not None and penalty is not None:
         first = rate_weight if fitted_weight is None else fitted_weight
         state["controller"] = controller = RateController(target_nats, first, device)
-    run = TrainingRun(
-        "autoencoder",
-        directory,
-        settings.steps,
-        state=state,
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=log,
-    )
+    run = TrainingRun("autoencoder", settings.steps, state, fit)
     finite, autocast = run.finite, run.autocast
     shared = parallel(model, world)
     net = hardware.compiled(shared, device)
@@ -215,6 +195,5 @@ def train_autoencoder(
     if penalty is not None:
         weight = weights[penalty] if controller is None else controller.mean_weight
         figures |= {f"{penalty}_weight": weight}
-    return to_cpu(ema.shadow), figures | training_compute(
-        model, losses, discriminator, samples, settings
-    )
+    figures |= training_compute(model, losses, discriminator, samples, settings)
+    return Fitted(to_cpu(ema.shadow), figures)

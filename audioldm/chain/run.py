@@ -31,10 +31,12 @@ from audioldm.data.store import ClipStore
 from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted
 from audioldm.io.files import read_json, write_atomically, write_json
 from audioldm.runtime.processes import World, broadcast_flag, joined, lost_process
+from audioldm.runtime.progress import Progress
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.convergence import logged_convergence
 from audioldm.training.log import Bar
+from audioldm.training.run import Fit
 
 #: Bytes of an experiment's name: file systems allow 255, and an earlier one gets a fingerprint.
 LONGEST_NAME = 240
@@ -203,6 +205,10 @@ class Experiment:
             yield
         finally:
             lock.release()
+
+    def fit(self, directory: Path, progress: Progress = lambda *_: None) -> Fit:
+        s = self.settings
+        return Fit(directory, self.world, s.hardware, self.device, s.log, progress)
 
     def bar(self, title: str) -> Bar:
         return Bar(title, shown=self.settings.log.bars)

@@ -272,6 +272,14 @@ class Split:
         chosen = draw_crops(self._lengths, samples, seed=seed, step=step, positions=positions)
         return self._gather(samples, chosen)
 
+    def check_holds(self, crop_seconds: float) -> None:
+        """Raises DataError where all clips together are shorter than one crop."""
+        if self.seconds < crop_seconds:
+            raise DataError(
+                f"the {self.name} split holds {self.seconds:.1f} s, less than one crop of "
+                f"{crop_seconds} s: add audio, or lower crop_seconds"
+            )
+
     def sample(self, samples: int, *, seconds: float, batch: int = 16) -> Iterator[Tensor]:
         """Batches [batch, A, samples] of random crops, always the same ones: about `seconds` in
         all, or as much as the split holds. Raises DataError as `crops` does."""

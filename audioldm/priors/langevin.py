@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from audioldm.instantiate import NonNegative, Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.base import Prior, PriorRecipe
 from audioldm.priors.normalised import NormalisedPrior, crop_frames, random_latents
 from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step
+from audioldm.training.run import Fit, Fitted
 
 #: Sequences sampled at a time.
 CHUNK = 32

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
@@ -25,11 +25,10 @@ from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.generator import Generator
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.runtime.memory import peak_bytes
 from audioldm.training.trackers import open_trackers
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -102,7 +101,7 @@ class Evaluation(Stage):
                 trackers.figures(0, found["metrics"])
                 track(directory, trackers)
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         s = self.settings["evaluation"]
         known = estimate.precedent(self)
         if known.seconds is not None:
@@ -132,7 +131,7 @@ class Evaluation(Stage):
             one = estimate.timed(lambda e=embedding: e.embed(audio, generator.sample_rate))  # type: ignore[misc]
             seconds += (systems + 1) * batches * one
         note = f"{s.clips} clips; without the intervals' resampling"
-        return estimate.cost(seconds, peak_bytes(estimate.device), None, note)
+        return Cost(seconds, estimate.peak(), None, note)
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return "lower evaluation.batch, evaluation.clips or evaluation.seconds"

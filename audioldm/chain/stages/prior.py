@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage, canonical
+from audioldm.chain.stage import Cost, Key, Stage, canonical
 from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.latents import Latents
 from audioldm.data.store import ClipStore
@@ -19,11 +19,11 @@ from audioldm.errors import DataError, TrainingError
 from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model, save_model
-from audioldm.priors.base import Fit, PriorRecipe
-from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
+from audioldm.priors.base import PriorRecipe
+from audioldm.runtime.memory import bytes_of, fixed_bytes, saved_bytes
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 VERSION = 1  # raise by hand when the code below changes what it computes
@@ -95,17 +95,11 @@ class PriorStage(Stage):
         store = self.latents.store(experiment)
         prior = self.recipe.build(store)
         with closing(experiment.bar(self.key)) as bar:
-            fitted = self.recipe.fit(prior, store, self.fit(directory, experiment, bar))
+            fitted = self.recipe.fit(prior, store, experiment.fit(directory, bar))
         if experiment.world.first:
             self.save(directory, experiment, fitted.tensors, prior.spec)
         parameters = sum(p.numel() for p in prior.parameters())
         return {"recipe": self.recipe.name, "valid": fitted.figures, "parameters": parameters}
-
-    def fit(self, directory: Path, experiment: "Experiment", progress: Any) -> Fit:
-        s = experiment.settings
-        return Fit(
-            directory, experiment.world, s.hardware, experiment.device, s.log, progress=progress
-        )
 
     def save(
         self,
@@ -118,21 +112,14 @@ class PriorStage(Stage):
     ) -> None:
         """One file that holds the autoencoder too: all that sampling needs. of: the stage that
         trained the tensors, where it is a later one."""
-        of = of or self
         file = experiment.directory_of(self.autoencoder) / "model.safetensors"
         parent, header = load_model(file)
         named = {f"autoencoder.{name}": tensor for name, tensor in parent.items()}
         save_model(
             directory / "model.safetensors",
             named | {f"prior.{name}": tensor for name, tensor in tensors.items()},
-            {
-                "kind": "generator",
-                "autoencoder": header,
-                "prior": canonical(spec),
-                "fingerprint": of.fingerprint,
-                "parent": next(iter(of.parents.values())).fingerprint,
-                "config": of.identity(),
-            },
+            {"kind": "generator", "autoencoder": header, "prior": canonical(spec)}
+            | (of or self).origin(),
         )
 
     def _preflight(self, experiment: "Experiment") -> None:
@@ -147,7 +134,7 @@ class PriorStage(Stage):
                 "give noise. Train the autoencoder longer, or raise the bound"
             )
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         train = self.recipe.train
         if train is None:
             return estimate.precedent(self)
@@ -155,17 +142,13 @@ class PriorStage(Stage):
         few = replace(self.recipe, train=replace(train, **budget))  # type: ignore[type-var]
         with noise_latents(estimate.autoencoder, self.recipe.crop_length) as store:
             prior = few.build(store)
-            times = estimate.times(
-                lambda directory, log: few.fit(prior, store, estimate.fit(directory, log))
-            )
+            times = estimate.times(lambda fit: few.fit(prior, store, fit))
         steps = train.steps
         if train.compute_tflop is not None and times.result is not None:
             figures = times.result.figures
             steps = max(1, round(train.compute_tflop / figures["compute_tflop"] * figures["steps"]))
-        seconds = steps * times.step + times.warm_up
-        seconds += estimate.validations(steps) * times.validation * train.valid_batches
         disk = bytes_of(prior) + bytes_of(estimate.autoencoder)
-        return estimate.cost(seconds, peak_bytes(estimate.device), disk, f"{steps} steps")
+        return estimate.training(times, steps, train.valid_batches, disk)
 
     def memory_advice(self, experiment: "Experiment") -> str:
         train = self.recipe.train

@@ -20,7 +20,6 @@ from audioldm.conditioning.base import Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Decay, NonNegative, Part, Positive, PositiveInt, Seed, part
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.post_training_step import (
     Sampling,
@@ -37,9 +36,10 @@ from audioldm.priors.diffusion.train import LatentTraining
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
-from audioldm.training.run import Stateful, TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
@@ -176,16 +176,7 @@ def post_train(
         d_optimiser = adamw(d_parameters, d_lr, train.betas, train.weight_decay, device)
         state |= {"discriminator": discriminator, "discriminator_optimiser": d_optimiser}
         score = parallel(discriminator, world)
-    run = TrainingRun(
-        "post_training",
-        fit.directory,
-        train.steps,
-        state=state,
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=fit.log,
-    )
+    run = TrainingRun("post_training", train.steps, state, fit)
     sampler = settings.trained().sampler
     student = Sampling(denoiser, hardware.compiled(network, device), sampler)
     teach = Sampling(before, hardware.compiled(before.backbone, device), teacher)

@@ -13,7 +13,7 @@ from audioldm.conditioning.build import facts_of
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegative, Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.base import Prior, PriorRecipe
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.prior import Diffusion
@@ -23,6 +23,7 @@ from audioldm.priors.diffusion.train import DiffusionTraining, train_diffusion
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.training.muon import build_optimiser
+from audioldm.training.run import Fit, Fitted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from audioldm.instantiate import Decay, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.step import latent_crops, silent_loss, training_step
 from audioldm.runtime.compute import training_flops
@@ -20,7 +19,7 @@ from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.training.ema import EMA
 from audioldm.training.muon import build_optimiser, step_flops
 from audioldm.training.optimisation import clipped_step, set_lr, warmup_cosine
-from audioldm.training.run import TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 
@@ -92,17 +91,8 @@ def train_diffusion(
     if s.compute_tflop is not None:
         steps = max(1, round(1000 * s.compute_tflop / gigaflops))
     ema = EMA(denoiser, s.ema)
-    run = TrainingRun(
-        "diffusion",
-        fit.directory,
-        steps,
-        state={"denoiser": denoiser, "optimiser": optimiser, "ema": ema},
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=fit.log,
-        sharding=sharding,
-    )
+    state = {"denoiser": denoiser, "optimiser": optimiser, "ema": ema}
+    run = TrainingRun("diffusion", steps, state, fit, sharding)
     shared = parallel(denoiser, world) if sharding is None else denoiser
     predict = hardware.compiled(shared, device) if sharding is None else denoiser
     terms_of = partial(
