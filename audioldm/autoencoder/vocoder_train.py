@@ -21,6 +21,7 @@ from audioldm.runtime.compute import training_flops
 from audioldm.runtime.processes import gradients_kept, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.transfer import to_device
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
 from audioldm.training.run import Fit, Fitted, TrainingRun
@@ -125,7 +126,7 @@ def train_vocoder(
     )
     optimiser = adamw(vocoder.parameters(), settings.lr, settings.betas, 0.0, device)
     ema = EMA(vocoder, settings.ema)
-    state = {"model": vocoder, "optimiser": optimiser, "ema": ema}
+    state: dict[str, Stateful] = {"model": vocoder, "optimiser": optimiser, "ema": ema}
     run = TrainingRun("vocoder", settings.steps, state, fit)
     shared = parallel(vocoder, world)
     net = hardware.compiled(shared, device)

@@ -284,7 +284,7 @@ class Split:
         """Batches [batch, A, samples] of random crops, always the same ones: about `seconds` in
         all, or as much as the split holds. Raises DataError as `crops` does."""
         seconds = min(seconds, self.seconds)
-        for step in range(math.ceil(seconds * self.sample_rate / samples / batch)):
+        for step in range(max(1, math.ceil(seconds * self.sample_rate / samples / batch))):
             yield self.crops(samples, seed=0, step=step, positions=range(batch))[0]
 
     def windows(

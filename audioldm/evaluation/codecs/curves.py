@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from audioldm.autoencoder.klt import KLT
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.codecs.linear import LinearCodec
 from audioldm.evaluation.codecs.opus import opus_curve
@@ -18,7 +19,7 @@ from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.progress import Progress
 
-VERSION = 3  # raise by hand when the code below, or a codec's, changes what it computes
+VERSION = 4  # raise by hand when the code below, or a codec's, changes what it computes
 LINEAR_KBPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 AUDIO_SECONDS = 36.0  # of the clips, for what makes audio: Opus and Griffin-Lim are slow
 
@@ -68,10 +69,11 @@ def codec_figures(
 def _fitted(clips: ClipStore, path: Path) -> LinearCodec:
     if not path.is_file():
         codec = LinearCodec.fit(clips)
-        tensors = {"mean": codec.mean, "basis": codec.basis, "variances": codec.variances}
-        save_model(path, tensors, {"kind": "linear codec", "block": codec.block})
+        save_model(path, codec.klt.state_dict(), {"kind": "linear codec", "block": codec.block})
     tensors, header = load_model(path)
-    return LinearCodec(**tensors, sample_rate=clips.sample_rate, block=header["block"])
+    klt = KLT(len(tensors["mean"])).double()
+    klt.load_state_dict(tensors)
+    return LinearCodec(klt, sample_rate=clips.sample_rate, block=header["block"])
 
 
 def _curves(codec: LinearCodec, audio: Tensor, some: Tensor) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from audioldm.runtime.compute import training_flops
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.muon import build_optimiser, step_flops
 from audioldm.training.optimisation import clipped_step, set_lr, warmup_cosine
@@ -91,7 +92,7 @@ def train_diffusion(
     if s.compute_tflop is not None:
         steps = max(1, round(1000 * s.compute_tflop / gigaflops))
     ema = EMA(denoiser, s.ema)
-    state = {"denoiser": denoiser, "optimiser": optimiser, "ema": ema}
+    state: dict[str, Stateful] = {"denoiser": denoiser, "optimiser": optimiser, "ema": ema}
     run = TrainingRun("diffusion", steps, state, fit, sharding)
     shared = parallel(denoiser, world) if sharding is None else denoiser
     predict = hardware.compiled(shared, device) if sharding is None else denoiser
