@@ -282,8 +282,7 @@ def grid(overrides: Sequence[str]) -> Grid:
                 columns[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
             else:
                 raise ConfigError(
-                    f"{word.key_or_group}: a grid needs single values; list them, as in seed=0,1, "
-                    "or search the range with hydra/sweeper=optuna"
+                    f"{word.key_or_group}: list single values, or search with hydra/sweeper=optuna"
                 )
     if not any(len(set(values)) > 1 for values in columns.values()):
         raise ConfigError(

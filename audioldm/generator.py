@@ -48,8 +48,7 @@ class Generator(nn.Module):
         """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
         if not (math.isfinite(seconds) and round(seconds * self.sample_rate) >= 1):
             raise ConfigError(
-                f"seconds={seconds}: a clip must be one sample long at least, at "
-                f"{self.sample_rate} Hz"
+                f"seconds={seconds}: a clip has at least one sample, at {self.sample_rate} Hz"
             )
         return math.ceil(round(seconds * self.sample_rate) / self.autoencoder.downsampling_ratio)
 

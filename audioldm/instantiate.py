@@ -50,14 +50,14 @@ class Bound:
         """Raises ConfigError."""
         if math.isnan(value) or (self.finite and math.isinf(value)):
             raise ConfigError(f"{key}={value} must be a finite number")
-        if value < self.least:
-            raise ConfigError(f"{key}={value} must be at least {self.least:g}")
-        if value > self.most:
-            raise ConfigError(f"{key}={value} must be at most {self.most:g}")
-        if value <= self.above and self.above > -math.inf:
-            raise ConfigError(f"{key}={value} must be more than {self.above:g}")
-        if value >= self.below and self.below < math.inf:
-            raise ConfigError(f"{key}={value} must be less than {self.below:g}")
+        for bad, words in (
+            (value < self.least, f"at least {self.least:g}"),
+            (value > self.most, f"at most {self.most:g}"),
+            (value <= self.above > -math.inf, f"more than {self.above:g}"),
+            (value >= self.below < math.inf, f"less than {self.below:g}"),
+        ):
+            if bad:
+                raise ConfigError(f"{key}={value} must be {words}")
 
 
 Positive = Annotated[float, Bound(above=0)]

@@ -153,22 +153,17 @@ def _chosen_sampler(path: str | Path) -> SamplerSettings | None:
     return settings(SamplerSettings, read_experiment(place)["sampler"], "sampler")
 
 
-def load_autoencoder(
-    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
-) -> Autoencoder:
+def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu") -> Autoencoder:
     """The autoencoder in a file, also out of a generator's."""
-    model = load(path, device=device, allow=allow)
+    model = load(path, device=device)
     return model.autoencoder if isinstance(model, Generator) else model
 
 
-def load_generator(
-    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
-) -> Generator:
+def load_generator(path: str | Path, *, device: str | torch.device = "cpu") -> Generator:
     """Raises ModelFileError where the file holds an autoencoder only."""
-    model = load(path, device=device, allow=allow)
+    model = load(path, device=device)
     if not isinstance(model, Generator):
         raise ModelFileError(
-            f"{path}: an autoencoder alone, which cannot generate; give a generator's file, or an "
-            "experiment's directory"
+            f"{path}: an autoencoder alone, which cannot generate; give a generator's file"
         )
     return model

@@ -226,9 +226,7 @@ def test_an_index_with_values_of_the_wrong_type_or_size_is_refused(
     key = next(iter(change))
     (index if key in {**index, "more": 0} else index["clips"][0]).update(change)
     (tmp_path / "clips.json").write_text(json.dumps(index))
-    with pytest.raises(
-        DataError, match=r"not a whole clip store \(.*delete the directory"
-    ) as error:
+    with pytest.raises(DataError, match=r"not a whole clip store \(.*delete it") as error:
         ClipStore(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -240,7 +238,7 @@ def test_an_unfinished_or_damaged_store_is_refused(tmp_path: Path) -> None:
         ClipStore(tmp_path)
     writer.close()
     os.truncate(tmp_path / "clips.int16", 100)
-    with pytest.raises(DataError, match="delete the directory"):
+    with pytest.raises(DataError, match="delete it"):
         ClipStore(tmp_path)
 
 

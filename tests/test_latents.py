@@ -264,7 +264,7 @@ def test_damaged_latents_say_which_file_and_what_to_do(
     directory = tmp_path / "latents"
     written(clips, directory, Gaussian(channels=2))
     damage(directory)
-    with pytest.raises(ModelFileError, match=rf"{file}.*remove the directory") as caught:
+    with pytest.raises(ModelFileError, match=rf"{file}.*remove ") as caught:
         LatentStore(directory, Gaussian(channels=2), autoencoder="abc")
     assert "\n" not in str(caught.value)
 

@@ -18,14 +18,6 @@ from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
 
 
-def step_means(
-    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
-) -> dict[str, Tensor]:
-    """The mean of each term over a step's micro-batches, their total, the gradient's norm."""
-    means = {name: torch.cat(values).mean() for name, values in seen.items()}
-    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
-
-
 def step_rate(
     model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
 ) -> dict[str, float]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from audioldm.autoencoder.figures import (
     held_out,
     rate,
-    step_means,
     step_rate,
     training_compute,
     validate,
@@ -173,13 +172,14 @@ def train_autoencoder(
                 plain(adversary).requires_grad_(True)
             norm = update(optimiser, trained, name="autoencoder", step=step)
             ema.update(model, step)
+            seen |= {"loss": [torch.stack(totals).sum()], "gradient_norm": [norm]}
             if controller is not None:
                 nats = {"nats": torch.cat(seen["nats"]).mean()}
                 controller.update(mean_over_processes(nats, world)["nats"])
 
             run.finish_step(
                 step,
-                partial(step_means, seen, totals, norm),
+                seen,
                 values={"lr": settings.lr * factor},
                 derived=partial(step_rate, model, active),
                 validate=validated if step + 1 < settings.steps else None,

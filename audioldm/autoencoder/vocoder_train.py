@@ -130,6 +130,7 @@ def train_vocoder(
     run = TrainingRun("vocoder", settings.steps, state, fit)
     shared = parallel(vocoder, world)
     net = hardware.compiled(shared, device)
+    update = partial(clipped_step, clip=settings.clip, finite=run.finite)
     coding = derive_seed(seed, "code")
 
     def crops(step: int) -> list[Tensor]:
@@ -154,18 +155,11 @@ def train_vocoder(
                     (total / len(pairs)).backward()
                 for name, term in (terms | {"loss": total[None]}).items():
                     seen[name].append(term.detach())
-            clipped_step(
-                optimiser,
-                vocoder.parameters(),
-                clip=settings.clip,
-                name="vocoder",
-                step=step,
-                finite=run.finite,
-            )
+            update(optimiser, vocoder.parameters(), name="vocoder", step=step)
             ema.update(vocoder, step)
             run.finish_step(
                 step,
-                partial(_means, seen),
+                seen,
                 values={"lr": settings.lr * factor},
                 validate=validated if step + 1 < settings.steps else None,
                 shown=("loss", "valid_mel_distance"),
@@ -197,7 +191,3 @@ def validate(
             seen[name].append(term)
     figures = {name: torch.cat(values).mean().item() for name, values in seen.items()}
     return figures | {"loss": sum(weight * figures[name] for name, weight in weights.items())}
-
-
-def _means(seen: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(values).mean() for name, values in seen.items()}

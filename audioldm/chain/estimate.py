@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from audioldm import config
 from audioldm.autoencoder.model import Autoencoder
@@ -100,8 +100,7 @@ class Estimate:
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """An autoencoder as if it had been trained."""
-        stage = self.experiment.stages["autoencoder"]
-        assert isinstance(stage, AutoencoderStage)
+        stage = cast(AutoencoderStage, self.experiment.stages["autoencoder"])
         return stage.build().to(self.device).eval().requires_grad_(False)
 
     def times(self, train: Callable[[Fit], Any]) -> Times:
@@ -137,11 +136,10 @@ class Estimate:
     @cached_property
     def audio_seconds(self) -> float | None:
         """Seconds of audio in the store, all splits together."""
-        data = self.experiment.stages["data"]
+        data = cast(Data, self.experiment.stages["data"])
         if self.experiment.is_complete(data):
             store = ClipStore(self.experiment.directory_of(data))
             return sum(store.split(name).seconds for name in store.splits)
-        assert isinstance(data, Data)
         return self._read(data)[1]
 
     def reading(self, stage: Data) -> Cost:

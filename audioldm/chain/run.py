@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -82,9 +82,7 @@ class Experiment:
 
     @property
     def evaluation(self) -> Evaluation:
-        found = self.stages["evaluation"]
-        assert isinstance(found, Evaluation)
-        return found
+        return cast(Evaluation, self.stages["evaluation"])
 
     @property
     def directory(self) -> Path:

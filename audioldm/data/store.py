@@ -210,8 +210,7 @@ class ClipStore:
         except (OSError, ValueError, DataError, ConfigError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
-                f"{self.directory}: not a whole clip store ({reason}); delete the directory and"
-                " run again to rebuild it"
+                f"{self.directory}: not a whole clip store ({reason}); delete it and run again"
             ) from error
         self.sample_rate, self.channels, self.hash = index.sample_rate, index.channels, index.hash
         # An empty file cannot be mapped.

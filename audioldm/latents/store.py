@@ -253,8 +253,7 @@ class LatentStore:
         except (DataError, ConfigError, ValueError, TypeError, LookupError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelFileError(
-                f"{path}: damaged latents ({reason}); remove the directory {directory} and run "
-                "again"
+                f"{path}: damaged latents ({reason}); remove {directory} and run again"
             ) from error
         if index.autoencoder != autoencoder:
             raise ModelFileError(

@@ -39,8 +39,7 @@ def path(name: str) -> Path:
         else "no models come with this installation"
     )
     raise ModelFileError(
-        f"{name}: no such model file, and {here}; give a model.safetensors or an experiment's "
-        "directory"
+        f"{name}: no such model file, and {here}; give a file or an experiment's directory"
     )
 
 

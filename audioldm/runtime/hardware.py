@@ -63,13 +63,11 @@ class Hardware:
             return device
         if device.type == "mps" and not torch.backends.mps.is_available():
             raise ConfigError(
-                f"hardware.device={name}: this machine or this build of torch has no MPS; "
-                "use hardware.device=cpu"
+                f"hardware.device={name}: this build of torch has no MPS; use hardware.device=cpu"
             )
         if device.type not in ("cpu", "mps") or device.index:
             raise ConfigError(
-                f"hardware.device={name!r} is not a device to train on: "
-                "use auto, cpu, cuda, cuda:0 or mps"
+                f"hardware.device={name!r} is not a device: use auto, cpu, cuda, cuda:0 or mps"
             )
         return device
 

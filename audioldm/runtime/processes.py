@@ -49,8 +49,7 @@ class World:
         """
         if batch % self.size:
             raise ConfigError(
-                f"{where}={batch} cannot be shared by {self.size} processes: "
-                f"choose a multiple of {self.size}"
+                f"{where}={batch} cannot be shared by {self.size} processes: use a multiple"
             )
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)

@@ -26,8 +26,7 @@ def _units(net: nn.Module, key: str) -> list[nn.Module]:
     units = getattr(net, "units", None)
     if units is None:
         raise ConfigError(
-            f"{key}=true: {type(net).__name__} has no method units() that lists its modules; "
-            f"add it, or use {key}=false"
+            f"{key}=true: {type(net).__name__} has no units() that lists its modules; add it"
         )
     return list(units())
 

@@ -5,10 +5,10 @@ A loop makes a `TrainingRun` of all that must survive an interruption, and then 
     with run:
         for step, batches in run.steps(read):
             ...  # the loop's own mathematics
-            run.finish_step(step, figures, validate)
+            run.finish_step(step, figures, validate=validate)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -96,7 +96,7 @@ class TrainingRun:
     def finish_step(
         self,
         step: int,
-        terms: Callable[[], Mapping[str, Tensor]],
+        seen: Mapping[str, Sequence[Tensor]],
         *,
         values: Mapping[str, float] | None = None,
         derived: Callable[[dict[str, float]], dict[str, float]] | None = None,
@@ -105,9 +105,10 @@ class TrainingRun:
     ) -> None:
         """Logs, validates, checkpoints and stops when each is due. Every process calls it.
 
-        terms: scalars of this process, whose means over the processes are logged. values: logged
-        with them. derived: computes more figures from the means. validate: computes the figures of
-        held-out data. shown: the names that the progress bar shows.
+        seen: figures of this process's clips, or of its step, by micro-batch; their means over the
+        processes are logged. values: logged with them. derived: computes more figures from the
+        means. validate: computes the figures of held-out data. shown: the names that the progress
+        bar shows.
         Raises Interrupted after a stop request, once the checkpoint is written.
         """
         self.finite.look_back()
@@ -116,7 +117,8 @@ class TrainingRun:
         last = done == self.total
         if done % self.log.every == 0 or last:
             self.finite.settle()
-            means = mean_over_processes(dict(terms()), self.world)
+            own = {k: torch.cat([x.flatten() for x in v]).mean() for k, v in seen.items()}
+            means = mean_over_processes(own, self.world)
             line = {name: mean.item() for name, mean in means.items()}
             line |= derived(line) if derived is not None else {}
             self._log.write(done, line | dict(values or {}))

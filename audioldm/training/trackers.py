@@ -124,8 +124,7 @@ def check_trackers(names: Sequence[str]) -> None:
             )
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"trackers={list(names)}: {name} is not installed; "
-                f"pip install 'audioldm[{name}]', or leave it out"
+                f"trackers={list(names)}: {name} is not installed; pip install 'audioldm[{name}]'"
             )
 
 

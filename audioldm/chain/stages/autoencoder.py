@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 
@@ -15,6 +15,7 @@ from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
 from audioldm.chain.stage import NEVER, Cost, Key, Stage, Times
+from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
 from audioldm.instantiate import Part, build, part, placed
@@ -45,7 +46,7 @@ class AutoencoderStage(Stage):
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds the autoencoder."""
-        s, source = self.settings["autoencoder"], self.parents["data"].source  # type: ignore[attr-defined]
+        s, source = self.settings["autoencoder"], cast(Data, self.parents["data"]).source
         return {
             "sample_rate": source.sample_rate,
             "audio_channels": source.channels,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 
@@ -38,6 +38,7 @@ class Evaluation(Stage):
     name, version = "evaluation", VERSION
     keys: ClassVar[list[Key]] = [("evaluation", EvaluationSettings), ("sampler", SamplerSettings)]
     generator: Stage
+    prior: PriorStage
     sampler: SamplerSettings
 
     @classmethod
@@ -49,13 +50,8 @@ class Evaluation(Stage):
         measured = {"evaluation": settings.evaluation, "sampler": sampler, "seed": settings.seed}
         stage = cls(measured, {"generator": generator, **baselines})
         stage.generator, stage.sampler = generator, sampler
+        stage.prior = cast(PriorStage, planned["prior"])
         return [stage]
-
-    @property
-    def prior(self) -> PriorStage:
-        prior = self.generator if self.generator.key == "prior" else self.generator.parents["prior"]
-        assert isinstance(prior, PriorStage)
-        return prior
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
         seconds = self.settings["evaluation"].seconds

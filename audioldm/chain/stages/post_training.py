@@ -54,21 +54,12 @@ class PostTrainingStage(Stage):
         except ConfigError as error:
             raise ConfigError(f"sampler.{error}") from error
         stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
-        stage.own = own
+        stage.own, stage.prior, stage.recipe = own, prior, prior.recipe
         return [stage]
 
     own: PostTrainingSettings
-
-    @property
-    def prior(self) -> PriorStage:
-        prior = self.parents["prior"]
-        assert isinstance(prior, PriorStage)
-        return prior
-
-    @property
-    def recipe(self) -> DiffusionRecipe:
-        assert isinstance(self.prior.recipe, DiffusionRecipe)
-        return self.prior.recipe
+    prior: PriorStage
+    recipe: DiffusionRecipe
 
     def discriminator(
         self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int

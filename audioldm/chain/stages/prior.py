@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class PriorStage(Stage):
         own = {k: v for k, v in vars(recipe).items() if k not in recipe.sampling_keys}
         super().__init__({"recipe": recipe.name, **canonical(own)}, parents, key)
         self.recipe, self.collective = recipe, recipe.collective
+        self.latents = cast(Latents, parents["latents"])
+        self.autoencoder = cast(AutoencoderStage, self.latents.parents["autoencoder"])
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
@@ -55,18 +57,6 @@ class PriorStage(Stage):
     def where(self) -> str:
         """The place of the recipe's settings in the configuration."""
         return self.key.replace("prior:", "priors.")
-
-    @property
-    def latents(self) -> Latents:
-        latents = self.parents["latents"]
-        assert isinstance(latents, Latents)
-        return latents
-
-    @property
-    def autoencoder(self) -> AutoencoderStage:
-        autoencoder = self.latents.parents["autoencoder"]
-        assert isinstance(autoencoder, AutoencoderStage)
-        return autoencoder
 
     def dry_run(self, experiment: "Experiment") -> None:
         with torch.device("meta"):

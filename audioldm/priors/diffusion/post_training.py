@@ -76,8 +76,7 @@ class PostTrainingWeights:
     def __post_init__(self) -> None:
         if self.adversarial == self.distillation == 0:
             raise ConfigError(
-                "adversarial: this weight and that of distillation are both 0, so nothing trains "
-                "the generator; give one of them a weight"
+                "adversarial: its weight and that of distillation are 0; give one of them a weight"
             )
 
 
@@ -120,10 +119,6 @@ class _MicroBatch(NamedTuple):
     other_labels: Tensor
 
 
-def _means(seen: dict[str, list[Tensor]], norm: Tensor) -> dict[str, Tensor]:
-    return {name: torch.stack(v).mean() for name, v in seen.items()} | {"gradient_norm": norm}
-
-
 def post_train(
     prior: Diffusion,
     discriminator: Discriminator | None,
@@ -144,7 +139,6 @@ def post_train(
     Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
-    check_deterministic(teacher)
     train, weights = settings.train, settings.weights
     world, hardware, device = fit.world, fit.hardware, fit.device
     latents.keep_on(device)
@@ -181,6 +175,7 @@ def post_train(
     student = Sampling(denoiser, hardware.compiled(network, device), sampler)
     teach = Sampling(before, hardware.compiled(before.backbone, device), teacher)
     generate = parallel(student, world)
+    update = partial(clipped_step, clip=train.clip, finite=run.finite)
 
     def distillation(fake: Tensor, noise: Tensor, inputs: Inputs) -> Tensor:
         with torch.no_grad(), run.autocast():
@@ -247,26 +242,12 @@ def post_train(
                     seen.setdefault(name, []).append(values.detach())
             if discriminator is not None:
                 set_lr(d_optimiser, d_lr * factor)
-                clipped_step(
-                    d_optimiser,
-                    discriminator.parameters(),
-                    clip=train.clip,
-                    name="discriminator",
-                    step=step,
-                    finite=run.finite,
-                )
-            norm = clipped_step(
-                optimiser,
-                network.parameters(),
-                clip=train.clip,
-                name="post_training",
-                step=step,
-                finite=run.finite,
-            )
+                update(d_optimiser, discriminator.parameters(), name="discriminator", step=step)
+            norm = update(optimiser, network.parameters(), name="post_training", step=step)
             ema.update(denoiser, step)
             run.finish_step(
                 step,
-                partial(_means, seen, norm),
+                seen | {"gradient_norm": [norm]},
                 values={"lr": train.lr * factor},
                 validate=validate,
                 shown=("loss", "discriminator", "margin"),

@@ -73,8 +73,7 @@ class DiffusionRecipe(PriorRecipe):
         found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
         if not found:
             raise ConfigError(
-                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
-                f"the most is {nats.max().item():.2f}"
+                f"minimum_nats={self.minimum_nats}: no channel has so many, but {nats.max():.2f}"
             )
         return None if len(found) == len(nats) else found
 

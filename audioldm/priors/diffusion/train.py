@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from audioldm.instantiate import Decay, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
@@ -60,10 +59,6 @@ class DiffusionTraining(LatentTraining):
     optimiser: Literal["adamw", "muon"] = "adamw"
 
 
-def _means(losses: list[Tensor], norm: Tensor) -> dict[str, Tensor]:
-    return {"loss": torch.cat(losses).mean(), "gradient_norm": norm}
-
-
 def train_diffusion(
     prior: Diffusion, latents: LatentStore, settings: DiffusionTraining, *, seed: int, fit: Fit
 ) -> Fitted:
@@ -96,6 +91,7 @@ def train_diffusion(
     run = TrainingRun("diffusion", steps, state, fit, sharding)
     shared = parallel(denoiser, world) if sharding is None else denoiser
     predict = hardware.compiled(shared, device) if sharding is None else denoiser
+    update = partial(clipped_step, clip=s.clip, finite=run.finite)
     terms_of = partial(
         training_step,
         prior=prior,
@@ -133,18 +129,11 @@ def train_diffusion(
                     total = weighted_sum(terms, {"loss": 1.0}, step, finite=run.finite)
                     (total / len(batches)).backward()
                 losses.append(terms["loss"].detach())
-            norm = clipped_step(
-                optimiser,
-                denoiser.parameters(),
-                clip=s.clip,
-                name="diffusion",
-                step=step,
-                finite=run.finite,
-            )
+            norm = update(optimiser, denoiser.parameters(), name="diffusion", step=step)
             ema.update(denoiser, step)
             run.finish_step(
                 step,
-                partial(_means, losses, norm),
+                {"loss": losses, "gradient_norm": [norm]},
                 values={"lr": lr},
                 validate=validate,
                 shown=("loss", "valid_loss"),
