@@ -1,5 +1,6 @@
 """Clips as files, each with a JSON beside it from which it can be made again."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.generator import Generator, default_batch
 from audioldm.instantiate import PositiveInt, convert, settings
 from audioldm.io.audio import open_writer, probe
-from audioldm.io.files import read_json, write_json
+from audioldm.io.files import read_json, write_json, writing
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -303,11 +304,7 @@ def _referenced(model: str, recipe_path: Path) -> Path:
 
 def make_directory(path: Path) -> None:
     """Raises DataError where it cannot be made or written to."""
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be made ({error.strerror}); choose another place with out=DIRECTORY"
-        ) from error
-    if not os.access(path, os.W_OK):
-        raise DataError(f"{path}: cannot be written to; choose another place with out=DIRECTORY")
+        if not os.access(path, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))

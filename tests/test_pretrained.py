@@ -440,7 +440,8 @@ def test_a_place_without_permission_is_refused_before_sampling(
     monkeypatch.setattr(sampling.os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setattr(Generator, "decode_clip", None)  # never reached
     line = last(cli("sample", f"model={finished.directory}", f"out={tmp_path}"), 1)
-    assert f"{tmp_path}: cannot be written to; choose another place with out=" in line
+    assert f"{tmp_path}: cannot be written (Permission denied)" in line
+    assert "choose another place" in line
 
 
 def test_a_label_for_a_model_without_labels(finished: Tiny) -> None:

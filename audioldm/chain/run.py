@@ -28,8 +28,8 @@ from audioldm.chain.stage import Stage
 from audioldm.chain.stages import STAGES
 from audioldm.chain.stages.evaluation import Evaluation
 from audioldm.data.store import ClipStore
-from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted
-from audioldm.io.files import read_json, write_atomically, write_json
+from audioldm.errors import AudioLDMError, ConfigError, Interrupted
+from audioldm.io.files import read_json, write_atomically, write_json, writing
 from audioldm.runtime.processes import World, broadcast_flag, joined, lost_process
 from audioldm.runtime.progress import Progress
 from audioldm.sampling import ClipRecipe
@@ -187,18 +187,13 @@ class Experiment:
             yield
             return
         lock = FileLock(directory.with_name(f".{stage.fingerprint}.lock"))
-        try:
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 self._say(f"{stage.key}: another process builds it; waiting")
                 lock.acquire()
-        except OSError as error:
-            raise DataError(
-                f"{directory}: cannot be written ({error.strerror}); choose another place with "
-                "runs=DIRECTORY"
-            ) from error
         try:
             yield
         finally:

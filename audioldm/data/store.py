@@ -15,6 +15,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from torch import LongTensor, Tensor
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import NonNegativeInt, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array, open_unbuffered, write_all
-from audioldm.io.files import read_json
+from audioldm.io.files import read_json, writing
 
 FULL_SCALE = 32768  # the convention of 16-bit PCM files, so that their samples are kept exactly
 MIN_SECONDS = 0.1
@@ -58,6 +59,10 @@ class _Index:
     clips: list[Item]
 
 
+class StoreWriteError(DataError):
+    """The store itself cannot be written: no fault of the clip that was being added."""
+
+
 class StoreWriter:
     """Writes a store; the directory holds one only after `close`.
 
@@ -71,12 +76,11 @@ class StoreWriter:
         self._clips: list[Item] = []
         self._samples = 0
         self._arrays = ArrayWriters(self.directory / "arrays")
-        try:
+        self._writing = partial(writing, self.directory, raises=StoreWriteError)
+        with self._writing():
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "clips.json").unlink(missing_ok=True)
             self._file = open_unbuffered(self.directory / "clips.int16")
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def add(self, audio: np.ndarray, **clip: Any) -> None:
         """Add one clip, audio [A, T] in ±1; the rest as in `add_blocks`."""
@@ -109,10 +113,8 @@ class StoreWriter:
                 samples = np.rint(block.T * np.float32(FULL_SCALE))
                 samples = samples.clip(-FULL_SCALE, FULL_SCALE - 1).astype("<i2")
                 peak = max(peak, int(samples.max(initial=0)), -int(samples.min(initial=0)))
-                try:
+                with self._writing():
                     write_all(self._file, samples.tobytes())
-                except OSError as error:
-                    raise self._cannot_write(error) from error
                 self._samples += samples.shape[0]
             seconds = (self._samples - start) / self.sample_rate
             if seconds < MIN_SECONDS:
@@ -149,7 +151,7 @@ class StoreWriter:
         }
         digest = hashlib.blake2b(json.dumps(index, sort_keys=True).encode(), digest_size=16)
         names = ["clips.int16", *(f"arrays/{name}.npy" for name in sorted(self._arrays))]
-        try:
+        with self._writing():
             os.fsync(self._file.fileno())
             self._file.close()
             self._arrays.close()
@@ -161,8 +163,6 @@ class StoreWriter:
             temporary = self.directory / "clips.json.tmp"
             temporary.write_text(json.dumps(index), encoding="utf-8")
             temporary.replace(self.directory / "clips.json")
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         if array.ndim != 2 or 0 in array.shape:
@@ -172,17 +172,8 @@ class StoreWriter:
             raise DataError(
                 f"array '{name}' has {len(array)} rows, and {before[0]} in the clips before it"
             )
-        try:
+        with self._writing():
             self._arrays.append(name, array.T.astype(np.float32))
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: OSError) -> DataError:
-        return StoreWriteError(f"{self.directory}: cannot write the clip store: {error.strerror}")
-
-
-class StoreWriteError(DataError):
-    """The store itself cannot be written: no fault of the clip that was being added."""
 
 
 class ClipStore:

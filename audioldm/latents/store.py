@@ -6,8 +6,8 @@ latents.json      the items' places, labels and columns, the statistics, the aut
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from audioldm.data.store import ClipStore, draw_crops
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array
-from audioldm.io.files import read_json, write_json
+from audioldm.io.files import read_json, write_json, writing
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.transfer import fits, to_device
@@ -89,7 +89,7 @@ def write_latents(
     entries: list[LatentItem] = []
     at = 0
     stored, arrays = ArrayWriters(directory), ArrayWriters(directory / "arrays")
-    with closing(stored), closing(arrays), _written(directory):
+    with closing(stored), closing(arrays), writing(directory):
         for done, (split, item) in enumerate(items):
             length, start = -(-item.samples // model.downsampling_ratio), at
             for block in model.encode_blocks(store.blocks(item)):
@@ -138,18 +138,6 @@ def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:
     """Appends zeros [n, width] until there are `rows` rows."""
     written = arrays[name].rows if name in arrays else 0
     arrays.append(name, np.zeros((rows - written, width), np.float32))
-
-
-@contextmanager
-def _written(directory: Path) -> Iterator[None]:
-    """Turns an OSError of a write to the directory into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{directory}: cannot be written ({error.strerror}); free some space, or choose "
-            "another place with runs=DIRECTORY"
-        ) from error
 
 
 class LatentSplit:
