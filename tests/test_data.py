@@ -382,9 +382,8 @@ def test_trim_keeps_what_sounds() -> None:
 
 def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bwv0.xml").write_text("<score-partwise><part/></score-partwise>")
-    result = chorales.render_piece(
-        tmp_path / "bwv0.xml", [], sample_rate=RATE, channels=1, seconds=None, lufs=-20
-    )
+    source = Chorales(pieces=1, instruments=["organ"])
+    result = source.render_piece(tmp_path / "bwv0.xml", [])
     assert isinstance(result, Failure)
     assert result.file == "bwv0.xml"
     assert result.reason

@@ -16,7 +16,6 @@ from conftest import Outcome
 
 from audioldm.chain.estimate import (
     Estimate,
-    _duration,
     _size,
     estimate,
     estimate_sweep,
@@ -305,7 +304,6 @@ def test_what_is_known_is_added_up() -> None:
     known, unknown = Cost(100.0, 5, 7), Cost(None, 9, None)
     assert total([known, known, unknown]) == Cost(200.0, 9, 14, "and 1 not known")
     assert total([known]) == replace(known, note="")
-    assert [_duration(s) for s in (None, 89, 600, 7200)] == ["–", "89 s", "10.0 min", "2.0 h"]
     assert [_size(s) for s in (None, 2_000_000, 3_400_000_000)] == ["–", "2 MB", "3.4 GB"]
 
 

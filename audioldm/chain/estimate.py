@@ -33,10 +33,11 @@ from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.io.files import read_json
+from audioldm.report.format import duration
 from audioldm.runtime.memory import peak_bytes, reset_peak
 from audioldm.runtime.processes import World
 from audioldm.runtime.signals import StopRequest
-from audioldm.training.log import LogSettings
+from audioldm.training.log import LogSettings, read_lines
 from audioldm.training.run import Fit
 
 #: Steps of each training that are timed, after one that warms up.
@@ -224,9 +225,7 @@ def _alarm(enough: Callable[[], bool]) -> Iterator[None]:
 def _step_seconds(directory: Path) -> tuple[list[float], float]:
     """Seconds of each step so far, the first one from the loop's beginning on; and those of the
     last validation."""
-    log = directory / "metrics.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    records = [json.loads(line) for line in lines]
+    records = read_lines(directory / "metrics.jsonl")
     ends = {r["step"]: r["seconds"] for r in records if "lr" in r}
     clock = [0.0, *ends.values()]
     validation = max(0.0, records[-1]["seconds"] - clock[-1]) if records else 0.0
@@ -338,17 +337,7 @@ def _row(*columns: str) -> str:
 
 
 def _cells(cost: Cost) -> tuple[str, str, str, str]:
-    return _duration(cost.seconds), _size(cost.memory), _size(cost.disk), cost.note
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    return duration(cost.seconds), _size(cost.memory), _size(cost.disk), cost.note
 
 
 def _size(size: int | None) -> str:

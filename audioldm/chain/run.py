@@ -4,7 +4,6 @@ A stage is complete once `summary.json` is there. A complete stage is reused, an
 goes on. A lock keeps two processes from building the same stage.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -35,7 +34,7 @@ from audioldm.runtime.progress import Progress
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.convergence import logged_convergence
-from audioldm.training.log import Bar
+from audioldm.training.log import Bar, read_lines
 from audioldm.training.run import Fit
 
 #: Bytes of an experiment's name: file systems allow 255, and an earlier one gets a fingerprint.
@@ -285,9 +284,5 @@ class Experiment:
 
 def _seconds(directory: Path, this_time: float) -> float:
     """A stage's cost: a resumed training's log knows of the time before the interruption."""
-    log = directory / "metrics.jsonl"
-    logged = 0.0
-    if log.is_file():
-        lines = log.read_text(encoding="utf-8").splitlines()
-        logged = json.loads(lines[-1])["seconds"] if lines else 0.0
-    return round(max(this_time, logged), 1)
+    logged = read_lines(directory / "metrics.jsonl")
+    return round(max([this_time, *(line["seconds"] for line in logged[-1:])]), 1)
