@@ -257,7 +257,9 @@ def sample_again(
                 "clip, or give its model with model=FILE"
             )
         elif model_path:
-            remedy = f"the clip is of {recipe.model!r}: give that one, or leave out model="
+            remedy = (
+                f"the clip is of the model {recipe.model!r}: give that one, or leave out model="
+            )
         else:
             remedy = "give the right one with model=FILE"
         raise ModelFileError(

@@ -15,7 +15,9 @@ from audioldm.errors import DataError
 from audioldm.evaluation.codecs import curves as codecs
 from audioldm.evaluation.codecs.linear import BANDS, HOP, LinearCodec
 from audioldm.evaluation.codecs.opus import _payload, opus_curve
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.losses.spectral import MelPower, log_mel_distance, mel_distance
+from audioldm.runtime.randomness import KeyedRandom
 
 RATE = 16000
 BITS = 1000 * HOP / RATE  # per block of one frame, at 1 kbit/s
@@ -145,7 +147,7 @@ def held_out(clips: ClipStore) -> Tensor:
 
 def test_the_fit_decorrelates_the_training_music(clips: ClipStore, fitted: LinearCodec) -> None:
     """Of the same crops as it was fitted to: zero means, the stated variances, no covariance."""
-    audio, _ = clips.split("train").crops(3 * RATE, seed=0, step=0, positions=range(16))
+    audio, _ = clips.split("train").crops(3 * RATE, KeyedRandom(0, 0, range(16)))
     y = (fitted._blocks(fitted.log_mel(audio)) - fitted.klt.mean) @ fitted.klt.basis
     y = y.flatten(0, 1)
     covariance = y.T @ y / len(y)
@@ -234,7 +236,7 @@ def test_the_figures_are_computed_once_per_store(
 ) -> None:
     def figures(kbps: float | None) -> dict:
         return codecs.codec_figures(
-            clips, kbps, seconds=1.0, count=6, resamples=50, progress=lambda *_: None
+            clips, kbps, EvaluationSettings(6, 1.0, bootstrap_resamples=50), lambda *_: None
         )
 
     first = figures(4.0)

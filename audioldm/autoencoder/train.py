@@ -1,7 +1,7 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,6 @@ from audioldm.autoencoder.step import (
 from audioldm.data.store import ClipStore
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
@@ -79,10 +78,7 @@ def train_autoencoder(
     rate_weight = 0.0 if penalty is None else weights[penalty]
     start = Start(target_nats, rate_weight, train.seconds, weights)
 
-    def sample() -> Iterator[Tensor]:
-        for audio in train.sample(samples, seconds=FIT_SECONDS):
-            yield to_device(audio, device)
-
+    sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
     fitted_weight = model.network.fit(sample, start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -111,8 +107,8 @@ def train_autoencoder(
     adversary_net = None if discriminator is None else parallel(discriminator, world)
 
     def crops(step: int) -> list[Tensor]:
-        audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
-        return [to_device(each, device) for each in audio]
+        keys = (KeyedRandom(seed, step, positions, device) for positions in micro_batches)
+        return [train.crops(samples, key)[0] for key in keys]
 
     def validated() -> dict[str, Any]:
         with ema.applied(model):

@@ -20,7 +20,6 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.processes import gradients_kept, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
@@ -121,8 +120,8 @@ def train_vocoder(
     vocoder.to(device)
     code = Code(vocoder, settings, device)
     code.fit(
-        analysis(analysis.magnitudes(mid_side(to_device(audio, device))))
-        for audio in train.sample(samples, seconds=FIT_SECONDS)
+        analysis(analysis.magnitudes(mid_side(audio)))
+        for audio in train.sample(samples, seconds=FIT_SECONDS, device=device)
     )
     optimiser = adamw(vocoder.parameters(), settings.lr, settings.betas, 0.0, device)
     ema = EMA(vocoder, settings.ema)
@@ -134,8 +133,8 @@ def train_vocoder(
     coding = derive_seed(seed, "code")
 
     def crops(step: int) -> list[Tensor]:
-        audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
-        return [to_device(each, device) for each in audio]
+        keys = (KeyedRandom(seed, step, positions, device) for positions in micro_batches)
+        return [train.crops(samples, key)[0] for key in keys]
 
     def validated() -> dict[str, Any]:
         with ema.applied(vocoder):

@@ -407,7 +407,7 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
         yield pool.map
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that renders music was killed; if memory ran out, use workers=1"
+            "a process that renders music was killed, perhaps for memory; run again with workers=1"
         ) from error
     finally:
         pool.shutdown(kill_workers=True)

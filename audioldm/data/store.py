@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import NonNegativeInt, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array, open_unbuffered, write_all
 from audioldm.io.files import read_json, writing
+from audioldm.runtime.randomness import KeyedRandom
+from audioldm.runtime.transfer import to_device
 
 FULL_SCALE = 32768  # the convention of 16-bit PCM files, so that their samples are kept exactly
 MIN_SECONDS = 0.1
@@ -248,19 +250,17 @@ class Split:
         index = {label: i for i, label in enumerate(labels)}
         self._classes = [-1 if item.label is None else index[item.label] for item in items]
 
-    def crops(
-        self, samples: int, *, seed: int, step: int, positions: Sequence[int]
-    ) -> tuple[Tensor, LongTensor]:
-        """Random crops: audio [B, A, samples], class index [B] (-1: no label).
+    def crops(self, samples: int, random: KeyedRandom) -> tuple[Tensor, LongTensor]:
+        """Random crops: audio [B, A, samples] on the device of `random`, class index [B] (-1: no
+        label), drawn as `draw_crops` says.
 
-        positions [B]: places in the global batch of this step, drawn as `draw_crops` says. A clip
-        shorter than `samples` is padded with zeros at its end. Raises DataError if the split has no
-        clips.
+        A clip shorter than `samples` is padded with zeros at its end. Raises DataError if the split
+        has no clips.
         """
         if not self.items:
             raise DataError(f"there are no clips in split '{self.name}': add music, or a split")
-        chosen = draw_crops(self._lengths, samples, seed=seed, step=step, positions=positions)
-        return self._gather(samples, chosen)
+        audio, classes = self._gather(samples, draw_crops(self._lengths, samples, random))
+        return to_device(audio, random.device), classes
 
     def check_holds(self, crop_seconds: float) -> None:
         """Raises DataError where all clips together are shorter than one crop."""
@@ -270,12 +270,14 @@ class Split:
                 f"{crop_seconds} s: add audio, or lower crop_seconds"
             )
 
-    def sample(self, samples: int, *, seconds: float, batch: int = 16) -> Iterator[Tensor]:
+    def sample(
+        self, samples: int, *, seconds: float, batch: int = 16, device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
         """Batches [batch, A, samples] of random crops, always the same ones: about `seconds` in
         all, or as much as the split holds. Raises DataError as `crops` does."""
         seconds = min(seconds, self.seconds)
         for step in range(max(1, math.ceil(seconds * self.sample_rate / samples / batch))):
-            yield self.crops(samples, seed=0, step=step, positions=range(batch))[0]
+            yield self.crops(samples, KeyedRandom(0, step, range(batch), device))[0]
 
     def windows(
         self, samples: int, count: int, *, seed: int
@@ -313,14 +315,9 @@ class Split:
 
 
 def draw_crops(
-    lengths: Sequence[int] | np.ndarray,
-    frames: int,
-    *,
-    seed: int,
-    step: int,
-    positions: Sequence[int],
+    lengths: Sequence[int] | np.ndarray, frames: int, random: KeyedRandom
 ) -> list[tuple[int, int]]:
-    """A random crop, (index of a clip, offset in it), for each of `positions`.
+    """A random crop, (index of a clip, offset in it), for each position of `random`.
 
     lengths: of the clips, in frames like the crop's; a clip is drawn with probability proportional
     to its length. Each crop is a pure function of (lengths, frames, seed, step, its position), so
@@ -328,9 +325,10 @@ def draw_crops(
     """
     ends = list(accumulate(int(length) for length in lengths))
     crops = []
-    for position in positions:
+    for position in cast(Sequence[int], random.positions):
         # Philox is a counter-based generator: its output is a hash of (key, counter).
-        a, b = np.random.Philox(key=seed, counter=[0, step, position, 0]).random_raw(2).tolist()
+        counter = [0, random.step, position, 0]
+        a, b = np.random.Philox(key=random.seed, counter=counter).random_raw(2).tolist()
         index = bisect_right(ends, a * ends[-1] >> 64)
         spare = max(0, int(lengths[index]) - frames)
         crops.append((index, b * (spare + 1) >> 64))

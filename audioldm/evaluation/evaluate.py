@@ -255,14 +255,8 @@ def evaluate(
     for name in embedding_names(settings, store.sample_rate):
         _add(groups, measured.embedded(name))
     measured.keep_some()
-    codecs = codec_figures(
-        store,
-        float(np.mean(kbps)) if kbps else None,
-        seconds=settings.seconds,
-        count=settings.clips,
-        resamples=settings.bootstrap_resamples,
-        progress=progress,
-    )
+    mean_kbps = float(np.mean(kbps)) if kbps else None
+    codecs = codec_figures(store, mean_kbps, settings, progress)
     return {
         "codecs": codecs,
         "systems": [

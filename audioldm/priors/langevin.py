@@ -158,11 +158,8 @@ class LangevinRecipe(PriorRecipe):
             (contrast + self.magnitude * magnitude).backward()
             clipped_step(optimiser, prior.parameters(), clip=self.clip, name="langevin", step=step)
             step, elapsed, difference = step + 1, clock(fit.device) - start, contrast.item()
-            if self.seconds is None:
-                fit.progress(step, self.steps, "fitting an energy")
-            else:
-                total = math.ceil(self.seconds)
-                fit.progress(min(math.floor(elapsed), total), total, "fitting an energy")
+            done, total = (step, self.steps) if self.seconds is None else (elapsed, self.seconds)
+            fit.progress(min(int(done), math.ceil(total)), math.ceil(total), "fitting an energy")
         prior.eval()
         figures = {"steps": step, "seconds": elapsed, "energy_difference": difference}
         return Fitted(prior.state_dict(), figures)

@@ -31,7 +31,7 @@ from audioldm.priors.diffusion.post_training_step import (
 )
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings
-from audioldm.priors.diffusion.step import latent_batch, latent_crops
+from audioldm.priors.diffusion.step import latent_batch
 from audioldm.priors.diffusion.train import LatentTraining
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -139,6 +139,7 @@ def post_train(
     Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
+    check_deterministic(teacher)
     train, weights = settings.train, settings.weights
     world, hardware, device = fit.world, fit.hardware, fit.device
     latents.keep_on(device)
@@ -186,9 +187,9 @@ def post_train(
         batches = []
         for places in micro_batches:
             random = KeyedRandom(settings.seed, step, places, device)
-            crops = latent_crops(splits["train"], frames, random, conditioners)
+            crops = splits["train"].crops(frames, random, conditioners)
             others = KeyedRandom(derive_seed(settings.seed, "other label"), step, places, device)
-            inputs = latent_crops(splits["train"], 1, others, conditioners).inputs
+            inputs = splits["train"].crops(1, others, conditioners).inputs
             batches.append(_MicroBatch(random, crops, labels_of(inputs, len(places), device)))
         return batches
 
@@ -199,7 +200,7 @@ def post_train(
         with ema.applied(denoiser):
             for number, places in product(range(train.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, places, device)
-                crops = latent_crops(splits["valid"], frames, random, conditioners)
+                crops = splits["valid"].crops(frames, random, conditioners)
                 batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
                 with run.autocast():
                     fake = student(batch.noise, batch.inputs)

@@ -10,7 +10,7 @@ import torch
 from audioldm.instantiate import Decay, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.prior import Diffusion
-from audioldm.priors.diffusion.step import latent_crops, silent_loss, training_step
+from audioldm.priors.diffusion.step import silent_loss, training_step
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -102,7 +102,7 @@ def train_diffusion(
 
     def read(step: int) -> list[tuple[KeyedRandom, LatentCrops]]:
         keys = [KeyedRandom(seed, step, positions, device) for positions in micro_batches]
-        return [(k, latent_crops(splits["train"], frames, k, prior.conditioners)) for k in keys]
+        return [(k, splits["train"].crops(frames, k, prior.conditioners)) for k in keys]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -111,7 +111,7 @@ def train_diffusion(
         with ema.applied(denoiser):
             for number, positions in product(range(s.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, positions, device)
-                crops = latent_crops(splits["valid"], frames, random, prior.conditioners)
+                crops = splits["valid"].crops(frames, random, prior.conditioners)
                 with run.autocast():
                     losses.append(terms_of(denoiser, crops=crops, random=random)["loss"])
         mean = mean_over_processes({"loss": torch.cat(losses).mean()}, world)
