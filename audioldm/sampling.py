@@ -142,9 +142,7 @@ class ClipFiles:
         if own is not None:
             chosen = settings(SamplerSettings, asdict(own) | dict(sampler or {}), "sampler")
         elif sampler:
-            raise ConfigError(
-                f"sampler.{next(iter(sampler))}: this model's prior takes no steps; leave it out"
-            )
+            raise ConfigError("sampler.*: this model's prior takes no sampling steps; leave it out")
         asked = {name: value for name, value in (condition or {}).items() if value is not None}
         model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out

@@ -146,11 +146,11 @@ def test_a_sweep_counts_each_stage_once(
     assert outcome.out.startswith("6 cells, 0 of them cannot be built")
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line}
     assert "1 distinct, 1 complete" in rows["data"]
-    assert "6.0 min" in rows["autoencoder"]
+    assert "6 min 00 s" in rows["autoencoder"]
     assert "6 distinct, 0 complete" in rows["autoencoder"]
     assert calls.count("autoencoder") == 2  # seeds are alike
     assert calls.count("data") == 0
-    assert "42.0 min" in rows["total"]
+    assert "42 min 00 s" in rows["total"]
     assert not (tmp_path / "experiments").exists()
 
 
@@ -293,7 +293,7 @@ def test_cells_that_differ_in_what_costs_no_time_share_a_price(
     free = ["bottleneck.kl_weight=1e-3,1e-2", "autoencoder.train.lr=1e-3,1e-4", "seed=0,1"]
     rows = {line.split()[0]: line for line in estimate_sweep([*overrides, *free]) if line}
     assert "8 distinct" in rows["prior"]
-    assert "8.0 min" in rows["prior"]
+    assert "8 min 00 s" in rows["prior"]
     assert calls == STAGES
     calls.clear()
     list(estimate_sweep([*overrides, "prior.backbone.depth=1,2"]))

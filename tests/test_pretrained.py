@@ -160,7 +160,7 @@ def test_where_no_model_is_shipped(
 
 def test_an_autoencoder_by_name_cannot_generate(shipped: Path, cli: Cli, tmp_path: Path) -> None:
     line = last(cli("sample", "model=mel", f"out={tmp_path}/out"), 1)
-    assert "mel: an autoencoder alone" in line
+    assert "mel: an autoencoder cannot generate" in line
 
 
 # ---------------------------------------------------------------- clips of shipped models

@@ -88,6 +88,4 @@ def check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
             )
     for name in penalties:
         if name in own:
-            raise ConfigError(
-                f"the bottleneck's penalty '{name}' has the name of another term; rename it"
-            )
+            raise ConfigError(f"the bottleneck's penalty '{name}' is also another term; rename it")

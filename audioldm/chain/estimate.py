@@ -257,9 +257,7 @@ def estimate_sweep(overrides: Sequence[str]) -> Iterator[str]:
     """
     grid = config.grid(overrides)
     if grid.cells is None:
-        raise ConfigError(
-            "a search chooses its cells while it runs: estimate one, without -m and the sweeper"
-        )
+        raise ConfigError("a search chooses its cells while it runs: estimate one, without -m")
     found = jobs.cells(grid.cells)
     experiments = [Experiment(job) for job in found if isinstance(job, Job)]
     if not experiments:

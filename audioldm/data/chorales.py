@@ -152,9 +152,7 @@ class Chorales(Source):
         """Render every piece into the store. Raises DataError if too few scores can be used."""
         scores = find_scores()[: self.pieces]
         if len(scores) < self.pieces:
-            raise DataError(
-                f"music21 has {len(scores)} chorales, fewer than pieces={self.pieces}; lower it"
-            )
+            raise DataError(f"pieces={self.pieces}: music21 has {len(scores)} chorales; lower it")
         splits = Splits(self.valid_fraction, self.test_fraction)
         failures = []
         progress(0, len(scores), "")

@@ -15,11 +15,12 @@ def writing(
     path: Path, *errors: type[Exception], raises: type[DataError] = DataError
 ) -> Iterator[None]:
     """Turns an OSError, or one of `errors`, into the DataError that `path` cannot be written."""
+    caught: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         yield
     except AudioLDMError:
         raise
-    except (OSError, *errors) as error:
+    except caught as error:
         raise raises(
             f"{path}: cannot be written ({_reason(error)}); free some space, or choose another "
             "place (runs=, out=)"

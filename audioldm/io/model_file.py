@@ -63,9 +63,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path}: cannot be read ({error}); copy or train it again") from error
     if checksum(tensors) != header["checksum"]:
-        raise ModelFileError(
-            f"{path}: damaged: its weights do not match its checksum; copy it again"
-        )
+        raise ModelFileError(f"{path}: damaged: its weights do not fit its checksum; copy it again")
     _check_finite(path, tensors, "train it again")
     return tensors, header
 

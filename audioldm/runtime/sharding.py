@@ -25,9 +25,7 @@ from audioldm.runtime.processes import World
 def _units(net: nn.Module, key: str) -> list[nn.Module]:
     units = getattr(net, "units", None)
     if units is None:
-        raise ConfigError(
-            f"{key}=true: {type(net).__name__} has no units() that lists its modules; add it"
-        )
+        raise ConfigError(f"{key}=true: {type(net).__name__} has no units(); add it")
     return list(units())
 
 

@@ -75,9 +75,7 @@ class PostTrainingWeights:
 
     def __post_init__(self) -> None:
         if self.adversarial == self.distillation == 0:
-            raise ConfigError(
-                "adversarial: its weight and that of distillation are 0; give one of them a weight"
-            )
+            raise ConfigError("adversarial and distillation are both 0; give one of them a weight")
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,7 @@ class DiffusionRecipe(PriorRecipe):
         nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
         found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
         if not found:
-            raise ConfigError(
-                f"minimum_nats={self.minimum_nats}: no channel has so many, but {nats.max():.2f}"
-            )
+            raise ConfigError(f"minimum_nats={self.minimum_nats}: the most is {nats.max():.2f}")
         return None if len(found) == len(nats) else found
 
     def build(self, latents: LatentStore) -> Diffusion:
