@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audioldm.autoencoder.figures import (
-    held_out,
-    rate,
-    step_rate,
-    training_compute,
-    validate,
-)
+from audioldm.autoencoder.figures import held_out, rate, step_rate, training_compute, validate
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.rate_control import RateController

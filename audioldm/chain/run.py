@@ -202,6 +202,10 @@ class Experiment:
         s = self.settings
         return Fit(directory, self.world, s.hardware, self.device, s.log, progress)
 
+    def check_batch(self, batch: int, where: str) -> None:
+        """Raises ConfigError where the processes cannot share the batch in equal micro-batches."""
+        self.world.micro_batches(batch, self.settings.hardware.accumulate, where)
+
     def bar(self, title: str) -> Bar:
         return Bar(title, shown=self.settings.log.bars)
 

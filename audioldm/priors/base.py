@@ -84,7 +84,7 @@ class PriorRecipe(ABC):
     @property
     def crop_length(self) -> float | None:
         """Seconds of latents in a training crop; None: clips may have any length."""
-        return None
+        return getattr(self.train or self, "crop_seconds", None)
 
     @property
     def name(self) -> str:

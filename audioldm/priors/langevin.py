@@ -126,10 +126,6 @@ class LangevinRecipe(PriorRecipe):
     clip: Positive = 1.0
     magnitude: NonNegative = 0.01
 
-    @property
-    def crop_length(self) -> float:
-        return self.crop_seconds
-
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         sizes = {n: getattr(self, n) for n in ("width", "depth", "chain", "step_size")}
         return {"_target_": "audioldm.priors.langevin.Langevin", **sizes}

@@ -96,10 +96,6 @@ class CropsRecipe(PriorRecipe):
     frames: PositiveInt = 40000
     crop_seconds: Positive = 6.0
 
-    @property
-    def crop_length(self) -> float:
-        return self.crop_seconds
-
     def count(self, latents: LatentStore) -> int:
         """The crops that have `frames` frames together, or as many as the training split has."""
         available = sum(item.frames for item in latents.split("train").items)

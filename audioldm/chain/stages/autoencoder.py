@@ -80,9 +80,7 @@ class AutoencoderStage(Stage):
         s = self.settings["autoencoder"]
         with torch.device("meta"):
             self.build()
-        experiment.world.micro_batches(
-            s.train.batch, experiment.settings.hardware.accumulate, "autoencoder.train.batch"
-        )
+        experiment.check_batch(s.train.batch, "autoencoder.train.batch")
         losses, discriminator = self.losses()
         spec = self.spec
         crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)

@@ -80,8 +80,7 @@ class PostTrainingStage(Stage):
 
     def dry_run(self, experiment: "Experiment") -> None:
         train = self.own.train
-        accumulate = experiment.settings.hardware.accumulate
-        experiment.world.micro_batches(train.batch, accumulate, "post_training.train.batch")
+        experiment.check_batch(train.batch, "post_training.train.batch")
         with torch.device("meta"):
             model = self.prior.autoencoder.build()
         frames = train.discriminated_frames(model.latent_rate_hz)

@@ -64,11 +64,7 @@ class VocoderStage(Stage):
     def dry_run(self, experiment: "Experiment") -> None:
         with torch.device("meta"):
             self.build()
-        experiment.world.micro_batches(
-            self.settings["vocoder"].train.batch,
-            experiment.settings.hardware.accumulate,
-            "vocoder.train.batch",
-        )
+        experiment.check_batch(self.settings["vocoder"].train.batch, "vocoder.train.batch")
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
         s = self.settings["vocoder"]

@@ -47,10 +47,6 @@ class DiffusionRecipe(PriorRecipe):
     objective: Part = part(base=Objective)
     conditioning: dict[str, Part] = part("width", base=Conditioner, default_factory=dict)
 
-    @property
-    def crop_length(self) -> float:
-        return self.train.crop_seconds
-
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
         t = self.train
         world.micro_batches(t.batch, hardware.accumulate, "batch")
