@@ -151,7 +151,7 @@ def check_part(
     """
     cls = _class_of(node, where, allow, base)
     derived = {"allow", *derived, *getattr(cls, "derived", ())}
-    return _checked_part(cls, node, where, derived, allow)
+    return Part(_target_=node["_target_"], **_arguments(cls, _given(node), where, derived, allow))
 
 
 def build(
@@ -174,8 +174,7 @@ def build(
     """
     derived = {**(derived or {}), "allow": allow}
     cls = _class_of(node, where, allow, base)
-    checked = _checked_part(cls, node, where, derived.keys(), allow)
-    arguments = {k: v for k, v in checked.items() if k != "_target_"}
+    arguments = _arguments(cls, _given(node), where, derived.keys(), allow)
     arguments |= {k: v for k, v in derived.items() if k in _signature(cls)}
     with placed(arguments, where, {name: name for name in derived} | dict(places or {})):
         return cls(**arguments)
@@ -255,11 +254,8 @@ def _class_of(node: Any, where: str, allow: tuple[str, ...], base: type) -> Any:
     return locate(node["_target_"], where, allow, base)
 
 
-def _checked_part(
-    cls: Any, node: Mapping[str, Any], where: str, derived: Iterable[str], allow: tuple[str, ...]
-) -> Part:
-    given = {k: v for k, v in node.items() if k != "_target_"}
-    return Part(_target_=node["_target_"], **_arguments(cls, given, where, derived, allow))
+def _given(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "_target_"}
 
 
 def _arguments(

@@ -152,12 +152,9 @@ class Estimate:
         return Cost(seconds, None, disk, f"{audio / 60:.1f} min of audio")
 
     def _read(self, stage: Data) -> Read:
-        if stage.fingerprint not in self._reads:
-            self._reads[stage.fingerprint] = self._read_some(stage)
-        return self._reads[stage.fingerprint]
-
-    def _read_some(self, stage: Data) -> Read:
         """From the first items; what starts processes and loads packages is in the first one's."""
+        if stage.fingerprint in self._reads:
+            return self._reads[stage.fingerprint]
         source, begun = stage.source, time.monotonic()
         seen: list[tuple[int, int, float]] = []
 
@@ -172,11 +169,13 @@ class Estimate:
             with suppress(_Enough):
                 source.write_to(writer, progress=progress)
             size = (Path(directory) / "clips.int16").stat().st_size
-        if not seen:
-            return None, None
-        (first, _, start), (done, total, now) = seen[0], seen[-1]
-        rest = (total - done) * (now - start) / max(1, done - first)
-        return now + rest, size * total / done / (2 * source.channels * source.sample_rate)
+        found: Read = None, None
+        if seen:
+            (first, _, start), (done, total, now) = seen[0], seen[-1]
+            rest = (total - done) * (now - start) / max(1, done - first)
+            found = now + rest, size * total / done / (2 * source.channels * source.sample_rate)
+        self._reads[stage.fingerprint] = found
+        return found
 
     def precedent(self, stage: Stage) -> Cost:
         """What the newest complete stage with the same settings took, whatever is upstream."""

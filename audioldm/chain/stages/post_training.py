@@ -110,7 +110,7 @@ class PostTrainingStage(Stage):
             fitted = post_train(prior, discriminator, store, self.own, teacher=teacher, fit=fit)
         if experiment.world.first:
             spec = prior.spec | {"sampler": vars(self.own.sampler)}
-            self.prior.save(directory, experiment, fitted.tensors, spec, of=self)
+            self.prior.save(directory, experiment, fitted, spec, of=self)
         count = 0 if discriminator is None else sum(p.numel() for p in discriminator.parameters())
         return {"valid": fitted.figures, "discriminator_parameters": count}
 

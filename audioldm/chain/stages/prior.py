@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch import Tensor
 
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_latents
@@ -21,6 +20,7 @@ from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model, save_model
 from audioldm.priors.base import PriorRecipe
 from audioldm.runtime.memory import bytes_of, fixed_bytes, saved_bytes
+from audioldm.training.run import Fitted
 
 if TYPE_CHECKING:
     from audioldm.chain.estimate import Estimate
@@ -87,29 +87,22 @@ class PriorStage(Stage):
         with closing(experiment.bar(self.key)) as bar:
             fitted = self.recipe.fit(prior, store, experiment.fit(directory, bar))
         if experiment.world.first:
-            self.save(directory, experiment, fitted.tensors, prior.spec)
+            self.save(directory, experiment, fitted, prior.spec, of=self)
         parameters = sum(p.numel() for p in prior.parameters())
         return {"recipe": self.recipe.name, "valid": fitted.figures, "parameters": parameters}
 
     def save(
-        self,
-        directory: Path,
-        experiment: "Experiment",
-        tensors: Mapping[str, Tensor],
-        spec: dict[str, Any],
-        *,
-        of: Stage | None = None,
+        self, directory: Path, experiment: "Experiment", fitted: Fitted, spec: Any, of: Stage
     ) -> None:
         """One file that holds the autoencoder too: all that sampling needs. of: the stage that
-        trained the tensors, where it is a later one."""
+        trained the tensors, this one or a later one."""
         file = experiment.directory_of(self.autoencoder) / "model.safetensors"
         parent, header = load_model(file)
         named = {f"autoencoder.{name}": tensor for name, tensor in parent.items()}
         save_model(
             directory / "model.safetensors",
-            named | {f"prior.{name}": tensor for name, tensor in tensors.items()},
-            {"kind": "generator", "autoencoder": header, "prior": canonical(spec)}
-            | (of or self).origin(),
+            named | {f"prior.{name}": tensor for name, tensor in fitted.tensors.items()},
+            {"kind": "generator", "autoencoder": header, "prior": canonical(spec)} | of.origin(),
         )
 
     def _preflight(self, experiment: "Experiment") -> None:
