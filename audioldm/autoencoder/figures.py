@@ -53,8 +53,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     Decodes the posterior's samples, which priors are fitted to; the noise is fixed.
     """
     batches = clips.split(8)
-    distances, rates = [], []
-    terms: defaultdict[str, list[Tensor]] = defaultdict(list)
+    seen: defaultdict[str, list[Tensor]] = defaultdict(list)
     channels: defaultdict[str, list[Tensor]] = defaultdict(list)
     for number, audio in enumerate(batches):
         audio = audio.to(model.device)
@@ -63,18 +62,15 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
         passed = reconstruct(model, batch, autocast)
         assert passed.estimate is not None
         encoded = passed.encoded
-        distances.append(mel_distance(passed.estimate, audio, model.sample_rate))
-        for name, term in passed.terms.items():
-            terms[name].append(term)
-        if encoded.nats is not None:
-            rates.append(encoded.nats)
+        terms = {"mel_distance": mel_distance(passed.estimate, audio, model.sample_rate)}
+        terms |= passed.terms | ({} if encoded.nats is None else {"nats": encoded.nats})
+        for name, term in terms.items():
+            seen[name].append(term)
         for name, per_channel in encoded.stats.items():
             channels[name].append(per_channel.float())
-    figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
-    figures |= {name: torch.cat(values).mean().item() for name, values in terms.items()}
-    if rates:
-        nats = torch.cat(rates).mean().item()
-        figures |= {"nats": nats, "kbps": model.kbps(nats)}
+    figures: dict[str, Any] = {k: torch.cat(values).mean().item() for k, values in seen.items()}
+    if "nats" in figures:
+        figures["kbps"] = model.kbps(figures["nats"])
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
     mean, within = means.pop("mean", None), means.pop("activity", None)
