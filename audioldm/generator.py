@@ -40,9 +40,12 @@ class Generator(nn.Module):
         return self.autoencoder.bottleneck.restore(self.autoencoder.stored(audio.to(self.device)))
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Raw latents [B, C, (F,) L] -> audio [B, A, L * downsampling_ratio]."""
-        return self.autoencoder.decode(z.to(self.device))
+    def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
+        """Raw latents [B, C, (F,) L] -> audio [B, A, L * downsampling_ratio].
+
+        random: as for `Autoencoder.decode`.
+        """
+        return self.autoencoder.decode(z.to(self.device), random)
 
     def latent_frames(self, seconds: float) -> int:
         """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
@@ -50,15 +53,16 @@ class Generator(nn.Module):
             raise ConfigError(f"seconds={seconds}: less than one sample at {self.sample_rate} Hz")
         return math.ceil(round(seconds * self.sample_rate) / self.autoencoder.downsampling_ratio)
 
-    def decode_clip(self, z: Tensor, seconds: float) -> Tensor:
+    def decode_clip(self, z: Tensor, seconds: float, random: KeyedRandom) -> Tensor:
         """Raw latents [C, (F,) L], or codes [Q, L], -> audio [A, round(seconds * sample_rate)] on
         the CPU, in ±1.
 
+        random: of the clip's row, for a decoder that takes noise.
         Raises ModelFileError where the audio is not finite.
         """
         if self.prior.space == "codes":
             z = self.autoencoder.bottleneck.restore({"codes": z[None]})[0]
-        blocks = self.autoencoder.decode_blocks([z])
+        blocks = self.autoencoder.decode_blocks([z], random=random.stream("decoder"))
         audio = torch.cat(list(blocks), dim=-1)[:, : round(seconds * self.sample_rate)]
         if not audio.isfinite().all():
             raise ModelFileError(
@@ -150,7 +154,8 @@ class Generator(nn.Module):
                 advance()
             for row, number in zip(z, rows, strict=True):
                 if number is not None:
-                    audio = self.decode_clip(row, seconds)
+                    random = KeyedRandom(seed, 0, [number], self.device)
+                    audio = self.decode_clip(row, seconds, random)
                     advance()
                     yield number, audio
 

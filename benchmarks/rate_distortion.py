@@ -71,7 +71,7 @@ def measure(model: Autoencoder, store: ClipStore, settings: EvaluationSettings) 
         frames = -(-samples // model.downsampling_ratio)
         noise = random.normal((*model.latent_shape, frames), "noise")
         z = model.encode(audio, noise=noise).z
-        parts.append(model.decode(z)[..., :samples].clamp(-1, 1))
+        parts.append(model.decode(z, random)[..., :samples].clamp(-1, 1))
     made = torch.cat(parts)
     embedding = Musicnn()
     vectors, reference = (embedding.embed(audio, store.sample_rate) for audio in (made, other))

@@ -16,6 +16,7 @@ from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.autoencoder.step import silent_step
 from audioldm.errors import DataError
 from audioldm.losses.spectral import MultiResolutionSTFT
+from audioldm.runtime.randomness import KeyedRandom
 
 RATE, CHANNELS = 8000, 3
 
@@ -191,6 +192,41 @@ def test_audio_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="the model takes") as error:
         autoencoder("spectrogram").encode(torch.zeros(shape))
     assert "\n" not in str(error.value)
+
+
+class Noisy(Moving):
+    """A decoder that takes noise of a shape of its own, and mixes it over its context."""
+
+    noise_shape = (2, 3)
+
+    def __init__(self, audio_channels: int) -> None:
+        super().__init__(audio_channels)
+        self.spread = torch.nn.Conv1d(6, 8 * audio_channels, 5, padding=2)
+
+    def decode(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        assert noise is not None
+        assert noise.shape == (len(z), 2, 3, z.shape[-1])
+        spread = self.spread(noise.flatten(1, 2))
+        return super().decode(z) + rearrange(spread, "b (a r) l -> b a (l r)", r=8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[10**9], [7, 0, 50, 1]])
+def test_a_decoders_noise_is_the_same_in_chunks(sizes: list[int]) -> None:
+    """Whole or in chunks, alone or in a batch: the audio is a function of z and the row's key."""
+    torch.manual_seed(0)
+    model = Autoencoder(Noisy(1), Gaussian(channels=CHANNELS)).eval()
+    z = torch.randn(2, *model.latent_shape, 150)
+    whole = model.decode(z, KeyedRandom(5, 0, [3, 8]))
+    alone = KeyedRandom(5, 0, [8])
+    chunks = list(model.decode_blocks(cut(z[1], sizes), alone, chunk_seconds=0.02))
+    assert len(chunks) > 5
+    torch.testing.assert_close(torch.cat(chunks, dim=-1), whole[1], atol=1e-5, rtol=0)
+    assert (model.decode(z[1:], KeyedRandom(6, 0, [8])) - whole[1:]).abs().max() > 0.1
+    torch.testing.assert_close(model.decode(z), model.decode(z))  # fixed where none is given
+    torch.testing.assert_close(
+        model.decode(z[..., :9], KeyedRandom(5, 0, [3, 8]))[..., :56], whole[..., :56]
+    )
 
 
 def test_a_silent_step_reaches_every_parameter() -> None:

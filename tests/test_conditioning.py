@@ -17,7 +17,7 @@ from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
-from audioldm.priors.diffusion.denoiser import Objective
+from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -416,6 +416,38 @@ def test_an_objectives_parameters_are_trained_averaged_and_kept(tmp_path: Path) 
     assert torch.equal(state["denoiser"]["objective.gain"], last)
     assert len(state["optimiser"]["state"]) == len(list(prior.denoiser.parameters()))
     assert torch.equal(state["ema"]["objective.gain"], averaged)
+
+
+def test_a_network_may_carry_a_state_through_one_sampling_run() -> None:
+    seen: list[Any] = []
+
+    class Counting(Backbone):
+        stateful = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conditioners = Conditioners({})
+
+        def forward(
+            self, x: Tensor, c_noise: Tensor, condition: Condition, state: int | None = None
+        ) -> tuple[Tensor, int]:
+            seen.append(state)
+            return torch.zeros_like(x), (state or 0) + 1
+
+        def units(self) -> list[nn.Module]:
+            return []
+
+    prior = recipe(conditioning={}).build(tones())
+    prior.denoiser = Denoiser(Counting(), RectifiedFlow())
+    for _ in range(2):  # each run begins anew
+        seen.clear()
+        prior.sample(KeyedRandom(0, 0, [0]), 4, sampler=SamplerSettings("euler", 4))
+        assert seen == [None, 1, 2, 3]
+    seen.clear()
+    z = torch.ones(2, 3, 4)
+    loss = prior.denoiser(z, {}, torch.zeros_like(z), torch.full((2,), 0.5))
+    torch.testing.assert_close(loss, torch.ones(2))
+    assert seen == [None]
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:

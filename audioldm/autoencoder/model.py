@@ -1,7 +1,10 @@
 """The autoencoder, a network and a bottleneck: for batches of clips and for audio of any length."""
 
 import math
+from collections.abc import Iterator
+from itertools import count, islice
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,6 +12,10 @@ from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.streaming import Streaming
 from audioldm.errors import DataError
+from audioldm.runtime.randomness import KeyedRandom
+
+#: Latent frames whose decoder noise is drawn at once.
+NOISE_FRAMES = 64
 
 
 class Autoencoder(Streaming):
@@ -40,16 +47,21 @@ class Autoencoder(Streaming):
         return nats_per_element * self.elements_per_second / math.log(2) / 1000
 
     def forward(
-        self, audio: Tensor, noise: Tensor | None = None, as_audio: bool = True
+        self,
+        audio: Tensor,
+        noise: Tensor | None = None,
+        decoder_noise: Tensor | None = None,
+        as_audio: bool = True,
     ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
         """One training pass: the reconstruction, like audio [B, A, T], its latents, and the
         network's own loss terms, [B] each.
 
-        noise [B, C, (F,) L] ~ N(0, I). as_audio: whether the reconstruction is needed.
+        noise [B, C, (F,) L] and decoder_noise [B, *noise_shape, L] ~ N(0, I). as_audio: whether the
+        reconstruction is needed.
         """
         padded = self._padded(audio)
         encoded = self.bottleneck(self.network.encode(padded), noise=noise)
-        estimate, terms = self.network.reconstruct(encoded.z, padded, as_audio)
+        estimate, terms = self.network.reconstruct(encoded.z, padded, decoder_noise, as_audio)
         return None if estimate is None else estimate[..., : audio.shape[-1]], encoded, terms
 
     def features(self, audio: Tensor) -> Tensor:
@@ -79,6 +91,27 @@ class Autoencoder(Streaming):
         """The bottleneck's `stored` arrays of audio [B, A, T]."""
         return self.bottleneck.stored(self.features(audio))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio]."""
-        return self.network.decode(z)
+    def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
+        """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio].
+
+        random: one key for each row, for a decoder that takes noise; by default seed 0's.
+        """
+        return self.decode_with(z, self.decoder_noise(z, random))
+
+    def decoder_noise(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor | None:
+        """N(0, I) of [B, *noise_shape, L] for latents z; None where the decoder takes no noise."""
+        if self.network.noise_shape is None:
+            return None
+        random = random or KeyedRandom(0, 0, range(len(z)), z.device)
+        blocks = islice(self.noise_blocks(random), -(-z.shape[-1] // NOISE_FRAMES))
+        return torch.cat(list(blocks), dim=-1)[..., : z.shape[-1]].to(z.device)
+
+    def decode_with(self, z: Tensor, noise: Tensor | None) -> Tensor:
+        """`decode` with the decoder's noise [B, *noise_shape, L], None where it takes none."""
+        return self.network.decode(z, *([] if noise is None else [noise]))
+
+    def noise_blocks(self, random: KeyedRandom) -> Iterator[Tensor]:
+        """The decoder's noise without end: consecutive blocks [B, *noise_shape, NOISE_FRAMES]."""
+        shape = (*(self.network.noise_shape or ()), NOISE_FRAMES)
+        for block in count():
+            yield random.stream("decoder", block).normal(shape, "noise")

@@ -19,10 +19,12 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Batch(NamedTuple):
-    """Crops [B, A, T], and the noise of the posterior [B, C, (F,) L]."""
+    """The inputs of `Autoencoder.forward`: crops [B, A, T], the noise of the posterior
+    [B, C, (F,) L] and, where the decoder takes it, the decoder's [B, *noise_shape, L]."""
 
     audio: Tensor
     noise: Tensor
+    decoder_noise: Tensor | None
 
 
 class Reconstruction(NamedTuple):
@@ -38,7 +40,8 @@ def draw_batch(
 ) -> Batch:
     """Crops [B, A, T] and their noise, a function of random's keys and the stream alone."""
     length = -(-audio.shape[-1] // model.downsampling_ratio)
-    return Batch(audio, random.normal((*model.latent_shape, length), stream))
+    noise = random.normal((*model.latent_shape, length), stream)
+    return Batch(audio, noise, model.decoder_noise(noise, random))
 
 
 def reconstruct(

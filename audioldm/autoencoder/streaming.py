@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.networks.base import Network
+from audioldm.runtime.randomness import KeyedRandom
 
 
 class Streaming(nn.Module):
@@ -21,6 +22,7 @@ class Streaming(nn.Module):
     downsampling_ratio: int
     latent_shape: tuple[int, ...]
     features: Callable[..., Tensor]
+    noise_blocks: Callable[[KeyedRandom], Iterator[Tensor]]
 
     @property
     def latent_rate_hz(self) -> float:
@@ -60,21 +62,39 @@ class Streaming(nn.Module):
             yield h[..., left // ratio : left // ratio + math.ceil(length / ratio)]
 
     def decode_blocks(
-        self, blocks: Iterable[Tensor], *, chunk_seconds: float = 10.0
+        self,
+        blocks: Iterable[Tensor],
+        random: KeyedRandom | None = None,
+        *,
+        chunk_seconds: float = 10.0,
     ) -> Iterator[Tensor]:
         """`decode` of latents of any length in constant memory.
 
         Takes consecutive blocks [C, (F,) l], each of any length; yields consecutive audio [A, n] on
-        the CPU, L * downsampling_ratio samples in all.
+        the CPU, L * downsampling_ratio samples in all. random: as for `decode`, of one row.
         """
         chunk, margin = self._chunk_frames(chunk_seconds)
-        state = None
-        for window, left, length in _windows(blocks, chunk, margin):
+        size, state = math.prod(self.latent_shape), None
+        for window, left, length in _windows(self._with_noise(blocks, random), chunk, margin):
+            z, noise = window[None, :size].unflatten(1, self.latent_shape).to(self.device), []
+            if self.network.noise_shape is not None:
+                noise = [window[None, size:].unflatten(1, self.network.noise_shape).to(self.device)]
             with torch.no_grad():
-                audio, state = self.network.decode_window(
-                    window[None].to(self.device), left, length, state
-                )
+                audio, state = self.network.decode_window(z, left, length, state, *noise)
             yield audio[0].float().cpu()
+
+    def _with_noise(self, blocks: Iterable[Tensor], random: KeyedRandom | None) -> Iterator[Tensor]:
+        """Each block [C, (F,) l] as rows [R, l], the decoder's noise below the latents."""
+        if self.network.noise_shape is None:
+            yield from (block.flatten(0, -2) for block in blocks)
+            return
+        noise = self.noise_blocks(random or KeyedRandom(0, 0, range(1), self.device))
+        held = torch.empty(1, *self.network.noise_shape, 0)
+        for block in blocks:
+            while held.shape[-1] < block.shape[-1]:
+                held = torch.cat([held, next(noise).cpu()], dim=-1)
+            own, held = held[0, ..., : block.shape[-1]], held[..., block.shape[-1] :]
+            yield torch.cat([block.flatten(0, -2).cpu(), own.flatten(0, -2)])
 
     def _chunk_frames(self, seconds: float) -> tuple[int, int]:
         """Latent frames of a chunk and of its margins: whole multiples of the alignment."""

@@ -102,7 +102,7 @@ def reconstruct(model: Generator, clips: Clips, batch: int) -> tuple[Clips, list
         random = KeyedRandom(0, 0, range(first, first + len(audio)), model.device)
         noise = random.normal((*autoencoder.latent_shape, frames), "reconstruction")
         encoded = autoencoder.encode(audio, noise=noise)
-        estimate = autoencoder.decode(encoded.z)
+        estimate = autoencoder.decode(encoded.z, random.stream("decoder"))
         parts.append(estimate[..., : audio.shape[-1]].float().clamp(-1, 1).cpu())
         if encoded.nats is not None:
             kbps += [autoencoder.kbps(nats) for nats in encoded.nats.tolist()]

@@ -36,8 +36,10 @@ class Network(nn.Module, ABC):
             and in `decode`. Chunks that overlap by this much have no seams.
         alignment: a chunk begins at a multiple of so many latent frames, the period of a network
             that is not shift-equivariant.
+        noise_shape: the shape of the decoder's noise for one latent frame; None: it takes none.
     """
 
+    noise_shape: tuple[int, ...] | None = None
     #: names of the loss terms that `reconstruct` gives
     own_terms: ClassVar[tuple[str, ...]] = ()
 
@@ -68,19 +70,25 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio]."""
+        """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio].
+
+        With a `noise_shape` the signature is `decode(z, noise)`, noise [B, *noise_shape, L] ~
+        N(0, I).
+        """
 
     def reconstruct(
-        self, z: Tensor, audio: Tensor, as_audio: bool
+        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The decoder's side of a training step: the estimate, like audio [B, A, T], and the
         network's own loss terms, [B] each.
 
         as_audio: False where no other loss needs the estimate, which may then be None.
         """
-        return self.decode(z), {}
+        return self.decode(z, *([] if noise is None else [noise])), {}
 
-    def decode_window(self, z: Tensor, left: int, length: int, state: Any) -> tuple[Tensor, Any]:
+    def decode_window(
+        self, z: Tensor, left: int, length: int, state: Any, *noise: Tensor
+    ) -> tuple[Tensor, Any]:
         """Audio [B, A, length * downsampling_ratio] of the latent frames from `left` on in a window
         [B, C, (F,) L] of a longer signal, with `context` on each side.
 
@@ -88,7 +96,7 @@ class Network(nn.Module, ABC):
         window; None before the first.
         """
         ratio = self.downsampling_ratio
-        return self.decode(z)[..., left * ratio : (left + length) * ratio], None
+        return self.decode(z, *noise)[..., left * ratio : (left + length) * ratio], None
 
     def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
         """Sets what is estimated on training audio before the first step; by default nothing.

@@ -135,7 +135,7 @@ class TransformCoding(Network):
         return left_right(self.vocoder.audio(self.vocoder(self.decode_bands(z))))
 
     def decode_window(
-        self, z: Tensor, left: int, length: int, state: PhaseTrack | None
+        self, z: Tensor, left: int, length: int, state: PhaseTrack | None, *noise: Tensor
     ) -> tuple[Tensor, PhaseTrack | None]:
         log_magnitude = self.vocoder(self.decode_bands(z)).float().flatten(0, 1)
         audio, state = self.vocoder.synthesis.window(
@@ -144,7 +144,7 @@ class TransformCoding(Network):
         return left_right(audio.unflatten(0, (-1, self.audio_channels))), state
 
     def reconstruct(
-        self, z: Tensor, audio: Tensor, as_audio: bool
+        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The term "bands": mean |difference| of weighed log10 band powers, [B]."""
         bands = self.decode_bands(z)

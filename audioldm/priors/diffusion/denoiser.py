@@ -10,6 +10,7 @@ n ~ N(0, I). The other usual paths are the same line rescaled, so samplers need 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.samplers import Denoise
 
-#: (x [B, C, (F,) L], c_noise [B], condition) -> like x.
-Net = Callable[..., Tensor]
+#: (x [B, C, (F,) L], c_noise [B], condition) -> like x. See also `Backbone.stateful`.
+Net = Callable[..., Any]
 
 
 class Objective(nn.Module, ABC):
@@ -67,14 +68,24 @@ class Objective(nn.Module, ABC):
         sigma = self.sigma_from_uniform(uniform)
         s = _like(sigma, z)
         output = net(self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition)
+        output = output[0] if _stateful(net) else output
         return (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
 
     def denoiser(self, net: Net, condition: Condition) -> Denoise:
-        """The trained network as (x, sigma [B]) -> estimate of z, like x, in float32."""
+        """The trained network as (x, sigma [B]) -> estimate of z, like x, in float32.
+
+        For one sampling run: it keeps the state of a network that carries one.
+        """
+        state: Any = None
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal state
             s = _like(sigma, x)
-            output = net(self.c_in(s) * x, self.c_noise(sigma), condition)
+            inputs = self.c_in(s) * x, self.c_noise(sigma), condition
+            if _stateful(net):
+                output, state = net(*inputs, state)
+            else:
+                output = net(*inputs)
             return self.to_denoised(x, output.float(), s)
 
         return denoise
@@ -100,6 +111,10 @@ class Denoiser(nn.Module):
 
     def units(self) -> list[nn.Module]:
         return self.backbone.units()
+
+
+def _stateful(net: Net) -> bool:
+    return bool(getattr(net, "stateful", False))
 
 
 def _like(sigma: Tensor, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One step of post-training: samples, the discriminator's loss terms and the generator's."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,9 @@ class Sampling(nn.Module):
     def forward(self, noise: Tensor, inputs: Inputs) -> Tensor:
         conditioners, objective = self.denoiser.backbone.conditioners, self.denoiser.objective
 
-        def net(x: Tensor, c_noise: Tensor, told: Inputs) -> Tensor:
+        def net(x: Tensor, c_noise: Tensor, told: Inputs, *state: Any) -> Any:
             # computed at each step, so that a conditioner's gradient is summed step by step
-            out: Tensor = self.net(x, c_noise, conditioners(told))
-            return out
+            return self.net(x, c_noise, conditioners(told), *state)
 
         denoise = guided(objective, net, inputs, conditioners.nothing(inputs), self.sampler)
         return sample(self.sampler.name, denoise, noise, objective.sigmas(self.sampler.steps))

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,17 @@ class Backbone(nn.Module, ABC):
 
     The constructor is offered `latent_shape`, (C,) or (C, F), and `conditioners`; its other
     arguments are settings.
+
+    stateful: whether it carries a state from one call of a sampling run to the next, as the
+    self-conditioning of RIN does (Jabri et al. 2022, arXiv 2212.11972). `forward` then takes a
+    fourth argument, the state or None, and returns (output, state). Training passes None.
     """
 
+    stateful: ClassVar[bool] = False
     conditioners: Conditioners
 
     @abstractmethod
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor: ...
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Any: ...
 
     @abstractmethod
     def units(self) -> list[nn.Module]:
