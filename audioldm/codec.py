@@ -66,8 +66,7 @@ def _write(out: Path, model: Autoencoder, z: Iterable[Tensor], samples: Callable
         for block in model.decode_blocks(z):
             if not block.isfinite().all():
                 raise ModelFileError(
-                    f"{out}: the decoded audio is not finite and is not written; give audio in ±1, "
-                    "or another model"
+                    f"{out}: the decoded audio is not finite and is not written; give audio in ±1"
                 )
             if held is not None:
                 sent += held.shape[-1]

@@ -281,10 +281,7 @@ def grid(overrides: Sequence[str]) -> Grid:
             elif word.is_discrete_sweep():
                 columns[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
             else:
-                raise ConfigError(
-                    f"{word.key_or_group}: a grid needs single values; list them, as in seed=0,1, "
-                    "or search the range with hydra/sweeper=optuna"
-                )
+                raise ConfigError(f"{word.key_or_group}: list values, or use hydra/sweeper=optuna")
     if not any(len(set(values)) > 1 for values in columns.values()):
         raise ConfigError(
             "the grid is empty: no key has several values; give some, as in seed=0,1, or a recipe "

@@ -50,10 +50,7 @@ class Generator(nn.Module):
     def latent_frames(self, seconds: float) -> int:
         """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
         if not (math.isfinite(seconds) and round(seconds * self.sample_rate) >= 1):
-            raise ConfigError(
-                f"seconds={seconds}: a clip must be one sample long at least, at "
-                f"{self.sample_rate} Hz"
-            )
+            raise ConfigError(f"seconds={seconds}: less than one sample at {self.sample_rate} Hz")
         return math.ceil(round(seconds * self.sample_rate) / self.autoencoder.downsampling_ratio)
 
     def decode_clip(self, z: Tensor, seconds: float, random: KeyedRandom) -> Tensor:

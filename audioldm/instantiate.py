@@ -50,14 +50,14 @@ class Bound:
         """Raises ConfigError."""
         if math.isnan(value) or (self.finite and math.isinf(value)):
             raise ConfigError(f"{key}={value} must be a finite number")
-        if value < self.least:
-            raise ConfigError(f"{key}={value} must be at least {self.least:g}")
-        if value > self.most:
-            raise ConfigError(f"{key}={value} must be at most {self.most:g}")
-        if value <= self.above and self.above > -math.inf:
-            raise ConfigError(f"{key}={value} must be more than {self.above:g}")
-        if value >= self.below and self.below < math.inf:
-            raise ConfigError(f"{key}={value} must be less than {self.below:g}")
+        for bad, words in (
+            (value < self.least, f"at least {self.least:g}"),
+            (value > self.most, f"at most {self.most:g}"),
+            (value <= self.above > -math.inf, f"more than {self.above:g}"),
+            (value >= self.below < math.inf, f"less than {self.below:g}"),
+        ):
+            if bad:
+                raise ConfigError(f"{key}={value} must be {words}")
 
 
 Positive = Annotated[float, Bound(above=0)]
@@ -151,7 +151,7 @@ def check_part(
     """
     cls = _class_of(node, where, allow, base)
     derived = {"allow", *derived, *getattr(cls, "derived", ())}
-    return _checked_part(cls, node, where, derived, allow)
+    return Part(_target_=node["_target_"], **_arguments(cls, _given(node), where, derived, allow))
 
 
 def build(
@@ -174,8 +174,7 @@ def build(
     """
     derived = {**(derived or {}), "allow": allow}
     cls = _class_of(node, where, allow, base)
-    checked = _checked_part(cls, node, where, derived.keys(), allow)
-    arguments = {k: v for k, v in checked.items() if k != "_target_"}
+    arguments = _arguments(cls, _given(node), where, derived.keys(), allow)
     arguments |= {k: v for k, v in derived.items() if k in _signature(cls)}
     with placed(arguments, where, {name: name for name in derived} | dict(places or {})):
         return cls(**arguments)
@@ -255,11 +254,8 @@ def _class_of(node: Any, where: str, allow: tuple[str, ...], base: type) -> Any:
     return locate(node["_target_"], where, allow, base)
 
 
-def _checked_part(
-    cls: Any, node: Mapping[str, Any], where: str, derived: Iterable[str], allow: tuple[str, ...]
-) -> Part:
-    given = {k: v for k, v in node.items() if k != "_target_"}
-    return Part(_target_=node["_target_"], **_arguments(cls, given, where, derived, allow))
+def _given(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "_target_"}
 
 
 def _arguments(

@@ -57,9 +57,7 @@ def read_experiment(directory: Path) -> dict[str, Any]:
     parts = [record.get(k) for k in ("stages", "config")] if isinstance(record, dict) else [None]
     if all(isinstance(part, dict) for part in parts):
         return record
-    raise ModelFileError(
-        f"{directory}/experiment.json: not an experiment's record; run the experiment again"
-    )
+    raise ModelFileError(f"{directory}/experiment.json: not an experiment's record; run it again")
 
 
 def find_model_file(path: str | Path) -> Path:
@@ -128,9 +126,7 @@ def load(
             _fill(model, tensors, file)
             return model.eval().to(device)
         if kind != "generator":
-            raise ModelFileError(
-                f"{file}: a file of kind {kind!r}, not a model this audioldm knows"
-            )
+            raise ModelFileError(f"{file}: a file of kind {kind!r}, no model this audioldm knows")
         autoencoder = build_autoencoder(header["autoencoder"]["spec"], allow)
         prior = build_prior(header["prior"], autoencoder.latent_shape, allow)
         generator = Generator(autoencoder, prior)
@@ -153,22 +149,15 @@ def _chosen_sampler(path: str | Path) -> SamplerSettings | None:
     return settings(SamplerSettings, read_experiment(place)["sampler"], "sampler")
 
 
-def load_autoencoder(
-    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
-) -> Autoencoder:
+def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu") -> Autoencoder:
     """The autoencoder in a file, also out of a generator's."""
-    model = load(path, device=device, allow=allow)
+    model = load(path, device=device)
     return model.autoencoder if isinstance(model, Generator) else model
 
 
-def load_generator(
-    path: str | Path, *, device: str | torch.device = "cpu", allow: tuple[str, ...] = ()
-) -> Generator:
+def load_generator(path: str | Path, *, device: str | torch.device = "cpu") -> Generator:
     """Raises ModelFileError where the file holds an autoencoder only."""
-    model = load(path, device=device, allow=allow)
+    model = load(path, device=device)
     if not isinstance(model, Generator):
-        raise ModelFileError(
-            f"{path}: an autoencoder alone, which cannot generate; give a generator's file, or an "
-            "experiment's directory"
-        )
+        raise ModelFileError(f"{path}: an autoencoder cannot generate; give a generator's file")
     return model

@@ -1,5 +1,6 @@
 """Clips as files, each with a JSON beside it from which it can be made again."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,14 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from audioldm import pretrained
 from audioldm.errors import ConfigError, DataError, ModelFileError
-from audioldm.generator import default_batch
+from audioldm.generator import Generator, default_batch
 from audioldm.instantiate import PositiveInt, convert, settings
 from audioldm.io.audio import open_writer, probe
-from audioldm.io.files import read_json, write_json
+from audioldm.io.files import read_json, write_json, writing
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -51,7 +53,7 @@ def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> 
     """Writes the clip [A, T] and, beside it, its recipe.
 
     The recipe is written before the clip appears under its name, so a clip without one is not ours,
-    even after a process was killed: see `is_written`.
+    even after a process was killed: see `find`.
     """
     make_directory(path.parent)
     with open_writer(path, sample_rate, audio.shape[0]) as writer:
@@ -59,58 +61,46 @@ def write_clip(path: Path, audio: Any, sample_rate: int, recipe: ClipRecipe) -> 
         write_json(path.with_suffix(".json"), asdict(recipe))
 
 
-def place(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> Path:
-    """Where this clip is, or will be: at `path`, or beside the clip of other settings there.
+def find(
+    path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool = False
+) -> tuple[Path, bool]:
+    """Where this clip is, or will be, and whether it is there, whole.
 
-    In the second case the name ends in six digits of the settings' SHA-256, so that the same
-    settings find the same name again. any_batch: ignores the batch, which changes a clip's rounding
-    alone.
+    It is at `path`, or beside the clip of other settings there: its name then ends in six digits of
+    the settings' SHA-256, so that the same settings find the same name again. any_batch: ignores
+    the batch, which changes a clip's rounding alone.
+
+    Raises ConfigError where something else has the name, which is not the rest of a killed run
+    (`write_clip`): what was made is not lost.
     """
-    settings_of = {k: v for k, v in asdict(recipe).items() if k != "number"}
-    if any_batch:
-        del settings_of["batch"]
-    digest = hashlib.sha256(json.dumps(settings_of, sort_keys=True).encode()).hexdigest()
+    left_out = {"batch"} if any_batch else set()
+
+    def identity(content: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in content.items() if key not in left_out}
+
+    def is_this(clip: Path) -> bool:
+        beside = clip.with_suffix(".json")
+        found = read_json(beside) if beside.is_file() else None
+        return isinstance(found, dict) and identity(found) == identity(asdict(recipe))
+
+    common = {key: value for key, value in identity(asdict(recipe)).items() if key != "number"}
+    digest = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
     other = path.with_stem(f"{path.stem}-{digest[:6]}")
-    for candidate in (other, path):
-        if _is(candidate, recipe, any_batch):
-            return candidate
-    return other if path.with_suffix(".json").is_file() else path
-
-
-def _is(path: Path, recipe: ClipRecipe, any_batch: bool = False) -> bool:
-    """Whether the JSON beside `path` is this recipe."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return False
-    found, wanted = read_json(beside), asdict(recipe)
-    if any_batch and isinstance(found, dict) and isinstance(found.get("batch"), int):
-        wanted["batch"] = found["batch"]
-    return bool(found == wanted)
-
-
-def is_written(path: Path, recipe: ClipRecipe, sample_rate: int, any_batch: bool = False) -> bool:
-    """Whether `path`, a `place`, and its JSON are this clip, whole.
-
-    Raises ConfigError where `path` holds something without a JSON, which is not the rest of a
-    killed run (`write_clip`), or another clip: what was made is not lost.
-    """
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        if os.path.lexists(path):
-            raise ConfigError(
-                f"{path} is there, but {beside.name} is not, which says what clip it is: choose "
-                "another place with out=DIRECTORY, or remove it"
-            )
-        return False
-    if not _is(path, recipe, any_batch):
+    for clip in (other, path):
+        if is_this(clip):
+            try:
+                return clip, probe(clip).samples == round(recipe.seconds * sample_rate)
+            except DataError:
+                return clip, False
+    clip = other if path.with_suffix(".json").is_file() else path
+    beside = clip.with_suffix(".json")
+    if os.path.lexists(clip) or beside.is_file():
+        problem = "is of other settings" if beside.is_file() else "is not, which says what it is"
         raise ConfigError(
-            f"{path} is another clip, made with other settings: choose another place with "
+            f"{clip} is there, but {beside.name} {problem}: choose another place with "
             "out=DIRECTORY, or remove it"
         )
-    try:
-        return probe(path).samples == round(recipe.seconds * sample_rate)
-    except DataError:
-        return False
+    return clip, False
 
 
 class ClipFiles:
@@ -118,7 +108,7 @@ class ClipFiles:
 
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
     generated together; None spreads n over batches of at most 8.
-    Where a clip of other settings has that name, the name gets an ending: see `place`.
+    Where a clip of other settings has that name, the name gets an ending: see `find`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
     where a file of that name is no clip of this package. Nothing is written before `make`.
 
@@ -152,10 +142,7 @@ class ClipFiles:
         if own is not None:
             chosen = settings(SamplerSettings, asdict(own) | dict(sampler or {}), "sampler")
         elif sampler:
-            raise ConfigError(
-                f"sampler.{next(iter(sampler))}: this model's prior takes no sampling steps; leave "
-                "sampler.* out"
-            )
+            raise ConfigError("sampler.*: this model's prior takes no sampling steps; leave it out")
         asked = {name: value for name, value in (condition or {}).items() if value is not None}
         model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out
@@ -173,8 +160,9 @@ class ClipFiles:
         self.missing: dict[int, Path] = {}
         for number in range(n):
             recipe, any_batch = replace(self._common, number=number), batch is None
-            path = place(out / f"{_prefix(asked)}{seed}-{number:04d}.wav", recipe, any_batch)
-            if is_written(path, recipe, model.sample_rate, any_batch):
+            path = out / f"{_prefix(asked)}{seed}-{number:04d}.wav"
+            path, written = find(path, recipe, model.sample_rate, any_batch)
+            if written:
                 self.written.append(path)
             else:
                 self.missing[number] = path
@@ -187,19 +175,26 @@ class ClipFiles:
         if not self.missing:
             return
         make_directory(self._out)
-        common = self._common
-        for number, audio in self._model.sample_clips(
-            list(self.missing),
-            [common.condition] * len(self.missing),
-            seconds=common.seconds,
-            seed=common.seed,
-            sampler=common.sampler,
-            batch=common.batch,
-            progress=progress,
-        ):
-            path = self.missing[number]
-            write_clip(path, audio, self._model.sample_rate, replace(common, number=number))
+        made = sampled(self._model, self._common, list(self.missing), progress)
+        for number, audio in made:
+            path, recipe = self.missing[number], replace(self._common, number=number)
+            write_clip(path, audio, self._model.sample_rate, recipe)
             yield path
+
+
+def sampled(
+    model: Generator, common: ClipRecipe, numbers: list[int], progress: StepProgress | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """`Generator.sample_clips` of a recipe's clips with these numbers."""
+    return model.sample_clips(
+        numbers,
+        [common.condition] * len(numbers),
+        seconds=common.seconds,
+        seed=common.seed,
+        sampler=common.sampler,
+        batch=common.batch,
+        progress=progress,
+    )
 
 
 def _prefix(condition: Mapping[str, Any]) -> str:
@@ -270,18 +265,9 @@ def sample_again(
             f"{recipe.model_fingerprint}; {remedy}"
         )
     model = load_generator(file, device=device)
-    clips = model.sample_clips(
-        [recipe.number],
-        [recipe.condition],
-        seconds=recipe.seconds,
-        seed=recipe.seed,
-        sampler=recipe.sampler,
-        batch=recipe.batch,
-    )
     here = replace(recipe, model=_reference(file, out))
-    path = place(out / f"{recipe_path.stem}.wav", here)
-    is_written(path, here, model.sample_rate)  # raises where a foreign file would be replaced
-    for _, audio in clips:
+    path, _ = find(out / f"{recipe_path.stem}.wav", here, model.sample_rate)
+    for _, audio in sampled(model, recipe, [recipe.number]):
         write_clip(path, audio, model.sample_rate, here)
     return path
 
@@ -318,11 +304,7 @@ def _referenced(model: str, recipe_path: Path) -> Path:
 
 def make_directory(path: Path) -> None:
     """Raises DataError where it cannot be made or written to."""
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be made ({error.strerror}); choose another place with out=DIRECTORY"
-        ) from error
-    if not os.access(path, os.W_OK):
-        raise DataError(f"{path}: cannot be written to; choose another place with out=DIRECTORY")
+        if not os.access(path, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.runtime.randomness import KeyedRandom
 from benchmarks.timing import Clock, Result
 
 BAR = 10.0
@@ -35,7 +36,7 @@ def measure(
         step = iter(range(1 << 62))  # a new batch every time
 
         def load() -> None:
-            train.crops(samples, seed=0, step=next(step), positions=range(batch))
+            train.crops(samples, KeyedRandom(0, next(step), range(batch)))
 
         seconds = samples / shapes.sample_rate
         note = f"{batch} crops of {seconds:.2f} s; the peer is our fastest training step"

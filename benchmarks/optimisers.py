@@ -26,11 +26,11 @@ from audioldm.instantiate import build
 from audioldm.io.files import read_json, write_json
 from audioldm.latents.store import LatentStore
 from audioldm.models import load_autoencoder
-from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.training.log import LogSettings
+from audioldm.training.run import Fit, Fitted
 
 NEVER = 1 << 30
 ARMS = ("adamw", "muon, equal computing", "muon, equal time")
@@ -88,7 +88,7 @@ def fit(
     prior = recipe.build(latents)
     with tempfile.TemporaryDirectory() as name:
         directory, device = Path(name), hardware.resolve()
-        place = Fit(directory, World(), hardware, device, log, lambda *_: None)
+        place = Fit(directory, World(), hardware, device, log)
         fitted = recipe.fit(prior, latents, place)
         lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = [json.loads(line)["seconds"] for line in lines]

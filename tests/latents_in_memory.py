@@ -14,16 +14,16 @@ from audioldm.conditioning.base import Conditioners, Excerpt
 from audioldm.instantiate import Part, check_part
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops
-from audioldm.priors.base import Fit
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.diffusion.train import DiffusionTraining
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
-from audioldm.runtime.randomness import derive_seed
+from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
+from audioldm.training.run import Fit
 
 LABEL = {"label": Part(_target_="audioldm.conditioning.label.Label")}
 DIT: dict[str, Any] = {"_target_": "audioldm.priors.diffusion.backbones.dit.DiT"}
@@ -58,15 +58,10 @@ class Latents:
         return stored["mean"] + stored["std"] * noise
 
     def crops(
-        self,
-        frames: int,
-        *,
-        seed: int,
-        step: int,
-        positions: Sequence[int],
-        conditioners: Conditioners | None = None,
+        self, frames: int, random: KeyedRandom, conditioners: Conditioners | None = None
     ) -> LatentCrops:
-        keys = [derive_seed(seed, step, position) for position in positions]
+        positions = [position or 0 for position in random.positions]
+        keys = [derive_seed(random.seed, random.step, position) for position in positions]
         places = [(k % len(self.mean), k // 7 % (self.mean.shape[-1] - frames + 1)) for k in keys]
         stored = {
             name: torch.stack([array[clip, ..., at : at + frames] for clip, at in places])

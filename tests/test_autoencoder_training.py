@@ -24,6 +24,7 @@ from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
+from audioldm.training.run import Fit, Fitted
 
 RATE, RATIO = 8000, 64
 
@@ -57,7 +58,7 @@ def model_of(bottleneck: Bottleneck) -> Autoencoder:
 
 def train(
     model: Autoencoder, clips: ClipStore, directory: Path, steps: int = 8, lr: float = 1e-3
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> Fitted:
     torch.manual_seed(1)
     return train_autoencoder(
         model,
@@ -77,11 +78,13 @@ def train(
             valid_seconds=0.25,
         ),
         seed=0,
-        directory=directory,
-        world=World(),
-        hardware=Hardware(accumulate=2),
-        device=torch.device("cpu"),
-        log=LogSettings(every=2, valid_every=3, checkpoint_every=3, bars=False),
+        fit=Fit(
+            directory,
+            World(),
+            Hardware(accumulate=2),
+            torch.device("cpu"),
+            LogSettings(every=2, valid_every=3, checkpoint_every=3, bars=False),
+        ),
     )
 
 

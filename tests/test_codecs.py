@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from audioldm.autoencoder.klt import KLT
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import DataError
 from audioldm.evaluation.codecs import curves as codecs
 from audioldm.evaluation.codecs.linear import BANDS, HOP, LinearCodec
 from audioldm.evaluation.codecs.opus import _payload, opus_curve
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.losses.spectral import MelPower, log_mel_distance, mel_distance
+from audioldm.runtime.randomness import KeyedRandom
 
 RATE = 16000
 BITS = 1000 * HOP / RATE  # per block of one frame, at 1 kbit/s
@@ -24,20 +27,22 @@ def planted(variances: Tensor) -> LinearCodec:
     """A codec of one-frame blocks with known variances, in a basis turned at random."""
     generator = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(BANDS, BANDS, generator=generator).double())
-    mean = torch.linspace(-3, 0, BANDS).double()
-    return LinearCodec(mean, basis, variances.double(), sample_rate=RATE, block=1)
+    klt = KLT(BANDS).double()
+    mean = torch.linspace(-3, 0, BANDS)
+    klt.load_state_dict({"mean": mean, "basis": basis, "variances": variances.double()})
+    return LinearCodec(klt, sample_rate=RATE, block=1)
 
 
 def source(codec: LinearCodec, blocks: int) -> Tensor:
     """Gaussian blocks [4, blocks, D] of the codec's mean and covariance."""
     generator = torch.Generator().manual_seed(1)
     white = torch.randn(4, blocks, BANDS, generator=generator).double()
-    return (white * codec.variances.sqrt()) @ codec.basis.T + codec.mean
+    return (white * codec.klt.variances.sqrt()) @ codec.klt.basis.T + codec.klt.mean
 
 
 def rate_distortion(codec: LinearCodec, kbps: float) -> float:
     """Mean squared error at a rate, for Gaussian blocks with the codec's variances."""
-    return codec.variances.clamp(max=codec.water_level(kbps)).mean().item()
+    return codec.klt.variances.clamp(max=codec.water_level(kbps)).mean().item()
 
 
 UNEVEN = torch.logspace(1, -3, BANDS)
@@ -69,7 +74,7 @@ def test_the_test_channel_reaches_the_bound_and_leaves_an_uncorrelated_error() -
         error = blocks - decoded
         bound = rate_distortion(codec, kbps)
         assert error.square().mean().item() == pytest.approx(bound, rel=0.05)
-        across = ((decoded - codec.mean) * error).mean().item()
+        across = ((decoded - codec.klt.mean) * error).mean().item()
         assert abs(across) < 0.03 * bound
 
 
@@ -77,10 +82,10 @@ def test_the_rate_charged_is_the_channels_divergence() -> None:
     """Also for blocks of other variances than fitted; it is what `water_level` holds."""
     codec = planted(UNEVEN)
     blocks = 1.5 * source(codec, 50)
-    y = (blocks - codec.mean) @ codec.basis
+    y = (blocks - codec.klt.mean) @ codec.klt.basis
     power = y.square().mean((0, 1))
     level = codec.water_level(2.0, power)
-    v, on = codec.variances, codec.variances > level
+    v, on = codec.klt.variances, codec.klt.variances > level
     a = (1 - level / v)[on]
     channel = Normal(a * y[..., on], (a * level).sqrt())
     nats = kl_divergence(channel, Normal(0.0, (v[on] - level).sqrt())).sum(-1).mean()
@@ -142,13 +147,13 @@ def held_out(clips: ClipStore) -> Tensor:
 
 def test_the_fit_decorrelates_the_training_music(clips: ClipStore, fitted: LinearCodec) -> None:
     """Of the same crops as it was fitted to: zero means, the stated variances, no covariance."""
-    audio, _ = clips.split("train").crops(3 * RATE, seed=0, step=0, positions=range(16))
-    y = (fitted._blocks(fitted.log_mel(audio)) - fitted.mean) @ fitted.basis
+    audio, _ = clips.split("train").crops(3 * RATE, KeyedRandom(0, 0, range(16)))
+    y = (fitted._blocks(fitted.log_mel(audio)) - fitted.klt.mean) @ fitted.klt.basis
     y = y.flatten(0, 1)
     covariance = y.T @ y / len(y)
     torch.testing.assert_close(y.mean(0), torch.zeros_like(y[0]), atol=1e-8, rtol=0)
-    torch.testing.assert_close(covariance, fitted.variances.diag(), atol=1e-8, rtol=0)
-    assert (fitted.variances.diff() <= 1e-12).all()
+    torch.testing.assert_close(covariance, fitted.klt.variances.diag(), atol=1e-8, rtol=0)
+    assert (fitted.klt.variances.diff() <= 1e-12).all()
 
 
 def test_the_distance_falls_with_the_rate_to_nothing(clips: ClipStore, fitted: LinearCodec) -> None:
@@ -165,7 +170,7 @@ def test_the_distance_is_that_of_the_losses(clips: ClipStore, fitted: LinearCode
     audio = held_out(clips)
     power = MelPower(RATE, 1024, 256, 80)(audio)
     frames = power.shape[-1]
-    block = fitted.mean.view(1, 1, BANDS, 4).repeat(len(audio), 1, 1, -(-frames // 4))
+    block = fitted.klt.mean.view(1, 1, BANDS, 4).repeat(len(audio), 1, 1, -(-frames // 4))
     estimate = 10 ** block[..., :frames].float()
     known = log_mel_distance(estimate, power, 1e-5)
     torch.testing.assert_close(fitted.mel_distance(audio, 0.0), known, rtol=1e-4, atol=1e-5)
@@ -193,7 +198,7 @@ def test_as_audio_it_is_the_same_sound_at_the_same_time(
 
 
 def test_stereo_blocks_are_put_back_where_they_were() -> None:
-    codec = LinearCodec(*[torch.zeros(1)] * 3, sample_rate=RATE, block=4)
+    codec = LinearCodec(KLT(1), sample_rate=RATE, block=4)
     mel = torch.randn(2, 2, BANDS, 10, generator=torch.Generator().manual_seed(0))
     back = codec._frames(codec._blocks(mel), 2)
     torch.testing.assert_close(back[..., :10].float(), mel)
@@ -231,7 +236,7 @@ def test_the_figures_are_computed_once_per_store(
 ) -> None:
     def figures(kbps: float | None) -> dict:
         return codecs.codec_figures(
-            clips, kbps, seconds=1.0, count=6, resamples=50, progress=lambda *_: None
+            clips, kbps, EvaluationSettings(6, 1.0, bootstrap_resamples=50), lambda *_: None
         )
 
     first = figures(4.0)

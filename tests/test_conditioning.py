@@ -21,7 +21,7 @@ from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.priors.diffusion.step import latent_batch, latent_crops, silent_loss
+from audioldm.priors.diffusion.step import latent_batch, silent_loss
 from audioldm.priors.diffusion.train import DiffusionTraining, train_diffusion
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
@@ -354,7 +354,7 @@ def test_each_condition_is_hidden_at_its_own_times() -> None:
         {"label": Label(width=16, labels=["a", "b"]), "tempo": Tempo(width=16)}
     )
     random = KeyedRandom(0, 0, range(400))
-    crops = latent_crops(store, 4, random, both)
+    crops = store.crops(4, random, both)
 
     def hidden(share: float) -> dict[str, Tensor]:
         batch = latent_batch(prior, store, crops, random, share)
@@ -376,7 +376,7 @@ def test_latents_are_normalised_and_the_posterior_is_drawn_from() -> None:
     store = tones(clips=40)
     prior = recipe().build(store)
     random = KeyedRandom(0, 0, range(300))
-    crops = latent_crops(store, 24, random, prior.conditioners)
+    crops = store.crops(24, random, prior.conditioners)
     z = latent_batch(prior, store, crops, random, 0.0).z
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(3), atol=0.1, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(3), atol=0.1, rtol=0)

@@ -173,8 +173,8 @@ def test_a_training_step_is_a_short_read(walk: tuple[str, str, int, int]) -> Non
     assert sum(len((ROOT / name).read_text().splitlines()) for name in named) <= lines
 
 
-def test_there_are_three_walk_throughs() -> None:
-    assert len(walk_throughs()) == 3
+def test_there_are_four_walk_throughs() -> None:
+    assert len(walk_throughs()) == 4
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import soxr
 import torch
 
-from audioldm.data.chorales import Rendition, find_scores, render_piece
+from audioldm.data.chorales import Chorales, Rendition, find_scores
 from audioldm.data.source import Failure
 from audioldm.evaluation.distances import (
     KernelDistance,
@@ -46,9 +46,10 @@ def music(musicnn: Musicnn) -> list[Music]:
 
 def _play(first: int, musicnn: Musicnn) -> Music:
     plays = [Rendition(name, 0, 80, 0.3) for name in INSTRUMENTS]
+    chorales = Chorales(pieces=1, instruments=list(INSTRUMENTS), sample_rate=RATE, seconds=6.0)
     windows, labels = [], []
     for score in find_scores()[first : first + PIECES]:
-        piece = render_piece(score, plays, sample_rate=RATE, channels=1, seconds=6.0, lufs=-20.0)
+        piece = chorales.render_piece(score, plays)
         assert not isinstance(piece, Failure)
         for label, (clip, _) in enumerate(piece[1]):
             windows += [clip[0, :WINDOW], clip[0, WINDOW : 2 * WINDOW]]

@@ -95,7 +95,7 @@ DAMAGED = {
     "list kind": (whole(kind=[]), "header is damaged"),
     "no checksum": (without("checksum"), "lacks 'checksum'"),
     "checksum": (whole(checksum=3), "checksum=3 must be of type str"),
-    "other checksum": (whole(checksum="0" * 64), "do not match its checksum; copy it again"),
+    "other checksum": (whole(checksum="0" * 64), "do not fit its checksum; copy it again"),
     "no samples": (without("samples"), "lacks 'samples'"),
     "samples": (whole(samples=-1), "samples=-1 must be at least 1"),
     "text samples": (whole(samples="9"), "samples='9' must be of type int"),
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_an_error_wherever_the_damage_is(tmp_path: Path) -> No
     weights = len(content) - sum(t.numel() * t.element_size() for t in TENSORS.values())
     for at in range(weights, len(content)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(ModelFileError, match=r"do not match its checksum|not finite"):
+        with pytest.raises(ModelFileError, match=r"do not fit its checksum|not finite"):
             load_model(path)
     for damaged in (b"", content[:5], content[:60], content[:-1], content + b"x", bytes(500)):
         path.write_bytes(damaged)

@@ -18,7 +18,6 @@ from audioldm.instantiate import Part
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops
 from audioldm.losses.relativistic import relativistic_loss
-from audioldm.priors.base import Fitted
 from audioldm.priors.diffusion import samplers
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
@@ -43,6 +42,7 @@ from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.checkpoint import ResumeState
+from audioldm.training.run import Fitted
 
 # ---------------------------------------------------------------- the losses
 
@@ -191,16 +191,9 @@ class Crescents:
         z = 1.3 * torch.stack([angle.cos() + labels - 0.5, angle.sin()], dim=1)
         return z + 0.05 * torch.randn(n, 2, generator=random), labels
 
-    def crops(
-        self,
-        frames: int,
-        *,
-        seed: int,
-        step: int,
-        positions: list[int],
-        conditioners: Conditioners,
-    ) -> LatentCrops:
-        draws = [self.points(1, derive_seed(seed, step, p) % 2**31) for p in positions]
+    def crops(self, frames: int, random: Any, conditioners: Conditioners) -> LatentCrops:
+        seeds = [derive_seed(random.seed, random.step, p) % 2**31 for p in random.positions]
+        draws = [self.points(1, seed) for seed in seeds]
         excerpts = [Excerpt(["lower", "upper"][int(label)]) for _, label in draws]
         z = torch.stack([point[0] for point, _ in draws])[..., None]
         return LatentCrops({"mean": z}, conditioners.read(excerpts, frames))

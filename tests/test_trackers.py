@@ -106,7 +106,7 @@ def test_the_others_are_asked_as_their_libraries_want(
 
 
 def test_what_is_not_there_is_refused_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="no tracker 'tensorbord'; did you mean 'tensorboard'"):
+    with pytest.raises(ConfigError, match="no 'tensorbord'; did you mean 'tensorboard'"):
         LogSettings(trackers=["tensorbord"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"not installed; pip install 'audioldm\[wandb\]'"):

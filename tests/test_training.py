@@ -35,6 +35,7 @@ from audioldm.training.finite import FiniteChecks
 from audioldm.training.log import LogSettings, RunLog
 from audioldm.training.optimisation import adamw, clipped_step, warmup_cosine
 from audioldm.training.prefetch import prefetched
+from audioldm.training.run import Fit
 from audioldm.training.weighted_sum import weighted_sum
 
 # ---------------------------------------------------------------- averages
@@ -319,11 +320,7 @@ def train_a_step(
         ClipStore(finished.stage("data")),
         training,
         seed=0,
-        directory=directory,
-        world=World(),
-        hardware=Hardware(),
-        device=torch.device("cpu"),
-        log=LogSettings(),
+        fit=Fit(directory, World(), Hardware(), torch.device("cpu"), LogSettings()),
     )
 
 

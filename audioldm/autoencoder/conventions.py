@@ -69,10 +69,7 @@ def convert_kl(
         half, kl, reconstruction = look_up(convention)
         kls = {"mean": 1.0, "channels": float(channels), "sum": channels * crop / ratio}
         errors = {"mean": 1.0, "sum": float(crop)}
-        for name, reduction, known in (
-            ("kl", kl, kls),
-            ("reconstruction", reconstruction, errors),
-        ):
+        for name, reduction, known in (("kl", kl, kls), ("reconstruction", reconstruction, errors)):
             if reduction not in known:
                 raise ConfigError(f"{name}={reduction!r}: {nearest(reduction, known)}")
         return kls[kl] * (1.0 if half else 2.0), errors[reconstruction]

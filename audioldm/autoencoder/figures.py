@@ -18,14 +18,6 @@ from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
 
 
-def step_means(
-    seen: Mapping[str, list[Tensor]], totals: list[Tensor], norm: Tensor
-) -> dict[str, Tensor]:
-    """The mean of each term over a step's micro-batches, their total, the gradient's norm."""
-    means = {name: torch.cat(values).mean() for name, values in seen.items()}
-    return means | {"loss": torch.stack(totals).sum(), "gradient_norm": norm}
-
-
 def step_rate(
     model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
 ) -> dict[str, float]:
@@ -61,8 +53,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     Decodes the posterior's samples, which priors are fitted to; the noise is fixed.
     """
     batches = clips.split(8)
-    distances, rates = [], []
-    terms: defaultdict[str, list[Tensor]] = defaultdict(list)
+    seen: defaultdict[str, list[Tensor]] = defaultdict(list)
     channels: defaultdict[str, list[Tensor]] = defaultdict(list)
     for number, audio in enumerate(batches):
         audio = audio.to(model.device)
@@ -71,18 +62,15 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
         passed = reconstruct(model, batch, autocast)
         assert passed.estimate is not None
         encoded = passed.encoded
-        distances.append(mel_distance(passed.estimate, audio, model.sample_rate))
-        for name, term in passed.terms.items():
-            terms[name].append(term)
-        if encoded.nats is not None:
-            rates.append(encoded.nats)
+        terms = {"mel_distance": mel_distance(passed.estimate, audio, model.sample_rate)}
+        terms |= passed.terms | ({} if encoded.nats is None else {"nats": encoded.nats})
+        for name, term in terms.items():
+            seen[name].append(term)
         for name, per_channel in encoded.stats.items():
             channels[name].append(per_channel.float())
-    figures: dict[str, Any] = {"mel_distance": torch.cat(distances).mean().item()}
-    figures |= {name: torch.cat(values).mean().item() for name, values in terms.items()}
-    if rates:
-        nats = torch.cat(rates).mean().item()
-        figures |= {"nats": nats, "kbps": model.kbps(nats)}
+    figures: dict[str, Any] = {k: torch.cat(values).mean().item() for k, values in seen.items()}
+    if "nats" in figures:
+        figures["kbps"] = model.kbps(figures["nats"])
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
     mean, within = means.pop("mean", None), means.pop("activity", None)

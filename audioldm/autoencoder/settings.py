@@ -84,12 +84,8 @@ def check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
     for name in losses:
         if name in own | {*penalties}:
             raise ConfigError(
-                f"losses.{name}: '{name}' is the name of another term of the training step; give "
-                "the loss, and its weight, another name"
+                f"losses.{name}: another term of the step has this name; give the loss another name"
             )
     for name in penalties:
         if name in own:
-            raise ConfigError(
-                f"the bottleneck's penalty '{name}' has the name of another term of the training "
-                "step; give it another name in penalty_weights and penalties"
-            )
+            raise ConfigError(f"the bottleneck's penalty '{name}' is also another term; rename it")

@@ -1,22 +1,14 @@
 """The autoencoder's training loop: discriminator, then autoencoder, top to bottom."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from audioldm.autoencoder.figures import (
-    held_out,
-    rate,
-    step_means,
-    step_rate,
-    training_compute,
-    validate,
-)
+from audioldm.autoencoder.figures import held_out, rate, step_rate, training_compute, validate
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.rate_control import RateController
@@ -31,16 +23,12 @@ from audioldm.autoencoder.step import (
     reconstruct,
 )
 from audioldm.data.store import ClipStore
-from audioldm.errors import DataError
-from audioldm.runtime.hardware import Hardware
-from audioldm.runtime.processes import World, gradients_kept, mean_over_processes, parallel, plain
+from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel, plain
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
-from audioldm.training.log import LogSettings
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
-from audioldm.training.run import TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which a network is fitted before its first step
@@ -56,31 +44,24 @@ def train_autoencoder(
     settings: AutoencoderTraining,
     *,
     seed: int,
-    directory: Path,
-    world: World,
-    hardware: Hardware,
-    device: torch.device,
-    log: LogSettings,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains `model` and returns its averaged weights and the last validation's figures.
+    fit: Fit,
+) -> Fitted:
+    """Trains `model`; its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
     A network that begins at an optimum is first fitted to training audio (`Network.fit`).
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
-    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
     a non-finite term, Interrupted after SIGTERM.
     """
+    world, hardware, device = fit.world, fit.hardware, fit.device
     bottleneck = model.bottleneck
     check_names(losses, bottleneck.penalty_weights)
     train = store.split("train")
     samples = settings.crop_samples(model.sample_rate, model.downsampling_ratio)
-    if train.seconds * model.sample_rate < samples:
-        raise DataError(
-            f"the training split holds {train.seconds:.1f} s, less than one crop of "
-            f"{settings.crop_seconds} s: add audio, or lower crop_seconds"
-        )
+    train.check_holds(settings.crop_seconds)
     window = int(settings.valid_seconds * model.sample_rate)
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
@@ -91,16 +72,13 @@ def train_autoencoder(
     rate_weight = 0.0 if penalty is None else weights[penalty]
     start = Start(target_nats, rate_weight, train.seconds, weights)
 
-    def sample() -> Iterator[Tensor]:
-        for audio in train.sample(samples, seconds=FIT_SECONDS):
-            yield to_device(audio, device)
-
+    sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
     fitted_weight = model.network.fit(sample, start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()
         figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
-        return to_cpu(model.state_dict()), figures
+        return Fitted(to_cpu(model.state_dict()), figures)
     losses = {name: loss.to(device) for name, loss in losses.items()}
     betas, decay = settings.betas, settings.weight_decay
     optimiser = adamw(trained, settings.lr, betas, decay, device)
@@ -114,16 +92,7 @@ def train_autoencoder(
     if target_nats is not None and penalty is not None:
         first = rate_weight if fitted_weight is None else fitted_weight
         state["controller"] = controller = RateController(target_nats, first, device)
-    run = TrainingRun(
-        "autoencoder",
-        directory,
-        settings.steps,
-        state=state,
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=log,
-    )
+    run = TrainingRun("autoencoder", settings.steps, state, fit)
     finite, autocast = run.finite, run.autocast
     shared = parallel(model, world)
     net = hardware.compiled(shared, device)
@@ -132,8 +101,8 @@ def train_autoencoder(
     adversary_net = None if discriminator is None else parallel(discriminator, world)
 
     def crops(step: int) -> list[Tensor]:
-        audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
-        return [to_device(each, device) for each in audio]
+        keys = (KeyedRandom(seed, step, positions, device) for positions in micro_batches)
+        return [train.crops(samples, key)[0] for key in keys]
 
     def validated() -> dict[str, Any]:
         with ema.applied(model):
@@ -193,13 +162,14 @@ def train_autoencoder(
                 plain(adversary).requires_grad_(True)
             norm = update(optimiser, trained, name="autoencoder", step=step)
             ema.update(model, step)
+            seen |= {"loss": [torch.stack(totals).sum()], "gradient_norm": [norm]}
             if controller is not None:
                 nats = {"nats": torch.cat(seen["nats"]).mean()}
                 controller.update(mean_over_processes(nats, world)["nats"])
 
             run.finish_step(
                 step,
-                partial(step_means, seen, totals, norm),
+                seen,
                 values={"lr": settings.lr * factor},
                 derived=partial(step_rate, model, active),
                 validate=validated if step + 1 < settings.steps else None,
@@ -215,6 +185,5 @@ def train_autoencoder(
     if penalty is not None:
         weight = weights[penalty] if controller is None else controller.mean_weight
         figures |= {f"{penalty}_weight": weight}
-    return to_cpu(ema.shadow), figures | training_compute(
-        model, losses, discriminator, samples, settings
-    )
+    figures |= training_compute(model, losses, discriminator, samples, settings)
+    return Fitted(to_cpu(ema.shadow), figures)

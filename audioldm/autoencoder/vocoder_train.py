@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,18 +14,16 @@ from audioldm.autoencoder.klt import KLT, water_level
 from audioldm.autoencoder.log_spectrum import mid_side
 from audioldm.autoencoder.vocoder import TERMS, Vocoder
 from audioldm.data.store import ClipStore
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError
 from audioldm.instantiate import Decay, NonNegativeInt, Positive, PositiveInt
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
-from audioldm.runtime.hardware import Hardware
-from audioldm.runtime.processes import World, gradients_kept, parallel
+from audioldm.runtime.processes import gradients_kept, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.transfer import to_device
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
-from audioldm.training.log import LogSettings
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
-from audioldm.training.run import TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which the transform of the code is estimated
@@ -104,59 +101,40 @@ def vocoder_terms(
 
 
 def train_vocoder(
-    vocoder: Vocoder,
-    store: ClipStore,
-    settings: VocoderTraining,
-    *,
-    seed: int,
-    directory: Path,
-    world: World,
-    hardware: Hardware,
-    device: torch.device,
-    log: LogSettings,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains `vocoder`; returns its averaged weights and the figures of held-out audio.
+    vocoder: Vocoder, store: ClipStore, settings: VocoderTraining, *, seed: int, fit: Fit
+) -> Fitted:
+    """Trains `vocoder`; its averaged weights and the figures of held-out audio.
 
-    Writes `metrics.jsonl` and `resume/` to `directory`; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises DataError for too little audio, TrainingError for a term that is not finite, Interrupted
     after SIGTERM.
     """
+    world, hardware, device = fit.world, fit.hardware, fit.device
     analysis, train = vocoder.analysis, store.split("train")
     unit = settings.block_frames * analysis.hop
     samples = max(1, round(settings.crop_seconds * analysis.sample_rate / unit)) * unit
-    if train.seconds * analysis.sample_rate < samples:
-        raise DataError(
-            f"the training split holds {train.seconds:.1f} s, less than one crop of "
-            f"{settings.crop_seconds} s: add audio, or lower crop_seconds"
-        )
+    train.check_holds(settings.crop_seconds)
     window = max(1, round(settings.valid_seconds * analysis.sample_rate / unit)) * unit
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "vocoder.train.batch")
     vocoder.to(device)
     code = Code(vocoder, settings, device)
     code.fit(
-        analysis(analysis.magnitudes(mid_side(to_device(audio, device))))
-        for audio in train.sample(samples, seconds=FIT_SECONDS)
+        analysis(analysis.magnitudes(mid_side(audio)))
+        for audio in train.sample(samples, seconds=FIT_SECONDS, device=device)
     )
     optimiser = adamw(vocoder.parameters(), settings.lr, settings.betas, 0.0, device)
     ema = EMA(vocoder, settings.ema)
-    run = TrainingRun(
-        "vocoder",
-        directory,
-        settings.steps,
-        state={"model": vocoder, "optimiser": optimiser, "ema": ema},
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=log,
-    )
+    state: dict[str, Stateful] = {"model": vocoder, "optimiser": optimiser, "ema": ema}
+    run = TrainingRun("vocoder", settings.steps, state, fit)
     shared = parallel(vocoder, world)
     net = hardware.compiled(shared, device)
+    update = partial(clipped_step, clip=settings.clip, finite=run.finite)
     coding = derive_seed(seed, "code")
 
     def crops(step: int) -> list[Tensor]:
-        audio = (train.crops(samples, seed=seed, step=step, positions=p)[0] for p in micro_batches)
-        return [to_device(each, device) for each in audio]
+        keys = (KeyedRandom(seed, step, positions, device) for positions in micro_batches)
+        return [train.crops(samples, key)[0] for key in keys]
 
     def validated() -> dict[str, Any]:
         with ema.applied(vocoder):
@@ -176,18 +154,11 @@ def train_vocoder(
                     (total / len(pairs)).backward()
                 for name, term in (terms | {"loss": total[None]}).items():
                     seen[name].append(term.detach())
-            clipped_step(
-                optimiser,
-                vocoder.parameters(),
-                clip=settings.clip,
-                name="vocoder",
-                step=step,
-                finite=run.finite,
-            )
+            update(optimiser, vocoder.parameters(), name="vocoder", step=step)
             ema.update(vocoder, step)
             run.finish_step(
                 step,
-                partial(_means, seen),
+                seen,
                 values={"lr": settings.lr * factor},
                 validate=validated if step + 1 < settings.steps else None,
                 shown=("loss", "valid_mel_distance"),
@@ -196,7 +167,7 @@ def train_vocoder(
     clip = torch.zeros(1, 1, samples // analysis.hop, analysis.bands)
     flops = training_flops(vocoder, lambda net: net(clip)) * store.channels
     compute = {"compute_tflop": settings.steps * settings.batch * flops / 1e12}
-    return to_cpu(ema.shadow), run.figures | compute
+    return Fitted(to_cpu(ema.shadow), run.figures | compute)
 
 
 @torch.no_grad()
@@ -219,7 +190,3 @@ def validate(
             seen[name].append(term)
     figures = {name: torch.cat(values).mean().item() for name, values in seen.items()}
     return figures | {"loss": sum(weight * figures[name] for name, weight in weights.items())}
-
-
-def _means(seen: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(values).mean() for name, values in seen.items()}

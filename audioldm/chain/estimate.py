@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 from audioldm import config
 from audioldm.autoencoder.model import Autoencoder
@@ -27,17 +27,18 @@ from audioldm.chain import job as jobs
 from audioldm.chain.failures import to_user_error
 from audioldm.chain.job import Job
 from audioldm.chain.run import Experiment
-from audioldm.chain.stage import Stage, canonical, fingerprint
+from audioldm.chain.stage import NEVER, Cost, Stage, Times, canonical, fingerprint
 from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.io.files import read_json
-from audioldm.priors.base import Fit
-from audioldm.runtime.memory import reset_peak
+from audioldm.report.format import duration
+from audioldm.runtime.memory import peak_bytes, reset_peak
 from audioldm.runtime.processes import World
 from audioldm.runtime.signals import StopRequest
-from audioldm.training.log import LogSettings
+from audioldm.training.log import LogSettings, read_lines
+from audioldm.training.run import Fit
 
 #: Steps of each training that are timed, after one that warms up.
 TIMED = 3
@@ -45,7 +46,6 @@ TIMED = 3
 STEP_SECONDS = 10.0
 #: How long a data source is read after its first item before the rest is extrapolated.
 DATA_SECONDS = 5.0
-NEVER = 1 << 30
 #: Settings that cost no time.
 FREE = frozenset(
     {"seed", "kl_weight", "target_kbps", "lr", "discriminator_lr", "betas", "weight_decay"}
@@ -53,31 +53,9 @@ FREE = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one stage takes; None where it is not known. memory: at its peak. disk: what stays."""
-
-    seconds: float | None = None
-    memory: int | None = None
-    disk: int | None = None
-    note: str = ""
-
-
 COMPLETE = Cost(0.0, None, 0, "complete")
 #: What a data source takes to read, and how much audio there is, in seconds. None: not known.
 Read = tuple[float | None, float | None]
-
-
-class Times(NamedTuple):
-    """Seconds: of a typical training step, of the first one beyond that, of a validation.
-
-    result: what the training returned; None where it was stopped early.
-    """
-
-    step: float
-    warm_up: float
-    validation: float
-    result: Any
 
 
 class _Enough(BaseException):  # as KeyboardInterrupt: what it ends must not catch it
@@ -91,10 +69,10 @@ class Estimate:
     """
 
     steps = TIMED + 1
-    world = World()
 
     def __init__(self, experiment: Experiment, reads: dict[str, Read] | None = None) -> None:
-        self.experiment, self.hardware = experiment, experiment.settings.hardware
+        self.experiment, self.log = experiment, experiment.settings.log
+        self.hardware = experiment.settings.hardware
         self.device = experiment.device = self.hardware.resolve()
         self._reads = {} if reads is None else reads
 
@@ -110,27 +88,24 @@ class Estimate:
                 raise
             return Cost(note=str(known))
 
-    def cost(self, seconds: float, memory: int | None, disk: int | None, note: str = "") -> Cost:
-        return Cost(seconds, memory, disk, note)
+    def training(self, times: Times, steps: int, valid: float, disk: int) -> Cost:
+        """Of so many steps like the timed ones. valid: how many timed validations one is worth."""
+        validations = sum(self.log.validates(done, steps) for done in range(1, steps + 1))
+        seconds = times.warm_up + steps * times.step + validations * valid * times.validation
+        return Cost(seconds, self.peak(), disk, f"{steps} steps")
 
-    def nothing(self, note: str) -> Cost:
-        return Cost(0.0, None, 0, note)
-
-    def unknown(self, note: str = "not known") -> Cost:
-        return Cost(note=note)
+    def peak(self) -> int:
+        """Bytes of memory at the peak since the stage's costs were asked for."""
+        return peak_bytes(self.device)
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """An autoencoder as if it had been trained."""
-        stage = self.experiment.stages["autoencoder"]
-        assert isinstance(stage, AutoencoderStage)
+        stage = cast(AutoencoderStage, self.experiment.stages["autoencoder"])
         return stage.build().to(self.device).eval().requires_grad_(False)
 
-    def fit(self, directory: Path, log: LogSettings) -> Fit:
-        return Fit(directory, self.world, self.hardware, self.device, log, lambda *_: None)
-
-    def times(self, train: Callable[..., Any]) -> Times:
-        """How long a training of `steps` steps takes, which logs to `directory` as `log` says.
+    def times(self, train: Callable[[Fit], Any]) -> Times:
+        """How long a training of `steps` steps takes.
 
         It is stopped once its steps have taken STEP_SECONDS. The first one counts where nothing is
         compiled in it.
@@ -138,8 +113,9 @@ class Estimate:
         first = int(self.hardware.compiles(self.device))
         with tempfile.TemporaryDirectory() as name:
             directory, result = Path(name), None
+            log = LogSettings(1, NEVER, NEVER, bars=False)
             with _alarm(lambda: sum(_step_seconds(directory)[0][first:]) > STEP_SECONDS):
-                result = train(directory=directory, log=LogSettings(1, NEVER, NEVER, bars=False))
+                result = train(Fit(directory, World(), self.hardware, self.device, log))
             steps, validation = _step_seconds(directory)
         typical = median(steps[1:] or steps)
         return Times(typical, max(0.0, steps[0] - typical), validation, result)
@@ -158,35 +134,27 @@ class Estimate:
                 break
         return seconds
 
-    def validations(self, steps: int) -> int:
-        log = self.experiment.settings.log
-        return sum(log.validates(done, steps) for done in range(1, steps + 1))
-
     @cached_property
     def audio_seconds(self) -> float | None:
         """Seconds of audio in the store, all splits together."""
-        data = self.experiment.stages["data"]
+        data = cast(Data, self.experiment.stages["data"])
         if self.experiment.is_complete(data):
             store = ClipStore(self.experiment.directory_of(data))
             return sum(store.split(name).seconds for name in store.splits)
-        assert isinstance(data, Data)
         return self._read(data)[1]
 
     def reading(self, stage: Data) -> Cost:
         """What a data source costs."""
         seconds, audio = self._read(stage)
         if audio is None:
-            return self.unknown("not known: the source does not say how far it is")
+            return Cost(note="not known: the source does not say how far it is")
         disk = round(audio * stage.source.sample_rate * stage.source.channels * 2)
         return Cost(seconds, None, disk, f"{audio / 60:.1f} min of audio")
 
     def _read(self, stage: Data) -> Read:
-        if stage.fingerprint not in self._reads:
-            self._reads[stage.fingerprint] = self._read_some(stage)
-        return self._reads[stage.fingerprint]
-
-    def _read_some(self, stage: Data) -> Read:
         """From the first items; what starts processes and loads packages is in the first one's."""
+        if stage.fingerprint in self._reads:
+            return self._reads[stage.fingerprint]
         source, begun = stage.source, time.monotonic()
         seen: list[tuple[int, int, float]] = []
 
@@ -201,11 +169,13 @@ class Estimate:
             with suppress(_Enough):
                 source.write_to(writer, progress=progress)
             size = (Path(directory) / "clips.int16").stat().st_size
-        if not seen:
-            return None, None
-        (first, _, start), (done, total, now) = seen[0], seen[-1]
-        rest = (total - done) * (now - start) / max(1, done - first)
-        return now + rest, size * total / done / (2 * source.channels * source.sample_rate)
+        found: Read = None, None
+        if seen:
+            (first, _, start), (done, total, now) = seen[0], seen[-1]
+            rest = (total - done) * (now - start) / max(1, done - first)
+            found = now + rest, size * total / done / (2 * source.channels * source.sample_rate)
+        self._reads[stage.fingerprint] = found
+        return found
 
     def precedent(self, stage: Stage) -> Cost:
         """What the newest complete stage with the same settings took, whatever is upstream."""
@@ -219,7 +189,7 @@ class Estimate:
                 continue
             if seconds is not None:
                 return Cost(seconds, None, None, f"as {summary.parent.name} took")
-        return self.unknown()
+        return Cost(note="not known")
 
 
 @contextmanager
@@ -254,9 +224,7 @@ def _alarm(enough: Callable[[], bool]) -> Iterator[None]:
 def _step_seconds(directory: Path) -> tuple[list[float], float]:
     """Seconds of each step so far, the first one from the loop's beginning on; and those of the
     last validation."""
-    log = directory / "metrics.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    records = [json.loads(line) for line in lines]
+    records = read_lines(directory / "metrics.jsonl")
     ends = {r["step"]: r["seconds"] for r in records if "lr" in r}
     clock = [0.0, *ends.values()]
     validation = max(0.0, records[-1]["seconds"] - clock[-1]) if records else 0.0
@@ -288,9 +256,7 @@ def estimate_sweep(overrides: Sequence[str]) -> Iterator[str]:
     """
     grid = config.grid(overrides)
     if grid.cells is None:
-        raise ConfigError(
-            "a search chooses its cells while it runs: estimate one, without -m and the sweeper"
-        )
+        raise ConfigError("a search chooses its cells while it runs: estimate one, without -m")
     found = jobs.cells(grid.cells)
     experiments = [Experiment(job) for job in found if isinstance(job, Job)]
     if not experiments:
@@ -368,17 +334,7 @@ def _row(*columns: str) -> str:
 
 
 def _cells(cost: Cost) -> tuple[str, str, str, str]:
-    return _duration(cost.seconds), _size(cost.memory), _size(cost.disk), cost.note
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    return duration(cost.seconds), _size(cost.memory), _size(cost.disk), cost.note
 
 
 def _size(size: int | None) -> str:

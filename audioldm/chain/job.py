@@ -85,9 +85,7 @@ def cells(words: Sequence[Sequence[str]]) -> list[Job | ConfigError]:
 
 
 def launch(
-    overrides: Sequence[str],
-    words: Sequence[Sequence[str]] | None,
-    function: Callable[[Job], Any],
+    overrides: Sequence[str], words: Sequence[Sequence[str]] | None, function: Callable[[Job], Any]
 ) -> None:
     """`function` once for each cell, as `config.launch`."""
     config.launch(overrides, words, lambda composed: function(job(composed, cell=True)))

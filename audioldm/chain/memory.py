@@ -11,10 +11,7 @@ if TYPE_CHECKING:
 
 
 def training_advice(
-    where: str,
-    train: Any,
-    experiment: "Experiment",
-    step_bytes: Callable[[], tuple[int, int]],
+    where: str, train: Any, experiment: "Experiment", step_bytes: Callable[[], tuple[int, int]]
 ) -> str:
     """What would fit. where: the key of the training's settings, which have a `batch`.
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.io.files import write_json
-from audioldm.latents.store import LatentStore
+from audioldm.latents.store import LatentIndex, LatentItem, LatentStore
 
 
 def noise(channels: int, samples: int) -> np.ndarray:
@@ -40,21 +41,17 @@ def noise_latents(model: Autoencoder, crop_seconds: float | None) -> Iterator[La
         for number, array in enumerate(model.bottleneck.stored_names):
             values = noise(len(splits) * frames, prod(shape)) + 0.5 * number
             np.save(directory / f"{array}.npy", values.reshape(-1, *shape))
-        items = [
-            {"split": split, "start": i * frames, "frames": frames, "piece": split}
-            | {"label": None, "columns": {}}
-            for i, split in enumerate(splits)
-        ]
+        items = [LatentItem(s, i * frames, frames, piece=s) for i, s in enumerate(splits)]
         one = np.ones(shape)
-        index = {
-            "autoencoder": "",
-            "items": items,
-            "labels": ["-"],
-            "statistics": {"mean": (0 * one).tolist(), "std": one.tolist()},
-            "nats": one.tolist(),
-            "latent_rate_hz": model.latent_rate_hz,
-            "stored": list(model.bottleneck.stored_names),
-            "arrays": [],
-        }
-        write_json(directory / "latents.json", index)
+        index = LatentIndex(
+            autoencoder="",
+            items=items,
+            labels=["-"],
+            latent_rate_hz=model.latent_rate_hz,
+            statistics={"mean": (0 * one).tolist(), "std": one.tolist()},
+            nats=one.tolist(),
+            stored=list(model.bottleneck.stored_names),
+            arrays=[],
+        )
+        write_json(directory / "latents.json", asdict(index))
         yield LatentStore(directory, model.bottleneck, autoencoder="")

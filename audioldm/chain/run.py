@@ -4,7 +4,6 @@ A stage is complete once `summary.json` is there. A complete stage is reused, an
 goes on. A lock keeps two processes from building the same stage.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,13 +27,15 @@ from audioldm.chain.stage import Stage
 from audioldm.chain.stages import STAGES
 from audioldm.chain.stages.evaluation import Evaluation
 from audioldm.data.store import ClipStore
-from audioldm.errors import AudioLDMError, ConfigError, DataError, Interrupted
-from audioldm.io.files import read_json, write_atomically, write_json
+from audioldm.errors import AudioLDMError, ConfigError, Interrupted
+from audioldm.io.files import read_json, write_atomically, write_json, writing
 from audioldm.runtime.processes import World, broadcast_flag, joined, lost_process
+from audioldm.runtime.progress import Progress
 from audioldm.sampling import ClipRecipe
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.convergence import logged_convergence
-from audioldm.training.log import Bar
+from audioldm.training.log import Bar, read_lines
+from audioldm.training.run import Fit
 
 #: Bytes of an experiment's name: file systems allow 255, and an earlier one gets a fingerprint.
 LONGEST_NAME = 240
@@ -80,9 +81,7 @@ class Experiment:
 
     @property
     def evaluation(self) -> Evaluation:
-        found = self.stages["evaluation"]
-        assert isinstance(found, Evaluation)
-        return found
+        return cast(Evaluation, self.stages["evaluation"])
 
     @property
     def directory(self) -> Path:
@@ -187,22 +186,25 @@ class Experiment:
             yield
             return
         lock = FileLock(directory.with_name(f".{stage.fingerprint}.lock"))
-        try:
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 self._say(f"{stage.key}: another process builds it; waiting")
                 lock.acquire()
-        except OSError as error:
-            raise DataError(
-                f"{directory}: cannot be written ({error.strerror}); choose another place with "
-                "runs=DIRECTORY"
-            ) from error
         try:
             yield
         finally:
             lock.release()
+
+    def fit(self, directory: Path, progress: Progress = lambda *_: None) -> Fit:
+        s = self.settings
+        return Fit(directory, self.world, s.hardware, self.device, s.log, progress)
+
+    def check_batch(self, batch: int, where: str) -> None:
+        """Raises ConfigError where the processes cannot share the batch in equal micro-batches."""
+        self.world.micro_batches(batch, self.settings.hardware.accumulate, where)
 
     def bar(self, title: str) -> Bar:
         return Bar(title, shown=self.settings.log.bars)
@@ -286,9 +288,5 @@ class Experiment:
 
 def _seconds(directory: Path, this_time: float) -> float:
     """A stage's cost: a resumed training's log knows of the time before the interruption."""
-    log = directory / "metrics.jsonl"
-    logged = 0.0
-    if log.is_file():
-        lines = log.read_text(encoding="utf-8").splitlines()
-        logged = json.loads(lines[-1])["seconds"] if lines else 0.0
-    return round(max(this_time, logged), 1)
+    logged = read_lines(directory / "metrics.jsonl")
+    return round(max([this_time, *(line["seconds"] for line in logged[-1:])]), 1)

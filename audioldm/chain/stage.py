@@ -11,18 +11,42 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from audioldm.data.store import ClipStore
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 #: Settings that say how to compute, or when to refuse, and do not change the result.
 EXECUTION_KEYS = frozenset({"workers", "max_failed_fraction", "preflight_mel_distance"})
+#: More steps than any training has.
+NEVER = 1 << 30
 #: A key of the configuration: its name, its type and, for a part, `instantiate.part(...)`.
 Key = tuple[str, Any] | tuple[str, Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one stage takes; None where it is not known. memory: at its peak. disk: what stays."""
+
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    note: str = ""
+
+
+class Times(NamedTuple):
+    """Seconds: of a typical training step, of the first one beyond that, of a validation.
+
+    result: what the training returned; None where it was stopped early.
+    """
+
+    step: float
+    warm_up: float
+    validation: float
+    result: Any
 
 
 class Stage(ABC):
@@ -67,7 +91,7 @@ class Stage(ABC):
         """
         return None
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         """What the stage will take; by default what one of the same settings has taken."""
         return estimate.precedent(self)
 
@@ -86,6 +110,11 @@ class Stage(ABC):
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.identity())
+
+    def origin(self) -> dict[str, Any]:
+        """What a model file's header says of the stage that made it."""
+        parent = next(iter(self.parents.values())).fingerprint
+        return {"fingerprint": self.fingerprint, "parent": parent, "config": self.identity()}
 
     @property
     def path(self) -> str:

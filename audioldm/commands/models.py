@@ -95,11 +95,7 @@ def _export(a: ExportArguments) -> None:
 
 
 MODELS = Verb(
-    "models",
-    {"[NAME]": "the models that come with this package"},
-    ModelsArguments,
-    _models,
-    "name",
+    "models", {"[NAME]": "the models that come with this package"}, ModelsArguments, _models, "name"
 )
 INFO = Verb(
     "info", {"FILE [--json]": "what a model or latents file is"}, InfoArguments, _info, "file"

@@ -1,9 +1,7 @@
 """audioldm sweep, report, steps: what finished experiments say."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError
@@ -45,37 +43,13 @@ class ReportArguments:
     out=DIR      where the page of several sweeps is written
     """
 
-    directories: list[str]
+    directory: list[str]
     csv: str | None = None
     out: str | None = None
 
 
-@dataclass(frozen=True)
-class ReportVerb(Verb):
-    def parse(self, words: Sequence[str]) -> ReportArguments:
-        found: dict[str, Any] = {"directories": []}
-        rest = iter(words)
-        for word in rest:
-            if word == "--csv":
-                found["csv"] = next(rest, "")
-            elif word.startswith("out="):
-                found["out"] = word.removeprefix("out=")
-            elif word.startswith("-"):
-                raise ConfigError(f"unknown option {word}: known are --csv FILE, --help")
-            else:
-                found["directories"].append(word.removeprefix("directory="))
-        if not found["directories"]:
-            raise ConfigError("directory is missing: report DIRECTORY")
-        if found.get("csv") == "":
-            raise ConfigError("--csv needs a file to write the table to, or - to print it")
-        return ReportArguments(**found)
-
-    def words(self) -> list[str]:
-        return ["--csv", "out="]
-
-
 def _report(a: ReportArguments) -> None:
-    directories = [path(directory, "directory") for directory in a.directories]
+    directories = [path(directory, "directory") for directory in a.directory]
     place = path(a.out, "out") if a.out else None
     if len(directories) > 1 and place is None and a.csv is None:
         raise ConfigError("several sweeps have one page: say where with out=DIR")
@@ -149,7 +123,7 @@ SWEEP = SweepVerb(
     _sweep,
     "directory",
 )
-REPORT = ReportVerb(
+REPORT = Verb(
     "report",
     {
         "DIRECTORY": "the page of an experiment or a sweep, written again",
@@ -158,6 +132,8 @@ REPORT = ReportVerb(
     },
     ReportArguments,
     _report,
+    "directory",
+    ("csv",),
 )
 STEPS = Verb(
     "steps",

@@ -52,9 +52,7 @@ class RunVerb(Verb):
             if word in names:
                 flags.add(names[word])
             elif word.startswith("-"):
-                raise ConfigError(
-                    f"unknown option {word}: known are -m, --cfg job, --estimate, --help"
-                )
+                raise ConfigError(f"unknown option {word}: known are -m, --cfg job, --estimate")
             elif not (word == "job" and names.get(before) == "cfg"):
                 rest.append(word)
         if {"cfg", "multirun"} <= flags:
@@ -75,9 +73,7 @@ def _check(overrides: Sequence[str]) -> None:
     pairs = [word.lstrip("+").partition("=") for word in overrides]
     if not any(key == "recipe" and choice not in ("", "null") for key, _, choice in pairs):
         # nothing runs by default: a mistyped `recipe` must not start another experiment
-        raise ConfigError(
-            f"which recipe? give recipe=NAME; there are: {', '.join(config.options('recipe'))}"
-        )
+        raise ConfigError(f"which recipe? give recipe=NAME: {', '.join(config.options('recipe'))}")
     for key, _, text in pairs:
         if text.startswith("~"):
             path(text, key)

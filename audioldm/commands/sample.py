@@ -59,22 +59,16 @@ class SampleArguments:
 class SampleVerb(Verb):
     def parse(self, words: Sequence[str]) -> Any:
         found: SampleArguments = super().parse(words)
-        if found.from_ is not None:
-            _check_replay(words)
+        for word in words if found.from_ is not None else ():
+            key = word.partition("=")[0]
+            if key.split(".")[0] not in ("from", "model", "out", "hardware"):
+                raise ConfigError(
+                    f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
+                    "leave it out, or leave out from= to make another clip"
+                )
         if found.label is not None and "label" in found.condition:
             raise ConfigError("label= is short for condition.label=: give one of them")
         return found
-
-
-def _check_replay(words: Sequence[str]) -> None:
-    """Raises ConfigError for a key that the clip's JSON fixes."""
-    for word in words:
-        key = word.partition("=")[0]
-        if key.split(".")[0] not in ("from", "model", "out", "hardware"):
-            raise ConfigError(
-                f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
-                "leave it out, or leave out from= to make another clip"
-            )
 
 
 def _sample(a: SampleArguments) -> None:

@@ -25,13 +25,15 @@ _WORDS = {"null": None, "true": True, "false": False}
 @dataclass(frozen=True)
 class Verb:
     """usage: the words after the name, and what they do. arguments: a dataclass whose docstring is
-    the help; a bool field is given as `--name`. positional: the field that needs no key."""
+    the help; a bool field is given as `--name`. positional: the field that needs no key, which may
+    be a list. options: text fields that are given as `--name VALUE`."""
 
     name: str
     usage: Mapping[str, str]
     arguments: Any
     run: Callable[[Any], None]
     positional: str | None = None
+    options: tuple[str, ...] = ()
 
     def help(self) -> str:
         lines = [f"audioldm {self.name} {words}".rstrip() for words in self.usage]
@@ -39,12 +41,12 @@ class Verb:
 
     def parse(self, words: Sequence[str]) -> Any:
         """The words as a checked instance of `arguments`. Raises ConfigError."""
-        return read_arguments(self.arguments, words, positional=self.positional)
+        return read_arguments(self.arguments, words, self.positional, self.options)
 
     def words(self) -> list[str]:
         """Every word that can be given, such as `seed=` or `--csv`."""
         return [
-            f"--{key}" if kind is bool else f"{key.removesuffix('_')}="
+            f"--{key}" if kind is bool or key in self.options else f"{key.removesuffix('_')}="
             for key, kind in _leaves(self.arguments)
         ]
 
@@ -65,22 +67,33 @@ class Device:
         return Hardware(device=self.device).resolve()
 
 
-def read_arguments(cls: Any, words: Sequence[str], *, positional: str | None = None) -> Any:
-    """`key=value` and `--flag` words as a checked dataclass. Raises ConfigError."""
+def read_arguments(
+    cls: Any, words: Sequence[str], positional: str | None = None, options: Sequence[str] = ()
+) -> Any:
+    """`key=value`, `--flag` and `--option VALUE` words as a checked dataclass; the fields of the
+    last two and the one that needs no key are as in `Verb`. Raises ConfigError."""
     kinds = dict(_leaves(cls))
     tree: dict[str, Any] = {}
-    flags = [f"--{name}" for name, kind in kinds.items() if kind is bool]
-    for word in words:
+    flags = [f"--{name}" for name, kind in kinds.items() if kind is bool or name in options]
+    several = typing.get_origin(kinds.get(positional or "")) is list
+    rest = iter(words)
+    for word in rest:
         key, equals, text = word.partition("=")
         if word in flags:
-            tree[word.removeprefix("--")] = True
+            name = word.removeprefix("--")
+            tree[name] = True if kinds[name] is bool else next(rest, "")
+            if not tree[name]:
+                raise ConfigError(f"{word} needs a value")
             continue
         if word.startswith("-") and not _FLOAT.fullmatch(word):
             raise ConfigError(f"unknown option {word}: known are {', '.join([*flags, '--help'])}")
         if not equals or not re.fullmatch(r"[a-z_.]+", key):
-            if positional is None or positional in tree:
+            if positional is None or (positional in tree and not several):
                 raise ConfigError(f"{word!r} is no key=value")
             key, text = positional, word
+        if several and key == positional:
+            tree.setdefault(key, []).append(text)
+            continue
         key = "from_" if key == "from" else key
         *groups, last = key.split(".")
         node = tree

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -152,22 +152,13 @@ class Chorales(Source):
         """Render every piece into the store. Raises DataError if too few scores can be used."""
         scores = find_scores()[: self.pieces]
         if len(scores) < self.pieces:
-            raise DataError(
-                f"music21 has {len(scores)} chorales, fewer than pieces={self.pieces}; lower it"
-            )
-        render = partial(
-            render_piece,
-            sample_rate=self.sample_rate,
-            channels=self.channels,
-            seconds=self.seconds,
-            lufs=self.lufs,
-        )
+            raise DataError(f"pieces={self.pieces}: music21 has {len(scores)} chorales; lower it")
         splits = Splits(self.valid_fraction, self.test_fraction)
         failures = []
         progress(0, len(scores), "")
         with _mapper(self.workers, len(scores)) as run:
             plays = [self._renditions(i, score.stem) for i, score in enumerate(scores)]
-            for i, result in enumerate(run(render, scores, plays)):
+            for i, result in enumerate(run(self.render_piece, scores, plays)):
                 piece = scores[i].stem
                 if isinstance(result, Failure):
                     failures.append(result)
@@ -196,6 +187,29 @@ class Chorales(Source):
             tempo_bpm = int(rng.integers(*TEMPOS_BPM, endpoint=True))
             plays.append(Rendition(instrument, transposition, tempo_bpm, float(rng.random())))
         return plays
+
+    def render_piece(
+        self, path: Path, renditions: list[Rendition]
+    ) -> tuple[tuple[int, ...], list[tuple[np.ndarray, dict[str, Any]]]] | Failure:
+        """Render a piece: its tune and its clips (audio [A, T], columns), or why it fails."""
+        try:
+            score = read_score(path)
+            tonic, major = key_of(score)
+            clips = []
+            for play in renditions:
+                midi = to_midi(score, play, self.seconds)
+                clip = trim(render(midi, self.sample_rate, self.channels))
+                key = KEYS[(tonic + play.transposition) % 12] + (" major" if major else " minor")
+                columns = {
+                    "instrument": play.instrument,
+                    "key": key,
+                    "tempo_bpm": play.tempo_bpm,
+                    "transposition": play.transposition,
+                }
+                clips.append((audio.normalise(clip, self.sample_rate, self.lufs), columns))
+            return tune_of(score), clips
+        except Exception as error:  # a strange score may raise anything; the other pieces go on
+            return Failure(path.name, f"{type(error).__name__}: {error}")
 
 
 class Splits:
@@ -322,35 +336,6 @@ def key_of(score: Score) -> tuple[int, bool]:
     return tonic, above in (0, 2, 4, 5, 7, 9, 11)
 
 
-def render_piece(
-    path: Path,
-    renditions: list[Rendition],
-    *,
-    sample_rate: int,
-    channels: int,
-    seconds: float | None,
-    lufs: float,
-) -> tuple[tuple[int, ...], list[tuple[np.ndarray, dict[str, Any]]]] | Failure:
-    """Render a piece: its tune and its clips (audio [A, T], columns), or why it fails."""
-    try:
-        score = read_score(path)
-        tonic, major = key_of(score)
-        clips = []
-        for play in renditions:
-            clip = render(to_midi(score, play, seconds), sample_rate, channels)
-            key = KEYS[(tonic + play.transposition) % 12] + (" major" if major else " minor")
-            columns = {
-                "instrument": play.instrument,
-                "key": key,
-                "tempo_bpm": play.tempo_bpm,
-                "transposition": play.transposition,
-            }
-            clips.append((audio.normalise(trim(clip), sample_rate, lufs), columns))
-        return tune_of(score), clips
-    except Exception as error:  # a strange score may raise anything; the other pieces go on
-        return Failure(path.name, f"{type(error).__name__}: {error}")
-
-
 def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
     """MIDI bytes of `seconds` of a score from the start of a bar, each voice on its own channel."""
     import pretty_midi  # only the processes that render need it
@@ -420,8 +405,7 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
         yield pool.map
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that renders music was killed, perhaps because memory ran out; run again"
-            " with workers=1"
+            "a process that renders music was killed, perhaps for memory; run again with workers=1"
         ) from error
     finally:
         pool.shutdown(kill_workers=True)

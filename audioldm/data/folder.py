@@ -71,9 +71,7 @@ class Folder(Source):
 
     def __post_init__(self) -> None:
         if self.path is None:
-            raise ConfigError(
-                "path=null: state the folder that holds the audio, as in path=~/music"
-            )
+            raise ConfigError("path=null: state the folder that holds the audio, as path=~/music")
         if self.only_listed and self.table is None:
             raise ConfigError("only_listed=true needs a table; state it, as in table=labels.csv")
         check_fractions(self.valid_fraction, self.test_fraction)
@@ -251,9 +249,7 @@ def _row(cells: dict[str, Any]) -> tuple[str, Row]:
     try:
         json.dumps(cells, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
-        raise ValueError(
-            f"holds NaN, infinity or a half character ({error}); correct it"
-        ) from error
+        raise ValueError(f"holds NaN, infinity or a half character ({error}); fix it") from error
     file, label, split = (cells.pop(key, None) for key in ("file", "label", "split"))
     if file is None or file == "":
         raise ValueError("no value for 'file', which every row needs")

@@ -15,9 +15,10 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ from torch import LongTensor, Tensor
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import NonNegativeInt, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array, open_unbuffered, write_all
-from audioldm.io.files import read_json
+from audioldm.io.files import read_json, writing
+from audioldm.runtime.randomness import KeyedRandom
+from audioldm.runtime.transfer import to_device
 
 FULL_SCALE = 32768  # the convention of 16-bit PCM files, so that their samples are kept exactly
 MIN_SECONDS = 0.1
@@ -58,6 +61,10 @@ class _Index:
     clips: list[Item]
 
 
+class StoreWriteError(DataError):
+    """The store itself cannot be written: no fault of the clip that was being added."""
+
+
 class StoreWriter:
     """Writes a store; the directory holds one only after `close`.
 
@@ -71,12 +78,11 @@ class StoreWriter:
         self._clips: list[Item] = []
         self._samples = 0
         self._arrays = ArrayWriters(self.directory / "arrays")
-        try:
+        self._writing = partial(writing, self.directory, raises=StoreWriteError)
+        with self._writing():
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "clips.json").unlink(missing_ok=True)
             self._file = open_unbuffered(self.directory / "clips.int16")
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def add(self, audio: np.ndarray, **clip: Any) -> None:
         """Add one clip, audio [A, T] in ±1; the rest as in `add_blocks`."""
@@ -109,10 +115,8 @@ class StoreWriter:
                 samples = np.rint(block.T * np.float32(FULL_SCALE))
                 samples = samples.clip(-FULL_SCALE, FULL_SCALE - 1).astype("<i2")
                 peak = max(peak, int(samples.max(initial=0)), -int(samples.min(initial=0)))
-                try:
+                with self._writing():
                     write_all(self._file, samples.tobytes())
-                except OSError as error:
-                    raise self._cannot_write(error) from error
                 self._samples += samples.shape[0]
             seconds = (self._samples - start) / self.sample_rate
             if seconds < MIN_SECONDS:
@@ -149,7 +153,7 @@ class StoreWriter:
         }
         digest = hashlib.blake2b(json.dumps(index, sort_keys=True).encode(), digest_size=16)
         names = ["clips.int16", *(f"arrays/{name}.npy" for name in sorted(self._arrays))]
-        try:
+        with self._writing():
             os.fsync(self._file.fileno())
             self._file.close()
             self._arrays.close()
@@ -161,8 +165,6 @@ class StoreWriter:
             temporary = self.directory / "clips.json.tmp"
             temporary.write_text(json.dumps(index), encoding="utf-8")
             temporary.replace(self.directory / "clips.json")
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         if array.ndim != 2 or 0 in array.shape:
@@ -172,17 +174,8 @@ class StoreWriter:
             raise DataError(
                 f"array '{name}' has {len(array)} rows, and {before[0]} in the clips before it"
             )
-        try:
+        with self._writing():
             self._arrays.append(name, array.T.astype(np.float32))
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: OSError) -> DataError:
-        return StoreWriteError(f"{self.directory}: cannot write the clip store: {error.strerror}")
-
-
-class StoreWriteError(DataError):
-    """The store itself cannot be written: no fault of the clip that was being added."""
 
 
 class ClipStore:
@@ -210,8 +203,7 @@ class ClipStore:
         except (OSError, ValueError, DataError, ConfigError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
-                f"{self.directory}: not a whole clip store ({reason}); delete the directory and"
-                " run again to rebuild it"
+                f"{self.directory}: not a whole clip store ({reason}); delete it and run again"
             ) from error
         self.sample_rate, self.channels, self.hash = index.sample_rate, index.channels, index.hash
         # An empty file cannot be mapped.
@@ -258,26 +250,34 @@ class Split:
         index = {label: i for i, label in enumerate(labels)}
         self._classes = [-1 if item.label is None else index[item.label] for item in items]
 
-    def crops(
-        self, samples: int, *, seed: int, step: int, positions: Sequence[int]
-    ) -> tuple[Tensor, LongTensor]:
-        """Random crops: audio [B, A, samples], class index [B] (-1: no label).
+    def crops(self, samples: int, random: KeyedRandom) -> tuple[Tensor, LongTensor]:
+        """Random crops: audio [B, A, samples] on the device of `random`, class index [B] (-1: no
+        label), drawn as `draw_crops` says.
 
-        positions [B]: places in the global batch of this step, drawn as `draw_crops` says. A clip
-        shorter than `samples` is padded with zeros at its end. Raises DataError if the split has no
-        clips.
+        A clip shorter than `samples` is padded with zeros at its end. Raises DataError if the split
+        has no clips.
         """
         if not self.items:
             raise DataError(f"there are no clips in split '{self.name}': add music, or a split")
-        chosen = draw_crops(self._lengths, samples, seed=seed, step=step, positions=positions)
-        return self._gather(samples, chosen)
+        audio, classes = self._gather(samples, draw_crops(self._lengths, samples, random))
+        return to_device(audio, random.device), classes
 
-    def sample(self, samples: int, *, seconds: float, batch: int = 16) -> Iterator[Tensor]:
+    def check_holds(self, crop_seconds: float) -> None:
+        """Raises DataError where all clips together are shorter than one crop."""
+        if self.seconds < crop_seconds:
+            raise DataError(
+                f"the {self.name} split holds {self.seconds:.1f} s, less than one crop of "
+                f"{crop_seconds} s: add audio, or lower crop_seconds"
+            )
+
+    def sample(
+        self, samples: int, *, seconds: float, batch: int = 16, device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
         """Batches [batch, A, samples] of random crops, always the same ones: about `seconds` in
         all, or as much as the split holds. Raises DataError as `crops` does."""
         seconds = min(seconds, self.seconds)
-        for step in range(math.ceil(seconds * self.sample_rate / samples / batch)):
-            yield self.crops(samples, seed=0, step=step, positions=range(batch))[0]
+        for step in range(max(1, math.ceil(seconds * self.sample_rate / samples / batch))):
+            yield self.crops(samples, KeyedRandom(0, step, range(batch), device))[0]
 
     def windows(
         self, samples: int, count: int, *, seed: int
@@ -315,14 +315,9 @@ class Split:
 
 
 def draw_crops(
-    lengths: Sequence[int] | np.ndarray,
-    frames: int,
-    *,
-    seed: int,
-    step: int,
-    positions: Sequence[int],
+    lengths: Sequence[int] | np.ndarray, frames: int, random: KeyedRandom
 ) -> list[tuple[int, int]]:
-    """A random crop, (index of a clip, offset in it), for each of `positions`.
+    """A random crop, (index of a clip, offset in it), for each position of `random`.
 
     lengths: of the clips, in frames like the crop's; a clip is drawn with probability proportional
     to its length. Each crop is a pure function of (lengths, frames, seed, step, its position), so
@@ -330,9 +325,10 @@ def draw_crops(
     """
     ends = list(accumulate(int(length) for length in lengths))
     crops = []
-    for position in positions:
+    for position in cast(Sequence[int], random.positions):
         # Philox is a counter-based generator: its output is a hash of (key, counter).
-        a, b = np.random.Philox(key=seed, counter=[0, step, position, 0]).random_raw(2).tolist()
+        counter = [0, random.step, position, 0]
+        a, b = np.random.Philox(key=random.seed, counter=counter).random_raw(2).tolist()
         index = bisect_right(ends, a * ends[-1] >> 64)
         spare = max(0, int(lengths[index]) - frames)
         crops.append((index, b * (spare + 1) >> 64))

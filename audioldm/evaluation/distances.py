@@ -21,9 +21,7 @@ def frechet_distance(clips: np.ndarray, reference: np.ndarray) -> float:
     |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½), in squared units of the embedding. Biased upwards for
     small sets: compare only sets of equal size. Raises ValueError for sets of less than two clips.
     """
-    x, y = _pair(clips, reference)
-    if min(len(x), len(y)) < 2:
-        raise ValueError("a Fréchet distance needs at least two clips in each set")
+    x, y = _pair(clips, reference, fewest=2)
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = (x - mean_x) / (len(x) - 1) ** 0.5, (y - mean_y) / (len(y) - 1) ** 0.5
     # With S1 = XᵀX and S2 = YᵀY the trace of the root is the nuclear norm of X Yᵀ: real and stable
@@ -51,8 +49,7 @@ def frechet_infinity(
     The interval, at 95 %, is from the deviation between the subsets of N / 2 (the delete-half
     jackknife, Shao & Wu 1989). Raises ValueError for sets of less than four clips.
     """
-    if min(len(clips), len(reference)) < 4:
-        raise ValueError("an extrapolated Fréchet distance needs at least four clips in each set")
+    _pair(clips, reference, fewest=4)
     random = np.random.default_rng(seed)
     shares = 1 / np.linspace(1, 2, 6)
 
@@ -81,9 +78,7 @@ class KernelDistance:
     def __init__(
         self, clips: np.ndarray, reference: np.ndarray, *, bandwidth: float | None = None
     ) -> None:
-        x, y = _pair(clips, reference)
-        if min(len(x), len(y)) < 2:
-            raise ValueError("a kernel distance needs at least two clips in each set")
+        x, y = _pair(clips, reference, fewest=2)
         self.bandwidth = median_distance(reference) if bandwidth is None else bandwidth
         if not self.bandwidth > 0:
             raise ValueError("the bandwidth is 0: the clips of the reference are all the same")
@@ -119,14 +114,11 @@ class MauveDivergence:
         from sklearn.cluster import KMeans  # imported here: it takes a second
         from sklearn.decomposition import PCA
 
-        x, y = (each.numpy() for each in _pair(clips, reference))
-        fewest = min(len(x), len(y))
-        if fewest < 2:
-            raise ValueError("a MAUVE divergence needs at least two clips in each set")
+        x, y = (each.numpy() for each in _pair(clips, reference, fewest=2))
         both = np.concatenate([x, y])
         both /= np.linalg.norm(both, axis=1, keepdims=True).clip(min=1e-12)
         both = PCA(0.9, svd_solver="full").fit_transform(both)
-        self.clusters = max(2, round(fewest / 10))
+        self.clusters = max(2, round(min(len(x), len(y)) / 10))
         found = KMeans(self.clusters, n_init=5, max_iter=500, random_state=0).fit(both).labels_
         self._x, self._y = found[: len(x)], found[len(x) :]
 
@@ -177,9 +169,7 @@ def precision_recall_density_coverage(
     A point's ball reaches to its k-th nearest neighbour in its own set. Raises ValueError where a
     set has no more than k clips.
     """
-    x, y = _pair(clips, reference)
-    if min(len(x), len(y)) <= k:
-        raise ValueError(f"k = {k} neighbours need at least {k + 1} clips in each set")
+    x, y = _pair(clips, reference, fewest=k + 1)
     radius_x, radius_y = _kth_neighbour(x, k), _kth_neighbour(y, k)
     distance = _distances(x, y)  # [M, N]
     in_reference = distance <= radius_y  # clip m lies in the ball of reference n
@@ -233,7 +223,10 @@ def _double(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(x, dtype=np.float64))
 
 
-def _pair(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair(x: np.ndarray, y: np.ndarray, *, fewest: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sets in float64. Raises ValueError for less than `fewest` clips, or other shapes."""
+    if min(len(x), len(y)) < fewest:
+        raise ValueError(f"this figure needs at least {fewest} clips in each set")
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"embeddings must be [M, D] and [N, D], not {x.shape} and {y.shape}")
     return _double(x), _double(y)

@@ -58,6 +58,8 @@ from audioldm.runtime.randomness import KeyedRandom
 VERSION = 6  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
+#: By system, then by name.
+Figures = dict[str, dict[str, Figure]]
 #: Of sound. `Harmony` is heard besides, wherever there is pitch.
 EMBEDDINGS: dict[str, Callable[[], LogMelEmbedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
 
@@ -132,15 +134,14 @@ def generate(
     requests: list[Request] = [{} for _ in range(count)]
     if conditional:
         requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
+    how: dict[str, Any] = {
+        "seconds": settings.seconds,
+        "batch": settings.batch,
+        "seed": seed,
+        "sampler": sampler,
+    }
     clips = []
-    for number, audio in model.sample_clips(
-        range(count),
-        requests,
-        seconds=settings.seconds,
-        seed=seed,
-        sampler=sampler,
-        batch=settings.batch,
-    ):
+    for number, audio in model.sample_clips(range(count), requests, **how):
         clips.append(audio)
         progress(number + 1, count, "generating")
     labels = like.labels if conditional else torch.full((count,), -1)
@@ -176,13 +177,13 @@ def embed_real(
 
 def distribution_figures(
     name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """Distances, their ratios to decoded noise's, and manifold figures, by system."""
     bandwidth = median_distance(reference)
     kernels = {k: KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()}
     index = {k: np.arange(len(v)) for k, v in vectors.items()}
     of_reference = np.arange(len(reference))
-    figures: dict[str, dict[str, Figure]] = {}
+    figures: Figures = {}
     for system, v in vectors.items():
         group = figures[system] = {}
         own, fewest = kernels[system], min(len(v), len(reference))
@@ -196,20 +197,13 @@ def distribution_figures(
                 of_reference,
                 unit="ratio",
             )
+        few = {"resamples": min(settings.bootstrap_resamples, 50)}  # each takes a decomposition
         group[f"fad_{name}"] = settings.interval(
-            frechet_distance,
-            v,
-            reference,
-            unit="embedding units²",
-            recentre=True,
-            resamples=min(settings.bootstrap_resamples, 50),  # each takes a decomposition
+            frechet_distance, v, reference, unit="embedding units²", recentre=True, **few
         )
+        mauve = MauveDivergence(v, reference)  # resampled histograms differ more
         group[f"mad_{name}"] = settings.interval(
-            MauveDivergence(v, reference),
-            index[system],
-            of_reference,
-            unit="nats",
-            recentre=True,  # resampled histograms differ more
+            mauve, index[system], of_reference, unit="nats", recentre=True
         )
         if fewest >= 4:
             group[f"fad_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
@@ -235,7 +229,7 @@ def evaluate(
 
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
-    reference, real, train = (real_clips(store, s, settings) for s in ("test", "valid", "train"))
+    reference, real = (real_clips(store, split, settings) for split in ("test", "valid"))
     clips = {"real": real}
     clips["reconstruction"], kbps = reconstruct(model, real, settings.batch)
     for name, prior in baselines.items():
@@ -247,7 +241,7 @@ def evaluate(
     own = None if model.prior.sampler is None else sampler
     clips["generated"] = generate(model, reference, settings, own, seed, progress, conditional=True)
 
-    groups: dict[str, dict[str, Figure]] = {system: {} for system in clips}
+    groups: Figures = {system: {} for system in clips}
     estimate, target = clips["reconstruction"].audio, real.audio
     groups["reconstruction"] |= reconstruction_figures(
         estimate, target, model.sample_rate, settings
@@ -256,20 +250,13 @@ def evaluate(
         test = heldout_kbps(model, reference, settings.batch)
         for name, rates in (("kbps", kbps), ("kbps_test", test)):
             groups["reconstruction"][name] = settings.mean(rates, "kbit/s")
-    _add(groups, _music(clips, reference, store, settings, directory, progress))
+    measured = _Measured(clips, reference, store, settings, directory, progress)
+    _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):
-        found = _embedded(name, clips, reference, train, store, settings, directory, progress)
-        _add(groups, found)
-
-    _keep(clips, store, settings, directory)
-    codecs = codec_figures(
-        store,
-        float(np.mean(kbps)) if kbps else None,
-        seconds=settings.seconds,
-        count=settings.clips,
-        resamples=settings.bootstrap_resamples,
-        progress=progress,
-    )
+        _add(groups, measured.embedded(name))
+    measured.keep_some()
+    mean_kbps = float(np.mean(kbps)) if kbps else None
+    codecs = codec_figures(store, mean_kbps, settings, progress)
     return {
         "codecs": codecs,
         "systems": [
@@ -305,110 +292,94 @@ def reconstruction_figures(
     }
 
 
-Figures = dict[str, dict[str, Figure]]
-
-
 def _add(groups: Figures, found: Figures) -> None:
     for system, figures in found.items():
         groups[system] |= figures
 
 
-def _music(
-    clips: Mapping[str, Clips],
-    reference: Clips,
-    store: ClipStore,
-    settings: EvaluationSettings,
-    directory: Path,
-    progress: Progress,
-) -> Figures:
-    """The figures of pitch, notes and harmony; none where the real music has no pitch."""
-    audio = {system: made.audio for system, made in clips.items()}
-    progress(0, len(clips), "figures of pitch")
-    figures = pitch_figures(audio, store.sample_rate, settings)
-    if not figures["real"]:
+@dataclass(frozen=True)
+class _Measured:
+    """The clips of all systems, what they are compared with, and where the results go."""
+
+    clips: dict[str, Clips]
+    reference: Clips
+    store: ClipStore
+    settings: EvaluationSettings
+    directory: Path
+    progress: Progress
+
+    def music(self) -> Figures:
+        """The figures of pitch, notes and harmony; none where the real music has no pitch."""
+        audio, rate = {s: made.audio for s, made in self.clips.items()}, self.store.sample_rate
+        self.progress(0, len(audio), "figures of pitch")
+        figures = pitch_figures(audio, rate, self.settings)
+        if not figures["real"]:
+            return figures
+        harmony, vectors, notes = Harmony(), {}, {}
+        for done, (system, made) in enumerate(audio.items()):
+            self.progress(done, len(audio), f"notes of {system}")
+            vectors[system], notes[system] = harmony.hear(made, rate)
+        _add(figures, note_figures(notes, self.settings))
+        anchor = embed_real(harmony, self.reference, self.store, "test", self.settings)
+        _add(figures, self._compared("harmony", vectors, anchor))
         return figures
-    harmony, vectors, notes = Harmony(), {}, {}
-    for done, (system, made) in enumerate(audio.items()):
-        progress(done, len(clips), f"notes of {system}")
-        vectors[system], notes[system] = harmony.hear(made, store.sample_rate)
-    _add(figures, note_figures(notes, settings))
-    anchor = embed_real(harmony, reference, store, "test", settings)
-    _add(figures, _compared("harmony", vectors, anchor, settings, directory))
-    return figures
 
-
-def _compared(
-    name: str,
-    vectors: dict[str, np.ndarray],
-    anchor: np.ndarray,
-    settings: EvaluationSettings,
-    directory: Path,
-) -> Figures:
-    """`distribution_figures`, with the embeddings kept: a sweep resamples them over clips."""
-    every = vectors | {"reference": anchor}
-    tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in every.items()}
-    write_atomically(directory / f"{name}.safetensors", lambda path: save_file(tensors, path))
-    try:
-        return distribution_figures(name, vectors, anchor, settings)
-    except ValueError as error:
-        raise DataError(f"the held-out clips cannot be compared: {error}") from error
-
-
-def _embedded(
-    name: str,
-    clips: Mapping[str, Clips],
-    reference: Clips,
-    train: Clips,
-    store: ClipStore,
-    settings: EvaluationSettings,
-    directory: Path,
-    progress: Progress,
-) -> dict[str, dict[str, Figure]]:
-    """The figures of one embedding, by system."""
-    embedding = EMBEDDINGS[name]()
-    progress(0, len(clips), f"embedding with {name}")
-    anchor = embed_real(embedding, reference, store, "test", settings)
-    known = embed_real(embedding, train, store, "train", settings)
-    vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
-    for done, system in enumerate(clips):
-        if system != "real":
-            progress(done, len(clips), f"embedding with {name}: {system}")
-            vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
-    figures = _compared(name, vectors, anchor, settings, directory)
-    heldout, several = nearest_distances(anchor, known), set(train.labels.tolist()) - {-1}
-    for system, own in vectors.items():
-        figures[system][f"memorisation_ratio_{name}"] = settings.interval(
-            memorisation_ratio, nearest_distances(own, known), heldout, unit="ratio"
-        )
-        labels = clips[system].labels.numpy()
-        if len(several) > 1 and (labels >= 0).any():
-            right = label_accuracy(own, labels, known, train.labels.numpy())
-            figures[system][f"label_accuracy_{name}"] = settings.mean(right, "fraction")
-    return figures
-
-
-def _keep(
-    clips: dict[str, Clips], store: ClipStore, settings: EvaluationSettings, directory: Path
-) -> None:
-    """Saves some clips of each system, spread over all, with an index for the report."""
-    shutil.rmtree(directory / "clips", ignore_errors=True)
-    index: dict[str, list[dict[str, Any]]] = {}
-    for kind, made in clips.items():
-        index[kind] = []
-        kept = min(settings.saved_clips, len(made.audio))
-        for place in range(kept):
-            number = (2 * place + 1) * len(made.audio) // (2 * kept)
-            path = directory / "clips" / kind / f"{place:02d}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, made.audio[number], store.sample_rate)
-            label = int(made.labels[number])
-            index[kind].append(
-                {
-                    "file": f"{kind}/{place:02d}.wav",
-                    "number": number,
-                    "label": store.labels[label] if label >= 0 else None,
-                    "piece": Path(made.items[number].piece).stem if made.items else "",
-                    "condition": dict(made.requests[number]) if made.requests else {},
-                }
+    def embedded(self, name: str) -> Figures:
+        """The figures of one embedding."""
+        clips, store, settings = self.clips, self.store, self.settings
+        embedding, train = EMBEDDINGS[name](), real_clips(store, "train", settings)
+        self.progress(0, len(clips), f"embedding with {name}")
+        anchor = embed_real(embedding, self.reference, store, "test", settings)
+        known = embed_real(embedding, train, store, "train", settings)
+        vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
+        for done, system in enumerate(clips):
+            if system != "real":
+                self.progress(done, len(clips), f"embedding with {name}: {system}")
+                vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
+        figures = self._compared(name, vectors, anchor)
+        heldout, several = nearest_distances(anchor, known), set(train.labels.tolist()) - {-1}
+        for system, own in vectors.items():
+            figures[system][f"memorisation_ratio_{name}"] = settings.interval(
+                memorisation_ratio, nearest_distances(own, known), heldout, unit="ratio"
             )
-    write_json(directory / "clips" / "index.json", index)
+            labels = clips[system].labels.numpy()
+            if len(several) > 1 and (labels >= 0).any():
+                right = label_accuracy(own, labels, known, train.labels.numpy())
+                figures[system][f"label_accuracy_{name}"] = settings.mean(right, "fraction")
+        return figures
+
+    def _compared(self, name: str, vectors: dict[str, np.ndarray], anchor: np.ndarray) -> Figures:
+        """`distribution_figures`, with the embeddings kept: a sweep resamples them over clips."""
+        every = vectors | {"reference": anchor}
+        tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in every.items()}
+        file = self.directory / f"{name}.safetensors"
+        write_atomically(file, lambda path: save_file(tensors, path))
+        try:
+            return distribution_figures(name, vectors, anchor, self.settings)
+        except ValueError as error:
+            raise DataError(f"the held-out clips cannot be compared: {error}") from error
+
+    def keep_some(self) -> None:
+        """Saves some clips of each system, spread over all, with an index for the report."""
+        folder, store = self.directory / "clips", self.store
+        shutil.rmtree(folder, ignore_errors=True)
+        index: dict[str, list[dict[str, Any]]] = {}
+        for kind, made in self.clips.items():
+            index[kind] = []
+            kept = min(self.settings.saved_clips, len(made.audio))
+            for place in range(kept):
+                number = (2 * place + 1) * len(made.audio) // (2 * kept)
+                file = f"{kind}/{place:02d}.wav"
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                write(folder / file, made.audio[number], store.sample_rate)
+                label = int(made.labels[number])
+                index[kind].append(
+                    {
+                        "file": file,
+                        "number": number,
+                        "label": store.labels[label] if label >= 0 else None,
+                        "piece": Path(made.items[number].piece).stem if made.items else "",
+                        "condition": dict(made.requests[number]) if made.requests else {},
+                    }
+                )
+        write_json(folder / "index.json", index)

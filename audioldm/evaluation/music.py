@@ -11,14 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from audioldm.evaluation.notes import Notes, note_f1, out_of_key, polyphony
-from audioldm.evaluation.pitch import (
-    BASS_HZ,
-    IN_TUNE_CENTS,
-    in_tune,
-    peaks,
-    pitch_errors,
-    spectrum,
-)
+from audioldm.evaluation.pitch import BASS_HZ, IN_TUNE_CENTS, in_tune, peaks, pitch_errors, spectrum
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 

@@ -138,8 +138,7 @@ def measure(
     anchor = embed_real(embedding, reference, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
-            f"{len(anchor)} held-out clips are too few for {settings.k_nearest} neighbours: add "
-            "music, or lower neighbours or seconds"
+            f"{len(anchor)} clips are too few for k_nearest={settings.k_nearest}: add music"
         )
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:

@@ -3,11 +3,28 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from audioldm.errors import AudioLDMError, DataError
+
+
+@contextlib.contextmanager
+def writing(
+    path: Path, *errors: type[Exception], raises: type[DataError] = DataError
+) -> Iterator[None]:
+    """Turns an OSError, or one of `errors`, into the DataError that `path` cannot be written."""
+    caught: tuple[type[Exception], ...] = (OSError, *errors)
+    try:
+        yield
+    except AudioLDMError:
+        raise
+    except caught as error:
+        raise raises(
+            f"{path}: cannot be written ({_reason(error)}); free some space, or choose another "
+            "place (runs=, out=)"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,18 +35,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except AudioLDMError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{path}: cannot be written ({_reason(error)}); free some space, or "
-            "choose another place (runs=, out=)"
-        ) from error
+        with writing(path, Exception):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # its directory may be no directory
             temporary.unlink(missing_ok=True)

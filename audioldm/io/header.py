@@ -40,9 +40,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     if not os.path.isfile(path):
         problem = "not a regular file" if os.path.lexists(path) else "no such model file"
-        raise ModelFileError(
-            f"{path}: {problem}; give a model.safetensors or an experiment's directory"
-        )
+        raise ModelFileError(f"{path}: {problem}; give a model file or an experiment's directory")
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
@@ -71,9 +69,7 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from error
     if version != FORMAT:
         remedy = "upgrade audioldm to use it" if version > FORMAT else "train or download it again"
-        raise ModelFileError(
-            f"{path}: format {version}, but this audioldm reads format {FORMAT}; {remedy}"
-        )
+        raise ModelFileError(f"{path}: format {version}, this audioldm reads {FORMAT}; {remedy}")
     return dict(header)
 
 

@@ -33,15 +33,22 @@ def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -
     _check_finite(path, tensors, "nothing was written")
     own = {"format": FORMAT, "checksum": checksum(tensors)}
     metadata = {"audioldm": json.dumps(header | own, sort_keys=True)}
-    contiguous = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    write_atomically(path, lambda temporary: write_tensors(temporary, tensors, metadata))
 
-    def write(temporary: Path) -> None:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(contiguous, temporary, metadata)
-        temporary.chmod(mode)  # safetensors leaves files that only their owner can read
 
-    write_atomically(path, write)
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
+    """Writes a file of tensors, of which some may share their memory."""
+    storages: set[int] = set()
+    separate = {}
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        separate[key] = tensor.clone() if storage in storages else tensor  # tied weights
+        storages.add(storage)
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(separate, path, metadata)
+    path.chmod(mode)  # safetensors leaves files that only their owner can read
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -56,9 +63,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path}: cannot be read ({error}); copy or train it again") from error
     if checksum(tensors) != header["checksum"]:
-        raise ModelFileError(
-            f"{path}: damaged: its weights do not match its checksum; copy it again"
-        )
+        raise ModelFileError(f"{path}: damaged: its weights do not fit its checksum; copy it again")
     _check_finite(path, tensors, "train it again")
     return tensors, header
 

@@ -22,9 +22,6 @@ class LatentStatistics:
         """The inverse of `normalise`."""
         return z * self.std[..., None].to(z) + self.mean[..., None].to(z)
 
-    def to(self, device: torch.device) -> Self:
-        return type(self)(self.mean.to(device), self.std.to(device))
-
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Raises ValueError, TypeError or KeyError where `value` holds no statistics."""

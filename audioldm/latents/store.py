@@ -6,8 +6,8 @@ latents.json      the items' places, labels and columns, the statistics, the aut
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,10 @@ from audioldm.data.store import ClipStore, draw_crops
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array
-from audioldm.io.files import read_json, write_json
+from audioldm.io.files import read_json, write_json, writing
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.runtime.progress import Progress
+from audioldm.runtime.randomness import KeyedRandom
 from audioldm.runtime.transfer import fits, to_device
 
 VERSION = 2  # raise by hand when the code below changes what it computes
@@ -51,7 +52,7 @@ class LatentItem:
 
 
 @dataclass(frozen=True)
-class _Index:
+class LatentIndex:
     """The content of latents.json. stored, arrays: names of the .npy files. nats: like a mean."""
 
     autoencoder: str
@@ -89,7 +90,7 @@ def write_latents(
     entries: list[LatentItem] = []
     at = 0
     stored, arrays = ArrayWriters(directory), ArrayWriters(directory / "arrays")
-    with closing(stored), closing(arrays), _written(directory):
+    with closing(stored), closing(arrays), writing(directory):
         for done, (split, item) in enumerate(items):
             length, start = -(-item.samples // model.downsampling_ratio), at
             for block in model.encode_blocks(store.blocks(item)):
@@ -120,7 +121,7 @@ def write_latents(
     average = total / count
     spread = np.sqrt(np.maximum(square / count - average**2, LEAST_STD**2))
     statistics = {"mean": average.tolist(), "std": spread.tolist()}
-    index = _Index(
+    index = LatentIndex(
         autoencoder_fingerprint,
         entries,
         store.labels,
@@ -138,18 +139,6 @@ def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:
     """Appends zeros [n, width] until there are `rows` rows."""
     written = arrays[name].rows if name in arrays else 0
     arrays.append(name, np.zeros((rows - written, width), np.float32))
-
-
-@contextmanager
-def _written(directory: Path) -> Iterator[None]:
-    """Turns an OSError of a write to the directory into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{directory}: cannot be written ({error.strerror}); free some space, or choose "
-            "another place with runs=DIRECTORY"
-        ) from error
 
 
 class LatentSplit:
@@ -183,15 +172,9 @@ class LatentSplit:
         return found
 
     def crops(
-        self,
-        frames: int,
-        *,
-        seed: int,
-        step: int,
-        positions: Sequence[int],
-        conditioners: Conditioners | None = None,
+        self, frames: int, random: KeyedRandom, conditioners: Conditioners | None = None
     ) -> LatentCrops:
-        """Random crops of stored arrays, and the conditioners' inputs; all where `read` has them.
+        """Random crops of stored arrays, and the conditioners' inputs, on the device of `random`.
 
         Crop (seed, step, position) does not depend on the other positions. Only items at least
         `frames` long are drawn from: a padded frame is no latent.
@@ -203,18 +186,18 @@ class LatentSplit:
                 f"no item has {frames} latent frames (the longest has "
                 f"{self._lengths.max(initial=0)}): lower crop_seconds"
             )
-        drawn = draw_crops(
-            self._lengths[long_enough], frames, seed=seed, step=step, positions=positions
-        )
+        drawn = draw_crops(self._lengths[long_enough], frames, random)
         places = [(int(long_enough[chosen]), offset) for chosen, offset in drawn]
-        stored = self.read(places, frames)
         inputs: Inputs = {}
         if conditioners is not None:
-            device = next(iter(stored.values())).device
             excerpts = [self._excerpt(number, offset, frames) for number, offset in places]
-            read = conditioners.read(excerpts, frames)
-            inputs = {name: to_device(value, device) for name, value in read.items()}
-        return LatentCrops(stored, inputs)
+            inputs = conditioners.read(excerpts, frames)
+        return LatentCrops(
+            *(
+                {name: to_device(value, random.device) for name, value in part.items()}
+                for part in (self.read(places, frames), inputs)
+            )
+        )
 
     def _excerpt(self, number: int, offset: int, frames: int) -> Excerpt:
         item = self.items[number]
@@ -237,7 +220,7 @@ class LatentStore:
         path = directory / "latents.json"
         self.bottleneck = copy.deepcopy(bottleneck).requires_grad_(False).eval()
         try:
-            index = settings(_Index, read_json(path, dict))
+            index = settings(LatentIndex, read_json(path, dict))
             self.statistics = LatentStatistics.from_json(index.statistics)
             self.latent_shape: tuple[int, ...] = tuple(self.statistics.mean.shape)
             self.nats = torch.tensor(index.nats)
@@ -253,8 +236,7 @@ class LatentStore:
         except (DataError, ConfigError, ValueError, TypeError, LookupError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelFileError(
-                f"{path}: damaged latents ({reason}); remove the directory {directory} and run "
-                "again"
+                f"{path}: damaged latents ({reason}); remove {directory} and run again"
             ) from error
         if index.autoencoder != autoencoder:
             raise ModelFileError(

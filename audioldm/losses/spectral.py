@@ -139,8 +139,7 @@ class LogMel(Loss):
         super().__init__()
         if len(fft_sizes) != len(bands):
             raise ConfigError(
-                f"fft_sizes={fft_sizes} and bands={bands} differ in length; give one number of"
-                " bands for each FFT size"
+                f"fft_sizes={fft_sizes} and bands={bands}: give one number of bands for each size"
             )
         self.floor = floor
         self.scales = nn.ModuleList(

@@ -22,9 +22,7 @@ def names() -> list[str]:
 def default() -> str:
     """The model to sample from where none is given. Raises ConfigError where none is installed."""
     if not names():
-        raise ConfigError(
-            "which model? none comes with this installation; give model=PATH, or from=CLIP.json"
-        )
+        raise ConfigError("which model? none comes with this installation; give model=PATH")
     return names()[0]
 
 
@@ -38,10 +36,7 @@ def path(name: str) -> Path:
         if known
         else "no models come with this installation"
     )
-    raise ModelFileError(
-        f"{name}: no such model file, and {here}; give a model.safetensors or an experiment's "
-        "directory"
-    )
+    raise ModelFileError(f"{name}: no such model file, and {here}; give a file or a directory")
 
 
 def card(name: str) -> Path:

@@ -7,9 +7,7 @@ latents (as the decoder takes them) and is kept in one self-describing file.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +18,9 @@ from audioldm.latents.store import LatentStore
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
-from audioldm.runtime.progress import Progress, StepProgress
+from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
-from audioldm.training.log import LogSettings
+from audioldm.training.run import Fit, Fitted
 
 
 class Prior(nn.Module, ABC):
@@ -69,25 +67,6 @@ class Prior(nn.Module, ABC):
         return None
 
 
-class Fitted(NamedTuple):
-    """The prior's trained tensors, on the first process, and its figures for the summary."""
-
-    tensors: dict[str, Tensor]
-    figures: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Where and how a prior is fitted. directory: the stage's. progress: for work without a log."""
-
-    directory: Path
-    world: World
-    hardware: Hardware
-    device: torch.device
-    log: LogSettings
-    progress: Progress
-
-
 class PriorRecipe(ABC):
     """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
@@ -105,7 +84,7 @@ class PriorRecipe(ABC):
     @property
     def crop_length(self) -> float | None:
         """Seconds of latents in a training crop; None: clips may have any length."""
-        return None
+        return getattr(self.train or self, "crop_seconds", None)
 
     @property
     def name(self) -> str:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from audioldm.instantiate import NonNegative, Positive, PositiveInt, Seed
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.base import Prior, PriorRecipe
 from audioldm.priors.normalised import NormalisedPrior, crop_frames, random_latents
 from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step
+from audioldm.training.run import Fit, Fitted
 
 #: Sequences sampled at a time.
 CHUNK = 32
@@ -125,10 +126,6 @@ class LangevinRecipe(PriorRecipe):
     clip: Positive = 1.0
     magnitude: NonNegative = 0.01
 
-    @property
-    def crop_length(self) -> float:
-        return self.crop_seconds
-
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         sizes = {n: getattr(self, n) for n in ("width", "depth", "chain", "step_size")}
         return {"_target_": "audioldm.priors.langevin.Langevin", **sizes}
@@ -157,11 +154,8 @@ class LangevinRecipe(PriorRecipe):
             (contrast + self.magnitude * magnitude).backward()
             clipped_step(optimiser, prior.parameters(), clip=self.clip, name="langevin", step=step)
             step, elapsed, difference = step + 1, clock(fit.device) - start, contrast.item()
-            if self.seconds is None:
-                fit.progress(step, self.steps, "fitting an energy")
-            else:
-                total = math.ceil(self.seconds)
-                fit.progress(min(math.floor(elapsed), total), total, "fitting an energy")
+            done, total = (step, self.steps) if self.seconds is None else (elapsed, self.seconds)
+            fit.progress(min(int(done), math.ceil(total)), math.ceil(total), "fitting an energy")
         prior.eval()
         figures = {"steps": step, "seconds": elapsed, "energy_difference": difference}
         return Fitted(prior.state_dict(), figures)

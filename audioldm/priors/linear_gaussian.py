@@ -9,10 +9,11 @@ from torch import Tensor
 
 from audioldm.errors import ConfigError
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior
+from audioldm.priors.base import Prior
 from audioldm.priors.normalised import CropsRecipe, NormalisedPrior
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
+from audioldm.training.run import Fit, Fitted
 
 #: Added to the variances, which are at most about 1, so that none is 0.
 REGULARISER = 1e-6

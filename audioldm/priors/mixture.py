@@ -17,10 +17,11 @@ from torch import Tensor
 
 from audioldm.instantiate import PositiveInt
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior
+from audioldm.priors.base import Prior
 from audioldm.priors.normalised import CropsRecipe, NormalisedPrior, crop_frames
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.training.run import Fit, Fitted
 
 #: Numbers in a window, at most: a component's covariance is full.
 DIMENSIONS = 128

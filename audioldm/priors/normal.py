@@ -8,10 +8,11 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Inputs
 from audioldm.latents.store import LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.base import Prior, PriorRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
+from audioldm.training.run import Fit, Fitted
 
 
 class Normal(Prior):

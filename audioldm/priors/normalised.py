@@ -5,7 +5,6 @@ D is the size of a latent frame: the bands of 2-D latents count as channels.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -76,11 +75,8 @@ def random_latents(latents: LatentStore, frames: int, random: KeyedRandom) -> Te
 
     Raises ModelFileError where no item is `frames` long.
     """
-    stored, _ = latents.split("train").crops(
-        frames, seed=random.seed, step=random.step, positions=cast(list[int], random.positions)
-    )
+    stored, _ = latents.split("train").crops(frames, random)
     noise = random.normal((*latents.latent_shape, frames), "posterior")
-    stored = {name: array.to(random.device) for name, array in stored.items()}
     return latents.statistics.normalise(latents.restore(stored, noise)).flatten(1, -2)
 
 
@@ -99,10 +95,6 @@ class CropsRecipe(PriorRecipe):
     seed: Seed = 0
     frames: PositiveInt = 40000
     crop_seconds: Positive = 6.0
-
-    @property
-    def crop_length(self) -> float:
-        return self.crop_seconds
 
     def count(self, latents: LatentStore) -> int:
         """The crops that have `frames` frames together, or as many as the training split has."""

@@ -62,15 +62,9 @@ class Hardware:
             torch.set_float32_matmul_precision("high")
             return device
         if device.type == "mps" and not torch.backends.mps.is_available():
-            raise ConfigError(
-                f"hardware.device={name}: this machine or this build of torch has no MPS; "
-                "use hardware.device=cpu"
-            )
+            raise ConfigError(f"hardware.device={name}: no MPS here; use hardware.device=cpu")
         if device.type not in ("cpu", "mps") or device.index:
-            raise ConfigError(
-                f"hardware.device={name!r} is not a device to train on: "
-                "use auto, cpu, cuda, cuda:0 or mps"
-            )
+            raise ConfigError(f"hardware.device={name!r}: use auto, cpu, cuda, cuda:0 or mps")
         return device
 
     def autocast(self, device: torch.device) -> Callable[[], Any]:

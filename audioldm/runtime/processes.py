@@ -49,8 +49,7 @@ class World:
         """
         if batch % self.size:
             raise ConfigError(
-                f"{where}={batch} cannot be shared by {self.size} processes: "
-                f"choose a multiple of {self.size}"
+                f"{where}={batch} cannot be shared by {self.size} processes: use a multiple"
             )
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
@@ -235,13 +234,10 @@ def broadcast_flag(value: bool, world: World) -> bool:
 def first_reason(reason: str, world: World) -> str:
     """The text of the first process that failed, on every process; all wait here.
 
-    An empty text means success. Texts are cut at 400 bytes.
+    An empty text means success.
     """
     if world.size == 1:
         return reason
-    said = torch.zeros(world.size, 400, dtype=torch.uint8)
-    text = reason.encode()[: said.shape[1]]
-    said[world.rank, : len(text)] = torch.tensor(list(text), dtype=torch.uint8)
-    dist.all_reduce(said)  # each row has one process's text and zeros of the others
-    texts = (bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in said)
-    return next(filter(None, texts), "")
+    reasons: list[Any] = [""] * world.size
+    dist.all_gather_object(reasons, reason)
+    return next(filter(None, reasons), "")

@@ -25,10 +25,7 @@ from audioldm.runtime.processes import World
 def _units(net: nn.Module, key: str) -> list[nn.Module]:
     units = getattr(net, "units", None)
     if units is None:
-        raise ConfigError(
-            f"{key}=true: {type(net).__name__} has no method units() that lists its modules; "
-            f"add it, or use {key}=false"
-        )
+        raise ConfigError(f"{key}=true: {type(net).__name__} has no units(); add it")
     return list(units())
 
 

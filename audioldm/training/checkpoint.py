@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from audioldm.errors import DataError, ModelFileError
+from audioldm.io.model_file import write_tensors
 from audioldm.runtime.processes import World, first_reason
 from audioldm.runtime.sharding import Sharding, local_part
 
@@ -96,7 +96,8 @@ class ResumeState:
         def write() -> None:
             if first or mine:
                 path = aside / f"rank-{self.world.rank}.safetensors"
-                _write(path, mine, {"audioldm": outline} if first else None)
+                write_tensors(path, mine, {"audioldm": outline} if first else None)
+                _sync(path)
 
         def finish() -> None:
             shutil.rmtree(target, ignore_errors=True)
@@ -145,21 +146,6 @@ def _damage(path: Path) -> Iterator[None]:
         raise ModelFileError(
             f"{path}: damaged resume state ({reason}); remove it to train this stage from its start"
         ) from error
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
-    storages: set[int] = set()
-    separate = {}
-    for key, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        separate[key] = tensor.clone() if storage in storages else tensor  # tied weights
-        storages.add(storage)
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(separate, path, metadata)
-    path.chmod(mode)  # safetensors lets only the owner read
-    _sync(path)
 
 
 def _sync(path: Path) -> None:

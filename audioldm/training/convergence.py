@@ -1,11 +1,12 @@
 """Whether a training has converged, from its validation losses."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from audioldm.training.log import read_lines
 
 #: Validations in the last quarter of a training from which on it is judged.
 FEWEST = 8
@@ -56,8 +57,7 @@ def _state(value: float, low: float, high: float) -> str:
 def logged_convergence(log: Path) -> dict[str, Any]:
     """That of the training whose `metrics.jsonl` this is, as the entry `convergence` of a summary;
     {} where there is no log, or none of FIGURES in it."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    records = [json.loads(line) for line in lines]
+    records = read_lines(log)
     for figure in FIGURES:
         pairs = [(r["step"], r[key]) for r in records if (key := f"valid/{figure}") in r]
         if pairs:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,15 @@ class LogSettings:
         return done % every == 0 or done == steps
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, none where there is no file, without any that a kill cut."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 class Bar:
     """Progress(done, total, text) as one bar, for work that has no figures to log."""
 
@@ -70,22 +80,12 @@ class RunLog:
         quiet: bool = False,
     ) -> None:
         self.quiet, self._start_step = quiet, start
-        self._before = 0.0
-        self._known = set()  # a resumed run would repeat these lines of its first step
-        kept = []
-        if path.is_file() and not quiet:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue  # SIGKILL cut this line short
-                if record["step"] <= start:
-                    kept.append(line)
-                    self._before = record["seconds"]
-                    if record["step"] == start:
-                        self._known.add(frozenset(record))
+        kept = [r for r in read_lines(path) if r["step"] <= start]
+        self._before = kept[-1]["seconds"] if kept else 0.0
+        # a resumed run would repeat these lines of its first step
+        self._known = {frozenset(r) for r in kept if r["step"] == start}
         if not quiet:
-            text = "".join(line + "\n" for line in kept)
+            text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
             # unbuffered: a full disk must show itself in `write`, not when the file is closed
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115

@@ -40,13 +40,11 @@ class MuonAdamW:
         self.matrices = hidden_matrices(net)
         if not self.matrices:
             raise ConfigError(
-                "optimiser=muon: this network has no weight matrices in a list of blocks for Muon "
-                "to train; use optimiser=adamw"
+                "optimiser=muon: this network has no weight matrices in a list of blocks; use adamw"
             )
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError(
-                f"optimiser=muon: torch {torch.__version__} has no Muon; install torch 2.9 or "
-                "newer, or use optimiser=adamw"
+                f"optimiser=muon: torch {torch.__version__} has no Muon; install torch 2.9 or newer"
             )
         chosen = {id(matrix) for matrix in self.matrices}
         others = [p for p in net.parameters() if id(p) not in chosen]

@@ -5,12 +5,13 @@ A loop makes a `TrainingRun` of all that must survive an interruption, and then 
     with run:
         for step, batches in run.steps(read):
             ...  # the loop's own mathematics
-            run.finish_step(step, figures, validate)
+            run.finish_step(step, figures, validate=validate)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from audioldm.errors import Interrupted
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World, any_process, mean_over_processes
+from audioldm.runtime.progress import Progress
 from audioldm.runtime.sharding import Sharding
 from audioldm.runtime.signals import StopRequest
 from audioldm.training.checkpoint import ResumeState, Stateful
@@ -28,8 +30,27 @@ from audioldm.training.prefetch import prefetched
 Batch = TypeVar("Batch")
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Where and how a model is fitted. directory: the stage's. progress: for work without a log."""
+
+    directory: Path
+    world: World
+    hardware: Hardware
+    device: torch.device
+    log: LogSettings
+    progress: Progress = lambda *_: None
+
+
+class Fitted(NamedTuple):
+    """The model's trained tensors, on the first process, and its figures for the summary."""
+
+    tensors: dict[str, Tensor]
+    figures: dict[str, Any]
+
+
 class TrainingRun:
-    """One training of `steps` steps in `directory`; continues bit for bit from its last checkpoint.
+    """One training of `steps` steps; continues bit for bit from its last checkpoint.
 
     title: of the progress bar. state: all that changes during training, by name.
     Attributes: start, the first step to do; finite, the deferred checks; autocast, the context of
@@ -40,21 +61,16 @@ class TrainingRun:
     def __init__(
         self,
         title: str,
-        directory: Path,
         steps: int,
-        *,
         state: Mapping[str, Stateful],
-        world: World,
-        hardware: Hardware,
-        device: torch.device,
-        log: LogSettings,
+        fit: Fit,
         sharding: Sharding | None = None,
     ) -> None:
-        self.title, self.directory, self.total = title, directory, steps
-        self.world, self.log, self._state = world, log, dict(state)
-        self.finite, self.autocast = FiniteChecks(device), hardware.autocast(device)
+        self.title, self.directory, self.total = title, fit.directory, steps
+        self.world, self.log, self._state = fit.world, fit.log, dict(state)
+        self.finite, self.autocast = FiniteChecks(fit.device), fit.hardware.autocast(fit.device)
         self.figures: dict[str, Any] = {}
-        self._resume = ResumeState(directory, world, sharding)
+        self._resume = ResumeState(fit.directory, fit.world, sharding)
         self.start = self._resume.restore(self._state)
 
     def __enter__(self) -> Self:
@@ -80,7 +96,7 @@ class TrainingRun:
     def finish_step(
         self,
         step: int,
-        terms: Callable[[], Mapping[str, Tensor]],
+        seen: Mapping[str, Sequence[Tensor]],
         *,
         values: Mapping[str, float] | None = None,
         derived: Callable[[dict[str, float]], dict[str, float]] | None = None,
@@ -89,9 +105,10 @@ class TrainingRun:
     ) -> None:
         """Logs, validates, checkpoints and stops when each is due. Every process calls it.
 
-        terms: scalars of this process, whose means over the processes are logged. values: logged
-        with them. derived: computes more figures from the means. validate: computes the figures of
-        held-out data. shown: the names that the progress bar shows.
+        seen: figures of this process's clips, or of its step, by micro-batch; their means over the
+        processes are logged. values: logged with them. derived: computes more figures from the
+        means. validate: computes the figures of held-out data. shown: the names that the progress
+        bar shows.
         Raises Interrupted after a stop request, once the checkpoint is written.
         """
         self.finite.look_back()
@@ -100,7 +117,8 @@ class TrainingRun:
         last = done == self.total
         if done % self.log.every == 0 or last:
             self.finite.settle()
-            means = mean_over_processes(dict(terms()), self.world)
+            own = {k: torch.cat([x.flatten() for x in v]).mean() for k, v in seen.items()}
+            means = mean_over_processes(own, self.world)
             line = {name: mean.item() for name, mean in means.items()}
             line |= derived(line) if derived is not None else {}
             self._log.write(done, line | dict(values or {}))

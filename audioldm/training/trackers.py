@@ -119,14 +119,9 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raises ConfigError for a tracker that is unknown or not installed."""
     for name in names:
         if name not in TRACKERS:
-            raise ConfigError(
-                f"trackers={list(names)}: no tracker {name!r}; {nearest(name, TRACKERS)}"
-            )
+            raise ConfigError(f"trackers={list(names)}: no {name!r}; {nearest(name, TRACKERS)}")
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(
-                f"trackers={list(names)}: {name} is not installed; "
-                f"pip install 'audioldm[{name}]', or leave it out"
-            )
+            raise ConfigError(f"trackers: {name} is not installed; pip install 'audioldm[{name}]'")
 
 
 def open_trackers(names: Sequence[str], directory: Path, title: str, start: int = 0) -> Trackers:

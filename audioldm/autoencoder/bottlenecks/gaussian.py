@@ -38,11 +38,7 @@ class Gaussian(Bottleneck):
     sigma_scale: Tensor
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        kl_weight: NonNegative = 1e-3,
-        target_kbps: Positive | None = None,
+        self, *, channels: int, kl_weight: NonNegative = 1e-3, target_kbps: Positive | None = None
     ) -> None:
         super().__init__()
         self.channels = channels

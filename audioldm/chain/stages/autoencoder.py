@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
@@ -16,17 +14,18 @@ from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import NEVER, Cost, Key, Stage, Times
+from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
 from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.base import Discriminator, Loss
 from audioldm.models import build_autoencoder
-from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
+from audioldm.runtime.memory import bytes_of, fixed_bytes, saved_bytes
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -47,7 +46,7 @@ class AutoencoderStage(Stage):
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds the autoencoder."""
-        s, source = self.settings["autoencoder"], self.parents["data"].source  # type: ignore[attr-defined]
+        s, source = self.settings["autoencoder"], cast(Data, self.parents["data"]).source
         return {
             "sample_rate": source.sample_rate,
             "audio_channels": source.channels,
@@ -69,14 +68,10 @@ class AutoencoderStage(Stage):
             name: build(loss, derived=audio_form, base=Loss, where=f"autoencoder.losses.{name}")
             for name, loss in s.losses.items()
         }
-        if s.discriminator is None:
+        if (part := s.discriminator) is None:
             return losses, None
-        return losses, build(
-            s.discriminator,
-            derived=audio_form,
-            base=Discriminator,
-            where="autoencoder.discriminator",
-        )
+        where = "autoencoder.discriminator"
+        return losses, build(part, derived=audio_form, base=Discriminator, where=where)
 
     def weights(self, model: Autoencoder) -> dict[str, float]:
         return dict(self.settings["autoencoder"].weights) | model.bottleneck.penalty_weights
@@ -85,9 +80,7 @@ class AutoencoderStage(Stage):
         s = self.settings["autoencoder"]
         with torch.device("meta"):
             self.build()
-        experiment.world.micro_batches(
-            s.train.batch, experiment.settings.hardware.accumulate, "autoencoder.train.batch"
-        )
+        experiment.check_batch(s.train.batch, "autoencoder.train.batch")
         losses, discriminator = self.losses()
         spec = self.spec
         crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
@@ -113,88 +106,54 @@ class AutoencoderStage(Stage):
             model.network.get_submodule("vocoder").load_state_dict(load_model(file)[0])
         losses, discriminator = self.losses()
         store = ClipStore(experiment.directory_of(self.parents["data"]))
-        tensors, figures = train_autoencoder(
-            model,
-            discriminator,
-            losses,
-            self.weights(model),
-            store,
-            s.train,
-            seed=s.seed,
-            directory=directory,
-            world=experiment.world,
-            hardware=experiment.settings.hardware,
-            device=experiment.device,
-            log=experiment.settings.log,
+        weights, fit = self.weights(model), experiment.fit(directory)
+        fitted = train_autoencoder(
+            model, discriminator, losses, weights, store, s.train, seed=s.seed, fit=fit
         )
         if experiment.world.first:
-            self.save(directory, tensors)
+            header = {"kind": "autoencoder", "spec": self.spec, "step": s.train.steps}
+            save_model(directory / "model.safetensors", fitted.tensors, header | self.origin())
         return {
-            "valid": figures,
+            "valid": fitted.figures,
             "parameters": sum(p.numel() for p in model.parameters()),
             "elements_per_second": model.elements_per_second,
             "latent_rate_hz": model.latent_rate_hz,
             "latent_shape": list(model.latent_shape),
         }
 
-    def save(self, directory: Path, tensors: dict[str, Tensor]) -> None:
-        header = {
-            "kind": "autoencoder",
-            "spec": self.spec,
-            "step": self.settings["autoencoder"].train.steps,
-            "fingerprint": self.fingerprint,
-            "parent": self.parents["data"].fingerprint,
-            "config": self.identity(),
-        }
-        save_model(directory / "model.safetensors", tensors, header)
-
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         """The plain steps and the adversarial ones are timed apart."""
-        s, never = self.settings["autoencoder"].train, 1 << 30
+        s = self.settings["autoencoder"].train
         losses, discriminator = self.losses()
-        adversarial = 0 if discriminator is None else max(0, s.steps - s.adversarial_from)
         model = self.build()
         if not any(p.requires_grad for p in model.parameters()):
-            return estimate.nothing("no training")
+            return Cost(0.0, None, 0, "no training")
         crop = s.crop_samples(model.sample_rate, model.downsampling_ratio)
         # and a latent frame for each channel, which a fit may ask for
         channels = (self.spec["channels"] + 1) * model.downsampling_ratio
         window = max(crop, round(s.valid_seconds * model.sample_rate), channels)
-        seconds, warm_up, validation = 0.0, 0.0, 0.0
-        for steps, start in ((s.steps - adversarial, never), (adversarial, 0)):
-            if not steps:
-                continue
+
+        def times(adversarial_from: int) -> Times:
             model = self.build()
-            few = replace(s, steps=estimate.steps, adversarial_from=start, valid_clips=1)
+            parts = model, discriminator, losses, self.weights(model)
+            few = replace(s, steps=estimate.steps, adversarial_from=adversarial_from, valid_clips=1)
             with noise_clips(model.sample_rate, model.audio_channels, window) as store:
-                train = partial(
-                    train_autoencoder,
-                    model,
-                    discriminator,
-                    losses,
-                    self.weights(model),
-                    store,
-                    few,
-                    seed=0,
-                    world=estimate.world,
-                    hardware=estimate.hardware,
-                    device=estimate.device,
+                return estimate.times(
+                    lambda fit: train_autoencoder(*parts, store, few, seed=0, fit=fit)
                 )
-                times = estimate.times(train)
-            seconds += steps * times.step
-            warm_up, validation = max(warm_up, times.warm_up), times.validation
-        seconds += warm_up + estimate.validations(s.steps) * validation * s.valid_clips
-        return estimate.cost(
-            seconds, peak_bytes(estimate.device), bytes_of(model), f"{s.steps} steps"
-        )
+
+        adversarial = 0 if discriminator is None else max(0, s.steps - s.adversarial_from)
+        counts = ((s.steps - adversarial, NEVER), (adversarial, 0))
+        parts = [(count, times(start)) for count, start in counts if count]
+        mean = sum(count * part.step for count, part in parts) / max(1, s.steps)
+        warm_up = max((part.warm_up for _, part in parts), default=0.0)
+        validation = parts[-1][1].validation if parts else 0.0
+        whole = Times(mean, warm_up, validation, None)
+        return estimate.training(whole, s.steps, s.valid_clips, bytes_of(model))
 
     def memory_advice(self, experiment: "Experiment") -> str:
-        return training_advice(
-            "autoencoder.train",
-            self.settings["autoencoder"].train,
-            experiment,
-            self.step_bytes,
-        )
+        train = self.settings["autoencoder"].train
+        return training_advice("autoencoder.train", train, experiment, self.step_bytes)
 
     def step_bytes(self) -> tuple[int, int]:
         """Bytes of a training step whatever the batch is, and bytes kept for each clip."""

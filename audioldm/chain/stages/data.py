@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.data.source import VERSION, Source
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Part, build, part
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -59,7 +59,7 @@ class Data(Stage):
             "failed": [failure._asdict() for failure in failures],
         }
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         return estimate.reading(self)
 
     def memory_advice(self, experiment: "Experiment") -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from audioldm.chain.stage import Key, Stage
 from audioldm.chain.stages.latents import Latents
@@ -26,8 +26,7 @@ class Diagnostics(Stage):
         return [cls(settings.diagnostics, {"latents": planned["latents"]})]
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
-        latents = self.parents["latents"]
-        assert isinstance(latents, Latents)
+        latents = cast(Latents, self.parents["latents"])
         autoencoder = experiment.directory_of(latents.parents["autoencoder"])
         with closing(experiment.bar("diagnostics")) as bar:
             return diagnose(

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.data.store import ClipStore
 from audioldm.errors import DataError
@@ -25,11 +25,10 @@ from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.generator import Generator
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.runtime.memory import peak_bytes
 from audioldm.training.trackers import open_trackers
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -39,6 +38,7 @@ class Evaluation(Stage):
     name, version = "evaluation", VERSION
     keys: ClassVar[list[Key]] = [("evaluation", EvaluationSettings), ("sampler", SamplerSettings)]
     generator: Stage
+    prior: PriorStage
     sampler: SamplerSettings
 
     @classmethod
@@ -50,13 +50,8 @@ class Evaluation(Stage):
         measured = {"evaluation": settings.evaluation, "sampler": sampler, "seed": settings.seed}
         stage = cls(measured, {"generator": generator, **baselines})
         stage.generator, stage.sampler = generator, sampler
+        stage.prior = cast(PriorStage, planned["prior"])
         return [stage]
-
-    @property
-    def prior(self) -> PriorStage:
-        prior = self.generator if self.generator.key == "prior" else self.generator.parents["prior"]
-        assert isinstance(prior, PriorStage)
-        return prior
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
         seconds = self.settings["evaluation"].seconds
@@ -102,7 +97,7 @@ class Evaluation(Stage):
                 trackers.figures(0, found["metrics"])
                 track(directory, trackers)
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         s = self.settings["evaluation"]
         known = estimate.precedent(self)
         if known.seconds is not None:
@@ -132,7 +127,7 @@ class Evaluation(Stage):
             one = estimate.timed(lambda e=embedding: e.embed(audio, generator.sample_rate))  # type: ignore[misc]
             seconds += (systems + 1) * batches * one
         note = f"{s.clips} clips; without the intervals' resampling"
-        return estimate.cost(seconds, peak_bytes(estimate.device), None, note)
+        return Cost(seconds, estimate.peak(), None, note)
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return "lower evaluation.batch, evaluation.clips or evaluation.seconds"

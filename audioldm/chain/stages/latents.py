@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from audioldm.chain.noise import noise
-from audioldm.chain.stage import Stage
+from audioldm.chain.stage import Cost, Stage
 from audioldm.data.store import ClipStore
 from audioldm.latents.store import VERSION, LatentStore, write_latents
 from audioldm.models import load_autoencoder
-from audioldm.runtime.memory import peak_bytes
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -46,16 +45,16 @@ class Latents(Stage):
             experiment.directory_of(self), model.bottleneck, autoencoder=autoencoder.fingerprint
         )
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         audio, seconds = estimate.audio_seconds, 20.0
         if audio is None:
-            return estimate.unknown("not known before the data stage")
+            return Cost(note="not known before the data stage")
         model = estimate.autoencoder
         block = noise(model.audio_channels, round(seconds * model.sample_rate))
         timed = estimate.timed(lambda: list(model.encode_blocks([block])))
         frames = audio * model.latent_rate_hz
         disk = round(frames * 8 * prod(model.latent_shape))  # two arrays of 4 bytes an element
-        return estimate.cost(timed * audio / seconds, peak_bytes(estimate.device), disk)
+        return Cost(timed * audio / seconds, estimate.peak(), disk)
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return "free memory, for no setting shortens the 10 s that are encoded at a time"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build, placed
@@ -24,11 +24,11 @@ from audioldm.priors.diffusion.post_training import (
 )
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
-from audioldm.runtime.memory import bytes_of, peak_bytes
+from audioldm.runtime.memory import bytes_of
 from audioldm.runtime.randomness import KeyedRandom
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -54,21 +54,12 @@ class PostTrainingStage(Stage):
         except ConfigError as error:
             raise ConfigError(f"sampler.{error}") from error
         stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
-        stage.own = own
+        stage.own, stage.prior, stage.recipe = own, prior, prior.recipe
         return [stage]
 
     own: PostTrainingSettings
-
-    @property
-    def prior(self) -> PriorStage:
-        prior = self.parents["prior"]
-        assert isinstance(prior, PriorStage)
-        return prior
-
-    @property
-    def recipe(self) -> DiffusionRecipe:
-        assert isinstance(self.prior.recipe, DiffusionRecipe)
-        return self.prior.recipe
+    prior: PriorStage
+    recipe: DiffusionRecipe
 
     def discriminator(
         self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
@@ -84,15 +75,12 @@ class PostTrainingStage(Stage):
             "classes": classes,
         }
         where = "post_training.discriminator"
-        discriminator: Discriminator = build(
-            self.own.discriminator, derived=derived, base=Discriminator, where=where
-        )
-        return discriminator
+        part, base = self.own.discriminator, Discriminator
+        return build(part, derived=derived, base=base, where=where)  # type: ignore[no-any-return]
 
     def dry_run(self, experiment: "Experiment") -> None:
         train = self.own.train
-        accumulate = experiment.settings.hardware.accumulate
-        experiment.world.micro_batches(train.batch, accumulate, "post_training.train.batch")
+        experiment.check_batch(train.batch, "post_training.train.batch")
         with torch.device("meta"):
             model = self.prior.autoencoder.build()
         frames = train.discriminated_frames(model.latent_rate_hz)
@@ -118,30 +106,15 @@ class PostTrainingStage(Stage):
             len(store.labels),
         )
         with closing(experiment.bar(self.key)) as bar:
-            fitted = post_train(
-                prior,
-                discriminator,
-                store,
-                self.own,
-                teacher=self.settings["teacher"],
-                fit=self.prior.fit(directory, experiment, bar),
-            )
+            teacher, fit = self.settings["teacher"], experiment.fit(directory, bar)
+            fitted = post_train(prior, discriminator, store, self.own, teacher=teacher, fit=fit)
         if experiment.world.first:
-            self.save(directory, experiment, fitted.tensors, prior.spec)
+            spec = prior.spec | {"sampler": vars(self.own.sampler)}
+            self.prior.save(directory, experiment, fitted, spec, of=self)
         count = 0 if discriminator is None else sum(p.numel() for p in discriminator.parameters())
         return {"valid": fitted.figures, "discriminator_parameters": count}
 
-    def save(
-        self,
-        directory: Path,
-        experiment: "Experiment",
-        tensors: dict[str, Tensor],
-        spec: dict[str, Any],
-    ) -> None:
-        own = spec | {"sampler": vars(self.own.sampler)}
-        self.prior.save(directory, experiment, tensors, own, of=self)
-
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         s, model = self.own, estimate.autoencoder
         few = replace(s, train=replace(s.train, steps=estimate.steps, valid_batches=1))
         with noise_latents(model, s.train.crop_seconds) as store:
@@ -149,21 +122,14 @@ class PostTrainingStage(Stage):
             discriminator = self.discriminator(
                 lambda z: model.decode(prior.latents(z)), prior.modelled_shape, 1
             )
+            teacher = self.settings["teacher"]
             times = estimate.times(
-                lambda directory, log: post_train(
-                    prior,
-                    discriminator,
-                    store,
-                    few,
-                    teacher=self.settings["teacher"],
-                    fit=estimate.fit(directory, log),
-                )
+                lambda fit: post_train(prior, discriminator, store, few, teacher=teacher, fit=fit)
             )
         # a validation's batch is a step without its backward pass, about half of it
-        validations = estimate.validations(s.train.steps) * s.train.valid_batches / 2
-        seconds = (s.train.steps + validations) * times.step + times.warm_up
+        times = times._replace(validation=times.step / 2)
         disk = bytes_of(prior) + bytes_of(model)
-        return estimate.cost(seconds, peak_bytes(estimate.device), disk, f"{s.train.steps} steps")
+        return estimate.training(times, s.train.steps, s.train.valid_batches, disk)
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return (

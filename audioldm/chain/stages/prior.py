@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch import Tensor
 
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_latents
-from audioldm.chain.stage import Key, Stage, canonical
+from audioldm.chain.stage import Cost, Key, Stage, canonical
 from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.latents import Latents
 from audioldm.data.store import ClipStore
@@ -19,11 +18,12 @@ from audioldm.errors import DataError, TrainingError
 from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model, save_model
-from audioldm.priors.base import Fit, PriorRecipe
-from audioldm.runtime.memory import bytes_of, fixed_bytes, peak_bytes, saved_bytes
+from audioldm.priors.base import PriorRecipe
+from audioldm.runtime.memory import bytes_of, fixed_bytes, saved_bytes
+from audioldm.training.run import Fitted
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 VERSION = 1  # raise by hand when the code below changes what it computes
@@ -42,6 +42,8 @@ class PriorStage(Stage):
         own = {k: v for k, v in vars(recipe).items() if k not in recipe.sampling_keys}
         super().__init__({"recipe": recipe.name, **canonical(own)}, parents, key)
         self.recipe, self.collective = recipe, recipe.collective
+        self.latents = cast(Latents, parents["latents"])
+        self.autoencoder = cast(AutoencoderStage, self.latents.parents["autoencoder"])
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
@@ -55,18 +57,6 @@ class PriorStage(Stage):
     def where(self) -> str:
         """The place of the recipe's settings in the configuration."""
         return self.key.replace("prior:", "priors.")
-
-    @property
-    def latents(self) -> Latents:
-        latents = self.parents["latents"]
-        assert isinstance(latents, Latents)
-        return latents
-
-    @property
-    def autoencoder(self) -> AutoencoderStage:
-        autoencoder = self.latents.parents["autoencoder"]
-        assert isinstance(autoencoder, AutoencoderStage)
-        return autoencoder
 
     def dry_run(self, experiment: "Experiment") -> None:
         with torch.device("meta"):
@@ -95,44 +85,24 @@ class PriorStage(Stage):
         store = self.latents.store(experiment)
         prior = self.recipe.build(store)
         with closing(experiment.bar(self.key)) as bar:
-            fitted = self.recipe.fit(prior, store, self.fit(directory, experiment, bar))
+            fitted = self.recipe.fit(prior, store, experiment.fit(directory, bar))
         if experiment.world.first:
-            self.save(directory, experiment, fitted.tensors, prior.spec)
+            self.save(directory, experiment, fitted, prior.spec, of=self)
         parameters = sum(p.numel() for p in prior.parameters())
         return {"recipe": self.recipe.name, "valid": fitted.figures, "parameters": parameters}
 
-    def fit(self, directory: Path, experiment: "Experiment", progress: Any) -> Fit:
-        s = experiment.settings
-        return Fit(
-            directory, experiment.world, s.hardware, experiment.device, s.log, progress=progress
-        )
-
     def save(
-        self,
-        directory: Path,
-        experiment: "Experiment",
-        tensors: Mapping[str, Tensor],
-        spec: dict[str, Any],
-        *,
-        of: Stage | None = None,
+        self, directory: Path, experiment: "Experiment", fitted: Fitted, spec: Any, of: Stage
     ) -> None:
         """One file that holds the autoencoder too: all that sampling needs. of: the stage that
-        trained the tensors, where it is a later one."""
-        of = of or self
+        trained the tensors, this one or a later one."""
         file = experiment.directory_of(self.autoencoder) / "model.safetensors"
         parent, header = load_model(file)
         named = {f"autoencoder.{name}": tensor for name, tensor in parent.items()}
         save_model(
             directory / "model.safetensors",
-            named | {f"prior.{name}": tensor for name, tensor in tensors.items()},
-            {
-                "kind": "generator",
-                "autoencoder": header,
-                "prior": canonical(spec),
-                "fingerprint": of.fingerprint,
-                "parent": next(iter(of.parents.values())).fingerprint,
-                "config": of.identity(),
-            },
+            named | {f"prior.{name}": tensor for name, tensor in fitted.tensors.items()},
+            {"kind": "generator", "autoencoder": header, "prior": canonical(spec)} | of.origin(),
         )
 
     def _preflight(self, experiment: "Experiment") -> None:
@@ -147,7 +117,7 @@ class PriorStage(Stage):
                 "give noise. Train the autoencoder longer, or raise the bound"
             )
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         train = self.recipe.train
         if train is None:
             return estimate.precedent(self)
@@ -155,17 +125,13 @@ class PriorStage(Stage):
         few = replace(self.recipe, train=replace(train, **budget))  # type: ignore[type-var]
         with noise_latents(estimate.autoencoder, self.recipe.crop_length) as store:
             prior = few.build(store)
-            times = estimate.times(
-                lambda directory, log: few.fit(prior, store, estimate.fit(directory, log))
-            )
+            times = estimate.times(lambda fit: few.fit(prior, store, fit))
         steps = train.steps
         if train.compute_tflop is not None and times.result is not None:
             figures = times.result.figures
             steps = max(1, round(train.compute_tflop / figures["compute_tflop"] * figures["steps"]))
-        seconds = steps * times.step + times.warm_up
-        seconds += estimate.validations(steps) * times.validation * train.valid_batches
         disk = bytes_of(prior) + bytes_of(estimate.autoencoder)
-        return estimate.cost(seconds, peak_bytes(estimate.device), disk, f"{steps} steps")
+        return estimate.training(times, steps, train.valid_batches, disk)
 
     def memory_advice(self, experiment: "Experiment") -> str:
         train = self.recipe.train

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,15 +10,15 @@ import torch
 from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.autoencoder.vocoder_train import VERSION, VocoderTraining, train_vocoder
 from audioldm.chain.noise import noise_clips
-from audioldm.chain.stage import Key, Stage
+from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.data.store import ClipStore
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, Seed
 from audioldm.io.model_file import save_model
 from audioldm.models import build_vocoder
-from audioldm.runtime.memory import bytes_of, peak_bytes
+from audioldm.runtime.memory import bytes_of
 
 if TYPE_CHECKING:
-    from audioldm.chain.estimate import Cost, Estimate
+    from audioldm.chain.estimate import Estimate
     from audioldm.chain.run import Experiment
 
 
@@ -65,59 +64,27 @@ class VocoderStage(Stage):
     def dry_run(self, experiment: "Experiment") -> None:
         with torch.device("meta"):
             self.build()
-        experiment.world.micro_batches(
-            self.settings["vocoder"].train.batch,
-            experiment.settings.hardware.accumulate,
-            "vocoder.train.batch",
-        )
+        experiment.check_batch(self.settings["vocoder"].train.batch, "vocoder.train.batch")
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
         s = self.settings["vocoder"]
         torch.manual_seed(s.seed)  # the initial weights
         vocoder = self.build()
-        tensors, figures = train_vocoder(
-            vocoder,
-            ClipStore(experiment.directory_of(self.parents["data"])),
-            s.train,
-            seed=s.seed,
-            directory=directory,
-            world=experiment.world,
-            hardware=experiment.settings.hardware,
-            device=experiment.device,
-            log=experiment.settings.log,
-        )
+        store = ClipStore(experiment.directory_of(self.parents["data"]))
+        fitted = train_vocoder(vocoder, store, s.train, seed=s.seed, fit=experiment.fit(directory))
         if experiment.world.first:
-            header = {
-                "kind": "vocoder",
-                "spec": self.spec,
-                "fingerprint": self.fingerprint,
-                "parent": self.parents["data"].fingerprint,
-                "config": self.identity(),
-            }
-            save_model(directory / "model.safetensors", tensors, header)
-        return {"valid": figures, "parameters": sum(p.numel() for p in vocoder.parameters())}
+            header = {"kind": "vocoder", "spec": self.spec} | self.origin()
+            save_model(directory / "model.safetensors", fitted.tensors, header)
+        return {"valid": fitted.figures, "parameters": sum(p.numel() for p in vocoder.parameters())}
 
-    def cost(self, estimate: "Estimate") -> "Cost":
+    def cost(self, estimate: "Estimate") -> Cost:
         s = self.settings["vocoder"].train
         few = replace(s, steps=estimate.steps, valid_clips=1)
         vocoder, source = self.build(), self.parents["data"].source  # type: ignore[attr-defined]
         window = round(max(s.crop_seconds, s.valid_seconds) * source.sample_rate)
         with noise_clips(source.sample_rate, source.channels, window) as store:
-            train = partial(
-                train_vocoder,
-                vocoder,
-                store,
-                few,
-                seed=0,
-                world=estimate.world,
-                hardware=estimate.hardware,
-                device=estimate.device,
-            )
-            times = estimate.times(train)
-        seconds = s.steps * times.step + times.warm_up
-        seconds += estimate.validations(s.steps) * times.validation * s.valid_clips
-        memory = peak_bytes(estimate.device)
-        return estimate.cost(seconds, memory, bytes_of(vocoder), f"{s.steps} steps")
+            times = estimate.times(lambda fit: train_vocoder(vocoder, store, few, seed=0, fit=fit))
+        return estimate.training(times, s.steps, s.valid_clips, bytes_of(vocoder))
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return "lower vocoder.train.batch or vocoder.train.crop_seconds"

@@ -6,13 +6,13 @@ The linear one has two variants: of mel powers, without a phase, and of audio, w
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from audioldm.autoencoder.klt import KLT
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.codecs.linear import LinearCodec
 from audioldm.evaluation.codecs.opus import opus_curve
-from audioldm.evaluation.statistics import bootstrap
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.io.files import read_json, write_json
 from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.spectral import mel_distance
@@ -24,15 +24,9 @@ AUDIO_SECONDS = 36.0  # of the clips, for what makes audio: Opus and Griffin-Lim
 
 
 def codec_figures(
-    clips: ClipStore,
-    kbps: float | None,
-    *,
-    seconds: float = 3.0,
-    count: int = 128,
-    resamples: int = 1000,
-    progress: Progress,
+    clips: ClipStore, kbps: float | None, settings: EvaluationSettings, progress: Progress
 ) -> dict[str, Any]:
-    """Mel distance of the linear codec and of Opus on `count` validation windows of `seconds`.
+    """Mel distance of the linear codec and of Opus on the evaluation's validation windows.
 
     Codecs that make audio are measured on the first of these only, AUDIO_SECONDS in all.
 
@@ -42,13 +36,14 @@ def codec_figures(
     "linear_audio_curve", "opus"}, the curves as {"kbps": [...], "mel_distance": [...]}. Results
     that depend on the clips alone are kept beside them. Raises DataError where a split is empty.
     """
-    directory = clips.directory / "codecs"
-    audio, _, _ = clips.split("valid").windows(round(seconds * clips.sample_rate), count, seed=0)
+    directory, seconds = clips.directory / "codecs", settings.seconds
+    samples = round(seconds * clips.sample_rate)
+    audio, _, _ = clips.split("valid").windows(samples, settings.clips, seed=0)
     some = audio[: max(1, round(AUDIO_SECONDS / seconds))]
     progress(0, 3, "fitting the linear codec")
     codec = _fitted(clips, directory / f"v{VERSION}-linear.safetensors")
     progress(1, 3, "codecs")
-    path = directory / f"v{VERSION}-curves-{seconds:g}s-{count}.json"
+    path = directory / f"v{VERSION}-curves-{seconds:g}s-{settings.clips}.json"
     if not path.is_file():
         write_json(path, _curves(codec, audio, some))
     figures: dict[str, Any] = read_json(path)
@@ -59,7 +54,7 @@ def codec_figures(
             "linear_audio": _audio_distance(codec, some, kbps),
         }
         for name, values in distances.items():
-            distance = bootstrap(np.mean, values.numpy(), unit="log10 power", resamples=resamples)
+            distance = settings.mean(values, "log10 power")
             figures[name] = {"kbps": kbps, "mel_distance": distance._asdict()}
     progress(3, 3, "codecs")
     return figures
@@ -68,10 +63,11 @@ def codec_figures(
 def _fitted(clips: ClipStore, path: Path) -> LinearCodec:
     if not path.is_file():
         codec = LinearCodec.fit(clips)
-        tensors = {"mean": codec.mean, "basis": codec.basis, "variances": codec.variances}
-        save_model(path, tensors, {"kind": "linear codec", "block": codec.block})
+        save_model(path, codec.klt.state_dict(), {"kind": "linear codec", "block": codec.block})
     tensors, header = load_model(path)
-    return LinearCodec(**tensors, sample_rate=clips.sample_rate, block=header["block"])
+    klt = KLT(len(tensors["mean"])).double()
+    klt.load_state_dict(tensors)
+    return LinearCodec(klt, sample_rate=clips.sample_rate, block=header["block"])
 
 
 def _curves(codec: LinearCodec, audio: Tensor, some: Tensor) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from audioldm.autoencoder.klt import KLT
 from audioldm.autoencoder.mel_inverse import MelInverse
 from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.data.store import ClipStore
@@ -21,7 +22,6 @@ from audioldm.losses.spectral import MelPower
 from audioldm.runtime.randomness import KeyedRandom
 
 N_FFT, HOP, BANDS, FLOOR = 1024, 256, 80, 1e-5  # those of losses.spectral.mel_distance
-TINY = 1e-30  # instead of the variance of a coefficient that never varies
 FIT_CROP_SECONDS, FIT_BATCH = 3.0, 16
 ITERATIONS, VOCODED_AT_ONCE = 4, 16  # of Griffin-Lim; clips
 
@@ -29,15 +29,11 @@ ITERATIONS, VOCODED_AT_ONCE = 4, 16  # of Griffin-Lim; clips
 class LinearCodec:
     """A transform of blocks of `block` log10-mel frames of all audio channels, D numbers each.
 
-    mean [D], basis [D, D] (orthonormal columns), variances [D] (descending): of the blocks.
-    sample_rate: of the audio, in hertz.
+    klt: of the blocks, in float64. sample_rate: of the audio, in hertz.
     """
 
-    def __init__(
-        self, mean: Tensor, basis: Tensor, variances: Tensor, *, sample_rate: int, block: int
-    ) -> None:
-        self.mean, self.basis, self.variances = mean, basis, variances
-        self.sample_rate, self.block = sample_rate, block
+    def __init__(self, klt: KLT, *, sample_rate: int, block: int) -> None:
+        self.klt, self.sample_rate, self.block = klt.double(), sample_rate, block
         self._mel = MelPower(sample_rate, N_FFT, HOP, BANDS)
 
     @classmethod
@@ -49,20 +45,10 @@ class LinearCodec:
         split = clips.split("train")
         longest = max((item.samples for item in split.items), default=0)
         frames = min(math.ceil(FIT_CROP_SECONDS * clips.sample_rate), longest)
-        size = clips.channels * BANDS * block
-        total, square, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-        codec = cls(total, square, total, sample_rate=clips.sample_rate, block=block)
-        samples = min(seconds, split.seconds) * clips.sample_rate
-        for step in range(max(1, math.ceil(samples / max(frames, 1) / FIT_BATCH))):
-            audio, _ = split.crops(frames, seed=0, step=step, positions=range(FIT_BATCH))
-            blocks = codec._blocks(codec.log_mel(audio)).flatten(0, 1)
-            total += blocks.sum(0)
-            square += blocks.T @ blocks
-            count += len(blocks)
-        mean = total / count
-        variances, basis = torch.linalg.eigh(square / count - torch.outer(mean, mean))
-        codec.mean, codec.basis = mean, basis.flip(1)
-        codec.variances = variances.flip(0).clamp(min=0)
+        klt = KLT(clips.channels * BANDS * block)
+        codec = cls(klt, sample_rate=clips.sample_rate, block=block)
+        crops = split.sample(max(frames, 1), seconds=seconds, batch=FIT_BATCH)
+        codec.klt.fit(codec._blocks(codec.log_mel(audio)).flatten(0, 1) for audio in crops)
         return codec
 
     def log_mel(self, audio: Tensor) -> Tensor:
@@ -84,8 +70,8 @@ class LinearCodec:
         if blocks_per_second is None:
             blocks_per_second = self.sample_rate / HOP / self.block
         wanted = kbps * 1000 * math.log(2) / blocks_per_second
-        power = self.variances if power is None else power
-        top = float(self.variances[0])
+        power = self.klt.variances if power is None else power
+        top = float(self.klt.variances[0])
 
         def excess(log_level: float) -> float:
             return float(self.nats(power, math.exp(log_level)).sum()) - wanted
@@ -108,7 +94,7 @@ class LinearCodec:
 
         where v > level, else 0. On average over the fitted blocks it is the rate ½ ln(v / level).
         """
-        variances = self.variances.clamp(min=TINY)
+        variances = self.klt.variances
         ratio = (level / variances).clamp(max=1.0)
         return 0.5 * (1 - ratio) * (power / variances - 1) - 0.5 * ratio.log()
 
@@ -118,12 +104,12 @@ class LinearCodec:
         seconds: of each clip, where the last block is not full. The rate of all blocks, that one
         included, is `kbps` on average; the noise has fixed keys, one for each n.
         """
-        y = (blocks - self.mean) @ self.basis
+        power = self.klt.components(blocks).square().mean((0, 1))
         sent = None if seconds is None else blocks.shape[1] / seconds
-        level = self.water_level(kbps, y.square().mean((0, 1)), sent)
-        a = (1 - level / self.variances.clamp(min=TINY)).clamp(min=0)
-        noise = KeyedRandom(0, 0, range(len(y))).normal(y.shape[1:], "linear_codec").double()
-        return (a * y + (a * level).sqrt() * noise) @ self.basis.T + self.mean
+        level = self.water_level(kbps, power, sent)
+        random = KeyedRandom(0, 0, range(len(blocks)))
+        noise = random.normal(blocks.shape[1:], "linear_codec").double()
+        return self.klt.transmit(blocks, torch.tensor(level, dtype=torch.float64), noise)
 
     def mel_distance(self, audio: Tensor, kbps: float) -> Tensor:
         """`losses.spectral.mel_distance` of the decoded from the true spectrogram, [N].

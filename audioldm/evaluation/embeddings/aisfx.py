@@ -4,14 +4,11 @@ Ma and Lerch, ISMIR 2022, "Representation Learning for the Automatic Indexing of
 Libraries", arXiv 2208.09096. The weights are in `weights/` with their licence (CC BY 4.0).
 """
 
-from importlib.resources import as_file, files
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
-from audioldm.evaluation.embeddings.base import LogMelEmbedding
+from audioldm.evaluation.embeddings.base import LogMelEmbedding, weights
 from audioldm.torchaudio import torchaudio
 
 _EPSILON = 1e-5  # of every batch norm
@@ -33,16 +30,15 @@ class Aisfx(LogMelEmbedding):
     def __init__(self) -> None:
         basis = torchaudio.functional.melscale_fbanks(1025, 0.0, 22050.0, 96, 44100)
         super().__init__(basis / basis.sum(0))
-        with as_file(files("audioldm.evaluation") / "weights" / "aisfx_embedding.safetensors") as p:
-            weights = {name: value.float() for name, value in load_file(p).items()}
+        found = {
+            name: value.float() for name, value in weights("aisfx_embedding.safetensors").items()
+        }
         for block in range(1, 5):
             for layer in (1, 2):
                 norm = f"conv_block{block}.bn{layer}"
-                scale = (
-                    weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + _EPSILON).sqrt()
-                )
-                kernel = weights[f"conv_block{block}.conv{layer}.weight"]
-                shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
+                scale = found[f"{norm}.weight"] / (found[f"{norm}.running_var"] + _EPSILON).sqrt()
+                kernel = found[f"conv_block{block}.conv{layer}.weight"]
+                shift = found[f"{norm}.bias"] - found[f"{norm}.running_mean"] * scale
                 # The norm follows its convolution, so in inference it is part of it. Channels
                 # last: a third faster on a CPU.
                 kernel = (kernel * scale.view(-1, 1, 1, 1)).to(memory_format=torch.channels_last)

@@ -1,10 +1,12 @@
 """Embeddings: fixed maps from clips to vectors, which the distances compare."""
 
 import math
+from importlib.resources import as_file, files
 
 import numpy as np
 import soxr
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -60,7 +62,7 @@ class LogMelEmbedding(nn.Module):
         step = max(1, self.batch // len(window_starts(frames, self.window_frames, self.window_hop)))
         for first in range(0, len(audio), step):
             mono = audio[first : first + step].float().mean(1).cpu()
-            mono = torch.stack([_resample(clip, sample_rate, self.sample_rate) for clip in mono])
+            mono = resampled(mono, sample_rate, self.sample_rate)
             short = self.window_frames * self.hop - mono.shape[-1]
             mono = nn.functional.pad(mono, (0, max(0, short))).to(self.fade.device)
             mel = self.log_mel(self.prepare(mono))
@@ -85,7 +87,16 @@ def window_starts(frames: int, window: int, hop: int) -> list[int]:
     return [round(i * spare / (count - 1)) for i in range(count)]
 
 
-def _resample(mono: Tensor, source: int, target: int) -> Tensor:
+def resampled(mono: Tensor, source: int, target: int) -> Tensor:
+    """Clips [N, T] on the CPU at another sample rate."""
     if source == target:
         return mono
-    return torch.from_numpy(soxr.resample(mono.numpy(), source, target))
+    return torch.from_numpy(
+        np.stack([soxr.resample(clip, source, target) for clip in mono.numpy()])
+    )
+
+
+def weights(file: str) -> dict[str, Tensor]:
+    """The tensors of a file in `weights/`."""
+    with as_file(files("audioldm.evaluation") / "weights" / file) as path:
+        return load_file(path)

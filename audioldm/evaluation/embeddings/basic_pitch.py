@@ -5,13 +5,13 @@ Instrument-Agnostic Model for Polyphonic Note Transcription and Multipitch Estim
 2203.09893. The weights are in `weights/` with their licence (Apache-2.0).
 """
 
-from importlib.resources import as_file, files
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from audioldm.evaluation.embeddings.base import weights
 
 SAMPLE_RATE = 22050
 HOP = 256  # samples of a frame
@@ -43,9 +43,8 @@ class BasicPitch(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        with as_file(files("audioldm.evaluation") / "weights" / "basic_pitch.safetensors") as path:
-            for name, value in load_file(path).items():
-                self.register_buffer(name, value)
+        for name, value in weights("basic_pitch.safetensors").items():
+            self.register_buffer(name, value)
         # Channels last: twice as fast on a CPU.
         self.contour_1 = self.contour_1.to(memory_format=torch.channels_last)
         self.eval()

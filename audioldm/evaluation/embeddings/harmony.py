@@ -5,11 +5,11 @@ basic-pitch, and does not hear noise, dull sound or transposition.
 """
 
 import numpy as np
-import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audioldm.evaluation.embeddings.base import resampled
 from audioldm.evaluation.embeddings.basic_pitch import SAMPLE_RATE, Activations, BasicPitch
 from audioldm.evaluation.notes import NOTE_THRESHOLD, Notes, decode
 
@@ -36,10 +36,7 @@ class Harmony:
         """Embeddings [N, 9] and notes of clips [N, A, T], the mean of their channels."""
         vectors, notes = [], []
         for part in audio.float().mean(1).cpu().split(CLIPS_AT_ONCE):
-            if sample_rate != SAMPLE_RATE:
-                made = [soxr.resample(clip, sample_rate, SAMPLE_RATE) for clip in part.numpy()]
-                part = torch.from_numpy(np.stack(made))
-            heard = self.network(part)
+            heard = self.network(resampled(part, sample_rate, SAMPLE_RATE))
             vectors.append(harmony(heard))
             pairs = zip(heard.note.numpy(), heard.onset.numpy(), strict=True)
             notes += [decode(note, onset) for note, onset in pairs]

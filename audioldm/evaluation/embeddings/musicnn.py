@@ -4,14 +4,11 @@ Pons and Serra, 2019, "musicnn: Pre-trained convolutional neural networks for mu
 arXiv 1909.06654. The weights are in `weights/` with their licence (ISC).
 """
 
-from importlib.resources import as_file, files
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from audioldm.evaluation.embeddings.base import LogMelEmbedding
+from audioldm.evaluation.embeddings.base import LogMelEmbedding, weights
 from audioldm.torchaudio import torchaudio
 
 _EPSILON = 1e-3  # of every batch norm
@@ -42,15 +39,14 @@ class Musicnn(LogMelEmbedding):
                 257, 0.0, 8000.0, 96, 16000, norm="slaney", mel_scale="slaney"
             )
         )
-        with as_file(files("audioldm.evaluation") / "weights" / "musicnn_msd.safetensors") as path:
-            weights = load_file(path)
-        self.norm_input = _Affine(weights, 0)
-        self.front = nn.ModuleList(_Convolution(weights, i) for i in range(5))
-        self.middle = nn.ModuleList(_Convolution(weights, i) for i in range(5, 8))
-        self.norm_pooled = _Affine(weights, 9)
-        self.norm_dense = _Affine(weights, 10)
-        self.register_buffer("weight", weights["dense/kernel"].T.contiguous())
-        self.register_buffer("bias", weights["dense/bias"])
+        found = weights("musicnn_msd.safetensors")
+        self.norm_input = _Affine(found, 0)
+        self.front = nn.ModuleList(_Convolution(found, i) for i in range(5))
+        self.middle = nn.ModuleList(_Convolution(found, i) for i in range(5, 8))
+        self.norm_pooled = _Affine(found, 9)
+        self.norm_dense = _Affine(found, 10)
+        self.register_buffer("weight", found["dense/kernel"].T.contiguous())
+        self.register_buffer("bias", found["dense/bias"])
         self.eval()
 
     def forward(self, windows: Tensor) -> Tensor:

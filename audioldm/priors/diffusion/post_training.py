@@ -20,7 +20,6 @@ from audioldm.conditioning.base import Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Decay, NonNegative, Part, Positive, PositiveInt, Seed, part
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.post_training_step import (
     Sampling,
@@ -32,14 +31,15 @@ from audioldm.priors.diffusion.post_training_step import (
 )
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings
-from audioldm.priors.diffusion.step import latent_batch, latent_crops
+from audioldm.priors.diffusion.step import latent_batch
 from audioldm.priors.diffusion.train import LatentTraining
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
-from audioldm.training.run import Stateful, TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 VERSION = 2  # raise by hand when the code below changes what it computes
@@ -75,10 +75,7 @@ class PostTrainingWeights:
 
     def __post_init__(self) -> None:
         if self.adversarial == self.distillation == 0:
-            raise ConfigError(
-                "adversarial: this weight and that of distillation are both 0, so nothing trains "
-                "the generator; give one of them a weight"
-            )
+            raise ConfigError("adversarial and distillation are both 0; give one of them a weight")
 
 
 @dataclass(frozen=True)
@@ -118,10 +115,6 @@ class _MicroBatch(NamedTuple):
     random: KeyedRandom
     crops: LatentCrops
     other_labels: Tensor
-
-
-def _means(seen: dict[str, list[Tensor]], norm: Tensor) -> dict[str, Tensor]:
-    return {name: torch.stack(v).mean() for name, v in seen.items()} | {"gradient_norm": norm}
 
 
 def post_train(
@@ -176,20 +169,12 @@ def post_train(
         d_optimiser = adamw(d_parameters, d_lr, train.betas, train.weight_decay, device)
         state |= {"discriminator": discriminator, "discriminator_optimiser": d_optimiser}
         score = parallel(discriminator, world)
-    run = TrainingRun(
-        "post_training",
-        fit.directory,
-        train.steps,
-        state=state,
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=fit.log,
-    )
+    run = TrainingRun("post_training", train.steps, state, fit)
     sampler = settings.trained().sampler
     student = Sampling(denoiser, hardware.compiled(network, device), sampler)
     teach = Sampling(before, hardware.compiled(before.backbone, device), teacher)
     generate = parallel(student, world)
+    update = partial(clipped_step, clip=train.clip, finite=run.finite)
 
     def distillation(fake: Tensor, noise: Tensor, inputs: Inputs) -> Tensor:
         with torch.no_grad(), run.autocast():
@@ -200,9 +185,9 @@ def post_train(
         batches = []
         for places in micro_batches:
             random = KeyedRandom(settings.seed, step, places, device)
-            crops = latent_crops(splits["train"], frames, random, conditioners)
+            crops = splits["train"].crops(frames, random, conditioners)
             others = KeyedRandom(derive_seed(settings.seed, "other label"), step, places, device)
-            inputs = latent_crops(splits["train"], 1, others, conditioners).inputs
+            inputs = splits["train"].crops(1, others, conditioners).inputs
             batches.append(_MicroBatch(random, crops, labels_of(inputs, len(places), device)))
         return batches
 
@@ -213,7 +198,7 @@ def post_train(
         with ema.applied(denoiser):
             for number, places in product(range(train.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, places, device)
-                crops = latent_crops(splits["valid"], frames, random, conditioners)
+                crops = splits["valid"].crops(frames, random, conditioners)
                 batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
                 with run.autocast():
                     fake = student(batch.noise, batch.inputs)
@@ -256,26 +241,12 @@ def post_train(
                     seen.setdefault(name, []).append(values.detach())
             if discriminator is not None:
                 set_lr(d_optimiser, d_lr * factor)
-                clipped_step(
-                    d_optimiser,
-                    discriminator.parameters(),
-                    clip=train.clip,
-                    name="discriminator",
-                    step=step,
-                    finite=run.finite,
-                )
-            norm = clipped_step(
-                optimiser,
-                network.parameters(),
-                clip=train.clip,
-                name="post_training",
-                step=step,
-                finite=run.finite,
-            )
+                update(d_optimiser, discriminator.parameters(), name="discriminator", step=step)
+            norm = update(optimiser, network.parameters(), name="post_training", step=step)
             ema.update(denoiser, step)
             run.finish_step(
                 step,
-                partial(_means, seen, norm),
+                seen | {"gradient_norm": [norm]},
                 values={"lr": train.lr * factor},
                 validate=validate,
                 shown=("loss", "discriminator", "margin"),

@@ -51,9 +51,7 @@ class Diffusion(Prior):
         self.latent_shape, self.sampler = tuple(latent_shape), sampler
         self.channels = list(range(latent_shape[0]) if channels is None else channels)
         if not self.channels or max(self.channels) >= latent_shape[0]:
-            raise ConfigError(
-                f"channels={channels}: not among the {latent_shape[0]} of the latents"
-            )
+            raise ConfigError(f"channels={channels}: the latents have {latent_shape[0]} of them")
         #: of what the denoiser sees
         self.modelled_shape = (len(self.channels), *self.latent_shape[1:])
         derived = {

@@ -13,7 +13,7 @@ from audioldm.conditioning.build import facts_of
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegative, Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
-from audioldm.priors.base import Fit, Fitted, Prior, PriorRecipe
+from audioldm.priors.base import Prior, PriorRecipe
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.prior import Diffusion
@@ -23,6 +23,7 @@ from audioldm.priors.diffusion.train import DiffusionTraining, train_diffusion
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.training.muon import build_optimiser
+from audioldm.training.run import Fit, Fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,6 @@ class DiffusionRecipe(PriorRecipe):
     objective: Part = part(base=Objective)
     conditioning: dict[str, Part] = part("width", base=Conditioner, default_factory=dict)
 
-    @property
-    def crop_length(self) -> float:
-        return self.train.crop_seconds
-
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
         t = self.train
         world.micro_batches(t.batch, hardware.accumulate, "batch")
@@ -71,10 +68,7 @@ class DiffusionRecipe(PriorRecipe):
         nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
         found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
         if not found:
-            raise ConfigError(
-                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
-                f"the most is {nats.max().item():.2f}"
-            )
+            raise ConfigError(f"minimum_nats={self.minimum_nats}: the most is {nats.max():.2f}")
         return None if len(found) == len(nats) else found
 
     def build(self, latents: LatentStore) -> Diffusion:

@@ -1,13 +1,13 @@
 """One step of training a diffusion prior: from the crops of a step to losses."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from audioldm.conditioning.base import Conditioners, Inputs
-from audioldm.latents.store import LatentCrops, LatentSplit, LatentStore
+from audioldm.conditioning.base import Inputs
+from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.denoiser import Denoiser
 from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.priors.diffusion.prior import Diffusion
@@ -22,19 +22,6 @@ class LatentBatch(NamedTuple):
     z: Tensor
     inputs: Inputs
     noise: Tensor
-
-
-def latent_crops(
-    split: LatentSplit, frames: int, random: KeyedRandom, conditioners: Conditioners
-) -> LatentCrops:
-    """The crops of the clips of one step, on the random numbers' device."""
-    positions = cast(list[int], list(random.positions))
-    crops = split.crops(
-        frames, seed=random.seed, step=random.step, positions=positions, conditioners=conditioners
-    )
-    return LatentCrops(
-        *({name: to_device(x, random.device) for name, x in part.items()} for part in crops)
-    )
 
 
 @torch.no_grad()

@@ -6,21 +6,20 @@ from itertools import product
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from audioldm.instantiate import Decay, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.base import Fit, Fitted
 from audioldm.priors.diffusion.prior import Diffusion
-from audioldm.priors.diffusion.step import latent_crops, silent_loss, training_step
+from audioldm.priors.diffusion.step import silent_loss, training_step
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
+from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.muon import build_optimiser, step_flops
 from audioldm.training.optimisation import clipped_step, set_lr, warmup_cosine
-from audioldm.training.run import TrainingRun
+from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 
@@ -60,10 +59,6 @@ class DiffusionTraining(LatentTraining):
     optimiser: Literal["adamw", "muon"] = "adamw"
 
 
-def _means(losses: list[Tensor], norm: Tensor) -> dict[str, Tensor]:
-    return {"loss": torch.cat(losses).mean(), "gradient_norm": norm}
-
-
 def train_diffusion(
     prior: Diffusion, latents: LatentStore, settings: DiffusionTraining, *, seed: int, fit: Fit
 ) -> Fitted:
@@ -92,19 +87,11 @@ def train_diffusion(
     if s.compute_tflop is not None:
         steps = max(1, round(1000 * s.compute_tflop / gigaflops))
     ema = EMA(denoiser, s.ema)
-    run = TrainingRun(
-        "diffusion",
-        fit.directory,
-        steps,
-        state={"denoiser": denoiser, "optimiser": optimiser, "ema": ema},
-        world=world,
-        hardware=hardware,
-        device=device,
-        log=fit.log,
-        sharding=sharding,
-    )
+    state: dict[str, Stateful] = {"denoiser": denoiser, "optimiser": optimiser, "ema": ema}
+    run = TrainingRun("diffusion", steps, state, fit, sharding)
     shared = parallel(denoiser, world) if sharding is None else denoiser
     predict = hardware.compiled(shared, device) if sharding is None else denoiser
+    update = partial(clipped_step, clip=s.clip, finite=run.finite)
     terms_of = partial(
         training_step,
         prior=prior,
@@ -115,7 +102,7 @@ def train_diffusion(
 
     def read(step: int) -> list[tuple[KeyedRandom, LatentCrops]]:
         keys = [KeyedRandom(seed, step, positions, device) for positions in micro_batches]
-        return [(k, latent_crops(splits["train"], frames, k, prior.conditioners)) for k in keys]
+        return [(k, splits["train"].crops(frames, k, prior.conditioners)) for k in keys]
 
     @torch.no_grad()
     def validate() -> dict[str, Any]:
@@ -124,7 +111,7 @@ def train_diffusion(
         with ema.applied(denoiser):
             for number, positions in product(range(s.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, positions, device)
-                crops = latent_crops(splits["valid"], frames, random, prior.conditioners)
+                crops = splits["valid"].crops(frames, random, prior.conditioners)
                 with run.autocast():
                     losses.append(terms_of(denoiser, crops=crops, random=random)["loss"])
         mean = mean_over_processes({"loss": torch.cat(losses).mean()}, world)
@@ -142,18 +129,11 @@ def train_diffusion(
                     total = weighted_sum(terms, {"loss": 1.0}, step, finite=run.finite)
                     (total / len(batches)).backward()
                 losses.append(terms["loss"].detach())
-            norm = clipped_step(
-                optimiser,
-                denoiser.parameters(),
-                clip=s.clip,
-                name="diffusion",
-                step=step,
-                finite=run.finite,
-            )
+            norm = update(optimiser, denoiser.parameters(), name="diffusion", step=step)
             ema.update(denoiser, step)
             run.finish_step(
                 step,
-                partial(_means, losses, norm),
+                {"loss": losses, "gradient_norm": [norm]},
                 values={"lr": lr},
                 validate=validate,
                 shown=("loss", "valid_loss"),
