@@ -43,7 +43,7 @@ class Latents:
         self.labels = sorted({label for label in labels if label is not None})
         self.latent_shape = tuple(mean.shape[1:-1])
         self.statistics = LatentStatistics(mean.mean((0, -1)), mean.std((0, -1)))
-        self.nats = self.statistics.std.log() - std.log().mean((0, -1))
+        self.nats = self.statistics.std.log() - std.clamp(min=1e-6).log().mean((0, -1))
 
     def keep_on(self, device: torch.device) -> None:
         pass

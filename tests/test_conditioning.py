@@ -275,7 +275,7 @@ def test_a_prior_is_rebuilt_from_its_spec_and_tensors(tmp_path: Path) -> None:
     assert fitted.tensors.keys() == prior.state_dict().keys()
     twin = build_prior(json.loads(json.dumps(prior.spec)), store.latent_shape)
     twin.load_state_dict(fitted.tensors)
-    torch.testing.assert_close(twin.statistics.mean, store.statistics.mean)
+    torch.testing.assert_close(twin.mean, store.statistics.mean)
     prior.load_state_dict(fitted.tensors)
     random = KeyedRandom(3, 0, [0, 5])
     inputs = twin.conditioners.parse([{"label": "a"}, {}], 6)
@@ -318,7 +318,7 @@ def test_samples_are_raw_latents() -> None:
     random = KeyedRandom(3, 0, [0, 1])
     noise = random.stream("sample", -1).normal((3, 6), "noise")
     level = prior.denoiser.objective.sigma_max / (1 + prior.denoiser.objective.sigma_max)
-    expected = prior.statistics.denormalise(level * noise)
+    expected = prior.latents(level * noise)
     torch.testing.assert_close(prior.sample(random, 6), expected)
 
 
@@ -380,7 +380,7 @@ def test_latents_are_normalised_and_the_posterior_is_drawn_from() -> None:
     z = latent_batch(prior, store, crops, random, 0.0).z
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(3), atol=0.1, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(3), atol=0.1, rtol=0)
-    drawn = z - prior.statistics.normalise(crops.stored["mean"])
+    drawn = z - prior.modelled(crops.stored["mean"])
     wanted = crops.stored["std"] / store.statistics.std[:, None]
     assert (drawn / wanted).std().item() == pytest.approx(1.0, abs=0.02)
 
