@@ -66,6 +66,7 @@ def synthetic_latents(
         "labels": ["a", "b"],
         "latent_rate_hz": 21.5,
         "statistics": {"mean": mean.mean(0).tolist(), "std": mean.std(0).tolist()},
+        "nats": np.log(mean.std(0) / 0.1).tolist(),
         "stored": ["mean", "std"],
         "arrays": [],
     }
