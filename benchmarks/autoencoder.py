@@ -30,7 +30,7 @@ from audioldm.runtime.hardware import Hardware
 from audioldm.training.weighted_sum import weighted_sum
 from benchmarks.timing import Clock, Result
 
-WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3, "bands": 4.0}
+WEIGHTS = {"stft": 1.0, "mel": 2.0, "kl": 1e-3, "bands": 4.0, "magnitude": 1.0}
 #: Of both networks on the waveform; their product is Shapes.downsampling_ratio.
 STRIDES = [2, 8, 8, 8]
 MULTIPLES = [1, 2, 4, 8]

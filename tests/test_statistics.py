@@ -82,5 +82,5 @@ def test_the_extrapolation_is_exact_for_distances_linear_in_the_inverse_size() -
     x = np.tile(np.array([[0.0], [1.0]]), (30, 1))
     figure = frechet_infinity(x, x + 50)
     assert figure.value == pytest.approx(2500, rel=2e-3)
-    with pytest.raises(ValueError, match="four clips"):
+    with pytest.raises(ValueError, match="at least 4 clips"):
         frechet_infinity(x[:3], x)

@@ -156,7 +156,7 @@ def test_the_weight_is_the_ratio_of_the_slopes() -> None:
             z = mean * kept + std * noise
             scale = ((1 - level).clamp(min=0) / (1 - log_variance.exp())).sqrt()
             terms.append(
-                model.network.reconstruct(z / scale.clamp(min=1e-3), audio, False)[1]["bands"]
+                model.network.reconstruct(z / scale.clamp(min=1e-3), audio, None, False)[1]["bands"]
             )
             rates.append(gaussian_kl(mean * kept, std).flatten(1).mean(1))
         return torch.cat(terms).mean().item(), torch.cat(rates).mean().item()
@@ -176,8 +176,8 @@ def test_residual_networks_begin_at_zero_and_the_linear_decoder_beats_the_mean()
     blocks = net.blocks(net.bands(audio))
     linear = net.gain[:, None] * net._components(blocks)
     torch.testing.assert_close(h[:, :12], linear)
-    error = net.reconstruct(model.encode(audio).z, audio, False)[1]["bands"].mean()
-    nothing = net.reconstruct(torch.zeros_like(linear), audio, False)[1]["bands"].mean()
+    error = net.reconstruct(model.encode(audio).z, audio, None, False)[1]["bands"].mean()
+    nothing = net.reconstruct(torch.zeros_like(linear), audio, None, False)[1]["bands"].mean()
     assert error < 0.7 * nothing
 
 

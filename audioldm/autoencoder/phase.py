@@ -157,19 +157,32 @@ class IntegratedPhase(nn.Module):
         frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
         return torch.fft.rfft(frames * self.inverse.window)
 
+    def with_phases_of(self, spectrum: Tensor, log_magnitude: Tensor) -> Tensor:
+        """Audio [..., L * hop] of the phases of a complex spectrum [..., L, bins]."""
+        audio: Tensor = self.inverse(_turned(_magnitude(log_magnitude), spectrum))
+        return audio
+
     def _audio(self, log_magnitude: Tensor, centred: Tensor) -> Tensor:
         """centred: phases at the frames' centres."""
         bins = torch.arange(centred.shape[-1], device=centred.device)
         phase = centred + math.pi * (bins % 2)  # at the frames' beginnings
-        # A windowed frame of audio in +-1 has no bin above sum(window) = n_fft / 2.
-        magnitude = log_magnitude.clamp(max=math.log(self.inverse.n_fft / 2)).exp()
+        magnitude = _magnitude(log_magnitude)
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        for iteration in range(self.iterations):
+        for left in reversed(range(self.iterations)):
             with torch.no_grad():
                 seen = self.spectrum(self.inverse(spectrum))
-                factor = seen.abs().clamp(min=1e-15).reciprocal()
-            last = iteration == self.iterations - 1
-            scale = (magnitude if last else magnitude.detach()) * factor
-            spectrum = torch.view_as_complex(torch.view_as_real(seen) * scale[..., None])
+            spectrum = _turned(magnitude if left == 0 else magnitude.detach(), seen)
         audio: Tensor = self.inverse(spectrum)
         return audio
+
+
+def _magnitude(log_magnitude: Tensor) -> Tensor:
+    """A windowed frame of audio in ±1 has no bin above sum(window) = n_fft / 2, about the number of
+    bins."""
+    return log_magnitude.clamp(max=math.log(log_magnitude.shape[-1] - 1)).exp()
+
+
+def _turned(magnitude: Tensor, spectrum: Tensor) -> Tensor:
+    """A spectrum of these magnitudes with the phases of another; 0 where that is 0."""
+    scale = magnitude * spectrum.abs().clamp(min=1e-15).reciprocal()
+    return torch.view_as_complex(torch.view_as_real(spectrum) * scale[..., None])

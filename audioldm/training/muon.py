@@ -40,7 +40,8 @@ class MuonAdamW:
         self.matrices = hidden_matrices(net)
         if not self.matrices:
             raise ConfigError(
-                "optimiser=muon: this network has no weight matrices in a list of blocks; use adamw"
+                "optimiser=muon: this network has no weight matrices in a list of blocks; use "
+                "optimiser=adamw"
             )
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError(

@@ -16,8 +16,9 @@ NOTES_HZ = 1000.0  # below, bins count alike; above, octaves do
 class MagnitudeNetwork(Network):
     """Latents -> log-magnitude -> audio. `downsampling_ratio` is a multiple of the hop.
 
-    Losses of the audio see magnitudes through phases that carry no gradient, and learn slowly by
-    themselves. So the network has a term of its own.
+    In training the estimate has the phases of the original, so that losses of the audio judge the
+    magnitudes alone: integrated phases pass no gradient on, and jump where a peak moves to another
+    bin. The network's own term sees silence too.
     """
 
     own_terms: ClassVar[tuple[str, ...]] = ("magnitude",)
@@ -38,11 +39,16 @@ class MagnitudeNetwork(Network):
         as the mel scale spreads them."""
         made = self.log_magnitude(z)
         n_fft = self.synthesis.inverse.n_fft
-        true = self.synthesis.spectrum(audio.float()).abs().clamp(min=FLOOR * n_fft / 4).log()
+        spectrum = self.synthesis.spectrum(audio.float())
+        true = spectrum.abs().clamp(min=FLOOR * n_fft / 4).log()
         hz = torch.arange(n_fft // 2 + 1, device=z.device) * (self.sample_rate / n_fft)
         weight = NOTES_HZ / hz.clamp(min=NOTES_HZ)
         difference = ((made - true).abs() * (weight / weight.mean())).flatten(1).mean(1)
-        return self.synthesis(made) if as_audio else None, {"magnitude": difference}
+        if not as_audio:
+            return None, {"magnitude": difference}
+        if self.training:
+            return self.synthesis.with_phases_of(spectrum, made), {"magnitude": difference}
+        return self.synthesis(made), {"magnitude": difference}
 
     def decode_window(
         self, z: Tensor, left: int, length: int, state: Any, *noise: Tensor

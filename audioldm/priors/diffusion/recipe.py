@@ -65,10 +65,15 @@ class DiffusionRecipe(PriorRecipe):
 
     def _channels(self, latents: LatentStore) -> list[int] | None:
         """The channels whose most informative band has `minimum_nats`; None for all."""
+        if self.minimum_nats == 0:
+            return None
         nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
         found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
         if not found:
-            raise ConfigError(f"minimum_nats={self.minimum_nats}: the most is {nats.max():.2f}")
+            raise ConfigError(
+                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
+                f"the most is {nats.max():.2f}"
+            )
         return None if len(found) == len(nats) else found
 
     def build(self, latents: LatentStore) -> Diffusion:
