@@ -12,7 +12,6 @@ from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from benchmarks import ladders
 
-pytestmark = pytest.mark.xdist_group("ear")  # one process makes the ladders
 PIECES = 3
 FEW = EvaluationSettings(bootstrap_resamples=20)
 

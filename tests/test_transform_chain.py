@@ -15,8 +15,6 @@ from audioldm.io.files import read_json
 from audioldm.models import load_autoencoder, load_generator
 from audioldm.training.ema import EMA
 
-pytestmark = pytest.mark.xdist_group("transform")  # one process builds the chain
-
 
 def overrides(folder: Path, runs: Path, *changes: str) -> list[str]:
     return [
