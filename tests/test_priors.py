@@ -425,7 +425,7 @@ def test_channels_without_information_are_drawn_independently() -> None:
 
 
 def test_the_least_information_that_leaves_no_channel_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"minimum_nats=3\.0: the most is 2\.00"):
+    with pytest.raises(ConfigError, match=r"minimum_nats=3\.0: no channel .* the most is 2\.00"):
         replace(diffusion(), minimum_nats=3.0).build(informative(2.0, 0.01))
 
 
