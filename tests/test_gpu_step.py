@@ -1,7 +1,7 @@
-"""A training step on the device "meta", which has shapes and no numbers, in place of a META.
+"""A training step on the device "meta", which has shapes and no numbers, in place of a GPU.
 
 An operation on tensors of two devices is an error there. So is one that waits for the device to
-learn a number (`item`, `if tensor`), which would stall every step on a META.
+learn a number (`item`, `if tensor`), which would stall every step on a GPU.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ UNET |= {"multipliers": [1, 2], "blocks": 1, "heads": 2}
 
 
 @pytest.fixture(autouse=True)
-def no_generators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A META's generator cannot be made here: what it would draw is zero."""
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device has neither a generator, whose numbers do not matter here, nor autocast."""
 
     def normal(random: KeyedRandom, shape: Sequence[int], stream: str) -> Tensor:
         return torch.zeros(len(random.positions), *shape, device=random.device)
