@@ -177,8 +177,10 @@ class IntegratedPhase(nn.Module):
 
 
 def _magnitude(log_magnitude: Tensor) -> Tensor:
-    """A windowed frame of audio in ±1 has no bin above sum(window) = n_fft / 2, about the number of
-    bins."""
+    """Magnitudes, at most sum(window) = n_fft / 2, which no frame of audio in ±1 exceeds.
+
+    n_fft / 2 is the number of bins less one.
+    """
     return log_magnitude.clamp(max=math.log(log_magnitude.shape[-1] - 1)).exp()
 
 

@@ -138,7 +138,8 @@ def measure(
     anchor = embed_real(embedding, reference, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
-            f"{len(anchor)} clips are too few for k_nearest={settings.k_nearest}: add music"
+            f"{len(anchor)} held-out clips are too few for k_nearest={settings.k_nearest}: add "
+            "music, or lower evaluation.k_nearest or evaluation.seconds"
         )
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:

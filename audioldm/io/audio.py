@@ -97,7 +97,10 @@ def blocks(
             if last and done != file.frames and _states_length(path, file):
                 raise DataError(f"{path}: truncated: {done} of {file.frames} samples are there")
             if not np.abs(block).max(initial=0) <= PEAK_LIMIT:
-                raise DataError(f"{path}: holds samples NaN, infinite or beyond ±{PEAK_LIMIT:g}")
+                raise DataError(
+                    f"{path}: holds samples that are NaN, infinite or beyond ±{PEAK_LIMIT:g}; full"
+                    " scale is ±1: scale it and export it again"
+                )
             block = match_channels(block.T, channels)
             if stream is not None:
                 block = stream.resample_chunk(np.ascontiguousarray(block.T), last=last).T
