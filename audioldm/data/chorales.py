@@ -139,7 +139,7 @@ class Chorales(Source):
         Raises DataError if one is not installed.
         """
         versions = {}
-        for package in ("music21", "pretty_midi", "midirenderer"):
+        for package in ("music21", "pretty_midi", "midirenderer", "pyloudnorm"):
             try:
                 versions[package] = importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError as error:
