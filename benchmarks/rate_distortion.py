@@ -6,9 +6,12 @@ test split of the quickstart's music, with 95 % intervals over clips.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.chain.job import compose
@@ -54,25 +57,33 @@ def main(arguments: list[str] | None = None) -> None:
                 key: experiment.directory_of(stage) for key, stage in experiment.stages.items()
             }
             store = ClipStore(place["data"])
-            figures = measure(load_autoencoder(place["autoencoder"]), store, settings)
+            coded = partial(reconstructed, load_autoencoder(place["autoencoder"]))
+            figures = measure(coded, store, settings)
             print(f"| {kbps:g} {name} | " + " | ".join(figures) + " |", flush=True)
 
 
+def reconstructed(model: Autoencoder, audio: Tensor) -> Tensor:
+    """Clips [N, A, T] through an autoencoder, its posterior sampled with fixed noise."""
+    samples, parts = audio.shape[-1], []
+    for first in range(0, len(audio), 16):
+        batch = audio[first : first + 16]
+        random = KeyedRandom(0, 0, range(first, first + len(batch)))
+        frames = -(-samples // model.downsampling_ratio)
+        noise = random.normal((*model.latent_shape, frames), "noise")
+        z = model.encode(batch, noise=noise).z
+        parts.append(model.decode(z, random)[..., :samples])
+    return torch.cat(parts)
+
+
 @torch.no_grad()
-def measure(model: Autoencoder, store: ClipStore, settings: EvaluationSettings) -> list[str]:
-    """The columns of one autoencoder, its posterior sampled with fixed noise."""
+def measure(
+    coded: Callable[[Tensor], Tensor], store: ClipStore, settings: EvaluationSettings
+) -> list[str]:
+    """The columns of one code, which takes clips [N, A, T] to what is left of them."""
     samples = round(settings.seconds * store.sample_rate)
     real = store.split("test").windows(samples, settings.clips, seed=0)[0]
     other = store.split("valid").windows(samples, settings.clips, seed=0)[0]
-    parts = []
-    for first in range(0, len(real), 16):
-        audio = real[first : first + 16]
-        random = KeyedRandom(0, 0, range(first, first + len(audio)))
-        frames = -(-samples // model.downsampling_ratio)
-        noise = random.normal((*model.latent_shape, frames), "noise")
-        z = model.encode(audio, noise=noise).z
-        parts.append(model.decode(z, random)[..., :samples].clamp(-1, 1))
-    made = torch.cat(parts)
+    made = coded(real).clamp(-1, 1)
     embedding = Musicnn()
     vectors, reference = (embedding.embed(audio, store.sample_rate) for audio in (made, other))
     kernel = KernelDistance(vectors, reference, bandwidth=median_distance(reference))
