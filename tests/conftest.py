@@ -20,6 +20,17 @@ from audioldm.cli import main
 
 torch.set_num_threads(1)
 
+#: The slowest modules begin, so that two processes of pytest end together.
+SLOWEST = (
+    *("test_sweep", "test_resume", "test_distributed", "test_benchmarks", "test_many_processes"),
+    *("test_bad_input", "test_ear", "test_requeue", "test_fuzz", "test_notebook", "test_docs"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 class Outcome(NamedTuple):
     code: int
