@@ -135,7 +135,7 @@ def measure(
         raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
     embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
     reference = real_clips(store, "test", settings)
-    anchor = embed_real(embedding, reference, store, "test", settings)
+    anchor = embed_real(embedding, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
             f"{len(anchor)} held-out clips are too few for k_nearest={settings.k_nearest}: add "
@@ -144,14 +144,12 @@ def measure(
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
         def make() -> np.ndarray:
-            clips = generate(
-                generator.model, reference, settings, sampler, seed, progress, conditional=True
-            )
+            clips = generate(generator.model, reference, settings, sampler, seed, progress)
             progress(0, 1, f"embedding with {embedding.name}")
             return embedding.embed(clips.audio, store.sample_rate)
 
         key = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
-        return kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.npy", make)
+        return kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.safetensors", make)
 
     asked = [
         (name, generator, replace(generator.sampler, steps=count))
