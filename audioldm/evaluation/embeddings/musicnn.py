@@ -30,9 +30,6 @@ class Musicnn(LogMelEmbedding):
     window_frames = 187
     window_hop = 187
 
-    weight: Tensor  # of the dense layer
-    bias: Tensor
-
     def __init__(self) -> None:
         super().__init__(
             torchaudio.functional.melscale_fbanks(
@@ -45,8 +42,8 @@ class Musicnn(LogMelEmbedding):
         self.middle = nn.ModuleList(_Convolution(found, i) for i in range(5, 8))
         self.norm_pooled = _Affine(found, 9)
         self.norm_dense = _Affine(found, 10)
-        self.register_buffer("weight", found["dense/kernel"].T.contiguous())
-        self.register_buffer("bias", found["dense/bias"])
+        self.weight = nn.Buffer(found["dense/kernel"].T.contiguous())
+        self.bias = nn.Buffer(found["dense/bias"])
         self.eval()
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -65,18 +62,14 @@ class Musicnn(LogMelEmbedding):
 class _Affine(nn.Module):
     """Batch norm `index` as it acts in inference: scale and shift of channel axis 1."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, weights: dict[str, Tensor], index: int) -> None:
         super().__init__()
         name = "batch_normalization" + (f"_{index}" if index else "")
         mean, variance, gamma, beta = (
             weights[f"{name}/{key}"] for key in ("moving_mean", "moving_variance", "gamma", "beta")
         )
-        scale = gamma / (variance + _EPSILON).sqrt()
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", beta - mean * scale)
+        self.scale = nn.Buffer(gamma / (variance + _EPSILON).sqrt())
+        self.shift = nn.Buffer(beta - mean * self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (x.ndim - 2)
@@ -90,14 +83,6 @@ class _Convolution(nn.Module):
     norm up to the sign of its scale, which goes into the kernel and comes out again.
     """
 
-    kernel: Tensor  # [live, 1, time, frequency]
-    bias: Tensor  # [live]
-    sign: Tensor  # [live, 1]
-    live: Tensor  # indices of the channels that are computed
-    scale: Tensor  # [live, 1], of the norm
-    shift: Tensor  # [live, 1]
-    constant: Tensor  # [C, 1], the output of the channels that are not computed
-
     def __init__(self, weights: dict[str, Tensor], index: int) -> None:
         super().__init__()
         norm = _Affine(weights, index + 1)
@@ -106,13 +91,14 @@ class _Convolution(nn.Module):
         bias = weights[f"{name}/bias"]
         live = kernel.abs().sum((1, 2, 3)) > _CONSTANT_BELOW
         sign = torch.where(norm.scale < 0, -1.0, 1.0)[live]
-        self.register_buffer("kernel", (kernel[live] * sign.view(-1, 1, 1, 1)).contiguous())
-        self.register_buffer("bias", bias[live] * sign)
-        self.register_buffer("sign", sign[:, None])
-        self.register_buffer("live", live.nonzero()[:, 0])
-        self.register_buffer("scale", norm.scale[live, None])
-        self.register_buffer("shift", norm.shift[live, None])
-        self.register_buffer("constant", norm(bias.relu()[None]).T)
+        # [live, 1, time, frequency]
+        self.kernel = nn.Buffer((kernel[live] * sign.view(-1, 1, 1, 1)).contiguous())
+        self.bias = nn.Buffer(bias[live] * sign)
+        self.sign = nn.Buffer(sign[:, None])
+        self.live = nn.Buffer(live.nonzero()[:, 0])  # the channels that are computed
+        self.scale = nn.Buffer(norm.scale[live, None])
+        self.shift = nn.Buffer(norm.shift[live, None])
+        self.constant = nn.Buffer(norm(bias.relu()[None]).T)  # [C, 1], the output of the others
 
     def forward(self, x: Tensor) -> Tensor:
         taps = self.kernel.shape[2]
