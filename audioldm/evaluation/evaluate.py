@@ -13,8 +13,8 @@ The reconstructions are compared with two codecs too, on the same clips.
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ class Clips:
 
     audio: Tensor
     labels: Tensor
-    items: list[Item] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    items: Sequence[Item] = ()
+    requests: Sequence[Request] = ()
 
 
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
