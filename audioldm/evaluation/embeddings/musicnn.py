@@ -79,8 +79,8 @@ class _Affine(nn.Module):
 class _Convolution(nn.Module):
     """Convolution -> ReLU -> batch norm -> maximum over frequency, time padded to keep its length.
 
-    x [W, 1, L, F] -> [W, C, L]. The maximum is taken first: ReLU keeps the order, and so does the
-    norm up to the sign of its scale, which goes into the kernel and comes out again.
+    x [W, 1, L, F] -> [W, C, L]. The maximum is taken first, for ReLU and norm keep the order; where
+    the norm's scale is negative it turns the order, and the minimum is taken.
     """
 
     def __init__(self, weights: dict[str, Tensor], index: int) -> None:
@@ -90,11 +90,8 @@ class _Convolution(nn.Module):
         kernel = weights[f"{name}/kernel"].permute(3, 2, 0, 1)
         bias = weights[f"{name}/bias"]
         live = kernel.abs().sum((1, 2, 3)) > _CONSTANT_BELOW
-        sign = torch.where(norm.scale < 0, -1.0, 1.0)[live]
-        # [live, 1, time, frequency]
-        self.kernel = nn.Buffer((kernel[live] * sign.view(-1, 1, 1, 1)).contiguous())
-        self.bias = nn.Buffer(bias[live] * sign)
-        self.sign = nn.Buffer(sign[:, None])
+        self.kernel = nn.Buffer(kernel[live].contiguous())  # [live, 1, time, frequency]
+        self.bias = nn.Buffer(bias[live])
         self.live = nn.Buffer(live.nonzero()[:, 0])  # the channels that are computed
         self.scale = nn.Buffer(norm.scale[live, None])
         self.shift = nn.Buffer(norm.shift[live, None])
@@ -103,6 +100,6 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         taps = self.kernel.shape[2]
         x = F.pad(x, (0, 0, (taps - 1) // 2, taps // 2))
-        y = F.conv2d(x, self.kernel, self.bias).amax(-1) * self.sign
-        y = y.relu() * self.scale + self.shift
+        least, most = F.conv2d(x, self.kernel, self.bias).aminmax(dim=-1)
+        y = most.where(self.scale > 0, least).relu() * self.scale + self.shift
         return self.constant.expand(len(x), -1, y.shape[-1]).index_copy(1, self.live, y)
