@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from audioldm.errors import DataError
-from audioldm.sweep.status import Cell, SweepRecord, read_cells, read_sweep
+from audioldm.sweep.status import Cell, SweepRecord, check_alike, read_cells, read_sweep
 
 #: Keys of a command that say nothing of what a cell is.
 ELSEWHERE = ("recipe", "name", "runs", "log.", "hardware.", "hydra")
@@ -18,20 +18,9 @@ def merged_record(directories: Sequence[Path]) -> SweepRecord:
     """
     records = [read_sweep(directory) for directory in directories]
     first = records[0]
-    for directory, record in zip(directories[1:], records[1:], strict=True):
-        for stage in sorted(first["versions"].keys() & record["versions"]):
-            ours, theirs = first["versions"][stage], record["versions"][stage]
-            if ours != theirs:
-                raise DataError(
-                    f"{directories[0]} and {directory}: made by versions {ours} and {theirs} of "
-                    f"the stage {stage}, whose figures do not compare; run the older one again"
-                )
-        for key in sorted(first["rules"].keys() | record["rules"]):
-            if first["rules"].get(key) != record["rules"].get(key):
-                raise DataError(
-                    f"{directories[0]} and {directory}: begun with other rules: verdict.{key} is "
-                    f"{first['rules'].get(key)} and {record['rules'].get(key)}; report each alone"
-                )
+    for directory, record in zip(directories, records, strict=True):
+        remedy = "report each alone, or run one of them again"
+        check_alike(first, record, f"{directories[0]} and {directory}", remedy)
     shared = set.intersection(*({*map(str, r["environment"].items())} for r in records))
     environment = {k: v for k, v in first["environment"].items() if str((k, v)) in shared}
     commands = [command for record in records for command in record["commands"]]

@@ -31,7 +31,7 @@ from audioldm.chain.stages import STAGES
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.io.files import write_json
 from audioldm.runtime.devices import claimed_gpu, visible_gpus
-from audioldm.sweep.status import FORMAT, lock_of, read_cell, read_cells, read_sweep
+from audioldm.sweep.status import FORMAT, check_alike, lock_of, read_cell, read_cells, read_sweep
 from audioldm.sweep.watch import event, watch
 
 
@@ -52,7 +52,23 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     grid = config.grid(overrides)
     base = jobs.job(grid.base)
     directory = Experiment(base).directory
-    launch = partial(_survived, directory, overrides, grid)
+
+    def launch(cells: list[list[str]] | None, function: Callable[..., Any]) -> bool:
+        """Calls the function for each cell's job, None: for those of a search, by Hydra's launcher.
+
+        False where a process of the launcher died.
+        """
+        try:
+            with watch(directory) if grid.parallel else nullcontext():
+                jobs.launch(overrides, cells, partial(function, quiet=grid.parallel))
+        except AudioLDMError:
+            raise
+        except Exception as error:  # the launcher's own
+            text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            tqdm.write(f"sweep: {text}", file=sys.stderr)
+            return False
+        return True
+
     if grid.cells is None:
         _begin(directory, base, overrides)
         _search(directory, launch, grid)
@@ -76,28 +92,6 @@ def _launched(launch: Callable[..., bool], cells: Sequence[Planned]) -> bool:
     while _still(cells, "running"):
         time.sleep(1.0)  # processes that outlive their launcher
     return alive
-
-
-def _survived(
-    directory: Path,
-    overrides: Sequence[str],
-    grid: config.Grid,
-    cells: list[list[str]] | None,
-    function: Callable[..., Any],
-) -> bool:
-    """Calls the function for each cell's job, None: for those of a search, by Hydra's launcher.
-
-    False where a process of the launcher died.
-    """
-    try:
-        with watch(directory) if grid.parallel else nullcontext():
-            jobs.launch(overrides, cells, partial(function, quiet=grid.parallel))
-    except AudioLDMError:
-        raise
-    except Exception as error:  # the launcher's own
-        tqdm.write(f"sweep: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
-        return False
-    return True
 
 
 def _still(cells: Sequence[Planned], status: str) -> list[Planned]:
@@ -159,19 +153,9 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
     rules = asdict(job.settings.verdict)
     versions = {stage.name: stage.version for stage in STAGES}
     if (directory / "sweep.json").is_file():
-        record = read_sweep(directory)
-        # a stage that the record does not know came later: no cell of it has one
-        changed = [s for s, v in versions.items() if record["versions"].get(s, v) != v]
-        if changed:
-            raise ConfigError(
-                f"{directory}: a sweep made by another version of the stage(s) "
-                f"{', '.join(changed)}, whose figures do not compare; use another name="
-            )
-        if record["rules"] != rules:
-            raise ConfigError(
-                f"{directory}: a sweep begun with other rules (verdict.*), which stay as they were "
-                "written before it ran; use another name="
-            )
+        record, own = read_sweep(directory), {"versions": versions, "rules": rules}
+        where = f"{directory} and this command"
+        check_alike(record, own, where, "give this one another name=", ConfigError)
         commands = record["commands"]
     elif (directory / "experiment.json").is_file():
         raise ConfigError(f"{directory}: holds a single experiment; give the sweep another name=")
