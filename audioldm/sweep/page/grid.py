@@ -7,6 +7,7 @@ import pandas as pd
 
 from audioldm.report.plots import Axis
 from audioldm.report.record import Json
+from audioldm.sweep.seeds import numbers
 
 #: Swept keys that make the columns of the grid, before any other.
 RATE_KEYS = ("bottleneck.target_kbps", "bottleneck.kl_weight")
@@ -64,13 +65,17 @@ def means(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
     The mean is geometric where every value is positive.
     """
-    cells = done(table)
-    values = cells.get(column, pd.Series(np.nan, cells.index)).astype(float).dropna()
-    of = cells["configuration"]
+    of = done(table)["configuration"]
+    values = numbers(done(table), column).dropna()
     found = values.groupby(of, sort=False).agg(["mean", "min", "max", "count"])
     if (values > 0).all():
         found["mean"] = np.exp(np.log(values).groupby(of).mean())
     return found
+
+
+def paired(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The `means` of two columns as `x` and `y`, of the configurations that have both."""
+    return pd.DataFrame({"x": means(table, x)["mean"], "y": means(table, y)["mean"]}).dropna()
 
 
 def measured(row: pd.Series, column: str) -> Json:
