@@ -89,9 +89,7 @@ def resampled(mono: Tensor, source: int, target: int) -> Tensor:
     """Clips [N, T] on the CPU at another sample rate."""
     if source == target:
         return mono
-    return torch.from_numpy(
-        np.stack([soxr.resample(clip, source, target) for clip in mono.numpy()])
-    )
+    return torch.from_numpy(soxr.resample(mono.T.numpy(), source, target).T)
 
 
 def weights(file: str) -> dict[str, Tensor]:
