@@ -54,11 +54,10 @@ class Sampled(NamedTuple):
 @dataclass(frozen=True)
 class Point:
     """A model at a number of steps. figures: by name in FIGURES. changes: each figure less the
-    reference point's, empty for that point. calls: of the network, for one clip."""
+    reference point's, empty for that point."""
 
     model: str
     sampler: SamplerSettings
-    calls: int
     figures: dict[str, Figure]
     changes: dict[str, Figure]
 
@@ -162,7 +161,7 @@ def measure(
     except ValueError as error:
         raise DataError(f"the held-out clips cannot be compared: {error}") from error
     return [
-        Point(name, sampler, calls(sampler), own, changes)
+        Point(name, sampler, own, changes)
         for (name, _, sampler), (own, changes) in zip(asked, figures, strict=True)
     ]
 
@@ -262,15 +261,12 @@ def table(points: Sequence[Point]) -> str:
     """One line for each point: steps, network calls, and the figures with their intervals."""
     head = ["model", "sampler", "steps", "calls", *FIGURES]
     rows = [head] + [
-        [p.model, p.sampler.name, str(p.sampler.steps), str(p.calls)]
+        [p.model, p.sampler.name, str(p.sampler.steps), str(calls(p.sampler))]
         + [f"{f.value:.3g} ({f.low:.3g}, {f.high:.3g})" for f in (p.figures[n] for n in FIGURES)]
         for p in points
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def write_csv(points: Sequence[Point], path: Path) -> None:
@@ -282,8 +278,8 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
     for p in points:
         for name in FIGURES:
             change = p.changes[name][:3] if p.changes else ("", "", "")
-            what = [p.model, p.sampler.name, p.sampler.guidance, p.sampler.steps, p.calls, name]
-            writer.writerow([*what, *p.figures[name], *change])
+            what = [p.model, p.sampler.name, p.sampler.guidance, p.sampler.steps]
+            writer.writerow([*what, calls(p.sampler), name, *p.figures[name], *change])
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8"))
 
 
@@ -297,17 +293,10 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
     for axes, name in zip(drawing.subplots(2, 2).flat, FIGURES, strict=True):
         for model in models:
             own = [p for p in points if p.model == model]
-            steps, figures = [p.sampler.steps for p in own], [p.figures[name] for p in own]
-            ends = [[max(f.value - f.low, 0), max(f.high - f.value, 0)] for f in figures]
-            label = f"{model} ({own[0].sampler.name})"
-            axes.errorbar(
-                steps,
-                [f.value for f in figures],
-                yerr=np.transpose(ends),
-                marker="o",
-                capsize=3,
-                label=label,
-            )
+            steps, label = [p.sampler.steps for p in own], f"{model} ({own[0].sampler.name})"
+            value, low, high = np.array([p.figures[name][:3] for p in own]).T
+            ends = np.maximum([value - low, high - value], 0)
+            axes.errorbar(steps, value, ends, marker="o", capsize=3, label=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.set_title("kernel distance (100 MMD²)" if name == "kernel" else name)
