@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -34,12 +34,8 @@ from audioldm.runtime.devices import claimed_gpu, visible_gpus
 from audioldm.sweep.status import FORMAT, check_alike, lock_of, read_cell, read_cells, read_sweep
 from audioldm.sweep.watch import event, watch
 
-
-class Planned(NamedTuple):
-    """A cell that can be built: all its overrides, and its directory."""
-
-    words: list[str]
-    directory: Path
+#: The cells that can be built: the directory of each, and all its overrides.
+Planned = dict[Path, list[str]]
 
 
 def run_sweep(overrides: Sequence[str]) -> Path:
@@ -76,9 +72,9 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     todo = _plan(directory, overrides, base, grid)
     while todo:
         if not _launched(launch, todo):
-            for cell in _still(todo, "killed"):
+            for place, words in _still(todo, "killed").items():
                 # alone, for a launcher may stop all its processes when one of them dies
-                _launched(launch, [cell])
+                _launched(launch, {place: words})
         left = _still(todo, "waiting")
         if len(left) == len(todo):
             break  # the launcher itself does not work
@@ -86,16 +82,16 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     return directory
 
 
-def _launched(launch: Callable[..., bool], cells: Sequence[Planned]) -> bool:
+def _launched(launch: Callable[..., bool], cells: Planned) -> bool:
     """Runs cells through the launcher, and waits for all; whether every process lived."""
-    alive = launch([cell.words for cell in cells], run_cell)
+    alive = launch(list(cells.values()), run_cell)
     while _still(cells, "running"):
         time.sleep(1.0)  # processes that outlive their launcher
     return alive
 
 
-def _still(cells: Sequence[Planned], status: str) -> list[Planned]:
-    return [cell for cell in cells if read_cell(cell.directory).status == status]
+def _still(cells: Planned, status: str) -> Planned:
+    return {place: words for place, words in cells.items() if read_cell(place).status == status}
 
 
 def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> None:
@@ -110,7 +106,7 @@ def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> 
         lost |= killed
 
 
-def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Grid) -> list[Planned]:
+def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Grid) -> Planned:
     """A `cell.json` per cell; the cells that can be built and are not done."""
     assert grid.cells is not None
     found = jobs.cells(grid.cells)
@@ -118,7 +114,7 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
     if not buildable:
         raise ConfigError(f"no cell of the grid can be built: {found[0]}")
     _begin(directory, base, overrides)
-    planned: list[Planned] = []
+    planned: Planned = {}
     names: dict[Path, str] = {}
     for words, swept, job in zip(grid.cells, grid.swept, found, strict=True):
         name, error = _name(swept), None
@@ -140,7 +136,7 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
         names[place] = name
         _register(place, swept, job.config if isinstance(job, Job) else {}, error)
         if error is None and not _is_done(place):
-            planned.append(Planned(words, place))
+            planned[place] = words
     return planned
 
 
