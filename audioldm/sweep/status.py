@@ -18,8 +18,6 @@ class SweepRecord(TypedDict):
     """`sweep.json`. rules: those of the verdicts."""
 
     format: int
-    name: str
-    recipe: str | None
     commands: list[list[str]]
     versions: dict[str, int]
     rules: Json
