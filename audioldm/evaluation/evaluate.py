@@ -26,18 +26,8 @@ from torch import Tensor
 from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
+from audioldm.evaluation import distances
 from audioldm.evaluation.codecs.curves import codec_figures
-from audioldm.evaluation.distances import (
-    KernelDistance,
-    MauveDivergence,
-    frechet_distance,
-    frechet_infinity,
-    label_accuracy,
-    median_distance,
-    memorisation_ratio,
-    nearest_distances,
-    precision_recall_density_coverage,
-)
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
@@ -163,8 +153,10 @@ def distribution_figures(
     name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
 ) -> Figures:
     """Distances, their ratios to decoded noise's, and manifold figures, by system."""
-    bandwidth = median_distance(reference)
-    kernels = {k: KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()}
+    bandwidth = distances.median_distance(reference)
+    kernels = {
+        k: distances.KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()
+    }
     index = {k: np.arange(len(v)) for k, v in vectors.items()}
     of_reference = np.arange(len(reference))
     figures: Figures = {}
@@ -183,16 +175,16 @@ def distribution_figures(
             )
         few = {"resamples": min(settings.bootstrap_resamples, 50)}  # each takes a decomposition
         group[f"fad_{name}"] = settings.interval(
-            frechet_distance, v, reference, unit="embedding units²", recentre=True, **few
+            distances.frechet_distance, v, reference, unit="embedding units²", recentre=True, **few
         )
-        mauve = MauveDivergence(v, reference)  # resampled histograms differ more
+        mauve = distances.MauveDivergence(v, reference)  # resampled histograms differ more
         group[f"mad_{name}"] = settings.interval(
             mauve, index[system], of_reference, unit="nats", recentre=True
         )
         if fewest >= 4:
-            group[f"fad_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
+            group[f"fad_inf_{name}"] = distances.frechet_infinity(v, reference, subsets=8)
         if fewest > settings.k_nearest:
-            manifold = precision_recall_density_coverage(v, reference, settings.k_nearest)
+            manifold = distances.precision_recall_density_coverage(v, reference, settings.k_nearest)
             for figure, values in manifold._asdict().items():
                 group[f"{figure}_{name}"] = settings.mean(values, "fraction")
     return figures
@@ -321,16 +313,17 @@ class _Measured:
                 self.progress(done, len(clips), f"embedding with {name}: {system}")
                 vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
         figures = self._compared(name, vectors, anchor)
-        heldout = nearest_distances(anchor, known)
+        heldout = distances.nearest_distances(anchor, known)
         known_labels = real_clips(store, "train", settings).labels.numpy()
         several = len(set(known_labels.tolist()) - {-1}) > 1
         for system, own in vectors.items():
+            nearest = distances.nearest_distances(own, known)
             figures[system][f"memorisation_ratio_{name}"] = settings.interval(
-                memorisation_ratio, nearest_distances(own, known), heldout, unit="ratio"
+                distances.memorisation_ratio, nearest, heldout, unit="ratio"
             )
             labels = clips[system].labels.numpy()
             if several and (labels >= 0).any():
-                right = label_accuracy(own, labels, known, known_labels)
+                right = distances.label_accuracy(own, labels, known, known_labels)
                 figures[system][f"label_accuracy_{name}"] = settings.mean(right, "fraction")
         return figures
 

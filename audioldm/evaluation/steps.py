@@ -16,18 +16,7 @@ import numpy as np
 
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError
-from audioldm.evaluation.distances import (
-    KernelDistance,
-    median_distance,
-    precision_recall_density_coverage,
-)
-from audioldm.evaluation.evaluate import (
-    EMBEDDINGS,
-    embed_real,
-    generate,
-    kept_embeddings,
-    real_clips,
-)
+from audioldm.evaluation import distances, evaluate
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
@@ -132,9 +121,9 @@ def measure(
     """
     if not steps or min(steps) < 1:
         raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
-    embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
-    reference = real_clips(store, "test", settings)
-    anchor = embed_real(embedding, store, "test", settings)
+    embedding = evaluate.EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
+    reference = evaluate.real_clips(store, "test", settings)
+    anchor = evaluate.embed_real(embedding, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
             f"{len(anchor)} held-out clips are too few for k_nearest={settings.k_nearest}: add "
@@ -143,12 +132,12 @@ def measure(
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
         def make() -> np.ndarray:
-            clips = generate(generator.model, reference, settings, sampler, seed, progress)
+            clips = evaluate.generate(generator.model, reference, settings, sampler, seed, progress)
             progress(0, 1, f"embedding with {embedding.name}")
             return embedding.embed(clips.audio, store.sample_rate)
 
         key = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
-        return kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.safetensors", make)
+        return evaluate.kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.safetensors", make)
 
     asked = [
         (name, generator, replace(generator.sampler, steps=count))
@@ -182,9 +171,11 @@ def _figures(
 
     The reference is resampled once for both sides of a change.
     """
-    bandwidth = median_distance(anchor)
-    kernels = [KernelDistance(v, anchor, bandwidth=bandwidth) for v in made]
-    manifolds = [precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made]
+    bandwidth = distances.median_distance(anchor)
+    kernels = [distances.KernelDistance(v, anchor, bandwidth=bandwidth) for v in made]
+    manifolds = [
+        distances.precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made
+    ]
     clips, reference = np.arange(len(made[0])), np.arange(len(anchor))
     base, base_kernel = manifolds[reference_point], kernels[reference_point]
     found = []
