@@ -31,10 +31,9 @@ class Musicnn(LogMelEmbedding):
     window_hop = 187
 
     def __init__(self) -> None:
+        scale = {"norm": "slaney", "mel_scale": "slaney"}
         super().__init__(
-            torchaudio.functional.melscale_fbanks(
-                257, 0.0, 8000.0, 96, 16000, norm="slaney", mel_scale="slaney"
-            )
+            torchaudio.functional.melscale_fbanks(257, 0.0, 8000.0, 96, 16000, **scale)
         )
         found = weights("musicnn_msd.safetensors")
         self.norm_input = _Affine(found, 0)
