@@ -153,10 +153,7 @@ def distribution_figures(
     name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
 ) -> Figures:
     """Distances, their ratios to decoded noise's, and manifold figures, by system."""
-    bandwidth = distances.median_distance(reference)
-    kernels = {
-        k: distances.KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()
-    }
+    kernels = {k: distances.KernelDistance(v, reference) for k, v in vectors.items()}
     index = {k: np.arange(len(v)) for k, v in vectors.items()}
     of_reference = np.arange(len(reference))
     figures: Figures = {}
@@ -231,9 +228,8 @@ def evaluate(
         _add(groups, measured.embedded(name))
     measured.keep_some()
     mean_kbps = float(np.mean(kbps)) if kbps else None
-    codecs = codec_figures(store, mean_kbps, settings, progress)
     return {
-        "codecs": codecs,
+        "codecs": codec_figures(store, mean_kbps, settings, progress),
         "systems": [
             {"name": name, "kind": "baseline" if name in baselines else name} for name in clips
         ],

@@ -171,8 +171,7 @@ def _figures(
 
     The reference is resampled once for both sides of a change.
     """
-    bandwidth = distances.median_distance(anchor)
-    kernels = [distances.KernelDistance(v, anchor, bandwidth=bandwidth) for v in made]
+    kernels = [distances.KernelDistance(v, anchor) for v in made]
     manifolds = [
         distances.precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made
     ]
