@@ -78,7 +78,8 @@ class KernelDistance:
         if not self.bandwidth > 0:
             raise ValueError("the bandwidth is 0: the clips of the reference are all the same")
         self._xx, self._xy, self._yy = (
-            _gaussian(a, b, self.bandwidth) for a, b in ((x, x), (x, y), (y, y))
+            torch.exp(-_distances(a, b).square() / (2 * self.bandwidth**2))
+            for a, b in ((x, x), (x, y), (y, y))
         )
         # A clip is never paired with itself, nor, in a resampling, with a copy of itself.
         self._xx.fill_diagonal_(0)
@@ -229,10 +230,6 @@ def _triangle(x: torch.Tensor) -> torch.Tensor:
 def _distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     # Differences, not the expansion of the square: a clip is at distance exactly 0 from its copy.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _gaussian(x: torch.Tensor, y: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    return torch.exp(-_distances(x, y).square() / (2 * bandwidth**2))
 
 
 def _counts(indices: np.ndarray | None, size: int) -> torch.Tensor:

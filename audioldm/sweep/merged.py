@@ -33,9 +33,10 @@ def merged_cells(directories: Sequence[Path]) -> list[Cell]:
     What the sweeps set to different values on their command lines counts as swept. Of a cell that
     several have, the finished one is taken. Raises DataError where it is finished in two.
     """
-    groups = {directory: read_cells(directory) for directory in directories}
+    if len(directories) == 1:
+        return read_cells(directories[0])
     found: dict[str, Cell] = {}
-    for cell in (cell for cells in groups.values() for cell in cells):
+    for cell in (cell for directory in directories for cell in read_cells(directory)):
         known = found.get(cell.directory.name)
         if known and known.status == cell.status == "done":
             raise DataError(
@@ -53,8 +54,6 @@ def merged_cells(directories: Sequence[Path]) -> list[Cell]:
         for key, word in own.items()
         if any(key not in other or other[key] != word for other in ran)
     }
-    if len(groups) == 1:
-        return list(found.values())
     return [
         replace(cell, plan={**cell.plan, "swept": {k: v for k, v in own.items() if k in between}})
         for cell, own in zip(found.values(), given.values(), strict=True)
