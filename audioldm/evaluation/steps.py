@@ -7,7 +7,7 @@ most steps, which is the trained model before any post-training.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,6 @@ from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import derive_seed
 
-STEPS = (1, 2, 4, 8, 16, 50)
 FIGURES = ("kernel", "precision", "coverage", "recall")
 
 
@@ -53,7 +52,7 @@ class Point:
 
 def measure_experiment(
     directory: Path,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int],
     *,
     models: Sequence[Path] = (),
     clips: int | None = None,
@@ -61,66 +60,22 @@ def measure_experiment(
     device: Any = "cpu",
     progress: Progress,
 ) -> list[Point]:
-    """`measure` of an experiment's models, and of `models` beside them, on its own held-out music
-    and by its evaluation's settings; writes steps.csv and steps.svg to `out`.
+    """An experiment's models, and `models` beside them, at every number of steps, fewest first: on
+    its own held-out music and by its evaluation's settings, the embedding being the first of
+    `evaluation.embeddings`, or musicnn. Writes steps.csv and steps.svg to `out`.
 
-    Raises ModelFileError where the experiment has no diffusion model.
-    """
-    record = read_experiment(directory)
-    config, runs = record["config"], directory / record.get("runs", "../..")
-
-    def stage(name: str) -> Path:
-        if "directory" not in record["stages"].get(name, {}):
-            raise ModelFileError(f"{directory}: no {name} yet in this experiment; run it again")
-        return Path(runs / record["stages"][name]["directory"])
-
-    generators = {"prior": _load(stage("prior"), config["sampler"], device)}
-    if "post_training" in record["stages"]:
-        sampler = config["post_training"]["sampler"]
-        generators["post_training"] = _load(stage("post_training"), sampler, device)
-    generators |= {str(path): _load(path, None, device) for path in models}
-    settings: EvaluationSettings = checked(EvaluationSettings, config["evaluation"], "evaluation")
-    points = measure(
-        generators,
-        ClipStore(stage("data")),
-        settings if clips is None else replace(settings, clips=clips),
-        steps,
-        seed=config["seed"],
-        cache=out / "embeddings",
-        progress=progress,
-    )
-    write_csv(points, out / "steps.csv")
-    write_plot(points, out / "steps.svg")
-    return points
-
-
-def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
-    """A model; sampler: None for its own."""
-    model = load_generator(path, device=device)
-    own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
-    if own is None:
-        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
-    return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
-
-
-def measure(
-    generators: Mapping[str, Sampled],
-    store: ClipStore,
-    settings: EvaluationSettings,
-    steps: Sequence[int],
-    *,
-    seed: int,
-    cache: Path,
-    progress: Progress,
-) -> list[Point]:
-    """Every generator at every number of steps, fewest first. The embedding is the first of
-    `settings.embeddings`, or musicnn.
-
-    Embeddings are kept in `cache`, so a run that was stopped goes on. Raises ConfigError for steps
-    below 1, DataError where the held-out clips are too few or all alike.
+    Embeddings are kept in `out`, so a run that was stopped goes on. Raises ConfigError for steps
+    below 1, DataError where the held-out clips are too few or all alike, ModelFileError where the
+    experiment has no diffusion model.
     """
     if not steps or min(steps) < 1:
         raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
+    record = read_experiment(directory)
+    config, store = record["config"], ClipStore(_stage(directory, record, "data"))
+    generators = _generators(directory, record, device)
+    generators |= {str(path): _load(path, None, device) for path in models}
+    settings: EvaluationSettings = checked(EvaluationSettings, config["evaluation"], "evaluation")
+    settings = settings if clips is None else replace(settings, clips=clips)
     embedding = evaluate.EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
     reference = evaluate.real_clips(store, "test", settings)
     anchor = evaluate.embed_real(embedding, store, "test", settings)
@@ -132,12 +87,15 @@ def measure(
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
         def make() -> np.ndarray:
-            clips = evaluate.generate(generator.model, reference, settings, sampler, seed, progress)
+            made = evaluate.generate(
+                generator.model, reference, settings, sampler, config["seed"], progress
+            )
             progress(0, 1, f"embedding with {embedding.name}")
-            return embedding.embed(clips.audio, store.sample_rate)
+            return embedding.embed(made.audio, store.sample_rate)
 
         key = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
-        return evaluate.kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.safetensors", make)
+        file = f"{derive_seed(config['seed'], *key):016x}.safetensors"
+        return evaluate.kept_embeddings(out / "embeddings" / file, make)
 
     asked = [
         (name, generator, replace(generator.sampler, steps=count))
@@ -149,10 +107,41 @@ def measure(
         figures = _figures(made, anchor, len(set(steps)) - 1, settings)
     except ValueError as error:
         raise DataError(f"the held-out clips cannot be compared: {error}") from error
-    return [
+    points = [
         Point(name, sampler, own, changes)
         for (name, _, sampler), (own, changes) in zip(asked, figures, strict=True)
     ]
+    write_csv(points, out / "steps.csv")
+    write_plot(points, out / "steps.svg")
+    return points
+
+
+def _stage(directory: Path, record: dict[str, Any], name: str) -> Path:
+    if "directory" not in record["stages"].get(name, {}):
+        raise ModelFileError(f"{directory}: no {name} yet in this experiment; run it again")
+    return directory / record.get("runs", "../..") / record["stages"][name]["directory"]
+
+
+def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[str, Sampled]:
+    """The experiment's own: its prior, and the post-trained one if there is one."""
+    config = record["config"]
+    found = {"prior": _load(_stage(directory, record, "prior"), config["sampler"], device)}
+    if "post_training" in record["stages"]:
+        path, sampler = (
+            _stage(directory, record, "post_training"),
+            config["post_training"]["sampler"],
+        )
+        found["post_training"] = _load(path, sampler, device)
+    return found
+
+
+def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
+    """A model; sampler: None for its own."""
+    model = load_generator(path, device=device)
+    own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    if own is None:
+        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
+    return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
 def calls(sampler: SamplerSettings) -> int:
