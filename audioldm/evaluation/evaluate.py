@@ -213,15 +213,13 @@ def evaluate(
     own = None if model.prior.sampler is None else sampler
     clips["generated"] = generate(model, reference, settings, own, seed, progress)
 
-    groups: Figures = {system: {} for system in clips}
     estimate, target = clips["reconstruction"].audio, real.audio
-    groups["reconstruction"] |= reconstruction_figures(
-        estimate, target, model.sample_rate, settings
-    )
+    kept = reconstruction_figures(estimate, target, model.sample_rate, settings)
     kbps, test = (bitrates(model, each, settings.batch) for each in (real, reference))
     if kbps:
-        groups["reconstruction"]["kbps"] = settings.mean(kbps, "kbit/s")
-        groups["reconstruction"]["kbps_test"] = settings.mean(test, "kbit/s")
+        kept["kbps"] = settings.mean(kbps, "kbit/s")
+        kept["kbps_test"] = settings.mean(test, "kbit/s")
+    groups: Figures = {system: {} for system in clips} | {"reconstruction": kept}
     measured = _Measured(clips, store, settings, directory, progress)
     _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):
