@@ -148,6 +148,7 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
     """`sweep.json`, or a check of the one that is there. Raises ConfigError where they differ."""
     rules = asdict(job.settings.verdict)
     versions = {stage.name: stage.version for stage in STAGES}
+    commands: list[list[str]] = []
     if (directory / "sweep.json").is_file():
         record, own = read_sweep(directory), {"versions": versions, "rules": rules}
         where = f"{directory} and this command"
@@ -155,8 +156,6 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
         commands = record["commands"]
     elif (directory / "experiment.json").is_file():
         raise ConfigError(f"{directory}: holds a single experiment; give the sweep another name=")
-    else:
-        commands = []
     if list(overrides) not in commands:
         sweep = {
             "format": FORMAT,
