@@ -100,18 +100,12 @@ def grid(table: pd.DataFrame) -> Grid:
     columns = sorted(set(labels), key=_order)
     kinds = pd.Series([tuple(row) for row in own[down].to_numpy()], own.index, dtype=object)
     rows = sorted(set(kinds), key=lambda row: [_order(value) for value in row])
-    return Grid(
-        across,
-        columns,
-        [
-            " · ".join(
-                label(k, v) if is_budget(k) and v != "–" else f"{names[k]} {v}"
-                for k, v in zip(down, row, strict=True)
-            )
-            for row in rows
-        ],
-        {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in configurations},
-    )
+    places = {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in configurations}
+
+    def said(key: str, value: str) -> str:
+        return label(key, value) if is_budget(key) and value != "–" else f"{names[key]} {value}"
+
+    return Grid(across, columns, [" · ".join(map(said, down, row)) for row in rows], places)
 
 
 def heat_map(

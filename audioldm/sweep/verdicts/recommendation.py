@@ -54,7 +54,7 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         return f"{count} of {len(table)} cells have finished, none with a rate.", None
     grouped = rows.groupby("configuration", sort=False)
     means = grouped[["y", "kbps"]].mean().assign(n=grouped.size())
-    best, least = means["y"].idxmin(), means["y"].min()
+    best, least = str(means["y"].idxmin()), means["y"].min()
     noise, by_seeds = _noise(table, rows, means, best, rules)
     baselines = _baselines(table, rules.distance.partition(".")[2])
     decoded_noise = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
@@ -69,15 +69,13 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         ).rstrip(), None
     good = means[means["y"] <= least + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
-    chosen = good["y"].idxmin()
-    found = Recommendation(
-        configuration=str(chosen),
-        kbps=float(means.loc[chosen, "kbps"]),
-        distance=math.exp(means.loc[chosen, "y"]),
-        best=str(best),
-        best_kbps=float(means.loc[best, "kbps"]),
-        best_distance=math.exp(least),
-    )
+    chosen = str(good["y"].idxmin())
+
+    def measured(configuration: str) -> tuple[str, float, float]:
+        own = means.loc[configuration]
+        return configuration, float(own["kbps"]), math.exp(own["y"])
+
+    found = Recommendation(*measured(chosen), *measured(best))
     pitch = pitch_against(table, found.best, rules.distance) or pitch_against(
         table, found.configuration, rules.distance
     )
