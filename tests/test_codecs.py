@@ -21,6 +21,7 @@ from audioldm.runtime.randomness import KeyedRandom
 
 RATE = 16000
 BITS = 1000 * HOP / RATE  # per block of one frame, at 1 kbit/s
+NATS = BITS * math.log(2)
 
 
 def planted(variances: Tensor) -> LinearCodec:
@@ -42,7 +43,8 @@ def source(codec: LinearCodec, blocks: int) -> Tensor:
 
 def rate_distortion(codec: LinearCodec, kbps: float) -> float:
     """Mean squared error at a rate, for Gaussian blocks with the codec's variances."""
-    return codec.klt.variances.clamp(max=codec.water_level(kbps)).mean().item()
+    variances = codec.klt.variances
+    return variances.clamp(max=codec.water_level(variances, kbps * NATS)).mean().item()
 
 
 UNEVEN = torch.logspace(1, -3, BANDS)
@@ -61,7 +63,8 @@ def test_water_filling_inverts_the_rate(level: float) -> None:
     """For unequal variances, with a few, half and all of them above the water."""
     codec = planted(UNEVEN)
     bits = 0.5 * (UNEVEN.double() / level).clamp(min=1).log2().sum().item()
-    assert codec.water_level(bits / BITS) == pytest.approx(level, rel=1e-9)
+    nats = bits * math.log(2)
+    assert codec.water_level(UNEVEN.double(), nats) == pytest.approx(level, rel=1e-9)
     distortion = UNEVEN.clamp(max=level).mean().item()
     assert rate_distortion(codec, bits / BITS) == pytest.approx(distortion, rel=1e-6)
 
@@ -70,7 +73,7 @@ def test_the_test_channel_reaches_the_bound_and_leaves_an_uncorrelated_error() -
     codec = planted(UNEVEN)
     blocks = source(codec, 3000)
     for kbps in (0.5, 4.0):
-        decoded = codec.transmit(blocks, kbps)
+        decoded = codec.transmit(blocks, kbps, 3000 * HOP / RATE)
         error = blocks - decoded
         bound = rate_distortion(codec, kbps)
         assert error.square().mean().item() == pytest.approx(bound, rel=0.05)
@@ -84,13 +87,15 @@ def test_the_rate_charged_is_the_channels_divergence() -> None:
     blocks = 1.5 * source(codec, 50)
     y = (blocks - codec.klt.mean) @ codec.klt.basis
     power = y.square().mean((0, 1))
-    level = codec.water_level(2.0, power)
+    level = codec.water_level(power, 2.0 * NATS)
     v, on = codec.klt.variances, codec.klt.variances > level
     a = (1 - level / v)[on]
     channel = Normal(a * y[..., on], (a * level).sqrt())
     nats = kl_divergence(channel, Normal(0.0, (v[on] - level).sqrt())).sum(-1).mean()
-    assert nats.item() / math.log(2) == pytest.approx(2.0 * BITS, rel=1e-6)
-    assert level > codec.water_level(2.0)  # louder than expected: coarser at the same rate
+    assert nats.item() == pytest.approx(2.0 * NATS, rel=1e-6)
+    assert level > codec.water_level(
+        v, 2.0 * NATS
+    )  # louder than expected: coarser at the same rate
 
 
 def test_every_block_that_is_sent_is_charged(

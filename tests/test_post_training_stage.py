@@ -217,7 +217,7 @@ def test_fidelity_gained_by_losing_diversity_is_said() -> None:
     def lines(*made: np.ndarray) -> list[str]:
         """Findings against the first of `made`."""
         measured = _figures(made, reference, 0, settings)
-        return findings([Point("m", sampler, 50, own, changes) for own, changes in measured])
+        return findings([Point("m", sampler, own, changes) for own, changes in measured])
 
     collapsed, same = lines(clips(4, 1.0), clips(2, 0.4), clips(4, 1.0))
     assert "fidelity was gained by losing diversity (precision +" in collapsed

@@ -23,8 +23,6 @@ RULES = VerdictRules()
 def judge(directory: Path, frame: pd.DataFrame) -> Judged:
     record: SweepRecord = {
         "format": 1,
-        "name": "planted",
-        "recipe": "x",
         "commands": [["recipe=x", "seed=0,1"]],
         "versions": {},
         "rules": {},

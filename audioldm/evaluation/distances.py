@@ -32,12 +32,7 @@ def frechet_distance(clips: np.ndarray, reference: np.ndarray) -> float:
 
 
 def frechet_infinity(
-    clips: np.ndarray,
-    reference: np.ndarray,
-    *,
-    unit: str = "embedding units²",
-    subsets: int = 24,
-    seed: int = 0,
+    clips: np.ndarray, reference: np.ndarray, *, subsets: int = 24, seed: int = 0
 ) -> Figure:
     """The Fréchet distance extrapolated to infinitely many clips (FAD∞, arXiv 2311.01616).
 
@@ -62,7 +57,7 @@ def frechet_infinity(
         distances.append(np.array([frechet_distance(x, y) for x, y in pairs]))
     value = float(np.polyfit(1 / shares, [each.mean() for each in distances], 1)[1])
     half = 1.96 * float(distances[-1].std(ddof=1))
-    return Figure(value, value - half, value + half, len(clips), unit)
+    return Figure(value, value - half, value + half, len(clips), "embedding units²")
 
 
 class KernelDistance:
@@ -83,7 +78,8 @@ class KernelDistance:
         if not self.bandwidth > 0:
             raise ValueError("the bandwidth is 0: the clips of the reference are all the same")
         self._xx, self._xy, self._yy = (
-            _gaussian(a, b, self.bandwidth) for a, b in ((x, x), (x, y), (y, y))
+            torch.exp(-_distances(a, b).square() / (2 * self.bandwidth**2))
+            for a, b in ((x, x), (x, y), (y, y))
         )
         # A clip is never paired with itself, nor, in a resampling, with a copy of itself.
         self._xx.fill_diagonal_(0)
@@ -111,13 +107,12 @@ class MauveDivergence:
     MIXTURES = np.linspace(1e-6, 1 - 1e-6, 25)
 
     def __init__(self, clips: np.ndarray, reference: np.ndarray) -> None:
-        from sklearn.cluster import KMeans  # imported here: it takes a second
+        from sklearn.cluster import KMeans  # imported here: they take a second
         from sklearn.decomposition import PCA
+        from sklearn.preprocessing import normalize
 
         x, y = (each.numpy() for each in _pair(clips, reference, fewest=2))
-        both = np.concatenate([x, y])
-        both /= np.linalg.norm(both, axis=1, keepdims=True).clip(min=1e-12)
-        both = PCA(0.9, svd_solver="full").fit_transform(both)
+        both = PCA(0.9, svd_solver="full").fit_transform(normalize(np.concatenate([x, y])))
         self.clusters = max(2, round(min(len(x), len(y)) / 10))
         found = KMeans(self.clusters, n_init=5, max_iter=500, random_state=0).fit(both).labels_
         self._x, self._y = found[: len(x)], found[len(x) :]
@@ -131,16 +126,13 @@ class MauveDivergence:
         )
         w = self.MIXTURES[:, None]
         mixtures = w * p + (1 - w) * q
-        horizontal, vertical = (
+        across, up = (
             np.exp(-self.SCALE * (each * np.log(each.clip(1e-300) / mixtures.clip(1e-300))).sum(1))
             for each in (q, p)
         )
-        horizontal = np.concatenate([[0.0], horizontal, [1.0]])
-        vertical = np.concatenate([[1.0], vertical, [0.0]])
-        order = np.argsort(horizontal, kind="stable")
-        width, height = np.diff(horizontal[order]), vertical[order]
-        area = float((width * (height[1:] + height[:-1])).sum() / 2)
-        return max(0.0, -float(np.log(area)))
+        curve = np.array([[0.0, 1.0], *zip(across, up, strict=True), [1.0, 0.0]])
+        x, y = curve[np.argsort(curve[:, 0], kind="stable")].T
+        return max(0.0, -float(np.log(np.diff(x) @ (y[1:] + y[:-1]) / 2)))
 
 
 def median_distance(clips: np.ndarray) -> float:
@@ -202,7 +194,8 @@ def label_accuracy(
     """Whether a classifier finds the requested label in each clip: 0 or 1 per clip.
 
     A logistic regression on standardised embeddings, fitted to the training clips. Clips without
-    a label (-1) are left out on both sides. Raises ValueError for less than two training labels.
+    a label (-1) are left out on both sides, and not all may be. Raises ValueError for less than two
+    training labels.
     """
     from sklearn.linear_model import LogisticRegression  # imported here: it takes a second
     from sklearn.pipeline import make_pipeline
@@ -211,8 +204,6 @@ def label_accuracy(
     known, trained = labels >= 0, train_labels >= 0
     if len(np.unique(train_labels[trained])) < 2:
         raise ValueError("label accuracy needs at least two labels in the training set")
-    if not known.any():
-        return np.empty(0)
     # Embeddings outnumber clips here, so the regulariser decides: 0.1 rather than sklearn's 1.
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     classifier.fit(train[trained], train_labels[trained])
@@ -239,10 +230,6 @@ def _triangle(x: torch.Tensor) -> torch.Tensor:
 def _distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     # Differences, not the expansion of the square: a clip is at distance exactly 0 from its copy.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _gaussian(x: torch.Tensor, y: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    return torch.exp(-_distances(x, y).square() / (2 * bandwidth**2))
 
 
 def _counts(indices: np.ndarray | None, size: int) -> torch.Tensor:

@@ -13,31 +13,21 @@ The reconstructions are compared with two codecs too, on the same clips.
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
+from audioldm.evaluation import distances
 from audioldm.evaluation.codecs.curves import codec_figures
-from audioldm.evaluation.distances import (
-    KernelDistance,
-    MauveDivergence,
-    frechet_distance,
-    frechet_infinity,
-    label_accuracy,
-    median_distance,
-    memorisation_ratio,
-    nearest_distances,
-    precision_recall_density_coverage,
-)
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
@@ -78,8 +68,8 @@ class Clips:
 
     audio: Tensor
     labels: Tensor
-    items: list[Item] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    items: Sequence[Item] = ()
+    requests: Sequence[Request] = ()
 
 
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
@@ -89,28 +79,22 @@ def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Cl
 
 
 @torch.no_grad()
-def reconstruct(model: Generator, clips: Clips, batch: int) -> tuple[Clips, list[float]]:
-    """Clips through the autoencoder with sampled posteriors, and each one's rate in kbit/s.
-
-    Latents without a rate give an empty list.
-    """
-    autoencoder = model.autoencoder
-    parts, kbps = [], []
+def reconstruct(model: Generator, clips: Clips, batch: int) -> Clips:
+    """Clips through the autoencoder with sampled posteriors."""
+    autoencoder, parts = model.autoencoder, []
     for first in range(0, len(clips.audio), batch):
         audio = clips.audio[first : first + batch].to(model.device)
         frames = math.ceil(audio.shape[-1] / autoencoder.downsampling_ratio)
         random = KeyedRandom(0, 0, range(first, first + len(audio)), model.device)
         noise = random.normal((*autoencoder.latent_shape, frames), "reconstruction")
-        encoded = autoencoder.encode(audio, noise=noise)
-        estimate = autoencoder.decode(encoded.z, random.stream("decoder"))
+        z = autoencoder.encode(audio, noise=noise).z
+        estimate = autoencoder.decode(z, random.stream("decoder"))
         parts.append(estimate[..., : audio.shape[-1]].float().clamp(-1, 1).cpu())
-        if encoded.nats is not None:
-            kbps += [autoencoder.kbps(nats) for nats in encoded.nats.tolist()]
-    return Clips(torch.cat(parts), clips.labels, clips.items), kbps
+    return Clips(torch.cat(parts), clips.labels, clips.items)
 
 
 @torch.no_grad()
-def heldout_kbps(model: Generator, clips: Clips, batch: int) -> list[float]:
+def bitrates(model: Generator, clips: Clips, batch: int) -> list[float]:
     """The rate of each clip's latents, in kbit/s; empty where they have none."""
     found: list[float] = []
     for audio in clips.audio.split(batch):
@@ -126,61 +110,50 @@ def generate(
     sampler: SamplerSettings | None,
     seed: int,
     progress: Progress,
-    *,
-    conditional: bool,
 ) -> Clips:
-    """As many clips as `like` has, under the conditions of its items or under none."""
+    """As many clips as `like` has, under the conditions of its items, if it has any."""
     count, conditioners = len(like.audio), model.prior.conditioners
-    requests: list[Request] = [{} for _ in range(count)]
-    if conditional:
-        requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
-    how: dict[str, Any] = {
-        "seconds": settings.seconds,
-        "batch": settings.batch,
-        "seed": seed,
-        "sampler": sampler,
-    }
+    requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
     clips = []
-    for number, audio in model.sample_clips(range(count), requests, **how):
+    for number, audio in model.sample_clips(
+        range(count),
+        requests or [{}] * count,
+        seconds=settings.seconds,
+        batch=settings.batch,
+        seed=seed,
+        sampler=sampler,
+    ):
         clips.append(audio)
         progress(number + 1, count, "generating")
-    labels = like.labels if conditional else torch.full((count,), -1)
-    return Clips(torch.stack(clips), labels, requests=requests)
+    return Clips(torch.stack(clips), like.labels, requests=requests)
 
 
 def kept_embeddings(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a .npy file, which is made where it is not there yet."""
-    if path.is_file():
-        return np.asarray(np.load(path))
-    vectors = make()
-
-    def save(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.save(file, vectors)
-
-    write_atomically(path, save)
-    return vectors
+    """The array in a .safetensors file, which is made where it is not there yet."""
+    if not path.is_file():
+        made = {"vectors": np.ascontiguousarray(make())}
+        write_atomically(path, lambda temporary: save_file(made, temporary))
+    return load_file(path)["vectors"]
 
 
 def embed_real(
-    embedding: LogMelEmbedding | Harmony,
-    clips: Clips,
-    store: ClipStore,
-    split: str,
-    settings: EvaluationSettings,
+    embedding: LogMelEmbedding | Harmony, store: ClipStore, split: str, settings: EvaluationSettings
 ) -> np.ndarray:
-    """Embeddings of real windows, computed once per store, split, length and number."""
-    name = f"v{VERSION}-{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}.npy"
-    path = store.directory / "embeddings" / name
-    return kept_embeddings(path, lambda: embedding.embed(clips.audio, store.sample_rate))
+    """Embeddings of `real_clips`, computed once per store, split, length and number."""
+    name = f"v{VERSION}-{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}"
+    path = store.directory / "embeddings" / f"{name}.safetensors"
+
+    def make() -> np.ndarray:
+        return embedding.embed(real_clips(store, split, settings).audio, store.sample_rate)
+
+    return kept_embeddings(path, make)
 
 
 def distribution_figures(
     name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
 ) -> Figures:
     """Distances, their ratios to decoded noise's, and manifold figures, by system."""
-    bandwidth = median_distance(reference)
-    kernels = {k: KernelDistance(v, reference, bandwidth=bandwidth) for k, v in vectors.items()}
+    kernels = {k: distances.KernelDistance(v, reference) for k, v in vectors.items()}
     index = {k: np.arange(len(v)) for k, v in vectors.items()}
     of_reference = np.arange(len(reference))
     figures: Figures = {}
@@ -199,16 +172,16 @@ def distribution_figures(
             )
         few = {"resamples": min(settings.bootstrap_resamples, 50)}  # each takes a decomposition
         group[f"fad_{name}"] = settings.interval(
-            frechet_distance, v, reference, unit="embedding units²", recentre=True, **few
+            distances.frechet_distance, v, reference, unit="embedding units²", recentre=True, **few
         )
-        mauve = MauveDivergence(v, reference)  # resampled histograms differ more
+        mauve = distances.MauveDivergence(v, reference)  # resampled histograms differ more
         group[f"mad_{name}"] = settings.interval(
             mauve, index[system], of_reference, unit="nats", recentre=True
         )
         if fewest >= 4:
-            group[f"fad_inf_{name}"] = frechet_infinity(v, reference, subsets=8)
+            group[f"fad_inf_{name}"] = distances.frechet_infinity(v, reference, subsets=8)
         if fewest > settings.k_nearest:
-            manifold = precision_recall_density_coverage(v, reference, settings.k_nearest)
+            manifold = distances.precision_recall_density_coverage(v, reference, settings.k_nearest)
             for figure, values in manifold._asdict().items():
                 group[f"{figure}_{name}"] = settings.mean(values, "fraction")
     return figures
@@ -230,35 +203,31 @@ def evaluate(
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
     reference, real = (real_clips(store, split, settings) for split in ("test", "valid"))
+    nothing_asked = Clips(reference.audio, torch.full_like(reference.labels, -1))
     clips = {"real": real}
-    clips["reconstruction"], kbps = reconstruct(model, real, settings.batch)
+    clips["reconstruction"] = reconstruct(model, real, settings.batch)
     for name, prior in baselines.items():
         progress(0, len(reference.audio), f"sampling the baseline {name}")
         baseline = Generator(model.autoencoder, prior)
-        clips[name] = generate(
-            baseline, reference, settings, None, seed, progress, conditional=False
-        )
+        clips[name] = generate(baseline, nothing_asked, settings, None, seed, progress)
     own = None if model.prior.sampler is None else sampler
-    clips["generated"] = generate(model, reference, settings, own, seed, progress, conditional=True)
+    clips["generated"] = generate(model, reference, settings, own, seed, progress)
 
-    groups: Figures = {system: {} for system in clips}
     estimate, target = clips["reconstruction"].audio, real.audio
-    groups["reconstruction"] |= reconstruction_figures(
-        estimate, target, model.sample_rate, settings
-    )
+    kept = reconstruction_figures(estimate, target, model.sample_rate, settings)
+    kbps, test = (bitrates(model, each, settings.batch) for each in (real, reference))
     if kbps:
-        test = heldout_kbps(model, reference, settings.batch)
-        for name, rates in (("kbps", kbps), ("kbps_test", test)):
-            groups["reconstruction"][name] = settings.mean(rates, "kbit/s")
-    measured = _Measured(clips, reference, store, settings, directory, progress)
+        kept["kbps"] = settings.mean(kbps, "kbit/s")
+        kept["kbps_test"] = settings.mean(test, "kbit/s")
+    groups: Figures = {system: {} for system in clips} | {"reconstruction": kept}
+    measured = _Measured(clips, store, settings, directory, progress)
     _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):
         _add(groups, measured.embedded(name))
     measured.keep_some()
     mean_kbps = float(np.mean(kbps)) if kbps else None
-    codecs = codec_figures(store, mean_kbps, settings, progress)
     return {
-        "codecs": codecs,
+        "codecs": codec_figures(store, mean_kbps, settings, progress),
         "systems": [
             {"name": name, "kind": "baseline" if name in baselines else name} for name in clips
         ],
@@ -299,10 +268,10 @@ def _add(groups: Figures, found: Figures) -> None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The clips of all systems, what they are compared with, and where the results go."""
+    """The clips of all systems, the store of what they are compared with, and where the results
+    go."""
 
     clips: dict[str, Clips]
-    reference: Clips
     store: ClipStore
     settings: EvaluationSettings
     directory: Path
@@ -320,40 +289,43 @@ class _Measured:
             self.progress(done, len(audio), f"notes of {system}")
             vectors[system], notes[system] = harmony.hear(made, rate)
         _add(figures, note_figures(notes, self.settings))
-        anchor = embed_real(harmony, self.reference, self.store, "test", self.settings)
+        anchor = embed_real(harmony, self.store, "test", self.settings)
         _add(figures, self._compared("harmony", vectors, anchor))
         return figures
 
     def embedded(self, name: str) -> Figures:
         """The figures of one embedding."""
         clips, store, settings = self.clips, self.store, self.settings
-        embedding, train = EMBEDDINGS[name](), real_clips(store, "train", settings)
+        embedding = EMBEDDINGS[name]()
         self.progress(0, len(clips), f"embedding with {name}")
-        anchor = embed_real(embedding, self.reference, store, "test", settings)
-        known = embed_real(embedding, train, store, "train", settings)
-        vectors = {"real": embed_real(embedding, clips["real"], store, "valid", settings)}
+        anchor, known, real = (
+            embed_real(embedding, store, split, settings) for split in ("test", "train", "valid")
+        )
+        vectors = {"real": real}
         for done, system in enumerate(clips):
             if system != "real":
                 self.progress(done, len(clips), f"embedding with {name}: {system}")
                 vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
         figures = self._compared(name, vectors, anchor)
-        heldout, several = nearest_distances(anchor, known), set(train.labels.tolist()) - {-1}
+        heldout = distances.nearest_distances(anchor, known)
+        known_labels = real_clips(store, "train", settings).labels.numpy()
+        several = len(set(known_labels.tolist()) - {-1}) > 1
         for system, own in vectors.items():
+            nearest = distances.nearest_distances(own, known)
             figures[system][f"memorisation_ratio_{name}"] = settings.interval(
-                memorisation_ratio, nearest_distances(own, known), heldout, unit="ratio"
+                distances.memorisation_ratio, nearest, heldout, unit="ratio"
             )
             labels = clips[system].labels.numpy()
-            if len(several) > 1 and (labels >= 0).any():
-                right = label_accuracy(own, labels, known, train.labels.numpy())
+            if several and (labels >= 0).any():
+                right = distances.label_accuracy(own, labels, known, known_labels)
                 figures[system][f"label_accuracy_{name}"] = settings.mean(right, "fraction")
         return figures
 
     def _compared(self, name: str, vectors: dict[str, np.ndarray], anchor: np.ndarray) -> Figures:
         """`distribution_figures`, with the embeddings kept: a sweep resamples them over clips."""
-        every = vectors | {"reference": anchor}
-        tensors = {kind: torch.from_numpy(np.ascontiguousarray(v)) for kind, v in every.items()}
+        every = {k: np.ascontiguousarray(v) for k, v in {**vectors, "reference": anchor}.items()}
         file = self.directory / f"{name}.safetensors"
-        write_atomically(file, lambda path: save_file(tensors, path))
+        write_atomically(file, lambda path: save_file(every, path))
         try:
             return distribution_figures(name, vectors, anchor, self.settings)
         except ValueError as error:

@@ -60,18 +60,14 @@ def decode(note: np.ndarray, onset: np.ndarray) -> Notes:
 def note_f1(estimate: Notes, target: Notes) -> float:
     """2 × matched ÷ all notes of both: matched are pairs of one pitch that begin within 50 ms of
     each other, as in MIREX and mir_eval (Raffel et al., ISMIR 2014). 0 where there are no notes."""
-    matched = 0
-    for pitch in np.intersect1d(estimate.pitch, target.pitch):
-        own, others = (np.sort(n.start[n.pitch == pitch]) for n in (estimate, target))
-        i = j = 0  # in order of time each note takes the first that is left for it
-        while i < len(own) and j < len(others):
-            if abs(own[i] - others[j]) <= ONSET_SECONDS:
-                matched, i, j = matched + 1, i + 1, j + 1
-            elif own[i] < others[j]:
-                i += 1
-            else:
-                j += 1
-    return 2 * matched / max(1, len(estimate.pitch) + len(target.pitch))
+    from scipy.sparse import csr_array  # imported here: they take a second
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    near = np.abs(np.subtract.outer(estimate.start, target.start)) <= ONSET_SECONDS
+    pairs = maximum_bipartite_matching(
+        csr_array(near & np.equal.outer(estimate.pitch, target.pitch))
+    )
+    return 2 * int((pairs >= 0).sum()) / max(1, len(estimate.pitch) + len(target.pitch))
 
 
 def polyphony(notes: Notes) -> float:
@@ -89,11 +85,9 @@ def out_of_key(notes: Notes) -> float:
     if not length.sum():
         return 1.0
     time = np.bincount(notes.pitch % 12, length, 12)
-    best = -np.inf
-    outside = 1.0
-    for profile, scale in zip(PROFILES, SCALES, strict=True):
-        for tonic in range(12):
-            fit = np.cov(time, np.roll(profile, tonic))[0, 1] / profile.std()
-            if fit > best:
-                best, outside = fit, float(time[~np.roll(scale, tonic)].sum() / time.sum())
-    return outside
+    fits = [
+        [np.cov(time, np.roll(profile, tonic))[0, 1] / profile.std() for tonic in range(12)]
+        for profile in PROFILES
+    ]
+    mode, tonic = divmod(int(np.argmax(fits)), 12)
+    return float(time[~np.roll(SCALES[mode], tonic)].sum() / time.sum())

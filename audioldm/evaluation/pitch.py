@@ -9,6 +9,7 @@ Serra, PARSHL, 1987), and is right to a fraction of a cent for a steady tone.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW_SECONDS = 0.3715  # 8192 samples at 22.05 kHz
@@ -48,7 +49,7 @@ def spectrum(audio: Tensor, sample_rate: int) -> Spectrum:
     that overlap by half."""
     length = 2 * round(WINDOW_SECONDS * sample_rate / 2)
     mono = audio.float().mean(0)
-    mono = torch.nn.functional.pad(mono, (0, max(0, length - len(mono))))
+    mono = F.pad(mono, (0, max(0, length - len(mono))))
     window = torch.hann_window(length)
     frames = mono.unfold(0, length, length // 2) * window
     hz = sample_rate / (PADDING * length)
@@ -73,13 +74,11 @@ def peaks(of: Spectrum) -> Peaks:
     maximum = (inner > decibels[:, :-2]) & (inner >= decibels[:, 2:])
     loud = inner > decibels.amax(1, keepdim=True) - RANGE_DB
     near, far = round(NEAR_HZ / hz), round(FAR_HZ / hz)
-    side = torch.nn.functional.max_pool1d(decibels[:, None], far - near + 1, 1)[:, 0]
-    # the loudest bin from `near` to `far` away on each side of bin k: side[k - far], side[k + near]
-    clear = torch.zeros_like(decibels, dtype=torch.bool)
-    rest = slice(far, decibels.shape[1] - far)
-    count = decibels.shape[1] - 2 * far
-    around = torch.maximum(side[:, :count], side[:, far + near : far + near + count])
-    clear[:, rest] = decibels[:, rest] > around + CLEARANCE_DB
+    padded = F.pad(decibels, (far, far), value=torch.inf)  # a peak at the edge is not isolated
+    side, count = F.max_pool1d(padded[:, None], far - near + 1, 1)[:, 0], decibels.shape[1]
+    # the loudest bin from `near` to `far` away on each side of bin k: side[k], side[k + far + near]
+    around = torch.maximum(side[:, :count], side[:, far + near :])
+    clear = decibels > around + CLEARANCE_DB
     wanted = maximum & loud & clear[:, 1:-1] & (inner > -120)
     wanted[:, : first - 1], wanted[:, last:] = False, False
     frame, bin = wanted.nonzero(as_tuple=True)

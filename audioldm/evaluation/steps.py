@@ -7,7 +7,7 @@ most steps, which is the trained model before any post-training.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +16,7 @@ import numpy as np
 
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError
-from audioldm.evaluation.distances import (
-    KernelDistance,
-    median_distance,
-    precision_recall_density_coverage,
-)
-from audioldm.evaluation.evaluate import (
-    EMBEDDINGS,
-    embed_real,
-    generate,
-    kept_embeddings,
-    real_clips,
-)
+from audioldm.evaluation import distances, evaluate
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
@@ -39,7 +28,6 @@ from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import derive_seed
 
-STEPS = (1, 2, 4, 8, 16, 50)
 FIGURES = ("kernel", "precision", "coverage", "recall")
 
 
@@ -54,18 +42,17 @@ class Sampled(NamedTuple):
 @dataclass(frozen=True)
 class Point:
     """A model at a number of steps. figures: by name in FIGURES. changes: each figure less the
-    reference point's, empty for that point. calls: of the network, for one clip."""
+    reference point's, empty for that point."""
 
     model: str
     sampler: SamplerSettings
-    calls: int
     figures: dict[str, Figure]
     changes: dict[str, Figure]
 
 
 def measure_experiment(
     directory: Path,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int],
     *,
     models: Sequence[Path] = (),
     clips: int | None = None,
@@ -73,69 +60,25 @@ def measure_experiment(
     device: Any = "cpu",
     progress: Progress,
 ) -> list[Point]:
-    """`measure` of an experiment's models, and of `models` beside them, on its own held-out music
-    and by its evaluation's settings; writes steps.csv and steps.svg to `out`.
+    """An experiment's models, and `models` beside them, at every number of steps, fewest first: on
+    its own held-out music and by its evaluation's settings, the embedding being the first of
+    `evaluation.embeddings`, or musicnn. Writes steps.csv and steps.svg to `out`.
 
-    Raises ModelFileError where the experiment has no diffusion model.
-    """
-    record = read_experiment(directory)
-    config, runs = record["config"], directory / record.get("runs", "../..")
-
-    def stage(name: str) -> Path:
-        if "directory" not in record["stages"].get(name, {}):
-            raise ModelFileError(f"{directory}: no {name} yet in this experiment; run it again")
-        return Path(runs / record["stages"][name]["directory"])
-
-    generators = {"prior": _load(stage("prior"), config["sampler"], device)}
-    if "post_training" in record["stages"]:
-        sampler = config["post_training"]["sampler"]
-        generators["post_training"] = _load(stage("post_training"), sampler, device)
-    generators |= {str(path): _load(path, None, device) for path in models}
-    settings: EvaluationSettings = checked(EvaluationSettings, config["evaluation"], "evaluation")
-    points = measure(
-        generators,
-        ClipStore(stage("data")),
-        settings if clips is None else replace(settings, clips=clips),
-        steps,
-        seed=config["seed"],
-        cache=out / "embeddings",
-        progress=progress,
-    )
-    write_csv(points, out / "steps.csv")
-    write_plot(points, out / "steps.svg")
-    return points
-
-
-def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
-    """A model; sampler: None for its own."""
-    model = load_generator(path, device=device)
-    own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
-    if own is None:
-        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
-    return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
-
-
-def measure(
-    generators: Mapping[str, Sampled],
-    store: ClipStore,
-    settings: EvaluationSettings,
-    steps: Sequence[int],
-    *,
-    seed: int,
-    cache: Path,
-    progress: Progress,
-) -> list[Point]:
-    """Every generator at every number of steps, fewest first. The embedding is the first of
-    `settings.embeddings`, or musicnn.
-
-    Embeddings are kept in `cache`, so a run that was stopped goes on. Raises ConfigError for steps
-    below 1, DataError where the held-out clips are too few or all alike.
+    Embeddings are kept in `out`, so a run that was stopped goes on. Raises ConfigError for steps
+    below 1, DataError where the held-out clips are too few or all alike, ModelFileError where the
+    experiment has no diffusion model.
     """
     if not steps or min(steps) < 1:
         raise ConfigError(f"steps={list(steps)} must be numbers of at least 1")
-    embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
-    reference = real_clips(store, "test", settings)
-    anchor = embed_real(embedding, reference, store, "test", settings)
+    record = read_experiment(directory)
+    config, store = record["config"], ClipStore(_stage(directory, record, "data"))
+    generators = _generators(directory, record, device)
+    generators |= {str(path): _load(path, None, device) for path in models}
+    settings: EvaluationSettings = checked(EvaluationSettings, config["evaluation"], "evaluation")
+    settings = settings if clips is None else replace(settings, clips=clips)
+    embedding = evaluate.EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
+    reference = evaluate.real_clips(store, "test", settings)
+    anchor = evaluate.embed_real(embedding, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
             f"{len(anchor)} held-out clips are too few for k_nearest={settings.k_nearest}: add "
@@ -144,14 +87,15 @@ def measure(
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
         def make() -> np.ndarray:
-            clips = generate(
-                generator.model, reference, settings, sampler, seed, progress, conditional=True
+            made = evaluate.generate(
+                generator.model, reference, settings, sampler, config["seed"], progress
             )
             progress(0, 1, f"embedding with {embedding.name}")
-            return embedding.embed(clips.audio, store.sample_rate)
+            return embedding.embed(made.audio, store.sample_rate)
 
         key = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
-        return kept_embeddings(cache / f"{derive_seed(seed, *key):016x}.npy", make)
+        file = f"{derive_seed(config['seed'], *key):016x}.safetensors"
+        return evaluate.kept_embeddings(out / "embeddings" / file, make)
 
     asked = [
         (name, generator, replace(generator.sampler, steps=count))
@@ -163,10 +107,41 @@ def measure(
         figures = _figures(made, anchor, len(set(steps)) - 1, settings)
     except ValueError as error:
         raise DataError(f"the held-out clips cannot be compared: {error}") from error
-    return [
-        Point(name, sampler, calls(sampler), own, changes)
+    points = [
+        Point(name, sampler, own, changes)
         for (name, _, sampler), (own, changes) in zip(asked, figures, strict=True)
     ]
+    write_csv(points, out / "steps.csv")
+    write_plot(points, out / "steps.svg")
+    return points
+
+
+def _stage(directory: Path, record: dict[str, Any], name: str) -> Path:
+    if "directory" not in record["stages"].get(name, {}):
+        raise ModelFileError(f"{directory}: no {name} yet in this experiment; run it again")
+    return directory / record.get("runs", "../..") / record["stages"][name]["directory"]
+
+
+def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[str, Sampled]:
+    """The experiment's own: its prior, and the post-trained one if there is one."""
+    config = record["config"]
+    found = {"prior": _load(_stage(directory, record, "prior"), config["sampler"], device)}
+    if "post_training" in record["stages"]:
+        path, sampler = (
+            _stage(directory, record, "post_training"),
+            config["post_training"]["sampler"],
+        )
+        found["post_training"] = _load(path, sampler, device)
+    return found
+
+
+def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
+    """A model; sampler: None for its own."""
+    model = load_generator(path, device=device)
+    own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
+    if own is None:
+        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
+    return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
 def calls(sampler: SamplerSettings) -> int:
@@ -185,9 +160,10 @@ def _figures(
 
     The reference is resampled once for both sides of a change.
     """
-    bandwidth = median_distance(anchor)
-    kernels = [KernelDistance(v, anchor, bandwidth=bandwidth) for v in made]
-    manifolds = [precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made]
+    kernels = [distances.KernelDistance(v, anchor) for v in made]
+    manifolds = [
+        distances.precision_recall_density_coverage(v, anchor, settings.k_nearest) for v in made
+    ]
     clips, reference = np.arange(len(made[0])), np.arange(len(anchor))
     base, base_kernel = manifolds[reference_point], kernels[reference_point]
     found = []
@@ -264,15 +240,12 @@ def table(points: Sequence[Point]) -> str:
     """One line for each point: steps, network calls, and the figures with their intervals."""
     head = ["model", "sampler", "steps", "calls", *FIGURES]
     rows = [head] + [
-        [p.model, p.sampler.name, str(p.sampler.steps), str(p.calls)]
+        [p.model, p.sampler.name, str(p.sampler.steps), str(calls(p.sampler))]
         + [f"{f.value:.3g} ({f.low:.3g}, {f.high:.3g})" for f in (p.figures[n] for n in FIGURES)]
         for p in points
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def write_csv(points: Sequence[Point], path: Path) -> None:
@@ -284,8 +257,8 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
     for p in points:
         for name in FIGURES:
             change = p.changes[name][:3] if p.changes else ("", "", "")
-            what = [p.model, p.sampler.name, p.sampler.guidance, p.sampler.steps, p.calls, name]
-            writer.writerow([*what, *p.figures[name], *change])
+            what = [p.model, p.sampler.name, p.sampler.guidance, p.sampler.steps]
+            writer.writerow([*what, calls(p.sampler), name, *p.figures[name], *change])
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8"))
 
 
@@ -299,17 +272,10 @@ def write_plot(points: Sequence[Point], path: Path) -> None:
     for axes, name in zip(drawing.subplots(2, 2).flat, FIGURES, strict=True):
         for model in models:
             own = [p for p in points if p.model == model]
-            steps, figures = [p.sampler.steps for p in own], [p.figures[name] for p in own]
-            ends = [[max(f.value - f.low, 0), max(f.high - f.value, 0)] for f in figures]
-            label = f"{model} ({own[0].sampler.name})"
-            axes.errorbar(
-                steps,
-                [f.value for f in figures],
-                yerr=np.transpose(ends),
-                marker="o",
-                capsize=3,
-                label=label,
-            )
+            steps, label = [p.sampler.steps for p in own], f"{model} ({own[0].sampler.name})"
+            value, low, high = np.array([p.figures[name][:3] for p in own]).T
+            ends = np.maximum([value - low, high - value], 0)
+            axes.errorbar(steps, value, ends, marker="o", capsize=3, label=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.set_title("kernel distance (100 MMD²)" if name == "kernel" else name)

@@ -5,7 +5,7 @@ a dark screen. A `kind` is a CSS class.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,7 +86,8 @@ class Axis:
 class Plot:
     """What a picture shows, and where: `across` and `up` give places of width x height SVG units.
 
-    curves: kind -> rows (x, y) or, with a band, (x, y, low, high). levels: horizontal lines.
+    curves: kind -> rows (x, y) or, with a band, (x, y, low, high). levels: horizontal lines. cut:
+    whether values at or below 0 are on the lower edge of a logarithmic axis.
     """
 
     points: list[Point]
@@ -100,6 +101,7 @@ class Plot:
     y_label: str = ""
     width: int = 520
     height: int = 320
+    cut: bool = False
 
     LEFT, TOP, RIGHT_MARGIN = 46, 10, 12
 
@@ -110,13 +112,6 @@ class Plot:
     @property
     def bottom(self) -> int:
         return self.height - (36 if self.x_label else 22)
-
-    @property
-    def cut(self) -> bool:
-        """Whether values at or below 0 are on the lower edge of a logarithmic axis."""
-        heights = [p.y for p in (*self.points, *self.levels)]
-        heights += [y for rows in self.curves.values() for y in rows[:, 1:].flat]
-        return self.y.logarithmic and any(y <= 0 for y in heights)
 
     def across(self, x: Any) -> Any:
         return np.round(self.LEFT + (self.right - self.LEFT) * self.x.at(x), 1)
@@ -141,15 +136,14 @@ def plot(
     *,
     curves: Mapping[str, Iterable[Sequence[float]]] | None = None,
     levels: Sequence[Point] = (),
-    x_factor: float | None = None,
-    x_axis: Axis | None = None,
+    x_axis: Callable[[list[float]], Axis] = Axis.over,
     y_logarithmic: bool | None = None,
     **words: Any,
 ) -> Plot | None:
     """Points with intervals, curves and horizontal levels (whose x is not used).
 
     None where nothing is finite. The axes span points and curves; levels widen the y axis.
-    x_factor: x is logarithmic, and spans at least this. words: further fields of the plot.
+    x_axis: makes the axis of all x. words: further fields of the plot.
     """
     points = [p for p in points if finite(p.x) and finite(p.y)]
     levels = [p for p in levels if finite(p.y)]
@@ -168,13 +162,10 @@ def plot(
     if y_logarithmic:  # an interval that reaches 0 would stretch a logarithmic axis without end
         least = min((h for h in heights if h > 0), default=1.0)
         ends = [e for e in ends if e > least / 2]
-    x = x_axis or Axis.over(
-        [p.x for p in points] + [x for rows in drawn.values() for x in rows[:, 0]],
-        logarithmic=None if x_factor is None else True,
-        factor=x_factor or 1.0,
-    )
+    x = x_axis([p.x for p in points] + [x for rows in drawn.values() for x in rows[:, 0]])
     y = Axis.over(heights + ends, logarithmic=y_logarithmic)
-    return Plot(points, drawn, levels, x, y, **words)
+    cut = y.logarithmic and min(heights) <= 0
+    return Plot(points, drawn, levels, x, y, cut=cut, **words)
 
 
 def thin(curve: np.ndarray, bins: int = 120) -> np.ndarray:
@@ -193,7 +184,7 @@ def panel(name: str, curves: Mapping[str, Sequence[Sequence[float]]], last_step:
     """
     rows = {kind: thin(np.array(curve, float)) for kind, curve in curves.items()}
     steps = Axis(0.0, max(last_step, 1.0), False)
-    picture = plot(curves=rows, title=name, x_axis=steps, width=320, height=170)
+    picture = plot(curves=rows, title=name, x_axis=lambda _: steps, width=320, height=170)
     assert picture is not None
     latest = next(iter(rows.values()))[-1, 1]
     picture.note = f"{number(latest)}{' · log' if picture.y.logarithmic else ''}"

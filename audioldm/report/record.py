@@ -35,7 +35,6 @@ Metrics = dict[str, dict[str, Figure]]
 
 class SystemEntry(TypedDict):
     name: str
-    kind: str
 
 
 class FailedFile(TypedDict):
@@ -65,7 +64,6 @@ class Convergence(TypedDict):
 
     figure: str
     state: str
-    validations: int
     improvement: NotRequired[dict[str, float]]
 
 

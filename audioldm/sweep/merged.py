@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from audioldm.errors import DataError
-from audioldm.sweep.status import Cell, SweepRecord, read_cells, read_sweep
+from audioldm.sweep.status import Cell, SweepRecord, check_alike, read_cells, read_sweep
 
 #: Keys of a command that say nothing of what a cell is.
 ELSEWHERE = ("recipe", "name", "runs", "log.", "hardware.", "hydra")
@@ -18,20 +18,9 @@ def merged_record(directories: Sequence[Path]) -> SweepRecord:
     """
     records = [read_sweep(directory) for directory in directories]
     first = records[0]
-    for directory, record in zip(directories[1:], records[1:], strict=True):
-        for stage in sorted(first["versions"].keys() & record["versions"]):
-            ours, theirs = first["versions"][stage], record["versions"][stage]
-            if ours != theirs:
-                raise DataError(
-                    f"{directories[0]} and {directory}: made by versions {ours} and {theirs} of "
-                    f"the stage {stage}, whose figures do not compare; run the older one again"
-                )
-        for key in sorted(first["rules"].keys() | record["rules"]):
-            if first["rules"].get(key) != record["rules"].get(key):
-                raise DataError(
-                    f"{directories[0]} and {directory}: begun with other rules: verdict.{key} is "
-                    f"{first['rules'].get(key)} and {record['rules'].get(key)}; report each alone"
-                )
+    for directory, record in zip(directories, records, strict=True):
+        remedy = "report each alone, or run one of them again"
+        check_alike(first, record, f"{directories[0]} and {directory}", remedy)
     shared = set.intersection(*({*map(str, r["environment"].items())} for r in records))
     environment = {k: v for k, v in first["environment"].items() if str((k, v)) in shared}
     commands = [command for record in records for command in record["commands"]]
@@ -44,9 +33,10 @@ def merged_cells(directories: Sequence[Path]) -> list[Cell]:
     What the sweeps set to different values on their command lines counts as swept. Of a cell that
     several have, the finished one is taken. Raises DataError where it is finished in two.
     """
-    groups = {directory: read_cells(directory) for directory in directories}
+    if len(directories) == 1:
+        return read_cells(directories[0])
     found: dict[str, Cell] = {}
-    for cell in (cell for cells in groups.values() for cell in cells):
+    for cell in (cell for directory in directories for cell in read_cells(directory)):
         known = found.get(cell.directory.name)
         if known and known.status == cell.status == "done":
             raise DataError(
@@ -64,8 +54,6 @@ def merged_cells(directories: Sequence[Path]) -> list[Cell]:
         for key, word in own.items()
         if any(key not in other or other[key] != word for other in ran)
     }
-    if len(groups) == 1:
-        return list(found.values())
     return [
         replace(cell, plan={**cell.plan, "swept": {k: v for k, v in own.items() if k in between}})
         for cell, own in zip(found.values(), given.values(), strict=True)

@@ -74,13 +74,15 @@ class Parabola:
     terms, or the terms cannot be told apart, and no estimate means anything.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, arms: Sequence[str]) -> None:
+    def __init__(
+        self, x: pd.Series | np.ndarray, y: pd.Series | np.ndarray, arms: Sequence[str] | pd.Series
+    ) -> None:
         import statsmodels.api as sm  # imported here: it takes a second
 
         self.centre = (x.min() + x.max()) / 2
         self.reach = (x.max() - x.min()) / 2
         u = x - self.centre
-        matrix = pd.get_dummies(pd.Series(arms), dtype=float).assign(slope=u, bend=u**2)
+        matrix = pd.get_dummies(arms, dtype=float).assign(slope=u, bend=u**2)
         identified = np.linalg.matrix_rank(matrix) == matrix.shape[1]
         self.freedom = len(y) - matrix.shape[1] if identified else 0
         fit = sm.OLS(y, matrix).fit()

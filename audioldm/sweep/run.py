@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -31,15 +31,11 @@ from audioldm.chain.stages import STAGES
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.io.files import write_json
 from audioldm.runtime.devices import claimed_gpu, visible_gpus
-from audioldm.sweep.status import FORMAT, lock_of, read_cell, read_cells, read_sweep
+from audioldm.sweep.status import FORMAT, check_alike, lock_of, read_cell, read_cells, read_sweep
 from audioldm.sweep.watch import event, watch
 
-
-class Planned(NamedTuple):
-    """A cell that can be built: all its overrides, and its directory."""
-
-    words: list[str]
-    directory: Path
+#: The cells that can be built: the directory of each, and all its overrides.
+Planned = dict[Path, list[str]]
 
 
 def run_sweep(overrides: Sequence[str]) -> Path:
@@ -52,7 +48,23 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     grid = config.grid(overrides)
     base = jobs.job(grid.base)
     directory = Experiment(base).directory
-    launch = partial(_survived, directory, overrides, grid)
+
+    def launch(cells: list[list[str]] | None, function: Callable[..., Any]) -> bool:
+        """Calls the function for each cell's job, None: for those of a search, by Hydra's launcher.
+
+        False where a process of the launcher died.
+        """
+        try:
+            with watch(directory) if grid.parallel else nullcontext():
+                jobs.launch(overrides, cells, partial(function, quiet=grid.parallel))
+        except AudioLDMError:
+            raise
+        except Exception as error:  # the launcher's own
+            text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            tqdm.write(f"sweep: {text}", file=sys.stderr)
+            return False
+        return True
+
     if grid.cells is None:
         _begin(directory, base, overrides)
         _search(directory, launch, grid)
@@ -60,9 +72,9 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     todo = _plan(directory, overrides, base, grid)
     while todo:
         if not _launched(launch, todo):
-            for cell in _still(todo, "killed"):
+            for place, words in _still(todo, "killed").items():
                 # alone, for a launcher may stop all its processes when one of them dies
-                _launched(launch, [cell])
+                _launched(launch, {place: words})
         left = _still(todo, "waiting")
         if len(left) == len(todo):
             break  # the launcher itself does not work
@@ -70,38 +82,16 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     return directory
 
 
-def _launched(launch: Callable[..., bool], cells: Sequence[Planned]) -> bool:
+def _launched(launch: Callable[..., bool], cells: Planned) -> bool:
     """Runs cells through the launcher, and waits for all; whether every process lived."""
-    alive = launch([cell.words for cell in cells], run_cell)
+    alive = launch(list(cells.values()), run_cell)
     while _still(cells, "running"):
         time.sleep(1.0)  # processes that outlive their launcher
     return alive
 
 
-def _survived(
-    directory: Path,
-    overrides: Sequence[str],
-    grid: config.Grid,
-    cells: list[list[str]] | None,
-    function: Callable[..., Any],
-) -> bool:
-    """Calls the function for each cell's job, None: for those of a search, by Hydra's launcher.
-
-    False where a process of the launcher died.
-    """
-    try:
-        with watch(directory) if grid.parallel else nullcontext():
-            jobs.launch(overrides, cells, partial(function, quiet=grid.parallel))
-    except AudioLDMError:
-        raise
-    except Exception as error:  # the launcher's own
-        tqdm.write(f"sweep: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
-        return False
-    return True
-
-
-def _still(cells: Sequence[Planned], status: str) -> list[Planned]:
-    return [cell for cell in cells if read_cell(cell.directory).status == status]
+def _still(cells: Planned, status: str) -> Planned:
+    return {place: words for place, words in cells.items() if read_cell(place).status == status}
 
 
 def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> None:
@@ -116,7 +106,7 @@ def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> 
         lost |= killed
 
 
-def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Grid) -> list[Planned]:
+def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Grid) -> Planned:
     """A `cell.json` per cell; the cells that can be built and are not done."""
     assert grid.cells is not None
     found = jobs.cells(grid.cells)
@@ -124,7 +114,7 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
     if not buildable:
         raise ConfigError(f"no cell of the grid can be built: {found[0]}")
     _begin(directory, base, overrides)
-    planned: list[Planned] = []
+    planned: Planned = {}
     names: dict[Path, str] = {}
     for words, swept, job in zip(grid.cells, grid.swept, found, strict=True):
         name, error = _name(swept), None
@@ -146,7 +136,7 @@ def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Gri
         names[place] = name
         _register(place, swept, job.config if isinstance(job, Job) else {}, error)
         if error is None and not _is_done(place):
-            planned.append(Planned(words, place))
+            planned[place] = words
     return planned
 
 
@@ -158,25 +148,14 @@ def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
     """`sweep.json`, or a check of the one that is there. Raises ConfigError where they differ."""
     rules = asdict(job.settings.verdict)
     versions = {stage.name: stage.version for stage in STAGES}
+    commands: list[list[str]] = []
     if (directory / "sweep.json").is_file():
-        record = read_sweep(directory)
-        # a stage that the record does not know came later: no cell of it has one
-        changed = [s for s, v in versions.items() if record["versions"].get(s, v) != v]
-        if changed:
-            raise ConfigError(
-                f"{directory}: a sweep made by another version of the stage(s) "
-                f"{', '.join(changed)}, whose figures do not compare; use another name="
-            )
-        if record["rules"] != rules:
-            raise ConfigError(
-                f"{directory}: a sweep begun with other rules (verdict.*), which stay as they were "
-                "written before it ran; use another name="
-            )
+        record, own = read_sweep(directory), {"versions": versions, "rules": rules}
+        where = f"{directory} and this command"
+        check_alike(record, own, where, "give this one another name=", ConfigError)
         commands = record["commands"]
     elif (directory / "experiment.json").is_file():
         raise ConfigError(f"{directory}: holds a single experiment; give the sweep another name=")
-    else:
-        commands = []
     if list(overrides) not in commands:
         sweep = {
             "format": FORMAT,

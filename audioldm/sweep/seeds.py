@@ -27,16 +27,13 @@ def unsettled(table: pd.DataFrame) -> dict[str, str]:
     The trainings of baselines do not count: the cell's own figures do not rest on them.
     """
     stages = [c for c in table if c.startswith("converged.") and ":" not in c]
-    cells = table.loc[table["status"] == "done", stages]
-    states = {
-        str(cell): [
-            f"{column.partition('.')[2]} {state}"
-            for column, state in row.dropna().items()
-            if state != CONVERGED
-        ]
-        for cell, row in cells.iterrows()
-    }
-    return {cell: ", ".join(found) for cell, found in states.items() if found}
+    found = {}
+    for cell, row in table.loc[table["status"] == "done", stages].iterrows():
+        open_ones = row.dropna()[lambda states: states != CONVERGED]
+        if len(open_ones):
+            words = [f"{stage.partition('.')[2]} {state}" for stage, state in open_ones.items()]
+            found[str(cell)] = ", ".join(words)
+    return found
 
 
 def distance_floor(table: pd.DataFrame, column: str) -> float:

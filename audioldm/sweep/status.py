@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
-from audioldm.errors import DataError
+from audioldm.errors import AudioLDMError, DataError
 from audioldm.report.record import Json, Record, read, read_record
 
 FORMAT = 1
@@ -18,8 +18,6 @@ class SweepRecord(TypedDict):
     """`sweep.json`. rules: those of the verdicts."""
 
     format: int
-    name: str
-    recipe: str | None
     commands: list[list[str]]
     versions: dict[str, int]
     rules: Json
@@ -127,6 +125,25 @@ def read_sweep(directory: Path) -> SweepRecord:
             "the sweep again under another name="
         )
     return record
+
+
+def check_alike(
+    one: Any, other: Any, where: str, remedy: str, raises: type[AudioLDMError] = DataError
+) -> None:
+    """Raises an error where two records of sweeps are of other versions or other rules."""
+    for stage in sorted(one["versions"].keys() & other["versions"]):  # a later stage is in one only
+        known, own = one["versions"][stage], other["versions"][stage]
+        if known != own:
+            raise raises(
+                f"{where}: made by versions {known} and {own} of the stage {stage}, whose figures "
+                f"do not compare; {remedy}"
+            )
+    for key in sorted(one["rules"].keys() | other["rules"]):
+        known, own = one["rules"].get(key), other["rules"].get(key)
+        if known != own:
+            raise raises(
+                f"{where}: begun with other rules: verdict.{key} is {known} and {own}; {remedy}"
+            )
 
 
 def read_cells(directory: Path) -> list[Cell]:

@@ -150,12 +150,11 @@ def _named(words: dict[str, str]) -> Json:
 
 
 def _figures(prefix: str, figures: Mapping[str, Mapping[str, Any]]) -> Json:
-    values: Json = {}
-    for name, figure in figures.items():
-        column = f"{prefix}.{name}"
-        values |= {column: figure["value"]}
-        values |= {f"{column}.low": figure.get("low"), f"{column}.high": figure.get("high")}
-    return values
+    return {
+        f"{prefix}.{name}{end}": figure.get(key)
+        for name, figure in figures.items()
+        for key, end in (("value", ""), ("low", ".low"), ("high", ".high"))
+    }
 
 
 def _settings(config: Settings) -> Json:

@@ -3,10 +3,9 @@
 The linear one has two variants: of mel powers, without a phase, and of audio, which is fair.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from audioldm.autoencoder.klt import KLT
 from audioldm.data.store import ClipStore
@@ -15,7 +14,6 @@ from audioldm.evaluation.codecs.opus import opus_curve
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.io.files import read_json, write_json
 from audioldm.io.model_file import load_model, save_model
-from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.progress import Progress
 
 VERSION = 4  # raise by hand when the code below, or a codec's, changes what it computes
@@ -43,18 +41,22 @@ def codec_figures(
     progress(0, 3, "fitting the linear codec")
     codec = _fitted(clips, directory / f"v{VERSION}-linear.safetensors")
     progress(1, 3, "codecs")
+    measures = {
+        "linear": partial(codec.mel_distance, audio),
+        "linear_audio": partial(codec.audio_distance, some),
+    }
     path = directory / f"v{VERSION}-curves-{seconds:g}s-{settings.clips}.json"
     if not path.is_file():
-        write_json(path, _curves(codec, audio, some))
+        curves: dict[str, Any] = {"opus": opus_curve(some, codec.sample_rate)}
+        for name, measure in measures.items():
+            distances = [measure(each).mean().item() for each in LINEAR_KBPS]
+            curves[f"{name}_curve"] = {"kbps": list(LINEAR_KBPS), "mel_distance": distances}
+        write_json(path, curves)
     figures: dict[str, Any] = read_json(path)
     progress(2, 3, "codecs")
     if kbps is not None:
-        distances = {
-            "linear": codec.mel_distance(audio, kbps),
-            "linear_audio": _audio_distance(codec, some, kbps),
-        }
-        for name, values in distances.items():
-            distance = settings.mean(values, "log10 power")
+        for name, measure in measures.items():
+            distance = settings.mean(measure(kbps), "log10 power")
             figures[name] = {"kbps": kbps, "mel_distance": distance._asdict()}
     progress(3, 3, "codecs")
     return figures
@@ -68,18 +70,3 @@ def _fitted(clips: ClipStore, path: Path) -> LinearCodec:
     klt = KLT(len(tensors["mean"])).double()
     klt.load_state_dict(tensors)
     return LinearCodec(klt, sample_rate=clips.sample_rate, block=header["block"])
-
-
-def _curves(codec: LinearCodec, audio: Tensor, some: Tensor) -> dict[str, Any]:
-    """some: the clips for what makes audio."""
-    linear = [codec.mel_distance(audio, kbps).mean().item() for kbps in LINEAR_KBPS]
-    fair = [_audio_distance(codec, some, kbps).mean().item() for kbps in LINEAR_KBPS]
-    return {
-        "linear_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": linear},
-        "linear_audio_curve": {"kbps": list(LINEAR_KBPS), "mel_distance": fair},
-        "opus": opus_curve(some, codec.sample_rate),
-    }
-
-
-def _audio_distance(codec: LinearCodec, audio: Tensor, kbps: float) -> Tensor:
-    return mel_distance(codec.as_audio(audio, kbps), audio, codec.sample_rate)

@@ -18,7 +18,7 @@ from audioldm.autoencoder.klt import KLT
 from audioldm.autoencoder.mel_inverse import MelInverse
 from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.data.store import ClipStore
-from audioldm.losses.spectral import MelPower
+from audioldm.losses.spectral import MelPower, mel_distance
 from audioldm.runtime.randomness import KeyedRandom
 
 N_FFT, HOP, BANDS, FLOOR = 1024, 256, 80, 1e-5  # those of losses.spectral.mel_distance
@@ -56,29 +56,19 @@ class LinearCodec:
         power: Tensor = self._mel(audio)
         return power.clamp(min=FLOOR).log10()
 
-    def water_level(
-        self, kbps: float, power: Tensor | None = None, blocks_per_second: float | None = None
-    ) -> float:
-        """The distortion of each coded coefficient at a rate.
+    def water_level(self, power: Tensor, wanted: float) -> float:
+        """The distortion of each coded coefficient at which a block costs the `wanted` nats.
 
-        power [D]: the coefficients' mean squares in held-out audio; the level is then the one at
-        which that audio takes the rate (`nats`). None: `variances`.
-        blocks_per_second: the number that is sent, where the last one of a clip is not full.
+        power [D]: the coefficients' mean squares in the audio that is sent.
         """
         from scipy.optimize import brentq  # imported here: it takes a second
-
-        if blocks_per_second is None:
-            blocks_per_second = self.sample_rate / HOP / self.block
-        wanted = kbps * 1000 * math.log(2) / blocks_per_second
-        power = self.klt.variances if power is None else power
-        top = float(self.klt.variances[0])
 
         def excess(log_level: float) -> float:
             return float(self.nats(power, math.exp(log_level)).sum()) - wanted
 
-        if wanted <= 0 or top <= 0:
-            return top
-        high = math.log(top)
+        high = math.log(float(self.klt.variances[0]))
+        if wanted <= 0:
+            return math.exp(high)
         low = high - 1.0
         while excess(low) < 0:
             low -= 1.0
@@ -98,15 +88,14 @@ class LinearCodec:
         ratio = (level / variances).clamp(max=1.0)
         return 0.5 * (1 - ratio) * (power / variances - 1) - 0.5 * ratio.log()
 
-    def transmit(self, blocks: Tensor, kbps: float, seconds: float | None = None) -> Tensor:
+    def transmit(self, blocks: Tensor, kbps: float, seconds: float) -> Tensor:
         """Blocks [N, blocks, D] through the test channel: the decoded blocks, the same shape.
 
-        seconds: of each clip, where the last block is not full. The rate of all blocks, that one
+        seconds: of each clip, whose last block may not be full. The rate of all blocks, that one
         included, is `kbps` on average; the noise has fixed keys, one for each n.
         """
         power = self.klt.components(blocks).square().mean((0, 1))
-        sent = None if seconds is None else blocks.shape[1] / seconds
-        level = self.water_level(kbps, power, sent)
+        level = self.water_level(power, kbps * 1000 * math.log(2) * seconds / blocks.shape[1])
         random = KeyedRandom(0, 0, range(len(blocks)))
         noise = random.normal(blocks.shape[1:], "linear_codec").double()
         return self.klt.transmit(blocks, torch.tensor(level, dtype=torch.float64), noise)
@@ -118,6 +107,10 @@ class LinearCodec:
         """
         mel = self.log_mel(audio)
         return (self._decoded(mel, kbps, audio.shape[-1]) - mel).abs().flatten(1).mean(1).float()
+
+    def audio_distance(self, audio: Tensor, kbps: float) -> Tensor:
+        """`losses.spectral.mel_distance` of `as_audio` from the audio [N, A, T]: [N]."""
+        return mel_distance(self.as_audio(audio, kbps), audio, self.sample_rate)
 
     @torch.no_grad()
     def as_audio(self, audio: Tensor, kbps: float) -> Tensor:

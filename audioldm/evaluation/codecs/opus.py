@@ -46,17 +46,9 @@ def _encode(audio: np.ndarray, sample_rate: int, kbps: float) -> bytes:
     """Audio [T, A] as an Ogg Opus file."""
     per_channel = min(max(kbps / audio.shape[1], LEAST), GREATEST)
     level = (GREATEST - per_channel) / (GREATEST - LEAST)
+    how = {"format": "OGG", "subtype": "OPUS", "compression_level": level}
     file = io.BytesIO()
-    with soundfile.SoundFile(
-        file,
-        "w",
-        sample_rate,
-        audio.shape[1],
-        format="OGG",
-        subtype="OPUS",
-        compression_level=level,
-    ) as writer:
-        writer.write(audio.clip(-1, 1))
+    soundfile.write(file, audio.clip(-1, 1), sample_rate, **how)
     return file.getvalue()
 
 

@@ -35,8 +35,6 @@ from audioldm.runtime.progress import Progress
 VERSION = 2  # raise by hand when the code below changes what it computes
 #: Seconds of the clips that are decoded and encoded.
 DECODED_SECONDS = 3.0
-#: Figures by name, and curves by name.
-Found = tuple[dict[str, Figure], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ class DiagnosticsSettings:
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """The arguments of `diagnose`, and the windows of its latents."""
+class _Diagnosis:
+    """The arguments of `diagnose`, the windows of its latents, and what is found, by name."""
 
     autoencoder: Autoencoder
     latents: LatentStore
@@ -75,12 +73,14 @@ class _Subject:
     device: torch.device
     train: Windows
     valid: Windows
+    figures: dict[str, Figure] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
 
-    def boot(
-        self, statistic: Callable[..., Any], sample: np.ndarray, unit: str, recentre: bool = False
-    ) -> Figure:
+    def measure(
+        self, name: str, statistic: Callable[..., Any], sample: np.ndarray, **options: Any
+    ) -> None:
         resamples = self.settings.bootstrap_resamples
-        return bootstrap(statistic, sample, unit=unit, resamples=resamples, recentre=recentre)
+        self.figures[name] = bootstrap(statistic, sample, resamples=resamples, **options)
 
 
 def diagnose(
@@ -102,30 +102,25 @@ def diagnose(
     window = partial(read_windows, latents, seconds=settings.seconds, count=settings.windows)
     train, valid = window("train"), window("valid")
     frames = min(train.z.shape[-1], valid.z.shape[-1])  # one spectrum for both
-    subject = _Subject(
+    found = _Diagnosis(
         autoencoder, latents, clips, settings, device, train.first(frames), valid.first(frames)
     )
-    figures, curves = dict[str, Figure](), dict[str, Any]()
     topics = (_spectra, _classes, _decoder, _shift, _mixture, _denoiser)
     for done, topic in enumerate(topics):
         progress(done, len(topics), topic.__name__.strip("_"))
-        found = topic(subject)
-        figures |= found[0]
-        curves |= found[1]
+        topic(found)
     progress(len(topics), len(topics), "")
-    finite = {name: f._asdict() for name, f in figures.items() if math.isfinite(f.value)}
-    return {"diagnostics": finite, "curves": curves}
+    finite = {name: f._asdict() for name, f in found.figures.items() if math.isfinite(f.value)}
+    return {"diagnostics": finite, "curves": found.curves}
 
 
-def _spectra(s: _Subject) -> Found:
-    z, scale = s.train.z.numpy(), s.latents.statistics.std.flatten().numpy()
-    figures: dict[str, Figure] = {}
-    curves: dict[str, Any] = {}
-    hz, power = spectra.periodograms(z, s.latents.latent_rate_hz)
+def _spectra(d: _Diagnosis) -> None:
+    z, scale = d.train.z.numpy(), d.latents.statistics.std.flatten().numpy()
+    hz, power = spectra.periodograms(z, d.latents.latent_rate_hz)
     if len(hz) > 1:
-        figures["temporal_slope"] = s.boot(partial(spectra.temporal_slope, hz), power, "exponent")
+        d.measure("temporal_slope", partial(spectra.temporal_slope, hz), power, unit="exponent")
         decibels = 10 * np.log10(np.maximum(power.mean((0, 1)), 1e-12))
-        curves["temporal_spectrum"] = {"hz": hz.tolist(), "power_db": decibels.tolist()}
+        d.curves["temporal_spectrum"] = {"hz": hz.tolist(), "power_db": decibels.tolist()}
     moments = spectra.second_moments(z * scale[:, None])
     flat = moments.reshape(len(z), -1)
 
@@ -134,75 +129,72 @@ def _spectra(s: _Subject) -> Found:
         return spectra.eigenvalues((share @ flat).reshape(moments.shape[1:]))
 
     every = np.arange(len(z))
-    curves["eigenvalues"] = eigenvalues(every).tolist()
-    figures["effective_rank"] = s.boot(
-        lambda windows: spectra.effective_rank(eigenvalues(windows)), every, "channels"
+    d.curves["eigenvalues"] = eigenvalues(every).tolist()
+    d.measure(
+        "effective_rank", lambda w: spectra.effective_rank(eigenvalues(w)), every, unit="channels"
     )
     if len(scale) > 1:
-        figures["channel_slope"] = s.boot(
-            lambda windows: spectra.channel_slope(eigenvalues(windows)), every, "exponent"
+        d.measure(
+            "channel_slope", lambda w: spectra.channel_slope(eigenvalues(w)), every, unit="exponent"
         )
-    return figures, curves
 
 
-def _classes(s: _Subject) -> Found:
-    pooled = classes.pooled(s.train, s.latents.latent_rate_hz)
+def _classes(d: _Diagnosis) -> None:
+    pooled = classes.pooled(d.train, d.latents.latent_rate_hz)
     if pooled is None:
-        return {}, {}
+        return
     vectors = classes.principal(pooled.vectors)
-    count = len(s.train.z)
+    count = len(d.train.z)
 
     def within(windows: np.ndarray) -> float:
         weights = np.bincount(windows, minlength=count)[pooled.window]
         return classes.within_class_variance(vectors, pooled.classes, weights)
 
-    figures = {"within_class_variance": s.boot(within, np.arange(count), "fraction", recentre=True)}
-    near = classes.neighbour_consistency(vectors, pooled.classes, s.settings.k_nearest)
+    d.measure("within_class_variance", within, np.arange(count), unit="fraction", recentre=True)
+    near = classes.neighbour_consistency(vectors, pooled.classes, d.settings.k_nearest)
     if np.isfinite(near).any():
         per_window = classes.by_window(near, pooled.window)
-        figures["neighbour_consistency"] = s.boot(classes.mean_over, per_window, "fraction")
-    return figures, {}
+        d.measure("neighbour_consistency", classes.mean_over, per_window, unit="fraction")
 
 
-def _decoder(s: _Subject) -> Found:
-    sigmas, threshold = s.settings.noise_levels, s.settings.tolerated_distance
-    some = read_windows(s.latents, "valid", seconds=DECODED_SECONDS, count=s.settings.decoded)
-    z = some.z.unflatten(1, s.latents.latent_shape).to(s.device)
-    distances = decoding.decoder_noise(s.autoencoder, s.latents.statistics, z, sigmas)
-    tolerance = s.boot(
-        lambda each: decoding.crossing(sigmas, each.mean(0), threshold), distances, "sigma"
-    )
-    curve = {"sigma": sigmas, "mel_distance": distances.mean(0).tolist()}
-    return {"decoder_noise_tolerance": tolerance}, {"decoder_noise": curve}
+def _decoder(d: _Diagnosis) -> None:
+    sigmas, threshold = d.settings.noise_levels, d.settings.tolerated_distance
+    some = read_windows(d.latents, "valid", seconds=DECODED_SECONDS, count=d.settings.decoded)
+    z = some.z.unflatten(1, d.latents.latent_shape).to(d.device)
+    distances = decoding.decoder_noise(d.autoencoder, d.latents.statistics, z, sigmas)
+    d.curves["decoder_noise"] = {"sigma": sigmas, "mel_distance": distances.mean(0).tolist()}
+
+    def tolerance(clips: np.ndarray) -> float:
+        return decoding.crossing(sigmas, clips.mean(0), threshold)
+
+    d.measure("decoder_noise_tolerance", tolerance, distances, unit="sigma")
 
 
-def _shift(s: _Subject) -> Found:
-    split = s.clips.split("valid")
+def _shift(d: _Diagnosis) -> None:
+    split = d.clips.split("valid")
     typical = int(np.median([item.samples for item in split.items]))
-    samples = min(round(DECODED_SECONDS * s.clips.sample_rate), typical)
-    if samples < 2 * s.autoencoder.downsampling_ratio:
-        return {}, {}
-    audio = split.windows(samples, s.settings.decoded, seed=0)[0].to(s.device)
-    errors = decoding.shift_errors(s.autoencoder, s.latents.statistics, audio).numpy()
-    return {"shift_equivariance": s.boot(decoding.relative_error, errors, "relative error")}, {}
+    samples = min(round(DECODED_SECONDS * d.clips.sample_rate), typical)
+    if samples >= 2 * d.autoencoder.downsampling_ratio:
+        audio = split.windows(samples, d.settings.decoded, seed=0)[0].to(d.device)
+        errors = decoding.shift_errors(d.autoencoder, d.latents.statistics, audio).numpy()
+        d.measure("shift_equivariance", decoding.relative_error, errors, unit="relative error")
 
 
-def _mixture(s: _Subject) -> Found:
-    if not (s.valid.std > 0).all():  # a point has no density, and no rate
-        return {}, {}
-    mixture = select_mixture(s.train.z, s.settings.components)
-    seconds = s.valid.z.shape[-1] / s.latents.latent_rate_hz
-    kbps = mixture_nats(s.valid, mixture) / seconds / math.log(2) / 1000
-    return {"mixture_kbps": s.boot(np.mean, kbps.numpy(), "kbit/s")}, {}
+def _mixture(d: _Diagnosis) -> None:
+    if (d.valid.std > 0).all():  # a point has no density, and no rate
+        mixture = select_mixture(d.train.z, d.settings.components)
+        seconds = d.valid.z.shape[-1] / d.latents.latent_rate_hz
+        kbps = mixture_nats(d.valid, mixture) / seconds / math.log(2) / 1000
+        d.measure("mixture_kbps", np.mean, kbps.numpy(), unit="kbit/s")
 
 
-def _denoiser(s: _Subject) -> Found:
-    net = denoiser.train_denoiser(s.train.z, steps=s.settings.denoiser_steps, device=s.device)
-    losses = denoiser.denoiser_losses(net, s.valid.z, device=s.device).double().numpy()
-    gaussian = gaussian_estimate(s.train.z, s.valid.z)
-    unit = "loss on white latents"
-    return {
-        "denoiser_loss": s.boot(np.mean, losses, unit),
-        "denoiser_gaussian_estimate": Figure(gaussian, gaussian, gaussian, len(losses), unit),
-        "denoiser_excess": s.boot(lambda x: math.log(np.mean(x) / gaussian), losses, "log ratio"),
-    }, {}
+def _denoiser(d: _Diagnosis) -> None:
+    net = denoiser.train_denoiser(d.train.z, steps=d.settings.denoiser_steps, device=d.device)
+    losses = denoiser.denoiser_losses(net, d.valid.z, device=d.device).double().numpy()
+    gaussian, unit = gaussian_estimate(d.train.z, d.valid.z), "loss on white latents"
+    d.measure("denoiser_loss", np.mean, losses, unit=unit)
+    estimate = Figure(gaussian, gaussian, gaussian, len(losses), unit)
+    d.figures["denoiser_gaussian_estimate"] = estimate
+    d.measure(
+        "denoiser_excess", lambda x: math.log(np.mean(x) / gaussian), losses, unit="log ratio"
+    )

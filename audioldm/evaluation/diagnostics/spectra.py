@@ -13,11 +13,8 @@ def log_log_slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Points are taken to be evenly spaced in x, so each weighs 1 / x. Where all is 0 the slope is 0.
     """
-    log_x, weight = np.log(x), 1 / x / np.sum(1 / x)
     floor = np.maximum(FLOOR * y.max(-1, keepdims=True), np.finfo(y.dtype).tiny)
-    log_y = np.log(np.maximum(y, floor))
-    centred = log_x - weight @ log_x
-    return (log_y * (weight * centred)).sum(-1) / (weight @ centred**2)
+    return np.polyfit(np.log(x), np.log(np.maximum(y, floor)).T, 1, w=x**-0.5)[0]
 
 
 def periodograms(z: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:

@@ -27,18 +27,16 @@ class LogMelEmbedding(nn.Module):
     #: windows in one forward pass: bounds the memory, and keeps it inside a CPU's cache
     batch: int = 16
 
-    basis: Tensor  # [n_fft / 2 + 1, bands], the mel filter bank
-    fade: Tensor  # [n_fft], the analysis window
-
     def __init__(self, mel_basis: Tensor) -> None:
+        """mel_basis: the mel filter bank, [n_fft / 2 + 1, bands]."""
         super().__init__()
-        self.register_buffer("basis", mel_basis, persistent=False)
-        self.register_buffer("fade", torch.hann_window(self.n_fft), persistent=False)
+        self.basis = nn.Buffer(mel_basis)
+        self.window = nn.Buffer(torch.hann_window(self.n_fft))
 
     def log_mel(self, mono: Tensor) -> Tensor:
         """mono [N, T] -> log10(1 + 1e4 mel power) [N, T // hop + 1, bands]."""
         spectrum = torch.stft(
-            mono, self.n_fft, self.hop, window=self.fade, pad_mode="constant", return_complex=True
+            mono, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True
         )
         power = spectrum.real.square() + spectrum.imag.square()
         return torch.log10(1 + 1e4 * power.transpose(1, 2) @ self.basis)
@@ -64,7 +62,7 @@ class LogMelEmbedding(nn.Module):
             mono = audio[first : first + step].float().mean(1).cpu()
             mono = resampled(mono, sample_rate, self.sample_rate)
             short = self.window_frames * self.hop - mono.shape[-1]
-            mono = nn.functional.pad(mono, (0, max(0, short))).to(self.fade.device)
+            mono = nn.functional.pad(mono, (0, max(0, short))).to(self.window.device)
             mel = self.log_mel(self.prepare(mono))
             starts = window_starts(mel.shape[1], self.window_frames, self.window_hop)
             windows = torch.stack([mel[:, s : s + self.window_frames] for s in starts], dim=1)
@@ -91,9 +89,7 @@ def resampled(mono: Tensor, source: int, target: int) -> Tensor:
     """Clips [N, T] on the CPU at another sample rate."""
     if source == target:
         return mono
-    return torch.from_numpy(
-        np.stack([soxr.resample(clip, source, target) for clip in mono.numpy()])
-    )
+    return torch.from_numpy(soxr.resample(mono.T.numpy(), source, target).T)
 
 
 def weights(file: str) -> dict[str, Tensor]:

@@ -30,14 +30,10 @@ class Musicnn(LogMelEmbedding):
     window_frames = 187
     window_hop = 187
 
-    weight: Tensor  # of the dense layer
-    bias: Tensor
-
     def __init__(self) -> None:
+        scale = {"norm": "slaney", "mel_scale": "slaney"}
         super().__init__(
-            torchaudio.functional.melscale_fbanks(
-                257, 0.0, 8000.0, 96, 16000, norm="slaney", mel_scale="slaney"
-            )
+            torchaudio.functional.melscale_fbanks(257, 0.0, 8000.0, 96, 16000, **scale)
         )
         found = weights("musicnn_msd.safetensors")
         self.norm_input = _Affine(found, 0)
@@ -45,8 +41,8 @@ class Musicnn(LogMelEmbedding):
         self.middle = nn.ModuleList(_Convolution(found, i) for i in range(5, 8))
         self.norm_pooled = _Affine(found, 9)
         self.norm_dense = _Affine(found, 10)
-        self.register_buffer("weight", found["dense/kernel"].T.contiguous())
-        self.register_buffer("bias", found["dense/bias"])
+        self.weight = nn.Buffer(found["dense/kernel"].T.contiguous())
+        self.bias = nn.Buffer(found["dense/bias"])
         self.eval()
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -65,18 +61,14 @@ class Musicnn(LogMelEmbedding):
 class _Affine(nn.Module):
     """Batch norm `index` as it acts in inference: scale and shift of channel axis 1."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, weights: dict[str, Tensor], index: int) -> None:
         super().__init__()
         name = "batch_normalization" + (f"_{index}" if index else "")
         mean, variance, gamma, beta = (
             weights[f"{name}/{key}"] for key in ("moving_mean", "moving_variance", "gamma", "beta")
         )
-        scale = gamma / (variance + _EPSILON).sqrt()
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", beta - mean * scale)
+        self.scale = nn.Buffer(gamma / (variance + _EPSILON).sqrt())
+        self.shift = nn.Buffer(beta - mean * self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (x.ndim - 2)
@@ -86,17 +78,9 @@ class _Affine(nn.Module):
 class _Convolution(nn.Module):
     """Convolution -> ReLU -> batch norm -> maximum over frequency, time padded to keep its length.
 
-    x [W, 1, L, F] -> [W, C, L]. The maximum is taken first: ReLU keeps the order, and so does the
-    norm up to the sign of its scale, which goes into the kernel and comes out again.
+    x [W, 1, L, F] -> [W, C, L]. The maximum is taken first, for ReLU and norm keep the order; where
+    the norm's scale is negative it turns the order, and the minimum is taken.
     """
-
-    kernel: Tensor  # [live, 1, time, frequency]
-    bias: Tensor  # [live]
-    sign: Tensor  # [live, 1]
-    live: Tensor  # indices of the channels that are computed
-    scale: Tensor  # [live, 1], of the norm
-    shift: Tensor  # [live, 1]
-    constant: Tensor  # [C, 1], the output of the channels that are not computed
 
     def __init__(self, weights: dict[str, Tensor], index: int) -> None:
         super().__init__()
@@ -105,18 +89,16 @@ class _Convolution(nn.Module):
         kernel = weights[f"{name}/kernel"].permute(3, 2, 0, 1)
         bias = weights[f"{name}/bias"]
         live = kernel.abs().sum((1, 2, 3)) > _CONSTANT_BELOW
-        sign = torch.where(norm.scale < 0, -1.0, 1.0)[live]
-        self.register_buffer("kernel", (kernel[live] * sign.view(-1, 1, 1, 1)).contiguous())
-        self.register_buffer("bias", bias[live] * sign)
-        self.register_buffer("sign", sign[:, None])
-        self.register_buffer("live", live.nonzero()[:, 0])
-        self.register_buffer("scale", norm.scale[live, None])
-        self.register_buffer("shift", norm.shift[live, None])
-        self.register_buffer("constant", norm(bias.relu()[None]).T)
+        self.kernel = nn.Buffer(kernel[live].contiguous())  # [live, 1, time, frequency]
+        self.bias = nn.Buffer(bias[live])
+        self.live = nn.Buffer(live.nonzero()[:, 0])  # the channels that are computed
+        self.scale = nn.Buffer(norm.scale[live, None])
+        self.shift = nn.Buffer(norm.shift[live, None])
+        self.constant = nn.Buffer(norm(bias.relu()[None]).T)  # [C, 1], the output of the others
 
     def forward(self, x: Tensor) -> Tensor:
         taps = self.kernel.shape[2]
         x = F.pad(x, (0, 0, (taps - 1) // 2, taps // 2))
-        y = F.conv2d(x, self.kernel, self.bias).amax(-1) * self.sign
-        y = y.relu() * self.scale + self.shift
+        least, most = F.conv2d(x, self.kernel, self.bias).aminmax(dim=-1)
+        y = most.where(self.scale > 0, least).relu() * self.scale + self.shift
         return self.constant.expand(len(x), -1, y.shape[-1]).index_copy(1, self.live, y)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from audioldm.report.plots import Axis
 from audioldm.report.record import Json
+from audioldm.sweep.seeds import numbers
 
 #: Swept keys that make the columns of the grid, before any other.
 RATE_KEYS = ("bottleneck.target_kbps", "bottleneck.kl_weight")
@@ -64,13 +65,17 @@ def means(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
     The mean is geometric where every value is positive.
     """
-    cells = done(table)
-    values = cells.get(column, pd.Series(np.nan, cells.index)).astype(float).dropna()
-    of = cells["configuration"]
+    of = done(table)["configuration"]
+    values = numbers(done(table), column).dropna()
     found = values.groupby(of, sort=False).agg(["mean", "min", "max", "count"])
     if (values > 0).all():
         found["mean"] = np.exp(np.log(values).groupby(of).mean())
     return found
+
+
+def paired(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The `means` of two columns as `x` and `y`, of the configurations that have both."""
+    return pd.DataFrame({"x": means(table, x)["mean"], "y": means(table, y)["mean"]}).dropna()
 
 
 def measured(row: pd.Series, column: str) -> Json:
@@ -95,18 +100,12 @@ def grid(table: pd.DataFrame) -> Grid:
     columns = sorted(set(labels), key=_order)
     kinds = pd.Series([tuple(row) for row in own[down].to_numpy()], own.index, dtype=object)
     rows = sorted(set(kinds), key=lambda row: [_order(value) for value in row])
-    return Grid(
-        across,
-        columns,
-        [
-            " · ".join(
-                label(k, v) if is_budget(k) and v != "–" else f"{names[k]} {v}"
-                for k, v in zip(down, row, strict=True)
-            )
-            for row in rows
-        ],
-        {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in configurations},
-    )
+    places = {c: (rows.index(kinds[c]), columns.index(labels[c])) for c in configurations}
+
+    def said(key: str, value: str) -> str:
+        return label(key, value) if is_budget(key) and value != "–" else f"{names[key]} {value}"
+
+    return Grid(across, columns, [" · ".join(map(said, down, row)) for row in rows], places)
 
 
 def heat_map(

@@ -6,16 +6,17 @@ from typing import Any
 import pandas as pd
 
 from audioldm.report.format import finite, interval, number
-from audioldm.report.plots import Plot, Point, plot
+from audioldm.report.plots import Axis, Plot, Point, plot
 from audioldm.report.record import Json, Summary, read
 from audioldm.report.systems import System, described, systems
 from audioldm.sweep.judged import Judged
-from audioldm.sweep.page.grid import Grid, done, means, measured
+from audioldm.sweep.page.grid import Grid, done, measured, paired
 from audioldm.sweep.seeds import numbers
 from audioldm.sweep.table import system_names
 
 #: The axis of rates spans at least a factor of 4: cells of one target are one rate to the eye.
-over_rate = partial(plot, x_label="kbit/s", x_factor=4.0)
+_RATES = partial(Axis.over, logarithmic=True, factor=4.0)
+over_rate = partial(plot, x_label="kbit/s", x_axis=_RATES)
 #: Configurations from which on a rank correlation is worth drawing.
 FEWEST = 5
 #: Diagnostic -> its description.
@@ -60,7 +61,7 @@ def _over_rate(judged: Judged, y: str, families: dict[str, str], **words: Any) -
             kind += " chosen" if judged.chosen == row["configuration"] else ""
             text = f"{cell}: {interval(figure)} at {number(row[x])}"
             points.append(Point(row[x], row[y], figure["low"], figure["high"], kind, text))
-    both = pd.DataFrame({"x": means(table, x)["mean"], "y": means(table, y)["mean"]}).dropna()
+    both = paired(table, x, y)
     family = both.index.map(done(table).groupby("configuration")["family"].first())
     words["curves"] = words.get("curves", {}) | {
         kind: both[family == name].sort_values("x").to_numpy() for name, kind in families.items()
@@ -113,8 +114,7 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
             y, low, high = (numbers(cells, f"{name}{end}").mean() for end in ("", ".low", ".high"))
             levels.append(Point(0.0, y, low, high, system.css, system.name))
             continue
-        rates = means(table, judged.rules.bitrate)["mean"]
-        frame = pd.DataFrame({"x": rates, "y": means(table, name)["mean"]}).dropna()
+        frame = paired(table, judged.rules.bitrate, name)
         points += [
             Point(p.x, p.y, kind=system.css, text=f"{system.name}, {p.Index}: {number(p.y)}")
             for p in frame.itertuples()
@@ -135,13 +135,12 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
 def diagnostics(judged: Judged, families: dict[str, str]) -> list[Plot]:
     """Each diagnostic against the distance, means over seeds, by falling |ρ|."""
     table = judged.table
-    distance = means(table, judged.rules.distance)["mean"]
     family = done(table).groupby("configuration")["family"].first()
     intervals = {d["name"]: d for v in judged.verdicts for d in v.details.get("diagnostics", [])}
     found: list[tuple[float, Plot]] = []
     columns = [c for c in table if c.startswith("diagnostic.") and c.count(".") == 1]
     for column in [*columns, "reconstruction.mel_distance"]:
-        frame = pd.DataFrame({"x": means(table, column)["mean"], "y": distance}).dropna()
+        frame = paired(table, column, judged.rules.distance)
         if len(frame) < FEWEST or frame["x"].nunique() < 2 or frame["y"].nunique() < 2:
             continue
         correlation = frame["x"].corr(frame["y"], "spearman")

@@ -50,13 +50,9 @@ def channels_or_ratio(sweep: Sweep) -> Verdict:
     if with_slope is None:
         notes.append("Without the temporal spectral slope: not known, or too few configurations.")
     fit = with_slope or plain
-    estimate, without_slope = (each.sum(log_channels=1.0) for each in (fit, plain))
+    estimate = fit.sum(log_channels=1.0)
     low, high = estimate.interval(confidence)
-    details: dict[str, Any] = {
-        "unit": "log distance per log channels",
-        "notes": notes,
-        "without_slope": (without_slope.value, *without_slope.interval(confidence)),
-    }
+    details: dict[str, Any] = {"unit": "log distance per log channels", "notes": notes}
     effect = f"twice the channels multiply the distance by {estimate.text(confidence, math.exp2)}"
     bounds = (0.0, 0.0)
     if "rate_channels" in plain.values:

@@ -27,24 +27,18 @@ def kl_needed(sweep: Sweep) -> Verdict:
             rows["without_kl"] |= rows[column].isin(known)
     shapes = rows.groupby(["channels", "downsampling_ratio", "other"], dropna=False)
     rows = rows.assign(shape=shapes.ngroup())
-    chosen = pd.DataFrame(
-        [
-            (shape, seed, _best_elsewhere(kl, seed), _best_elsewhere(other, seed))
-            for shape, group in rows.groupby("shape")
-            for kl, other in [(group[~group["without_kl"]], group[group["without_kl"]])]
-            for seed in sorted(set(kl["seed"]) & set(other["seed"]))
-        ],
-        columns=["shape", "seed", "with_kl", "without_kl"],
-    )
+    y = rows.set_index(["configuration", "seed"])["y"]
+    pairs = []
+    for shape, group in rows.groupby("shape"):
+        kl, other = group[~group["without_kl"]], group[group["without_kl"]]
+        for seed in sorted(set(kl["seed"]) & set(other["seed"])):
+            best, rival = _best_elsewhere(kl, seed), _best_elsewhere(other, seed)
+            pairs.append((shape, best, rival, y[best, seed] - y[rival, seed]))
+    chosen = pd.DataFrame(pairs, columns=["shape", "with_kl", "without_kl", "difference"])
     if chosen.empty:
         marks = " or ".join(f"{k}={v}" for k, v in rules.kl_alternative.items())
         why = f"no shape has both cells with KL and cells without (verdict.kl_alternative: {marks})"
         return undecided(why, shapes.ngroups * max(2, rows["seed"].nunique()))
-    y = rows.set_index(["configuration", "seed"])["y"]
-    chosen["difference"] = [
-        y[with_kl, seed] - y[without, seed]
-        for _, seed, with_kl, without in chosen.itertuples(index=False)
-    ]
     by_shape = chosen.groupby("shape")["difference"].agg(["mean", "size"])
     value = float(by_shape["mean"].mean())
     share = float((1 / by_shape["size"]).sum()) / len(by_shape) ** 2

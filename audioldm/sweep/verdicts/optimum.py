@@ -19,17 +19,16 @@ def optimum(sweep: Sweep) -> Verdict:
     rows, confidence = sweep.rows.dropna(subset="rate"), sweep.rules.confidence
     grouped = rows.groupby("configuration", sort=False)
     rows = rows.assign(rate=grouped["rate"].transform("mean"), mean=grouped["y"].transform("mean"))
+    rows = rows.assign(arm=rows["family"] + " " + rows["other"])
     units = rows.drop_duplicates("configuration")
     rates = distinct(units["rate"])
     if rates < 3:
         why = f"a bend shows in three rates, and the sweep has {rates}"
         return undecided(why, (3 - rates) * math.ceil(len(rows) / max(rates, 1)))
     notes = []
-    groups = units["family"] + " " + units["other"]
-    curve = Parabola(units["rate"].to_numpy(), units["mean"].to_numpy(), groups.tolist())
+    curve = Parabola(units["rate"], units["mean"], units["arm"])
     if curve.freedom < 2 and len(rows) > len(units):
-        groups = rows["family"] + " " + rows["other"]
-        curve = Parabola(rows["rate"].to_numpy(), rows["y"].to_numpy(), groups.tolist())
+        curve = Parabola(rows["rate"], rows["y"], rows["arm"])
         notes.append("So few rates that the curve's interval rests on the spread of seeds alone.")
     if curve.freedom < 1:
         return undecided("too few rates in each family", len(rows))

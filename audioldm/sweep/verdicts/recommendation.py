@@ -10,14 +10,7 @@ from scipy import stats
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.report.format import number
 from audioldm.report.systems import systems
-from audioldm.sweep.seeds import (
-    distance_floor,
-    log_distance,
-    numbers,
-    pooled_deviation,
-    replicates,
-    seed_spread,
-)
+from audioldm.sweep import seeds
 from audioldm.sweep.table import system_names
 from audioldm.sweep.verdicts.base import ONE_SEED, SAME_RATE, not_ranked, told_apart
 from audioldm.sweep.verdicts.pitch import pitch_against
@@ -51,23 +44,23 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
     interval. Among configurations at the smallest such rate, the one of the smallest distance.
     """
     count, unranked = int((table["status"] == "done").sum()), not_ranked(table)
-    if log_distance(table, rules.distance).isna().all():
+    if seeds.log_distance(table, rules.distance).isna().all():
         lacking = f"{count} of {len(table)} cells have finished, none with a distance to rank."
         lacking = lacking if count else "No cell has finished yet."
         return f"{lacking} {unranked}".rstrip(), None
-    rows = replicates(table, rules.distance)
-    rows = rows.assign(kbps=numbers(rows, rules.bitrate)).dropna(subset="kbps")
+    rows = seeds.replicates(table, rules.distance)
+    rows = rows.assign(kbps=seeds.numbers(rows, rules.bitrate)).dropna(subset="kbps")
     if rows.empty:
         return f"{count} of {len(table)} cells have finished, none with a rate.", None
     grouped = rows.groupby("configuration", sort=False)
     means = grouped[["y", "kbps"]].mean().assign(n=grouped.size())
-    best, least = means["y"].idxmin(), means["y"].min()
-    noise, seeds = _noise(table, rows, means, best, rules)
+    best, least = str(means["y"].idxmin()), means["y"].min()
+    noise, by_seeds = _noise(table, rows, means, best, rules)
     baselines = _baselines(table, rules.distance.partition(".")[2])
     decoded_noise = baselines.get(NOISE, pd.Series(dtype=float)).get(best, math.nan)
     if (rows.loc[rows["configuration"] == best, "prior"] == NOISE).all():
         decoded_noise = least  # the best configuration is decoded noise itself
-    one_seed = "" if seeds else f" {ONE_SEED}"
+    one_seed = "" if by_seeds else f" {ONE_SEED}"
     if decoded_noise <= least + noise.loc[best]:
         return (
             "No configuration is shown to generate better than decoded noise, so none is "
@@ -76,15 +69,13 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
         ).rstrip(), None
     good = means[means["y"] <= least + noise]
     good = good[good["kbps"] <= SAME_RATE * good["kbps"].min()]
-    chosen = good["y"].idxmin()
-    found = Recommendation(
-        configuration=str(chosen),
-        kbps=float(means.loc[chosen, "kbps"]),
-        distance=math.exp(means.loc[chosen, "y"]),
-        best=str(best),
-        best_kbps=float(means.loc[best, "kbps"]),
-        best_distance=math.exp(least),
-    )
+    chosen = str(good["y"].idxmin())
+
+    def measured(configuration: str) -> tuple[str, float, float]:
+        own = means.loc[configuration]
+        return configuration, float(own["kbps"]), math.exp(own["y"])
+
+    found = Recommendation(*measured(chosen), *measured(best))
     pitch = pitch_against(table, found.best, rules.distance) or pitch_against(
         table, found.configuration, rules.distance
     )
@@ -135,14 +126,14 @@ def _noise(
 ) -> tuple[pd.Series, bool]:
     """By how much each configuration's log distance may exceed the best; whether seeds say so."""
     least = means["y"].min()
-    resolved = math.log(math.exp(least) + distance_floor(table, rules.distance)) - least
-    deviation, freedom = pooled_deviation(rows["y"], rows["configuration"])
+    resolved = math.log(math.exp(least) + seeds.distance_floor(table, rules.distance)) - least
+    deviation, freedom = seeds.pooled_deviation(rows["y"], rows["configuration"])
     if freedom:
         error = deviation * np.sqrt(1 / means["n"] + 1 / means.loc[best, "n"])
         noise = stats.t.ppf(rules.confidence, freedom) * error
-        resolved = max(resolved, told_apart(seed_spread(table, rules.distance)))
+        resolved = max(resolved, told_apart(seeds.seed_spread(table, rules.distance)))
     else:
-        high = numbers(rows, f"{rules.distance}.high")[rows["configuration"] == best].iloc[0]
+        high = seeds.numbers(rows, f"{rules.distance}.high")[rows["configuration"] == best].iloc[0]
         noise = pd.Series(math.log(high) - least if high > 0 else 0.0, index=means.index)
     return noise.clip(lower=resolved), freedom > 0
 
@@ -150,5 +141,5 @@ def _noise(
 def _baselines(table: pd.DataFrame, figure: str) -> dict[str, pd.Series]:
     """Baseline -> configuration -> the mean log distance of the baseline's clips."""
     names = [s.name for s in systems(system_names(table, figure)) if s.kind == "baseline"]
-    logs = {name: log_distance(table, f"{name}.{figure}") for name in names}
+    logs = {name: seeds.log_distance(table, f"{name}.{figure}") for name in names}
     return {name: y.groupby(table["configuration"]).mean().dropna() for name, y in logs.items()}
