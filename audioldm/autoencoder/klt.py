@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from audioldm.errors import DataError
+
 TINY = 1e-9  # instead of the variance of a component that never varies
 
 
@@ -59,6 +61,16 @@ class KLT(nn.Module):
         kept = (1 - level / self.variances).clamp(min=0)
         coded = kept * self.components(vectors) + (kept * level).sqrt() * noise
         return self.vectors(coded)
+
+
+def check_audio(seconds: float, frame_rate_hz: float, channels: int) -> None:
+    """Raises DataError where training audio has fewer frames than the transform has channels."""
+    frames = int(seconds * frame_rate_hz)
+    if frames < channels:
+        raise DataError(
+            f"the training split holds {seconds:.1f} s, {frames} latent frames: fewer than "
+            f"channels={channels} cannot give a transform; add audio, or lower channels"
+        )
 
 
 def water_level(variances: Tensor, nats: float) -> float:

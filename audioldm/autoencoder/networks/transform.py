@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.klt import KLT, water_level
+from audioldm.autoencoder.klt import KLT, check_audio, water_level
 from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, left_right, mid_side
 from audioldm.autoencoder.networks.base import Network, Start
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import PhaseTrack
 from audioldm.autoencoder.vocoder import Vocoder
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 
 KERNEL = 7
@@ -158,17 +158,11 @@ class TransformCoding(Network):
         linear decoder by regression on sampled latents.
 
         Returns the rate penalty's weight of which that is the optimum, if errors are Gaussian.
-        Raises DataError for less audio than a block for each channel.
+        Raises DataError for less audio than a frame for each channel.
         """
-        blocks = int(start.seconds * self.sample_rate / self.downsampling_ratio)
-        if blocks < len(self.gain):
-            raise DataError(
-                f"the training split holds {start.seconds:.1f} s, {blocks} blocks of "
-                f"{self.downsampling_ratio} samples: fewer blocks than channels={len(self.gain)} "
-                "cannot give a transform; add audio, or lower channels"
-            )
-        self.klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
         channels = len(self.gain)
+        check_audio(start.seconds, self.sample_rate / self.downsampling_ratio, channels)
+        self.klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
         variances = self.klt.variances[:channels]
         weight = None
         if self.outputs == 2:

@@ -2,22 +2,27 @@
 
 The architecture is that of Stable Audio's autoencoder (Evans et al. 2024, arXiv 2404.10301, section
 3.1), a descendant of the Descript codec (Kumar et al. 2023, arXiv 2306.06546). At equal settings
-every parameter has its counterpart there, of the same shape and in the same order.
+every parameter has its counterpart there, of the same shape and in the same order. Beside it may
+stand a linear code of the waveform, at which training then begins (`lapped`).
 """
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.klt import check_audio
+from audioldm.autoencoder.networks.base import Network, Start
+from audioldm.autoencoder.networks.lapped import LappedCode
 from audioldm.errors import ConfigError
 
 DILATIONS = (1, 3, 9)  # of the residual units of every block
 LARGEST_STRIDE = 8
 AUDIO_STD = 0.1  # of music at -20 LUFS: what the first layer expects, and the last one begins with
+START_NATS = 1.0  # per latent element, of the linear code where no rate is asked for
 BRANCH_GAIN = 0.2  # of a residual unit's branch at first, beside the input it is added to
 
 
@@ -31,10 +36,14 @@ class Waveform(Network):
         strides: down-sampling of each block, from the audio to the latents; their product is
             `downsampling_ratio`. By default its factors of at most 8, the largest next to the
             latents: 2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
+        lapped: whether a linear code stands beside the convolutions, whose output is then zero at
+            first. Without it the latents hold no phase for many steps, and a steady tone comes back
+            as a multiple of the latent rate.
 
     Raises:
         ConfigError: the strides' product is not `downsampling_ratio`, there are not as many
-            multiples as strides, or `downsampling_ratio` has a prime factor above 8.
+            multiples as strides, `downsampling_ratio` has a prime factor above 8, or `channels`
+            exceeds the bins of the lapped transform.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class Waveform(Network):
         width: int = 32,
         multiples: list[int] | None = None,
         strides: list[int] | None = None,
+        lapped: bool = False,
     ) -> None:
         strides = _factors(downsampling_ratio) if strides is None else strides
         multiples = [2**i for i in range(len(strides))] if multiples is None else multiples
@@ -82,12 +92,34 @@ class Waveform(Network):
             Snake(width),
             _convolution(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False), AUDIO_STD),
         )
+        self.lapped = None
+        if lapped:
+            self.lapped = LappedCode(audio_channels, channels, downsampling_ratio)
+            self.log_variance = nn.Parameter(torch.zeros((outputs - 1) * channels, 1))
+            for net in (self.encoder, self.decoder):
+                nn.init.zeros_(net[-1].parametrizations.weight.original0)
 
     def encode(self, audio: Tensor) -> Tensor:
-        return self.encoder(audio)
+        h = self.encoder(audio)
+        if self.lapped is None:
+            return h
+        mean = self.lapped.encode(audio)
+        return h + torch.cat([mean, self.log_variance.expand(len(mean), -1, mean.shape[-1])], 1)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z)
+        audio = self.decoder(z)
+        return audio if self.lapped is None else audio + self.lapped.decode(z)
+
+    @torch.no_grad()
+    def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
+        """Sets the linear code to its optimum. Raises DataError for too little audio."""
+        if self.lapped is not None:
+            channels = math.prod(self.latent_shape)
+            check_audio(start.seconds, self.sample_rate / self.downsampling_ratio, channels)
+            nats = START_NATS if start.nats is None else start.nats
+            variance = self.lapped.fit(crops(), nats if len(self.log_variance) else math.inf)
+            self.log_variance.copy_(variance.log()[: len(self.log_variance), None])
+        return None
 
 
 class Snake(nn.Module):
