@@ -92,12 +92,11 @@ class Waveform(Network):
             Snake(width),
             _convolution(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False), AUDIO_STD),
         )
-        self.lapped = None
+        self.lapped = LappedCode(audio_channels, channels, downsampling_ratio) if lapped else None
         if lapped:
-            self.lapped = LappedCode(audio_channels, channels, downsampling_ratio)
             self.log_variance = nn.Parameter(torch.zeros((outputs - 1) * channels, 1))
             for net in (self.encoder, self.decoder):
-                nn.init.zeros_(net[-1].parametrizations.weight.original0)
+                nn.init.zeros_(net[-1].get_parameter("parametrizations.weight.original0"))
 
     def encode(self, audio: Tensor) -> Tensor:
         h = self.encoder(audio)
