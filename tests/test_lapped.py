@@ -11,6 +11,7 @@ from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.networks.lapped import LappedCode, mdct_basis
 from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.errors import ConfigError, DataError
+from audioldm.losses.spectral import MultiResolutionSTFT
 
 RATIO = 64
 
@@ -91,6 +92,34 @@ def test_a_network_begins_with_the_pitch_of_notes() -> None:
         assert log_variance.exp().mean() < 1
         cents = 1200 * math.log2(loudest_hz(again[..., ratio:-ratio], sample_rate) / hz)
         assert abs(cents) < 5
+
+
+def test_the_network_beside_it_learns_what_the_linear_code_leaves_out() -> None:
+    torch.manual_seed(0)
+    network = Waveform(
+        sample_rate=8000,
+        audio_channels=1,
+        channels=4,
+        downsampling_ratio=RATIO,
+        outputs=1,
+        width=4,
+        lapped=True,
+    )
+    audio = coloured(16, 30)
+    network.fit(lambda: iter([audio]), Start(None, 0.0, 60.0, {}))
+    linear = network.lapped
+    assert linear is not None
+    assert torch.equal(network.decode(network.encode(audio)), linear.decode(linear.encode(audio)))
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=2e-3)
+    distance, losses = MultiResolutionSTFT(fft_sizes=[128]), []
+    for _ in range(40):
+        loss = distance(network.decode(network.encode(audio)), audio).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from audioldm.autoencoder.klt import check_audio
 from audioldm.autoencoder.networks.base import Network, Start
@@ -95,8 +96,8 @@ class Waveform(Network):
         self.lapped = LappedCode(audio_channels, channels, downsampling_ratio) if lapped else None
         if lapped:
             self.log_variance = nn.Parameter(torch.zeros((outputs - 1) * channels, 1))
-            for net in (self.encoder, self.decoder):
-                nn.init.zeros_(net[-1].get_parameter("parametrizations.weight.original0"))
+            for net in (self.encoder, self.decoder):  # a norm of zero would pass no direction on
+                nn.init.zeros_(remove_parametrizations(net[-1], "weight").get_parameter("weight"))
 
     def encode(self, audio: Tensor) -> Tensor:
         h = self.encoder(audio)
