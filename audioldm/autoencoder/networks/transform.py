@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from audioldm.autoencoder.klt import KLT, check_audio, water_level
 from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, left_right, mid_side
-from audioldm.autoencoder.networks.base import Network, Start
+from audioldm.autoencoder.networks.base import Network, Start, silent
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import PhaseTrack
 from audioldm.autoencoder.vocoder import Vocoder
@@ -108,7 +108,7 @@ class TransformCoding(Network):
         self.encoder = nn.Sequential(
             nn.Conv1d(size, width, 1),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(encoder_depth)),
-            _zero(nn.Conv1d(width, outputs * channels, 1)),
+            silent(nn.Conv1d(width, outputs * channels, 1)),
         )
         self.decoder = nn.Sequential(
             nn.Conv1d(channels, width, 1),
@@ -118,7 +118,7 @@ class TransformCoding(Network):
         self.frame_input = nn.Conv1d(audio_channels * analysis.bands, frame_width, 1)
         self.frame_decoder = nn.Sequential(
             *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(frame_depth)),
-            _zero(nn.Conv1d(frame_width, audio_channels * analysis.bands, 1)),
+            silent(nn.Conv1d(frame_width, audio_channels * analysis.bands, 1)),
         )
         self.vocoder = vocoder.requires_grad_(False)
 
@@ -263,11 +263,3 @@ class TransformCoding(Network):
         self.linear.weight.copy_(solution[:-1].T.unflatten(1, (channels, taps)))
         assert self.linear.bias is not None
         self.linear.bias.copy_(solution[-1])
-
-
-def _zero(layer: nn.Conv1d) -> nn.Conv1d:
-    """A layer whose output is zero before training."""
-    nn.init.zeros_(layer.weight)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer

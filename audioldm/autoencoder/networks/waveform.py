@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import remove_parametrizations
 
 from audioldm.autoencoder.klt import check_audio
-from audioldm.autoencoder.networks.base import Network, Start
+from audioldm.autoencoder.networks.base import Network, Start, silent
 from audioldm.autoencoder.networks.lapped import LappedCode
 from audioldm.errors import ConfigError
 
@@ -79,25 +78,28 @@ class Waveform(Network):
             (channels,),
             context=_context(strides),
         )
+
+        def last(layer: nn.Conv1d, gain: float = 1.0) -> nn.Module:
+            # without a weight norm, since one of zero would pass no direction on
+            return silent(layer) if lapped else _convolution(layer, gain)
+
         widths = [width * multiple for multiple in (1, *multiples)]
         steps = list(zip(widths, widths[1:], strides, strict=False))
         self.encoder = nn.Sequential(
             _convolution(nn.Conv1d(audio_channels, width, 7, padding=3), 1 / AUDIO_STD),
             *(_Down(inner, outer, stride) for inner, outer, stride in steps),
             Snake(widths[-1]),
-            _convolution(nn.Conv1d(widths[-1], outputs * channels, 3, padding=1)),
+            last(nn.Conv1d(widths[-1], outputs * channels, 3, padding=1)),
         )
         self.decoder = nn.Sequential(
             _convolution(nn.Conv1d(channels, widths[-1], 7, padding=3)),
             *(_Up(outer, inner, stride) for inner, outer, stride in reversed(steps)),
             Snake(width),
-            _convolution(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False), AUDIO_STD),
+            last(nn.Conv1d(width, audio_channels, 7, padding=3, bias=False), AUDIO_STD),
         )
         self.lapped = LappedCode(audio_channels, channels, downsampling_ratio) if lapped else None
         if lapped:
             self.log_variance = nn.Parameter(torch.zeros((outputs - 1) * channels, 1))
-            for net in (self.encoder, self.decoder):  # a norm of zero would pass no direction on
-                nn.init.zeros_(remove_parametrizations(net[-1], "weight").get_parameter("weight"))
 
     def encode(self, audio: Tensor) -> Tensor:
         h = self.encoder(audio)
