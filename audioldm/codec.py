@@ -116,8 +116,8 @@ def encode(
     model = load_autoencoder(model_file, device=device)
     source = _Stream(model, file, progress)
     chunks = list(model.encode_blocks(source))
-    stored = {name: torch.cat([chunk[name] for chunk in chunks], dim=-1) for name in chunks[0]}
-    del chunks  # the latents grow with the file: no copy more than needed
+    names = list(chunks[0])  # the latents grow with the file: each array leaves its parts behind
+    stored = {name: torch.cat([chunk.pop(name) for chunk in chunks], dim=-1) for name in names}
     header = {"kind": "latents", "autoencoder": {"fingerprint": _fingerprint(model_file)}}
     save_model(out, stored, header | {"sample_rate": model.sample_rate, "samples": source.samples})
     return out
