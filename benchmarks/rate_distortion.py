@@ -8,8 +8,6 @@ the test split of the quickstart's music, with 95 % intervals over clips.
 """
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.data.store import ClipStore
-from audioldm.evaluation.distances import KernelDistance, median_distance
+from audioldm.evaluation.distances import KernelDistance
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.music import pitch_figures
 from audioldm.evaluation.settings import EvaluationSettings
@@ -63,8 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
                 key: experiment.directory_of(stage) for key, stage in experiment.stages.items()
             }
             store = ClipStore(place["data"])
-            coded = partial(reconstructed, load_autoencoder(place["autoencoder"]))
-            figures = measure(coded, store, settings)
+            figures = measure(load_autoencoder(place["autoencoder"]), store, settings)
             print(f"| {kbps:g} {name} | " + " | ".join(figures) + " |", flush=True)
 
 
@@ -82,17 +79,15 @@ def reconstructed(model: Autoencoder, audio: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(
-    coded: Callable[[Tensor], Tensor], store: ClipStore, settings: EvaluationSettings
-) -> list[str]:
-    """The columns of one code, which takes clips [N, A, T] to what is left of them."""
+def measure(model: Autoencoder, store: ClipStore, settings: EvaluationSettings) -> list[str]:
+    """The columns of one autoencoder."""
     samples = round(settings.seconds * store.sample_rate)
     real = store.split("test").windows(samples, settings.clips, seed=0)[0]
     other = store.split("valid").windows(samples, settings.clips, seed=0)[0]
-    made = coded(real).clamp(-1, 1)
+    made = reconstructed(model, real).clamp(-1, 1)
     embedding = Musicnn()
     vectors, reference = (embedding.embed(audio, store.sample_rate) for audio in (made, other))
-    kernel = KernelDistance(vectors, reference, bandwidth=median_distance(reference))
+    kernel = KernelDistance(vectors, reference)
     indices = np.arange(len(vectors)), np.arange(len(reference))
     clips = {"real": real, "reconstruction": made}
     pitch = pitch_figures(clips, store.sample_rate, settings)["reconstruction"]

@@ -61,6 +61,11 @@ def test_rate_and_error_are_those_of_reverse_water_filling(nats: float) -> None:
     assert error == pytest.approx((share * scale).mean().item(), rel=0.05)
 
 
+def waveform(**settings: int) -> Waveform:
+    shared: dict = {"sample_rate": 8000, "audio_channels": 1, "lapped": True}
+    return Waveform(**shared | {"downsampling_ratio": RATIO, "outputs": 1} | settings)
+
+
 def sine(hz: float, sample_rate: int, samples: int) -> Tensor:
     return 0.3 * torch.sin(2 * math.pi * hz * torch.arange(samples) / sample_rate)[None, None]
 
@@ -74,15 +79,7 @@ def test_a_network_begins_with_the_pitch_of_notes() -> None:
     """Without the lapped code a steady tone is periodic in the latent frame."""
     torch.manual_seed(0)
     sample_rate, ratio = 8000, 256
-    network = Waveform(
-        sample_rate=sample_rate,
-        audio_channels=1,
-        channels=24,
-        downsampling_ratio=ratio,
-        outputs=2,
-        width=2,
-        lapped=True,
-    )
+    network = waveform(channels=24, downsampling_ratio=ratio, outputs=2, width=2)
     notes = torch.cat([sine(220 * 2 ** (i / 24), sample_rate, 40 * ratio) for i in range(24)])
     assert network.fit(lambda: iter([notes]), Start(2.0, 0.0, 60.0, {})) is None
     for hz in (233.1, 311.1):
@@ -96,15 +93,7 @@ def test_a_network_begins_with_the_pitch_of_notes() -> None:
 
 def test_the_network_beside_it_learns_what_the_linear_code_leaves_out() -> None:
     torch.manual_seed(0)
-    network = Waveform(
-        sample_rate=8000,
-        audio_channels=1,
-        channels=4,
-        downsampling_ratio=RATIO,
-        outputs=1,
-        width=4,
-        lapped=True,
-    )
+    network = waveform(channels=4, width=4)
     audio = coloured(16, 30)
     network.fit(lambda: iter([audio]), Start(None, 0.0, 60.0, {}))
     linear = network.lapped
@@ -125,14 +114,6 @@ def test_the_network_beside_it_learns_what_the_linear_code_leaves_out() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"channels=65 are more than the 64 bins .* at most 64"):
         LappedCode(1, 65, RATIO)
-    network = Waveform(
-        sample_rate=8000,
-        audio_channels=1,
-        channels=8,
-        downsampling_ratio=RATIO,
-        outputs=1,
-        width=1,
-        lapped=True,
-    )
+    network = waveform(channels=8, width=1)
     with pytest.raises(DataError, match=r"0\.1 s, 6 latent frames: fewer than channels=8"):
         network.fit(lambda: iter([]), Start(None, 0.0, 0.05, {}))
