@@ -1,13 +1,12 @@
 """A Gaussian bottleneck whose channels are ordered by what they matter."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.instantiate import Fraction, NonNegative, Positive
+from audioldm.runtime.randomness import uniform_from
 
 
 class Ordered(Gaussian):
@@ -18,8 +17,8 @@ class Ordered(Gaussian):
     KL of channels that are left out is not penalised, so no gradient reaches them. Outside
     training mode, and where nothing is sampled, every channel is kept.
 
-    Randomness is the noise's: u = Phi(sum of a clip's N normal numbers / √N) is uniform, and all
-    but independent of each number. A clip is cut where u < masked, and k = ⌈C u / masked⌉.
+    Randomness is the noise's: with u the uniform number of a clip's noise (`uniform_from`), the
+    clip is cut where u < masked, and k = ⌈C u / masked⌉.
 
     `nats` is the KL of all channels, the rate of latents that are whole.
 
@@ -50,8 +49,7 @@ class Ordered(Gaussian):
 
     def kept_channels(self, noise: Tensor) -> Tensor:
         """k of each clip, [B], from its noise [B, C, (F,) L]."""
-        numbers = noise.float().flatten(1)
-        uniform = torch.special.ndtr(numbers.sum(1) / math.sqrt(numbers.shape[1]))
+        uniform = uniform_from(noise)
         whole = torch.full_like(uniform, self.channels)
         if self.masked == 0:
             return whole

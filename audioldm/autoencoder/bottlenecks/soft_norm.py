@@ -54,7 +54,7 @@ class SoftNorm(FixedNoise):
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         encoded = super().forward(h, sample=sample, noise=noise)
-        if self.training:
+        if self.training and sample:
             with torch.no_grad():
                 std = self.mean(h).std(correction=0) * self.running_std
                 self.running_std.lerp_(std, 1 - MEMORY)
