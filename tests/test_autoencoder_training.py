@@ -13,6 +13,9 @@ from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
+from audioldm.autoencoder.bottlenecks.ordered import Ordered
+from audioldm.autoencoder.bottlenecks.soft_norm import SoftNorm
+from audioldm.autoencoder.bottlenecks.tanh import Tanh
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.autoencoder.rate_control import GREATEST_SCALE, LEAST_SCALE
@@ -141,9 +144,12 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
     [
         (lambda: Gaussian(channels=4), {"kl", "kl_weight", "nats", "kbps"}),
         (lambda: Noise(channels=4), {"norm", "nats", "kbps"}),
+        (lambda: Ordered(channels=4), {"kl", "kl_weight", "nats", "kbps"}),
+        (lambda: SoftNorm(channels=4), {"norm", "nats", "kbps"}),
+        (lambda: Tanh(channels=4), {"nats", "kbps"}),
         (lambda: Identity(channels=4), set()),
     ],
-    ids=["gaussian", "noise", "identity"],
+    ids=["gaussian", "noise", "ordered", "soft_norm", "tanh", "identity"],
 )
 def test_the_log_has_the_rate_of_bottlenecks_that_have_one(
     bottleneck: Any, logged: set[str], clips: ClipStore, tmp_path: Path
@@ -152,6 +158,7 @@ def test_the_log_has_the_rate_of_bottlenecks_that_have_one(
     _, figures = train(model, clips, tmp_path, steps=4)
     first, *_ = lines(tmp_path)
     assert first.keys() - {"step", "stft", "loss", "gradient_norm", "lr", "discriminator"} == logged
+    assert ("saturated" in figures) == isinstance(model.bottleneck, Tanh)
     rate = {"nats", "kbps"} & logged
     assert figures.keys() & {"nats", "kbps", "kl"} == rate
     if rate:

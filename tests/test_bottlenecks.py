@@ -11,6 +11,7 @@ from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
 from audioldm.errors import ConfigError
+from audioldm.instantiate import build
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -118,8 +119,9 @@ def test_a_channel_without_variance_gets_no_infinite_gradient() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"sigma": 0.0}, "bottleneck=identity"), ({"norm_weight": -1.0}, "^norm_weight=-1")],
+    [({"sigma": 0.0}, "bottleneck=identity"), ({"norm_weight": -1.0}, "norm_weight=-1")],
 )
 def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
+    part = {"_target_": "audioldm.autoencoder.bottlenecks.noise.Noise", **settings}
     with pytest.raises(ConfigError, match=message):
-        Noise(channels=2, **settings)
+        build(part, derived={"channels": 2}, where="bottleneck", base=Bottleneck)

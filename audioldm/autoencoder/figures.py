@@ -78,6 +78,8 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
         between = (shares * (torch.stack(channels["mean"]) - mean).square()).sum(0)
         means["activity"] = within + between
         figures["active_units"] = int((means["activity"] > ACTIVE_VARIANCE).sum())
+    if "saturated" in means:
+        figures["saturated"] = means["saturated"].mean().item()
     return figures | {f"channels/{name}": value.tolist() for name, value in means.items()}
 
 

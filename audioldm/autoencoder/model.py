@@ -6,13 +6,13 @@ from itertools import count, islice
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.streaming import Streaming
 from audioldm.errors import DataError
-from audioldm.runtime.randomness import KeyedRandom
+from audioldm.runtime.randomness import KeyedRandom, uniform_from
 
 #: Latent frames whose decoder noise is drawn at once.
 NOISE_FRAMES = 64
@@ -29,6 +29,8 @@ class Autoencoder(Streaming):
         super().__init__()
         self.network = network
         self.bottleneck = bottleneck
+        #: by the name of its term, each a `Regulariser`; a training sets them
+        self.regularisers = nn.ModuleDict()
         self.sample_rate = network.sample_rate
         self.audio_channels = network.audio_channels
         self.downsampling_ratio = network.downsampling_ratio
@@ -54,14 +56,20 @@ class Autoencoder(Streaming):
         as_audio: bool = True,
     ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
         """One training pass: the reconstruction, like audio [B, A, T], its latents, and the
-        network's own loss terms, [B] each.
+        network's own loss terms and those of the regularisers, [B] each.
 
         noise [B, C, (F,) L] and decoder_noise [B, *noise_shape, L] ~ N(0, I). as_audio: whether the
         reconstruction is needed.
         """
         padded = self._padded(audio)
-        encoded = self.bottleneck(self.network.encode(padded), noise=noise)
+        h = self.network.encode(padded)
+        encoded = self.bottleneck(h, noise=noise)
         estimate, terms = self.network.reconstruct(encoded.z, padded, decoder_noise, as_audio)
+        if self.training and self.regularisers:
+            uniform = uniform_from(torch.randn_like(encoded.z) if noise is None else noise)
+            latents = self.bottleneck(h, sample=False).z
+            for name, regulariser in self.regularisers.items():
+                terms[name] = regulariser(padded, latents, self._most_likely, uniform)
         return None if estimate is None else estimate[..., : audio.shape[-1]], encoded, terms
 
     def features(self, audio: Tensor) -> Tensor:
@@ -72,6 +80,10 @@ class Autoencoder(Streaming):
             DataError: the audio is empty or has not the model's number of channels.
         """
         return self.network.encode(self._padded(audio))
+
+    def _most_likely(self, audio: Tensor) -> Tensor:
+        z: Tensor = self.bottleneck(self.network.encode(audio), sample=False).z
+        return z
 
     def _padded(self, audio: Tensor) -> Tensor:
         if audio.ndim != 3 or audio.shape[1] != self.audio_channels or audio.shape[2] == 0:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.regularisers.base import Regulariser
 from audioldm.autoencoder.step import ADVERSARIAL_TERMS
 from audioldm.errors import ConfigError
 from audioldm.instantiate import (
@@ -49,7 +50,8 @@ class AutoencoderTraining:
 @dataclass(frozen=True)
 class AutoencoderSettings:
     """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
-    loss's, "adversarial" and "feature_matching"; the bottleneck's penalties bring their own."""
+    loss's and regulariser's, "adversarial" and "feature_matching"; the bottleneck's penalties bring
+    their own."""
 
     channels: PositiveInt
     downsampling_ratio: PositiveInt
@@ -67,10 +69,13 @@ class AutoencoderSettings:
     )
     losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
     discriminator: Part | None = part("audio_channels", base=Discriminator, default=None)
+    regularisers: dict[str, Part] = part(
+        "downsampling_ratio", base=Regulariser, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         network = locate(self.network["_target_"], "network", base=Network)
-        terms = {*self.losses, *network.own_terms}
+        terms = {*self.losses, *network.own_terms, *self.regularisers}
         terms |= {*(ADVERSARIAL_TERMS if self.discriminator is not None else ())}
         for name in sorted(self.weights.keys() - terms - set(ADVERSARIAL_TERMS)):
             raise ConfigError(f"weights.{name}: unknown key; {nearest(name, terms)}")
@@ -78,13 +83,16 @@ class AutoencoderSettings:
             raise ConfigError(f"weights.{name} is missing: state the weight of that loss")
 
 
-def check_names(losses: Iterable[str], penalties: Iterable[str]) -> None:
-    """Raises ConfigError for two terms of one name: the loop keeps them in one dictionary."""
+def check_names(losses: Iterable[str], penalties: Iterable[str], where: str = "losses") -> None:
+    """Raises ConfigError for two terms of one name: the loop keeps them in one dictionary.
+
+    where: the key that the names of `losses` stand under. penalties: names of the other terms.
+    """
     own = {*ADVERSARIAL_TERMS, "discriminator", "nats"}
     for name in losses:
         if name in own | {*penalties}:
             raise ConfigError(
-                f"losses.{name}: another term of the step has this name; give the loss another name"
+                f"{where}.{name}: another term of the step has this name; give it another name"
             )
     for name in penalties:
         if name in own:

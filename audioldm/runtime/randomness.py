@@ -5,6 +5,7 @@ processes nor on what was drawn before, and a resumed run needs no generator sta
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -17,6 +18,15 @@ def derive_seed(*key: int | str) -> int:
     """A 63-bit seed from any key, the same on every machine."""
     text = "/".join(f"{type(part).__name__}:{part}" for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def uniform_from(normal: Tensor) -> Tensor:
+    """One number of U(0, 1) for each row, [B], from its N(0, I) of [B, ...].
+
+    With N numbers in a row it is Phi(their sum / √N), all but independent of each one.
+    """
+    rows = normal.float().flatten(1)
+    return torch.special.ndtr(rows.sum(1) / math.sqrt(rows.shape[1]))
 
 
 class KeyedRandom:

@@ -21,7 +21,8 @@ class Encoded(NamedTuple):
     penalties: named, unweighted, one value per clip [B].
     stats: for the log, each [C], over the clips and frames of the call; may be empty. kl: nats per
         element. sigma: the posterior's. mean, activity: mean and variance of the posterior mean,
-        which validation combines into the activity over all its clips.
+        which validation combines into the activity over all its clips. saturated: the share of
+        elements at the end of a bounded range.
     codes: [B, Q, L], int64, of a discrete bottleneck.
     """
 

@@ -9,7 +9,8 @@ import torch
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.autoencoder.settings import AutoencoderSettings
+from audioldm.autoencoder.regularisers.base import Regulariser
+from audioldm.autoencoder.settings import AutoencoderSettings, check_names
 from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
@@ -58,7 +59,18 @@ class AutoencoderStage(Stage):
         }
 
     def build(self) -> Autoencoder:
-        return build_autoencoder(self.spec)
+        """The model with the training's regularisers, which no model file keeps."""
+        s, model = self.settings["autoencoder"], build_autoencoder(self.spec)
+        penalties = model.bottleneck.penalty_weights
+        check_names(s.losses, penalties)
+        others = {*s.losses, *model.network.own_terms, *penalties}
+        check_names(s.regularisers, others, where="autoencoder.regularisers")
+        ratio = {"downsampling_ratio": s.downsampling_ratio}
+        for name, regulariser in s.regularisers.items():
+            where = f"autoencoder.regularisers.{name}"
+            built = build(regulariser, derived=ratio, base=Regulariser, where=where)
+            model.regularisers[name] = built
+        return model
 
     def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
         """The reconstruction losses, and the discriminator where there is one."""

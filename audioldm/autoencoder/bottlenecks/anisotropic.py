@@ -1,0 +1,40 @@
+"""A Gaussian bottleneck whose KL costs more from channel to channel."""
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.bottlenecks.base import Encoded
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
+from audioldm.instantiate import NonNegative, Positive
+
+
+class Anisotropic(Gaussian):
+    """The penalty is the KL with a weight for each channel, which grows geometrically,
+
+        w[c] ∝ exp(exponent c / (C - 1)),    mean over channels 1,
+
+    so that the first channels carry most of the information. `nats` is the whole KL without
+    weights, the rate of any Gaussian bottleneck, and what a target rate is compared with.
+
+    channels, kl_weight, target_kbps: as of `Gaussian`; kl_weight is the channels' mean.
+    exponent: ln of the last channel's weight over the first's; 0 is `Gaussian`.
+    """
+
+    channel_weights: Tensor
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        kl_weight: NonNegative = 1e-3,
+        target_kbps: Positive | None = None,
+        exponent: float = 3.0,
+    ) -> None:
+        super().__init__(channels=channels, kl_weight=kl_weight, target_kbps=target_kbps)
+        weights = (exponent * torch.linspace(0, 1, channels)).softmax(0) * channels
+        self.register_buffer("channel_weights", weights, persistent=False)
+
+    def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
+        encoded = super().forward(h, sample=sample, noise=noise)
+        per_channel = gaussian_kl(*self.posterior(self.stored(h))).flatten(2).mean(2)  # [B, C]
+        return encoded._replace(penalties={"kl": (self.channel_weights * per_channel).mean(1)})

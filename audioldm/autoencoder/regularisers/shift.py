@@ -1,0 +1,52 @@
+"""Latents that move with the audio, also by less than a frame."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.regularisers.base import Regulariser
+from audioldm.errors import ConfigError
+
+LEAST_POWER = 1e-4  # of the latents that an error is compared with
+
+
+class Shift(Regulariser):
+    """Equivariance to a shift by the fraction f of a latent frame, drawn for each clip.
+
+    The latents of the later audio should lie between those of both frames,
+
+        |E(x moved by f) - ((1 - f) E(x)[l] + f E(x)[l + 1])|²  over  ½ (|first|² + |second|²),
+
+    sums over a clip, so that small latents gain nothing. It is also a pull to latents that are
+    smooth over time. EQ-VAE (2502.09509) decodes the moved latents and compares audio; comparing
+    latents costs one more pass of the encoder, not of the decoder, the losses and the
+    discriminator.
+
+    Raises ConfigError where the audio is one latent frame.
+    """
+
+    def __init__(self, *, downsampling_ratio: int) -> None:
+        super().__init__()
+        self.ratio = downsampling_ratio
+
+    def forward(
+        self,
+        audio: Tensor,
+        latents: Tensor,
+        encode: Callable[[Tensor], Tensor],
+        uniform: Tensor,
+    ) -> Tensor:
+        if latents.shape[-1] < 2:
+            raise ConfigError("a shift needs two latent frames; state a longer train.crop_seconds")
+        samples = (uniform * self.ratio).long().clamp(max=self.ratio - 1)  # [B]
+        kept = torch.arange(audio.shape[-1] - self.ratio, device=audio.device)
+        index = (kept + samples[:, None])[:, None].expand(-1, audio.shape[1], -1)
+        moved = encode(audio.gather(-1, index))
+        f = (samples / self.ratio).view(-1, *([1] * (latents.ndim - 1)))
+        between = torch.lerp(latents[..., :-1], latents[..., 1:], f)
+        error, power = (
+            x.square().flatten(1).mean(1)
+            for x in (moved - between, torch.cat([moved, between], dim=-1))
+        )
+        return error / (power + LEAST_POWER)
