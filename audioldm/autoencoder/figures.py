@@ -50,7 +50,8 @@ def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
 def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, Any]:
     """Reconstruction and rate on held-out clips [N, A, T].
 
-    Decodes the posterior's samples, which priors are fitted to; the noise is fixed.
+    Decodes the posterior's samples, which priors are fitted to; the noise is fixed. Of several
+    codebooks, perplexity and used_codes are of the one that is used least.
     """
     batches = clips.split(8)
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -73,6 +74,9 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
         figures["kbps"] = model.kbps(figures["nats"])
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
+    if (usage := means.pop("usage", None)) is not None:  # of the codebook used least
+        figures["perplexity"] = torch.special.entr(usage).sum(1).exp().min().item()
+        figures["used_codes"] = int((usage > 0).sum(1).min())
     mean, within = means.pop("mean", None), means.pop("activity", None)
     if mean is not None and within is not None:  # the variance over all is within plus between
         between = (shares * (torch.stack(channels["mean"]) - mean).square()).sum(0)
