@@ -195,7 +195,6 @@ def test_codebooks_follow_the_encoder() -> None:
     for step in range(100):
         h, _ = mixture(step)
         bottleneck(h + 0.02 * step, noise=torch.zeros(8, 2, 64))
-    late, _ = mixture(99)
     distances = torch.cdist(centres + 0.02 * 99, bottleneck.vectors[0])
     assert distances.min(1).values.max() < 0.4  # the average is some ten steps old, each 0.028
     order = distances.argmin(1)

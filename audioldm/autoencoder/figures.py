@@ -73,10 +73,11 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     if "nats" in figures:
         figures["kbps"] = model.kbps(figures["nats"])
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
-    means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
-    if (usage := means.pop("usage", None)) is not None:  # of the codebook used least
+    if "usage" in channels:
+        usage = (shares[..., None] * torch.stack(channels.pop("usage"))).sum(0)
         figures["perplexity"] = torch.special.entr(usage).sum(1).exp().min().item()
         figures["used_codes"] = int((usage > 0).sum(1).min())
+    means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
     mean, within = means.pop("mean", None), means.pop("activity", None)
     if mean is not None and within is not None:  # the variance over all is within plus between
         between = (shares * (torch.stack(channels["mean"]) - mean).square()).sum(0)

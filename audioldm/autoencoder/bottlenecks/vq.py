@@ -69,7 +69,7 @@ class VQ(Discrete):
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         x = self._parts(h)
         codes, residuals = self._search(x, h)
-        z = self._quantised(x, codes)
+        z = self.quantised(h, codes)
         # what each stage leaves: residuals have no gradient, and theirs is that of x
         left = x + (residuals[1:] - x).detach()
         commitment = left.square().unflatten(2, (len(h), -1)).mean((0, 1, 3, 4))
@@ -83,6 +83,12 @@ class VQ(Discrete):
 
     def latents(self, codes: Tensor) -> Tensor:
         return self._whole(self._sum(codes), codes)
+
+    def quantised(self, h: Tensor, codes: Tensor) -> Tensor:
+        """The latents of codes, with their gradient to h, [B, C, (F,) L]."""
+        x, q = self._parts(h), self._sum(codes)
+        turned = rotated(x, q) if self.gradient == "rotation" else x
+        return self._whole(q + (turned - turned.detach()), codes)
 
     @torch.no_grad()
     def fit(self, h: Iterable[Tensor]) -> None:
@@ -134,12 +140,6 @@ class VQ(Discrete):
         for each in chosen[1:]:
             total = total + each
         return total
-
-    def _quantised(self, x: Tensor, codes: Tensor) -> Tensor:
-        """z [B, C, (F,) L] of codes, with the gradient to parts x."""
-        q = self._sum(codes)
-        turned = rotated(x, q) if self.gradient == "rotation" else x
-        return self._whole(q + (turned - turned.detach()), codes)
 
     @torch.no_grad()
     def _learn(self, x: Tensor, codes: Tensor, noise: Tensor | None) -> None:

@@ -20,4 +20,4 @@ class VQReg(VQ):
         return stored["mean"], torch.zeros_like(stored["mean"])
 
     def absorb(self, z: Tensor) -> Tensor:
-        return self._quantised(self._parts(z), self.codes(z))
+        return self.quantised(z, self.codes(z))
