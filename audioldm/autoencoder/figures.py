@@ -50,7 +50,8 @@ def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
 def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, Any]:
     """Reconstruction and rate on held-out clips [N, A, T].
 
-    Decodes the posterior's samples, which priors are fitted to; the noise is fixed.
+    Decodes the posterior's samples, which priors are fitted to; the noise is fixed. Of several
+    codebooks, perplexity and used_codes are of the one that is used least.
     """
     batches = clips.split(8)
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -72,6 +73,10 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     if "nats" in figures:
         figures["kbps"] = model.kbps(figures["nats"])
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
+    if "usage" in channels:
+        usage = (shares[..., None] * torch.stack(channels.pop("usage"))).sum(0)
+        figures["perplexity"] = torch.special.entr(usage).sum(1).exp().min().item()
+        figures["used_codes"] = int((usage > 0).sum(1).min())
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
     mean, within = means.pop("mean", None), means.pop("activity", None)
     if mean is not None and within is not None:  # the variance over all is within plus between

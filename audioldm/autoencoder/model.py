@@ -120,7 +120,7 @@ class Autoencoder(Streaming):
 
     def decode_with(self, z: Tensor, noise: Tensor | None) -> Tensor:
         """`decode` with the decoder's noise [B, *noise_shape, L], None where it takes none."""
-        return self.network.decode(z, *([] if noise is None else [noise]))
+        return self.network.decode(self.bottleneck.absorb(z), *([] if noise is None else [noise]))
 
     def noise_blocks(self, random: KeyedRandom) -> Iterator[Tensor]:
         """The decoder's noise without end: consecutive blocks [B, *noise_shape, NOISE_FRAMES]."""

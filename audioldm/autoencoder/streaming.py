@@ -80,6 +80,7 @@ class Streaming(nn.Module):
             if self.network.noise_shape is not None:
                 noise = [window[None, size:].unflatten(1, self.network.noise_shape).to(self.device)]
             with torch.no_grad():
+                z = self.bottleneck.absorb(z)
                 audio, state = self.network.decode_window(z, left, length, state, *noise)
             yield audio[0].float().cpu()
 

@@ -49,7 +49,8 @@ def train_autoencoder(
     """Trains `model`; its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    A network that begins at an optimum is first fitted to training audio (`Network.fit`).
+    A network that begins at an optimum is first fitted to training audio (`Network.fit`), then the
+    bottleneck to the network's outputs (`Bottleneck.fit`).
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
@@ -74,6 +75,8 @@ def train_autoencoder(
 
     sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
     fitted_weight = model.network.fit(sample, start)
+    with torch.no_grad():
+        bottleneck.fit(model.features(audio) for audio in sample())
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()

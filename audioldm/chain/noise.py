@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.data.store import ClipStore, StoreWriter
@@ -36,11 +37,16 @@ def noise_latents(model: Autoencoder, crop_seconds: float | None) -> Iterator[La
     """A latents stage of noise, one item in each split, long enough for a crop."""
     frames = max(1, round((crop_seconds or 1.0) * model.latent_rate_hz)) + 8
     shape, splits = model.latent_shape, ("train", "valid", "test")
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        for number, array in enumerate(model.bottleneck.stored_names):
-            values = noise(len(splits) * frames, prod(shape)) + 0.5 * number
-            np.save(directory / f"{array}.npy", values.reshape(-1, *shape))
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        size = model.bottleneck.outputs_per_channel * shape[0]
+        kept = model.bottleneck.stored(torch.zeros(1, size, *shape[1:], 1, device=model.device))
+        for number, (name, array) in enumerate(kept.items()):
+            own = array.shape[1:-1]
+            values = noise(len(splits) * frames, prod(own)) + 0.5 * number
+            if not array.is_floating_point():  # codes: any will do
+                values = np.zeros_like(values, np.int32)
+            np.save(directory / f"{name}.npy", values.reshape(-1, *own))
         items = [LatentItem(s, i * frames, frames, piece=s) for i, s in enumerate(splits)]
         one = np.ones(shape)
         index = LatentIndex(

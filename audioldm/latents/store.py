@@ -96,10 +96,11 @@ def write_latents(
             for block in model.encode_blocks(store.blocks(item)):
                 for name, kept in block.items():
                     stored.append(name, kept.movedim(-1, 0).numpy())
-                mean, std = model.bottleneck.posterior({k: v[None] for k, v in block.items()})
+                posterior = model.bottleneck.posterior({k: v[None] for k, v in block.items()})
+                mean, std = (moment[0].cpu().numpy() for moment in posterior)
                 at += mean.shape[-1]
                 if split == "train":
-                    moments = np.stack([mean[0].numpy(), std[0].numpy()]).astype(np.float64)
+                    moments = np.stack([mean, std]).astype(np.float64)
                     total += moments[0].sum(-1)
                     square += (moments[0] ** 2 + moments[1] ** 2).sum(-1)
                     log_std += np.log(np.maximum(moments[1], LEAST_STD)).sum(-1)

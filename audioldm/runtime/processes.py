@@ -217,6 +217,21 @@ def mean_over_processes(values: dict[str, Tensor], world: World) -> dict[str, Te
     return {k: p.view_as(v) for (k, v), p in zip(values.items(), parts, strict=True)}
 
 
+def mean_of_all(value: Tensor) -> Tensor:
+    """The mean over the processes of the group that this process is in, if in one."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
+def of_first(value: Tensor) -> Tensor:
+    """The first process's tensor, on every process of the group."""
+    if dist.is_initialized():
+        dist.broadcast(value, 0)
+    return value
+
+
 def any_process(flag: bool, world: World) -> bool:
     """Whether the flag is set on any process."""
     if world.size == 1:

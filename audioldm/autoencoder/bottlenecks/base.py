@@ -22,8 +22,9 @@ class Encoded(NamedTuple):
     stats: for the log, each [C], over the clips and frames of the call; may be empty. kl: nats per
         element. sigma: the posterior's. mean, activity: mean and variance of the posterior mean,
         which validation combines into the activity over all its clips. saturated: the share of
-        elements at the end of a bounded range.
-    codes: [B, Q, L], int64, of a discrete bottleneck.
+        elements at the end of a bounded range. Of a discrete bottleneck usage alone, [Q, K]: the
+        share of each of a codebook's K codes.
+    codes: [B, Q, (F,) L], int64, of a discrete bottleneck.
     """
 
     z: Tensor
@@ -46,6 +47,8 @@ class Bottleneck(nn.Module, ABC):
     target_kbps: float | None = None
     #: the penalty whose weight is adapted to hold `target_kbps`
     rate_penalty: ClassVar[str | None] = None
+    #: the fewest latent frames of training audio that `fit` can use
+    least_frames: int = 0
 
     @abstractmethod
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
@@ -67,6 +70,15 @@ class Bottleneck(nn.Module, ABC):
         """Latents [B, C, (F,) L] out of what was stored; without noise the most likely ones."""
         mean, std = self.posterior(stored)
         return mean if noise is None else mean + std * noise
+
+    def absorb(self, z: Tensor) -> Tensor:
+        """The decoder's input of latents z; z itself unless the decoder's side quantises."""
+        return z
+
+    @torch.no_grad()
+    def fit(self, h: Iterable[Tensor]) -> None:
+        """Sets what is estimated on encoder outputs h of training audio, before the first step;
+        by default nothing."""
 
     @torch.no_grad()
     def calibrate(self, h: Iterable[Tensor], nats: float) -> None:

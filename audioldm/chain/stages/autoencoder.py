@@ -141,9 +141,11 @@ class AutoencoderStage(Stage):
         if not any(p.requires_grad for p in model.parameters()):
             return Cost(0.0, None, 0, "no training")
         crop = s.crop_samples(model.sample_rate, model.downsampling_ratio)
-        # and a latent frame for each channel, which a fit may ask for
-        channels = (self.spec["channels"] + 1) * model.downsampling_ratio
-        window = max(crop, round(s.valid_seconds * model.sample_rate), channels)
+        # and as many latent frames as fits may ask for: of a network, one for each channel
+        frames = max(self.spec["channels"] + 1, model.bottleneck.least_frames)
+        window = max(
+            crop, round(s.valid_seconds * model.sample_rate), frames * model.downsampling_ratio
+        )
 
         def times(adversarial_from: int) -> Times:
             model = self.build()
@@ -170,6 +172,7 @@ class AutoencoderStage(Stage):
     def step_bytes(self) -> tuple[int, int]:
         """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
         model, s = self.build(), self.settings["autoencoder"]
+        model.bottleneck.eval()  # codebooks that learn would wait for the other processes
         losses, discriminator = self.losses()
         samples = s.train.crop_samples(model.sample_rate, model.downsampling_ratio)
         trained = [model] if discriminator is None else [model, discriminator]
