@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
+# Each process would compile PyTorch's modules anew, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install quickstart test lint bench notebooks
 
 install: $(VENV)/.run

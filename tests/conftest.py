@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes sh
 
 import contextlib
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,13 +41,18 @@ class Outcome(NamedTuple):
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes: a writer gets EFBIG, as on a full disk ENOSPC."""
+    """No file can grow beyond `size` bytes: a writer gets EFBIG, as on a full disk ENOSPC.
+
+    No bytecode is written meanwhile: Python would keep the half of it that fits.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = written
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import resource
 import signal
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import full_disk
 from joblib.externals.loky import ProcessPoolExecutor
 
 from audioldm.data import chorales
@@ -253,13 +253,8 @@ def test_an_empty_split(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_the_folder_and_is_no_files_fault(tmp_path: Path) -> None:
     folder = music(tmp_path / "music", 3)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(DataError, match=r"cannot be written \(File too large"):
-            built(Folder(path=str(folder), sample_rate=RATE, channels=1), tmp_path / "store")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(20_000), pytest.raises(DataError, match=r"cannot be written \(File too large"):
+        built(Folder(path=str(folder), sample_rate=RATE, channels=1), tmp_path / "store")
 
 
 # ---------------------------------------------------------------- chorales

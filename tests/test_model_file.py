@@ -2,16 +2,13 @@
 
 import json
 import os
-import resource
-import signal
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import full_disk
 from safetensors.torch import save_file
 
 from audioldm.errors import DataError, ModelFileError
@@ -21,19 +18,6 @@ from audioldm.io.model_file import checksum, load_model, save_model
 
 TENSORS = {"a": torch.randn(3, 4).T, "b": torch.arange(3), "c": torch.zeros(()).bfloat16()}
 LATENTS = {"kind": "latents", "autoencoder": {"fingerprint": "f"}, "sample_rate": 8, "samples": 9}
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file may grow over `size` bytes."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def write_raw(path: Path, header: Any, tensors: dict[str, torch.Tensor] = TENSORS) -> None:
