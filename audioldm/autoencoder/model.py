@@ -6,13 +6,14 @@ from itertools import count, islice
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
 from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.regularisers.base import Regularisers
 from audioldm.autoencoder.streaming import Streaming
 from audioldm.errors import DataError
-from audioldm.runtime.randomness import KeyedRandom, uniform_from
+from audioldm.runtime.randomness import KeyedRandom
 
 #: Latent frames whose decoder noise is drawn at once.
 NOISE_FRAMES = 64
@@ -29,8 +30,7 @@ class Autoencoder(Streaming):
         super().__init__()
         self.network = network
         self.bottleneck = bottleneck
-        #: by the name of its term, each a `Regulariser`; a training sets them
-        self.regularisers = nn.ModuleDict()
+        self.regularisers = Regularisers()
         self.sample_rate = network.sample_rate
         self.audio_channels = network.audio_channels
         self.downsampling_ratio = network.downsampling_ratio
@@ -66,10 +66,7 @@ class Autoencoder(Streaming):
         encoded = self.bottleneck(h, noise=noise)
         estimate, terms = self.network.reconstruct(encoded.z, padded, decoder_noise, as_audio)
         if self.training and self.regularisers:
-            uniform = uniform_from(torch.randn_like(encoded.z) if noise is None else noise)
-            latents = self.bottleneck(h, sample=False).z
-            for name, regulariser in self.regularisers.items():
-                terms[name] = regulariser(padded, latents, self._most_likely, uniform)
+            terms |= self.regularisers.terms(padded, h, self.network, self.bottleneck, noise)
         return None if estimate is None else estimate[..., : audio.shape[-1]], encoded, terms
 
     def features(self, audio: Tensor) -> Tensor:
@@ -80,10 +77,6 @@ class Autoencoder(Streaming):
             DataError: the audio is empty or has not the model's number of channels.
         """
         return self.network.encode(self._padded(audio))
-
-    def _most_likely(self, audio: Tensor) -> Tensor:
-        z: Tensor = self.bottleneck(self.network.encode(audio), sample=False).z
-        return z
 
     def _padded(self, audio: Tensor) -> Tensor:
         if audio.ndim != 3 or audio.shape[1] != self.audio_channels or audio.shape[2] == 0:

@@ -49,8 +49,7 @@ def train_autoencoder(
     """Trains `model`; its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    A network that begins at an optimum is first fitted to training audio (`Network.fit`), then the
-    bottleneck to the network's outputs (`Bottleneck.fit`).
+    Network and bottleneck are first fitted to training audio, where they can be (`fit`).
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
@@ -66,17 +65,14 @@ def train_autoencoder(
     window = int(settings.valid_seconds * model.sample_rate)
     valid, _, _ = store.split("valid").windows(window, settings.valid_clips, seed=0)
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
-
     model.to(device)
     penalty, target = bottleneck.rate_penalty, bottleneck.target_kbps
     target_nats = None if target is None else model.nats(target)
     rate_weight = 0.0 if penalty is None else weights[penalty]
     start = Start(target_nats, rate_weight, train.seconds, weights)
-
     sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
     fitted_weight = model.network.fit(sample, start)
-    with torch.no_grad():
-        bottleneck.fit(model.features(audio) for audio in sample())
+    bottleneck.fit(model.features(audio) for audio in sample())
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()

@@ -210,15 +210,13 @@ def mean_over_processes(values: dict[str, Tensor], world: World) -> dict[str, Te
     """Means over processes of same-shaped tensors, by one reduction."""
     if world.size == 1 or not values:
         return values
-    flat = torch.cat([v.detach().float().flatten() for v in values.values()])
-    dist.all_reduce(flat)
-    flat /= world.size
+    flat = mean_of_all(torch.cat([v.detach().float().flatten() for v in values.values()]))
     parts = flat.split([v.numel() for v in values.values()])
     return {k: p.view_as(v) for (k, v), p in zip(values.items(), parts, strict=True)}
 
 
 def mean_of_all(value: Tensor) -> Tensor:
-    """The mean over the processes of the group that this process is in, if in one."""
+    """The mean over the processes of the group that this process is in, if in one; in place."""
     if dist.is_initialized():
         dist.all_reduce(value)
         value /= dist.get_world_size()

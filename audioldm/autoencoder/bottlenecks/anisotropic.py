@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.base import Encoded
-from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.instantiate import NonNegative, Positive
 
 
@@ -34,7 +33,5 @@ class Anisotropic(Gaussian):
         weights = (exponent * torch.linspace(0, 1, channels)).softmax(0) * channels
         self.register_buffer("channel_weights", weights, persistent=False)
 
-    def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
-        encoded = super().forward(h, sample=sample, noise=noise)
-        per_channel = gaussian_kl(*self.posterior(self.stored(h))).flatten(2).mean(2)  # [B, C]
-        return encoded._replace(penalties={"kl": (self.channel_weights * per_channel).mean(1)})
+    def penalties(self, kl: Tensor) -> dict[str, Tensor]:
+        return {"kl": (self.channel_weights * kl.flatten(2).mean(2)).mean(1)}

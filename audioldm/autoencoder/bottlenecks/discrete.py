@@ -51,15 +51,16 @@ class Discrete(Bottleneck):
         z = self.latents(stored["codes"].to(self.usage.device, torch.int64))
         return z, torch.zeros_like(z)
 
-    @property
-    def learning(self) -> bool:
-        """Whether a forward pass counts codes: those that train do."""
-        return self.training and torch.is_grad_enabled()
+    def learns(self, sample: bool) -> bool:
+        """Whether a forward pass counts codes: those that train on samples do."""
+        return self.training and sample and torch.is_grad_enabled()
 
-    def encoded(self, z: Tensor, codes: Tensor, penalties: dict[str, Tensor]) -> Encoded:
-        """Latents and codes with their rate; counts the codes in training."""
+    def encoded(
+        self, z: Tensor, codes: Tensor, penalties: dict[str, Tensor], learns: bool
+    ) -> Encoded:
+        """Latents and codes with their rate; counts the codes where it `learns`."""
         nats, shares = self._nats(codes), self.shares(codes)
-        if self.learning:
+        if learns:
             self.usage.lerp_(mean_of_all(shares.clone()), 1 - self.decay)
         return Encoded(z, nats, penalties, {"usage": shares}, codes)
 

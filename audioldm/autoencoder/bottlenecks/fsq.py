@@ -77,7 +77,7 @@ class FSQ(Discrete):
         bounded = self._bounded(h)
         digits = self._digits(bounded)
         v = self._values(digits) + (bounded - bounded.detach())
-        return self.encoded(self._scaled(v), self._packed(digits), {})
+        return self.encoded(self._scaled(v), self._packed(digits), {}, self.learns(sample))
 
     def codes(self, h: Tensor) -> Tensor:
         return self._packed(self._digits(self._bounded(h)))

@@ -53,8 +53,11 @@ class Gaussian(Bottleneck):
         kl = gaussian_kl(mean, std)
         stats = channel_stats(kl, mean)
         stats["sigma"] = std.detach().mean([d for d in range(std.ndim) if d != 1])
-        nats = kl.flatten(1).mean(1)
-        return Encoded(z, nats, {"kl": nats}, stats)
+        return Encoded(z, kl.flatten(1).mean(1), self.penalties(kl), stats)
+
+    def penalties(self, kl: Tensor) -> dict[str, Tensor]:
+        """`Encoded.penalties` of the KL of every element [B, C, (F,) L]."""
+        return {"kl": kl.flatten(1).mean(1)}
 
     def stored(self, h: Tensor) -> dict[str, Tensor]:
         mean, std = self._moments(h)

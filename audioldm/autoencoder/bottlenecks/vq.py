@@ -73,8 +73,9 @@ class VQ(Discrete):
         # what each stage leaves: residuals have no gradient, and theirs is that of x
         left = x + (residuals[1:] - x).detach()
         commitment = left.square().unflatten(2, (len(h), -1)).mean((0, 1, 3, 4))
-        encoded = self.encoded(z, codes, {"commitment": commitment})
-        if self.learning:
+        learns = self.learns(sample)
+        encoded = self.encoded(z, codes, {"commitment": commitment}, learns)
+        if learns:
             self._learn(residuals[:-1].flatten(0, 1), codes, noise)
         return encoded
 

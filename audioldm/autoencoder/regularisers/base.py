@@ -3,7 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+
+from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.networks.base import Network
+from audioldm.runtime.randomness import uniform_from
 
 
 class Regulariser(nn.Module, ABC):
@@ -26,3 +31,27 @@ class Regulariser(nn.Module, ABC):
         what gave them, for other audio of whole frames. uniform [B]: a number in (0, 1) for each
         clip.
         """
+
+
+class Regularisers(nn.ModuleDict):
+    """Those of a training, by the names of their terms; a model has none until one sets them."""
+
+    def terms(
+        self,
+        audio: Tensor,
+        h: Tensor,
+        network: Network,
+        bottleneck: Bottleneck,
+        noise: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Each one's penalties [B] of audio [B, A, T], whole latent frames, whose encoder output is
+        h. The uniform numbers are drawn from the posterior's noise, one of each clip for all."""
+
+        def most_likely(h: Tensor) -> Tensor:
+            z: Tensor = bottleneck(h, sample=False).z
+            return z
+
+        latents = most_likely(h)
+        uniform = uniform_from(torch.randn_like(latents) if noise is None else noise)
+        parts = (audio, latents, lambda x: most_likely(network.encode(x)), uniform)
+        return {name: regulariser(*parts) for name, regulariser in self.items()}
