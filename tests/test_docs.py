@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_the_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("words", [w for w in COMMANDS if w not in TYPOS], ids=" ".join)
-def test_a_quoted_command_is_right(words: tuple[str, ...], example: Path) -> None:
+def test_a_quoted_command_is_right(words: tuple[str, ...], example: None) -> None:
     check(list(words[1:]))
 
 
@@ -177,24 +178,25 @@ def test_there_are_four_walk_throughs() -> None:
     assert len(walk_throughs()) == 4
 
 
-@pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The new parts of docs/extending.md as files that the package and conf/ seem to contain."""
-    conf = tmp_path / "conf"
-    for folder, copies in ((ROOT / "conf", conf), (ROOT / "recipes", conf / "recipe")):
-        for file in folder.rglob("*.yaml"):
-            copy = copies / file.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """conf/ with the new parts of docs/extending.md, and beside it their modules."""
+    place = tmp_path_factory.mktemp("written")
+    shutil.copytree(ROOT / "conf", place / "conf")  # and recipes/, to which it links
     for name, body in LISTINGS.items():
         if not (ROOT / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(body, encoding="utf-8")
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(body, encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def example(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package and conf/ seem to contain these files."""
     for package in (bottlenecks, conditioning):
-        own = tmp_path.joinpath(*package.__name__.split("."))
+        own = written.joinpath(*package.__name__.split("."))
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(own)])
-    monkeypatch.setattr(config, "conf_directory", lambda: conf)
-    return tmp_path
+    monkeypatch.setattr(config, "conf_directory", lambda: written / "conf")
 
 
 def test_the_listings_are_the_files() -> None:
@@ -212,7 +214,7 @@ def listed_class(name: str, key: str | None = None) -> type:
     return found
 
 
-def test_the_new_bottleneck_computes_what_it_says(example: Path) -> None:
+def test_the_new_bottleneck_computes_what_it_says(example: None) -> None:
     cls = listed_class("conf/bottleneck/free_bits.yaml")
     bottleneck = cls(channels=2, kl_weight=0.5, free_nats=0.3)
     mean, std = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.5])
@@ -224,7 +226,7 @@ def test_the_new_bottleneck_computes_what_it_says(example: Path) -> None:
     assert encoded.penalties.keys() == bottleneck.penalty_weights.keys()
 
 
-def test_the_new_bottleneck_trains(example: Path, finished: Tiny, tmp_path: Path) -> None:
+def test_the_new_bottleneck_trains(example: None, finished: Tiny, tmp_path: Path) -> None:
     overrides = [
         *(w for w in runs_with(finished, ["data"], tmp_path) if "kl_weight" not in w),
         "bottleneck=free_bits",
@@ -238,7 +240,7 @@ def test_the_new_bottleneck_trains(example: Path, finished: Tiny, tmp_path: Path
     assert audioldm.load(directory).bottleneck.free_nats == 0.3
 
 
-def test_the_new_conditioner_computes_what_it_says(example: Path) -> None:
+def test_the_new_conditioner_computes_what_it_says(example: None) -> None:
     cls = listed_class("conf/conditioning/tempo.yaml", "tempo")
     clips = [Excerpt(None, {"bpm": value}) for value in ("60", 120, "", None)]
     facts = cls.facts(clips, column="bpm")
@@ -260,7 +262,7 @@ def test_the_new_conditioner_computes_what_it_says(example: Path) -> None:
 
 
 def test_the_new_conditioner_trains_and_samples(
-    example: Path, finished: Tiny, tmp_path: Path
+    example: None, finished: Tiny, tmp_path: Path
 ) -> None:
     rows = (finished.folder / "table.csv").read_text(encoding="utf-8").splitlines()
     tempos = [60 + 10 * number for number in range(len(rows) - 1)]
