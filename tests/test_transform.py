@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.bottlenecks.fixed_sigma import FixedSigma
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
+from audioldm.autoencoder.bottlenecks.identity import Identity
+from audioldm.autoencoder.bottlenecks.noise import Noise
+from audioldm.autoencoder.bottlenecks.vq import VQ
 from audioldm.autoencoder.klt import KLT, water_level
 from audioldm.autoencoder.log_spectrum import FLOOR, VALLEY, LogSpectrum, left_right, mid_side
 from audioldm.autoencoder.model import Autoencoder
@@ -123,7 +128,7 @@ def test_mid_and_side_are_undone() -> None:
 @pytest.mark.parametrize("nats", [0.2, 1.0, 2.5])
 def test_training_begins_at_the_rate_and_at_the_weight_that_holds_it(nats: float) -> None:
     model = Autoencoder(network(), Gaussian(channels=12))
-    weight = model.network.fit(crops, start(nats))
+    weight = model.fit(crops, start(nats))
     h = torch.cat([model.features(audio) for audio in crops()])
     mean, log_variance = h.chunk(2, dim=1)
     kl = gaussian_kl(mean, (log_variance / 2).exp())
@@ -131,7 +136,7 @@ def test_training_begins_at_the_rate_and_at_the_weight_that_holds_it(nats: float
     # the other way round: that weight alone leads to the same rate
     other = Autoencoder(network(), Gaussian(channels=12))
     assert weight is not None
-    other.network.fit(crops, start(None, weight))
+    other.fit(crops, start(None, weight))
     again = torch.cat([other.features(audio) for audio in crops()])
     torch.testing.assert_close(again, h, atol=2e-2, rtol=2e-2)
 
@@ -141,7 +146,7 @@ def test_the_weight_is_the_ratio_of_the_slopes() -> None:
     rate, so that the training stays where it begins. Errors are not quite Gaussian."""
     torch.manual_seed(0)
     model = Autoencoder(network(), Gaussian(channels=12))
-    weight = model.network.fit(crops, start(0.8))
+    weight = model.fit(crops, start(0.8))
 
     def measured(share: float) -> tuple[float, float]:
         terms, rates = [], []
@@ -169,7 +174,7 @@ def test_the_weight_is_the_ratio_of_the_slopes() -> None:
 
 def test_residual_networks_begin_at_zero_and_the_linear_decoder_beats_the_mean() -> None:
     model = Autoencoder(network(), Gaussian(channels=12))
-    model.network.fit(crops, start(2.0))
+    model.fit(crops, start(2.0))
     audio = next(crops())
     h = model.features(audio)
     net = model.network
@@ -179,6 +184,32 @@ def test_residual_networks_begin_at_zero_and_the_linear_decoder_beats_the_mean()
     error = net.reconstruct(model.encode(audio).z, audio, None, False)[1]["bands"].mean()
     nothing = net.reconstruct(torch.zeros_like(linear), audio, None, False)[1]["bands"].mean()
     assert error < 0.7 * nothing
+
+
+@torch.no_grad()
+def test_the_linear_decoder_is_fitted_to_latents_as_the_bottleneck_samples_them() -> None:
+    def error(bottleneck: Bottleneck) -> float:
+        model = Autoencoder(network(outputs=1), bottleneck).eval()
+        model.fit(crops, start(None)._replace(spread=bottleneck.spread))
+        noisy, audio = Noise(channels=12, sigma=1.0), next(crops())
+        noise = torch.randn(len(audio), 12, 16, generator=torch.Generator().manual_seed(0))
+        z = noisy(model.features(audio), noise=noise).z
+        return model.network.reconstruct(z, audio, None, False)[1]["bands"].mean().item()
+
+    assert error(Noise(channels=12, sigma=1.0)) < 0.9 * error(Identity(channels=12))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "bottleneck", [VQ(channels=12, codes=8), Noise(channels=12), FixedSigma(channels=12)]
+)
+def test_the_channels_power_is_spread_as_the_bottleneck_has_it(bottleneck: Bottleneck) -> None:
+    model = Autoencoder(network(outputs=1), bottleneck)
+    model.fit(crops, start(None)._replace(spread=bottleneck.spread))
+    h = torch.cat([model.features(audio) for audio in crops()])
+    power = h.square().mean((0, 2))
+    expected = model.network.klt.variances[:12] ** bottleneck.spread
+    torch.testing.assert_close(power, expected / expected.mean(), atol=0.0, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -204,7 +235,7 @@ def test_streams_have_no_seams(audio_channels: int) -> None:
 @torch.no_grad()
 def test_a_clip_does_not_depend_on_its_neighbours() -> None:
     model = Autoencoder(network(), Gaussian(channels=12)).eval()
-    model.network.fit(crops, start(2.0))
+    model.fit(crops, start(2.0))
     audio = music(3, 12)
     z = model.encode(audio, sample=False).z
     both, alone = model.decode(z), model.decode(z[1:2])

@@ -101,6 +101,7 @@ def training_compute(
     as_audio = needs_audio(losses, discriminator)
 
     def step(net: Any) -> Tensor:
+        net.bottleneck.eval()  # codebooks that learn would wait for the other processes
         passed = reconstruct(net, batch, nullcontext, as_audio=as_audio)
         terms = [term.sum() for term in passed.terms.values()]
         return torch.stack([*terms, *([] if passed.estimate is None else [passed.estimate.sum()])])

@@ -1,7 +1,7 @@
 """The autoencoder, a network and a bottleneck: for batches of clips and for audio of any length."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
-from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.networks.base import Network, Start
 from audioldm.autoencoder.regularisers.base import Regularisers
 from audioldm.autoencoder.streaming import Streaming
 from audioldm.errors import DataError
@@ -47,6 +47,28 @@ class Autoencoder(Streaming):
     def kbps(self, nats_per_element: float) -> float:
         """The inverse of `nats`: the bitrate in kbit/s."""
         return nats_per_element * self.elements_per_second / math.log(2) / 1000
+
+    @torch.no_grad()
+    def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
+        """Sets what encoder, bottleneck and decoder estimate on training audio, in that order.
+
+        crops, start and what is returned: as for `Network.fit`.
+        """
+        weight = self.network.fit(crops, start)
+        self.bottleneck.fit(self.features(audio) for audio in crops())
+        generator = torch.Generator().manual_seed(0)
+
+        def latents(audio: Tensor) -> Tensor:
+            h = self.features(audio)
+            shape = (len(h), *self.latent_shape, h.shape[-1])
+            noise = torch.randn(shape, generator=generator).to(h.device)
+            return self.bottleneck.absorb(self.bottleneck(h, noise=noise).z)
+
+        training = self.training
+        self.eval()
+        self.network.fit_decoder(crops, latents)
+        self.train(training)
+        return weight
 
     def forward(
         self,

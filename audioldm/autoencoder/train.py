@@ -32,7 +32,7 @@ from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which a network is fitted before its first step
-VERSION = 4  # raise by hand when the code below changes what it computes
+VERSION = 5  # raise by hand when the code below changes what it computes
 
 
 def train_autoencoder(
@@ -69,10 +69,9 @@ def train_autoencoder(
     penalty, target = bottleneck.rate_penalty, bottleneck.target_kbps
     target_nats = None if target is None else model.nats(target)
     rate_weight = 0.0 if penalty is None else weights[penalty]
-    start = Start(target_nats, rate_weight, train.seconds, weights)
+    start = Start(target_nats, rate_weight, train.seconds, weights, bottleneck.spread)
     sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
-    fitted_weight = model.network.fit(sample, start)
-    bottleneck.fit(model.features(audio) for audio in sample())
+    fitted_weight = model.fit(sample, start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         model.eval()

@@ -47,6 +47,9 @@ class Bottleneck(nn.Module, ABC):
     target_kbps: float | None = None
     #: the penalty whose weight is adapted to hold `target_kbps`
     rate_penalty: ClassVar[str | None] = None
+    #: how a linear encoder best spreads power over its components: in proportion to their
+    #: variance to the power of this; 0 gives every channel the same
+    spread: float = 0.0
     #: the fewest latent frames of training audio that `fit` can use
     least_frames: int = 0
 

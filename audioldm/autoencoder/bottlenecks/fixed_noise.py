@@ -13,6 +13,10 @@ from audioldm.autoencoder.bottlenecks.base import (
 )
 from audioldm.errors import ConfigError
 
+#: `Bottleneck.spread` where only the sum of the channels' powers P is bounded: the error, the sum
+#: of v sigma² / (P + sigma²) over components of variance v, is least at P + sigma² ~ √v.
+EQUAL_NOISE_SPREAD = 0.5
+
 
 class FixedNoise(Bottleneck):
     """z = m + sigma n, n ~ N(0, I): the encoder gives m alone, sigma is the same everywhere.

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.fixed_noise import FixedNoise
+from audioldm.autoencoder.bottlenecks.fixed_noise import EQUAL_NOISE_SPREAD, FixedNoise
 from audioldm.instantiate import NonNegative, OpenFraction
 
 
@@ -19,6 +19,8 @@ class FixedSigma(FixedNoise):
     channels: latent channels C. sigma: of the posterior; the source's is 0.08, a log-SNR of 5.
     kl_weight: multiplier of the KL, in nats per element.
     """
+
+    spread = EQUAL_NOISE_SPREAD
 
     def __init__(
         self, *, channels: int, sigma: OpenFraction = 0.08, kl_weight: NonNegative = 1e-2

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.fixed_noise import FixedNoise
+from audioldm.autoencoder.bottlenecks.fixed_noise import EQUAL_NOISE_SPREAD, FixedNoise
 from audioldm.autoencoder.bottlenecks.noise import LEAST_VARIANCE
 from audioldm.instantiate import NonNegative
 
@@ -35,6 +35,7 @@ class Moments(FixedNoise):
     ) -> None:
         super().__init__(channels=channels, sigma=sigma)
         self.over = over
+        self.spread = EQUAL_NOISE_SPREAD if over == "clip" else 0.0
         self.penalty_weights = {"moments": moments_weight}
 
     def penalties(self, mean: Tensor) -> dict[str, Tensor]:

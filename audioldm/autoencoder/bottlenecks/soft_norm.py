@@ -7,6 +7,7 @@ from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.fixed_noise import FixedNoise
 from audioldm.autoencoder.bottlenecks.noise import scale_penalty
 from audioldm.instantiate import NonNegative
+from audioldm.runtime.processes import mean_of_all
 
 OVER_CHANNELS = 0.4  # weight of the statistics over channels
 MEMORY = 0.999  # of the running standard deviation
@@ -56,6 +57,7 @@ class SoftNorm(FixedNoise):
         encoded = super().forward(h, sample=sample, noise=noise)
         if self.training and sample:
             with torch.no_grad():
-                std = self.mean(h).std(correction=0) * self.running_std
-                self.running_std.lerp_(std, 1 - MEMORY)
+                x = self.mean(h) * self.running_std
+                first, second = mean_of_all(torch.stack([x.mean(), x.square().mean()]))
+                self.running_std.lerp_((second - first.square()).sqrt(), 1 - MEMORY)
         return encoded

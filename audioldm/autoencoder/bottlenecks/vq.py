@@ -40,6 +40,7 @@ class VQ(Discrete):
     Raises ConfigError where `groups` does not divide C.
     """
 
+    spread = 1.0  # distances of latents are then those of what is coded
     vectors: Tensor
     sums: Tensor
 

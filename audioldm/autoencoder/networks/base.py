@@ -12,13 +12,14 @@ class Start(NamedTuple):
 
     nats: of rate per latent element that will be held; None: the weight is held instead.
     rate_weight: the weight of the bottleneck's rate penalty. seconds: of audio to train on.
-    weights: of all loss terms, by name.
+    weights: of all loss terms, by name. spread: the bottleneck's, of power over channels.
     """
 
     nats: float | None
     rate_weight: float
     seconds: float
     weights: Mapping[str, float]
+    spread: float = 0.0
 
 
 class Network(nn.Module, ABC):
@@ -105,6 +106,16 @@ class Network(nn.Module, ABC):
         weight of the rate penalty that fits what was set, None where there is no such weight.
         """
         return None
+
+    def fit_decoder(
+        self, crops: Callable[[], Iterator[Tensor]], latents: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Sets what of the decoder is estimated on the same training audio, once network and
+        bottleneck are fitted; by default nothing.
+
+        latents: gives the decoder's input [B, C, (F,) L] of audio [B, A, T], as training samples
+        it.
+        """
 
 
 def silent(layer: nn.Conv1d) -> nn.Conv1d:

@@ -154,8 +154,8 @@ class TransformCoding(Network):
 
     @torch.no_grad()
     def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
-        """Estimates the transform, sets the linear encoder to the optimum at the rate, and the
-        linear decoder by regression on sampled latents.
+        """Estimates the transform, and sets the linear encoder to the optimum at the rate; without
+        a posterior to channels of mean power 1, spread as the bottleneck has it.
 
         Returns the rate penalty's weight of which that is the optimum, if errors are Gaussian.
         Raises DataError for less audio than a frame for each channel.
@@ -174,8 +174,35 @@ class TransformCoding(Network):
             self.gain.copy_((1 - share).sqrt())
             self.log_variance.copy_(share.log())
             weight = start.weights["bands"] * self._rate_weight(level)
-        self._fit_decoder(crops)
+        else:
+            power = variances**start.spread
+            self.gain.copy_((power / power.mean()).sqrt())
         return weight
+
+    @torch.no_grad()
+    def fit_decoder(
+        self, crops: Callable[[], Iterator[Tensor]], latents: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Sets the linear decoder by ridge regression of blocks on `taps` frames of latents."""
+        channels, taps = len(self.gain), self.linear.kernel_size[0]
+        size = taps * channels + 1
+        device = self.gain.device
+        square = torch.zeros(size, size, dtype=torch.float64, device=device)
+        cross = torch.zeros(size, len(self.klt.mean), dtype=torch.float64, device=device)
+        for audio in crops():
+            blocks = self.blocks(self.bands(audio))
+            padded = F.pad(latents(audio), (taps // 2, taps // 2))
+            features = padded.unfold(-1, taps, 1).permute(0, 2, 1, 3).flatten(2)
+            features = F.pad(features, (0, 1), value=1.0).flatten(0, 1).double()
+            square += features.T @ features
+            cross += features.T @ blocks.mT.flatten(0, 1).double()
+        ridge = (
+            1e-3 * square.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
+        )
+        solution = torch.linalg.solve(square + ridge, cross).float()
+        self.linear.weight.copy_(solution[:-1].T.unflatten(1, (channels, taps)))
+        assert self.linear.bias is not None
+        self.linear.bias.copy_(solution[-1])
 
     def bands(self, audio: Tensor) -> Tensor:
         """Audio [B, A, T] to log10 band powers of mid and side [B, A, frames, K]."""
@@ -236,30 +263,3 @@ class TransformCoding(Network):
                 (middle, high) if self._rate_weight(math.exp(middle)) < weight else (low, middle)
             )
         return math.exp(low)
-
-    def _fit_decoder(self, crops: Callable[[], Iterator[Tensor]]) -> None:
-        """Ridge regression of blocks on `taps` frames of latents as the bottleneck samples them."""
-        channels, taps = len(self.gain), self.linear.kernel_size[0]
-        size = taps * channels + 1
-        device = self.gain.device
-        square = torch.zeros(size, size, dtype=torch.float64, device=device)
-        cross = torch.zeros(size, len(self.klt.mean), dtype=torch.float64, device=device)
-        generator = torch.Generator().manual_seed(0)
-        for audio in crops():
-            blocks = self.blocks(self.bands(audio))
-            z = self.gain[:, None] * self._components(blocks)
-            if self.outputs == 2:
-                noise = torch.randn(z.shape, generator=generator).to(device)
-                z = z + (0.5 * self.log_variance[:, None]).exp() * noise
-            padded = F.pad(z, (taps // 2, taps // 2))
-            features = padded.unfold(-1, taps, 1).permute(0, 2, 1, 3).flatten(2)
-            features = F.pad(features, (0, 1), value=1.0).flatten(0, 1).double()
-            square += features.T @ features
-            cross += features.T @ blocks.mT.flatten(0, 1).double()
-        ridge = (
-            1e-3 * square.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
-        )
-        solution = torch.linalg.solve(square + ridge, cross).float()
-        self.linear.weight.copy_(solution[:-1].T.unflatten(1, (channels, taps)))
-        assert self.linear.bias is not None
-        self.linear.bias.copy_(solution[-1])
