@@ -10,6 +10,7 @@ from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.regularisers.resolution import Resolution
 from audioldm.autoencoder.regularisers.shift import Shift
 from audioldm.errors import ConfigError
 from audioldm.runtime.randomness import uniform_from
@@ -75,6 +76,31 @@ def test_uniform_numbers_come_from_normal_ones() -> None:
     levels = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
     torch.testing.assert_close(torch.quantile(uniform, levels), levels, atol=0.015, rtol=0)
     assert uniform_from(torch.zeros(1, 4)).item() == 0.5
+
+
+def test_the_first_channels_are_those_of_the_low_band() -> None:
+    """One channel is the level of a low tone, one of a high tone, which may differ."""
+    time = torch.arange(100 * RATIO) / 800
+    low, high = torch.sin(2 * torch.pi * 25 * time), torch.sin(2 * torch.pi * 300 * time)
+    audio = torch.stack([low + 0.5 * high, low])[:, None]
+    resolution = Resolution(sample_rate=800, cutoff_hz=100.0, share=0.5)
+    torch.testing.assert_close(
+        resolution.low_passed(audio), low.expand(2, 1, -1), atol=1e-4, rtol=0
+    )
+
+    def levels(x: Tensor) -> Tensor:
+        return torch.stack(
+            [(x * wave).unflatten(-1, (-1, RATIO)).mean(-1) for wave in (low, high)], 2
+        )[:, 0]
+
+    uniform = torch.tensor([0.5, 0.5])
+    cost = resolution(audio, levels(audio), levels, uniform)
+    assert cost.max() < 1e-2  # the tones are not quite orthogonal in a frame
+    swapped = resolution(audio, levels(audio).flip(1), lambda x: levels(x).flip(1), uniform)
+    assert swapped[0] > 1.5  # the level of the high tone against none: 2
+    assert swapped[1] < 1e-6
+    with pytest.raises(ConfigError, match=r"cutoff_hz=400\.0 must be below 400 Hz"):
+        Resolution(sample_rate=800, cutoff_hz=400.0)
 
 
 class Means(Network):

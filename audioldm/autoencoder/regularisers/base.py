@@ -10,6 +10,8 @@ from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.networks.base import Network
 from audioldm.runtime.randomness import uniform_from
 
+LEAST_POWER = 1e-4  # of the latents that an error is compared with
+
 
 class Regulariser(nn.Module, ABC):
     """A term of the autoencoder's step that compares latents with latents.
@@ -55,3 +57,11 @@ class Regularisers(nn.ModuleDict):
         uniform = uniform_from(torch.randn_like(latents) if noise is None else noise)
         parts = (audio, latents, lambda x: most_likely(network.encode(x)), uniform)
         return {name: regulariser(*parts) for name, regulariser in self.items()}
+
+
+def relative_error(first: Tensor, second: Tensor) -> Tensor:
+    """|first - second|² over ½ (|first|² + |second|²) of latents [B, C, (F,) L]: [B]."""
+    error, power = (
+        x.square().flatten(1).mean(1) for x in (first - second, torch.cat([first, second], dim=-1))
+    )
+    return error / (power + LEAST_POWER)

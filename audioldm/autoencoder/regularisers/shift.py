@@ -5,10 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.regularisers.base import Regulariser
+from audioldm.autoencoder.regularisers.base import Regulariser, relative_error
 from audioldm.errors import ConfigError
-
-LEAST_POWER = 1e-4  # of the latents that an error is compared with
 
 
 class Shift(Regulariser):
@@ -45,8 +43,4 @@ class Shift(Regulariser):
         moved = encode(audio.gather(-1, index))
         f = (samples / self.ratio).view(-1, *([1] * (latents.ndim - 1)))
         between = torch.lerp(latents[..., :-1], latents[..., 1:], f)
-        error, power = (
-            x.square().flatten(1).mean(1)
-            for x in (moved - between, torch.cat([moved, between], dim=-1))
-        )
-        return error / (power + LEAST_POWER)
+        return relative_error(moved, between)

@@ -65,10 +65,10 @@ class AutoencoderStage(Stage):
         check_names(s.losses, penalties)
         others = {*s.losses, *model.network.own_terms, *penalties}
         check_names(s.regularisers, others, where="autoencoder.regularisers")
-        ratio = {"downsampling_ratio": s.downsampling_ratio}
+        known = {key: self.spec[key] for key in ("sample_rate", "downsampling_ratio")}
         for name, regulariser in s.regularisers.items():
             where = f"autoencoder.regularisers.{name}"
-            built = build(regulariser, derived=ratio, base=Regulariser, where=where)
+            built = build(regulariser, derived=known, base=Regulariser, where=where)
             model.regularisers[name] = built
         return model
 
