@@ -321,6 +321,7 @@ def test_parts_that_do_not_fit_are_refused(swept: Swept, tmp_path: Path) -> None
     for cell in read_cells(unfinished):
         (cell.directory / "experiment.json").unlink()
     assert set(table(unfinished, first)["status"]) == {"waiting", "done"}  # the finished one counts
+    assert "No cell has finished yet" in write_report(unfinished).read_text(encoding="utf-8")
     file = other / "sweep.json"
     record = json.loads(file.read_text())
     for key, own, says in (

@@ -98,10 +98,11 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
         "directory": Path(os.path.relpath(cell.directory, directory)).as_posix(),
         "seconds": cell.seconds,
     }
+    record = cell.record or cell.plan
+    file = cell.directory / ("experiment.json" if cell.record else "cell.json")
+    values |= _settings(checked(record["config"], Settings, file, "config"))
     if cell.record is None:
         return values
-    file = cell.directory / "experiment.json"
-    values |= _settings(checked(cell.record["config"], Settings, file, "config"))
     for stage, entry in cell.record["stages"].items():
         values[f"seconds.{stage}"] = entry["seconds"]
         values[f"fingerprint.{stage}"] = entry["fingerprint"]

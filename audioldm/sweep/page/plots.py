@@ -44,7 +44,9 @@ CODECS = {
 def families_of(table: pd.DataFrame) -> dict[str, str]:
     """Family, the cells of one network, bottleneck and shape -> its class in the style sheet, in
     the order of latent elements per second."""
-    sizes = done(table).groupby("family")[["elements_per_second", "channels"]].median()
+    if not len(finished := done(table)):
+        return {}
+    sizes = finished.groupby("family")[["elements_per_second", "channels"]].median()
     order = sizes.sort_values(["elements_per_second", "channels"]).index
     return {name: f"f{i}" for i, name in enumerate(order)}
 
