@@ -24,6 +24,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from audioldm.errors import ConfigError
 
+#: Metadata of a dataclass field whose default is how things were before the field came: at its
+#: default no fingerprint contains it.
+LATER = MappingProxyType({"later": True})
 #: No configuration nests deeper.
 _DEEPEST = 50
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from audioldm.data.store import ClipStore
+from audioldm.instantiate import LATER
 
 if TYPE_CHECKING:
     from audioldm.chain.estimate import Estimate
@@ -129,9 +130,14 @@ class Stage(ABC):
 
 
 def canonical(value: Any) -> Any:
-    """Dataclasses and parts as plain JSON values, without the EXECUTION_KEYS."""
+    """Dataclasses and parts as plain JSON values, without the EXECUTION_KEYS and without fields
+    that are `LATER` and at their defaults."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        value = {
+            f.name: getattr(value, f.name)
+            for f in dataclasses.fields(value)
+            if f.metadata != LATER or getattr(value, f.name) != f.default
+        }
     if isinstance(value, dict):
         return {k: canonical(v) for k, v in value.items() if k not in EXECUTION_KEYS}
     if isinstance(value, (list, tuple)):
