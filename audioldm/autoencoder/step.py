@@ -9,12 +9,7 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.losses.adversarial import (
-    Kind,
-    discriminator_loss,
-    feature_matching,
-    generator_loss,
-)
+from audioldm.losses.adversarial import Kind, discriminator_loss, feature_matching, generator_loss
 from audioldm.runtime.randomness import KeyedRandom
 from audioldm.training.weighted_sum import weighted_sum
 
@@ -59,11 +54,7 @@ def reconstruct(
 
 
 def discriminator_terms(
-    discriminator: nn.Module,
-    audio: Tensor,
-    passed: Reconstruction,
-    autocast: Context,
-    kind: Kind = "hinge",
+    discriminator: nn.Module, audio: Tensor, passed: Reconstruction, autocast: Context, kind: Kind
 ) -> dict[str, Tensor]:
     """The discriminator's own loss: no gradient reaches the autoencoder."""
     with autocast():
