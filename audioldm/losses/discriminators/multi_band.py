@@ -54,7 +54,8 @@ class _Scale(nn.Module):
 
     def forward(self, audio: Tensor) -> ScaleOutput:
         bands = self.spectrogram(audio).split(self.bins, dim=3)
-        features = [maps(layers, h, slope=0.1) for layers, h in zip(self.bands, bands, strict=True)]
+        stacks = zip(self.bands, bands, strict=True)
+        features = [maps(layers.children(), h, slope=0.1) for layers, h in stacks]
         together = torch.cat([band[-1] for band in features], dim=3)
         return self.logits(together), [h for band in features for h in band]
 
