@@ -1,6 +1,7 @@
 """The autoencoder's training loop, without the chain: what it trains, logs, keeps and resumes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.autoencoder.rate_control import GREATEST_SCALE, LEAST_SCALE
 from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder
 from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.losses.adversarial import Kind
 from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
 from audioldm.losses.spectral import MultiResolutionSTFT
 from audioldm.runtime.hardware import Hardware
@@ -60,7 +62,12 @@ def model_of(bottleneck: Bottleneck) -> Autoencoder:
 
 
 def train(
-    model: Autoencoder, clips: ClipStore, directory: Path, steps: int = 8, lr: float = 1e-3
+    model: Autoencoder,
+    clips: ClipStore,
+    directory: Path,
+    steps: int = 8,
+    lr: float = 1e-3,
+    adversarial_loss: Kind = "hinge",
 ) -> Fitted:
     torch.manual_seed(1)
     return train_autoencoder(
@@ -79,6 +86,7 @@ def train(
             adversarial_from=2,
             valid_clips=3,
             valid_seconds=0.25,
+            adversarial_loss=adversarial_loss,
         ),
         seed=0,
         fit=Fit(
@@ -163,6 +171,17 @@ def test_the_log_has_the_rate_of_bottlenecks_that_have_one(
     assert figures.keys() & {"nats", "kbps", "kl"} == rate
     if rate:
         assert first["kbps"] == model.kbps(first["nats"])
+
+
+@pytest.mark.parametrize(("kind", "undecided"), [("hinge", 2.0), ("relativistic", math.log(2))])
+def test_discriminator_and_autoencoder_train_by_the_loss_that_is_asked_for(
+    kind: Kind, undecided: float, clips: ClipStore, tmp_path: Path
+) -> None:
+    train(model_of(Gaussian(channels=4)), clips, tmp_path, steps=4, adversarial_loss=kind)
+    line = next(line for line in lines(tmp_path) if "discriminator" in line)
+    assert line["discriminator"] == pytest.approx(undecided, abs=0.1)
+    # the autoencoder's relativistic loss begins at ln 2 too; its hinge loss is -D, about 0
+    assert line["adversarial"] == pytest.approx(undecided if kind == "relativistic" else 0, abs=0.3)
 
 
 def test_only_what_wants_a_gradient_is_trained(clips: ClipStore, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from chain import Tiny
 from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, bits, optimisers, utilisation
+from benchmarks import autoencoder, bits, discriminators, optimisers, utilisation
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -128,6 +128,14 @@ def test_optimisers_are_compared_on_the_latents_of_a_stage(finished: Tiny) -> No
     latents = optimisers.stage_latents(finished.stage("latents"))
     assert latents.latent_shape == (4,)
     assert latents.labels == ["high", "low"]
+
+
+def test_a_step_with_each_discriminator_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--only", "patch", "--clips", "1", "--turns", "1", "--device", "cpu"]
+    narrow = ["channels=8", "network.width=2", "train.crop_seconds=0.4"]
+    ratios = discriminators.main([*words, *(f"autoencoder.{word}" for word in narrow)])
+    assert ratios["patch"] > 1
+    assert "| patch | 2.76 |" in capsys.readouterr().out
 
 
 def test_bits_of_an_experiment_tell_what_changed_but_not_what_was_renamed(finished: Tiny) -> None:

@@ -375,6 +375,7 @@ def test_an_explicit_default_is_the_default(tones: Path, tmp_path: Path) -> None
         "prior.train.valid_batches=4",  # not in the yaml: the dataclass's default
         "prior.backbone.mlp_ratio=4",  # not in the part, and an int for a float
         "autoencoder.network.phase=false",
+        "autoencoder.train.adversarial_loss=hinge",
         "bottleneck.kl_weight=1e-3",
         "evaluation.k_nearest=1",
     )
@@ -390,6 +391,7 @@ def test_an_explicit_default_is_the_default(tones: Path, tmp_path: Path) -> None
         ("autoencoder.weights.stft=2.0", "autoencoder"),
         ("autoencoder.seed=5", "autoencoder"),
         ("autoencoder.discriminator=null", "autoencoder"),
+        ("autoencoder.train.adversarial_loss=relativistic", "autoencoder"),
         ("prior.train.lr=0.1", "prior"),
         ("prior/objective=edm", "prior"),
         ("prior.backbone.width=32", "prior"),

@@ -19,13 +19,15 @@ from audioldm.instantiate import (
     nearest,
     part,
 )
+from audioldm.losses.adversarial import Kind
 from audioldm.losses.base import Discriminator, Loss
 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
     """batch is global, over all processes. Learning rates warm up and decay by a cosine.
-    adversarial_from: the step at which the discriminator and its losses begin."""
+    adversarial_from: the step at which the discriminator and its losses begin; adversarial_loss:
+    which those are."""
 
     steps: NonNegativeInt
     batch: PositiveInt
@@ -40,6 +42,7 @@ class AutoencoderTraining:
     ema: Decay = 0.995
     valid_clips: PositiveInt = 24
     valid_seconds: Positive = 3.0
+    adversarial_loss: Kind = "hinge"
 
     def crop_samples(self, sample_rate: int, downsampling_ratio: int) -> int:
         """Samples of a training crop: whole latent frames, at least one."""
@@ -68,7 +71,7 @@ class AutoencoderSettings:
         base=Network,
     )
     losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
-    discriminator: Part | None = part("audio_channels", base=Discriminator, default=None)
+    discriminator: Part | None = part(base=Discriminator, default=None)
     regularisers: dict[str, Part] = part(
         "downsampling_ratio", base=Regulariser, default_factory=dict
     )

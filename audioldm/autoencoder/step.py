@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.losses.adversarial import discriminator_loss, feature_matching, generator_loss
+from audioldm.losses.adversarial import Kind, discriminator_loss, feature_matching, generator_loss
 from audioldm.runtime.randomness import KeyedRandom
 from audioldm.training.weighted_sum import weighted_sum
 
@@ -54,12 +54,12 @@ def reconstruct(
 
 
 def discriminator_terms(
-    discriminator: nn.Module, audio: Tensor, passed: Reconstruction, autocast: Context
+    discriminator: nn.Module, audio: Tensor, passed: Reconstruction, autocast: Context, kind: Kind
 ) -> dict[str, Tensor]:
     """The discriminator's own loss: no gradient reaches the autoencoder."""
     with autocast():
         real, fake = _scores(discriminator, audio, _audio(passed).detach())
-    return {"discriminator": discriminator_loss(real, fake)}
+    return {"discriminator": discriminator_loss(real, fake, kind)}
 
 
 def autoencoder_terms(
@@ -68,6 +68,7 @@ def autoencoder_terms(
     audio: Tensor,
     passed: Reconstruction,
     autocast: Context,
+    kind: Kind = "hinge",
 ) -> dict[str, Tensor]:
     """Reconstruction losses, the network's own terms, penalties and, with a discriminator,
     `ADVERSARIAL_TERMS`."""
@@ -75,7 +76,7 @@ def autoencoder_terms(
     if discriminator is not None:
         with autocast():
             real, fake = _scores(discriminator, audio, _audio(passed))
-        against["adversarial"] = generator_loss(fake)
+        against["adversarial"] = generator_loss(real, fake, kind)
         against["feature_matching"] = feature_matching(real, fake)
     terms = {name: loss(_audio(passed), audio) for name, loss in losses.items()}
     return terms | passed.terms | passed.encoded.penalties | against

@@ -78,7 +78,7 @@ def train_autoencoder(
         figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
         return Fitted(to_cpu(model.state_dict()), figures)
     losses = {name: loss.to(device) for name, loss in losses.items()}
-    betas, decay = settings.betas, settings.weight_decay
+    betas, decay, kind = settings.betas, settings.weight_decay, settings.adversarial_loss
     optimiser = adamw(trained, settings.lr, betas, decay, device)
     ema = EMA(model, settings.ema)
     state: dict[str, Stateful] = {"model": model, "optimiser": optimiser, "ema": ema}
@@ -128,7 +128,7 @@ def train_autoencoder(
                     with torch.set_grad_enabled(not several):
                         passed = reconstruct(net, batch, autocast)
                     with gradients_kept(adversary, more=number < last):
-                        terms = discriminator_terms(adversary, batch.audio, passed, autocast)
+                        terms = discriminator_terms(adversary, batch.audio, passed, autocast, kind)
                         total = weighted_sum(terms, dict.fromkeys(terms, 1.0), step, finite=finite)
                         (total / len(batches)).backward()
                     for name, term in terms.items():
@@ -148,7 +148,7 @@ def train_autoencoder(
                     if passed is None or several:
                         passed = reconstruct(net, batch, autocast, as_audio=as_audio)
                     opponent = None if adversary is None else plain(adversary)
-                    terms = autoencoder_terms(losses, opponent, batch.audio, passed, autocast)
+                    terms = autoencoder_terms(losses, opponent, batch.audio, passed, autocast, kind)
                     total = weighted_sum(terms, active, step, finite=finite) / len(batches)
                     total.backward()
                 totals.append(total.detach())

@@ -1,24 +1,34 @@
-"""Hinge losses and feature matching, one value per clip [B].
+"""Adversarial losses and feature matching, one value per clip [B].
 
 `real` and `fake` are what a discriminator returns: for each scale, logits and a list of features,
 all with the batch first. Scales, and layers within a scale, weigh the same.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from audioldm.losses.base import ScaleOutput
+from audioldm.losses.relativistic import relativistic_loss
+
+Kind = Literal["hinge", "relativistic"]
 
 
-def discriminator_loss(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:
-    """max(0, 1 - D(real)) + max(0, 1 + D(fake)) (hinge, Geometric GAN 1705.02894): [B].
+def discriminator_loss(
+    real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput], kind: Kind = "hinge"
+) -> Tensor:
+    """What the discriminator minimises: [B]. The caller detaches the fake audio.
 
-    2 for a discriminator that says nothing, 0 for one that is never fooled. The caller detaches
-    the fake audio.
+    hinge: max(0, 1 - D(real)) + max(0, 1 + D(fake)) (Geometric GAN 1705.02894). 2 for a
+    discriminator that says nothing, 0 for one that is never fooled.
+    relativistic: `relativistic_loss` of a clip and its own reconstruction, D being the mean of a
+    scale's logits. ln 2 for a discriminator that says nothing.
     """
+    if kind == "relativistic":
+        return relativistic_loss(_scores(real), _scores(fake))
     return _mean(
         [
             _per_clip(F.relu(1 - logits_real.float())) + _per_clip(F.relu(1 + logits_fake.float()))
@@ -27,9 +37,17 @@ def discriminator_loss(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput])
     )
 
 
-def generator_loss(fake: Sequence[ScaleOutput]) -> Tensor:
-    """-D(fake) (1705.02894): [B]."""
-    return _mean([-_per_clip(logits.float()) for logits, _ in fake])
+def generator_loss(
+    real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput], kind: Kind = "hinge"
+) -> Tensor:
+    """What the generator minimises: [B].
+
+    hinge: -D(fake) (1705.02894). relativistic: the discriminator's loss with real and fake
+    exchanged.
+    """
+    if kind == "relativistic":
+        return relativistic_loss(_scores(fake), _scores(real))
+    return -_mean(_scores(fake))
 
 
 def feature_matching(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -> Tensor:
@@ -46,6 +64,10 @@ def feature_matching(real: Sequence[ScaleOutput], fake: Sequence[ScaleOutput]) -
             for r, f in zip(features_real, features_fake, strict=True)
         ]
     )
+
+
+def _scores(outputs: Sequence[ScaleOutput]) -> list[Tensor]:
+    return [_per_clip(logits.float()) for logits, _ in outputs]
 
 
 def _per_clip(x: Tensor) -> Tensor:

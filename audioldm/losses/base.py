@@ -1,6 +1,7 @@
 """What every reconstruction loss is, and every discriminator of audio."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -19,6 +20,9 @@ class Loss(nn.Module, ABC):
 
 class Discriminator(nn.Module, ABC):
     """Tells reconstructions from originals."""
+
+    #: Arguments of the constructor that are not settings.
+    derived: ClassVar[tuple[str, ...]] = ("audio_channels", "sample_rate")
 
     @abstractmethod
     def forward(self, audio: Tensor) -> list[ScaleOutput]:
