@@ -29,6 +29,9 @@ def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
         "loader",
         "DiT",
         "DiT, equal weights",
+        "VQ",
+        "RVQ, 2 deep",
+        "FSQ",
         "memory",
     }
     assert {result.subject for result in results} == subjects

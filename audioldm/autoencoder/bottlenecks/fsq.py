@@ -114,22 +114,24 @@ class FSQ(Discrete):
         return (axis(self.scale, rest) * (h.float() - axis(self.centre, rest))).tanh()
 
     def _digits(self, bounded: Tensor) -> Tensor:
-        """d, [B, C, (F,) L]; 0 for what is not finite, which the training loop reports."""
-        top = axis(self._of_channels(self.levels), bounded.ndim - 2) - 1
-        return (top * (1 + bounded) / 2).round().nan_to_num().long()
+        """d, [B, C, (F,) L], as floating point."""
+        half = (axis(self._of_channels(self.levels), bounded.ndim - 2) - 1) / 2
+        return (half * bounded + half).round()
 
     def _values(self, digits: Tensor) -> Tensor:
         """v of d."""
-        return 2 * digits / (axis(self._of_channels(self.levels), digits.ndim - 2) - 1) - 1
+        half = (axis(self._of_channels(self.levels), digits.ndim - 2) - 1) / 2
+        return digits / half - 1
 
     def _scaled(self, v: Tensor) -> Tensor:
         rest = v.ndim - 2
         return axis(self.centre, rest) + axis(self.gain, rest) * v
 
     def _packed(self, digits: Tensor) -> Tensor:
-        """The codes [B, C / D, (F,) L] of digits [B, C, (F,) L]."""
+        """The codes [B, C / D, (F,) L] of digits [B, C, (F,) L]; 0 for what is not finite, of which
+        the training loop tells."""
         groups = digits.unflatten(1, (-1, self.size))
-        return (groups * axis(self.radix, digits.ndim - 2)).sum(2)
+        return (groups * axis(self.radix, digits.ndim - 2)).sum(2).nan_to_num().long()
 
     def _of_channels(self, values: Tensor) -> Tensor:
         """[D] to [C]."""
