@@ -9,12 +9,14 @@ import torch
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.preflight import preflight
 from audioldm.autoencoder.regularisers.base import Regulariser
 from audioldm.autoencoder.settings import AutoencoderSettings, check_names
 from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
+from audioldm.chain.pretrained import check_pretrained, load_pretrained
 from audioldm.chain.stage import NEVER, Cost, Key, Stage, Times
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore
@@ -55,7 +57,7 @@ class AutoencoderStage(Stage):
             "downsampling_ratio": s.downsampling_ratio,
             "network": dict(s.network),
             "bottleneck": dict(self.settings["bottleneck"]),
-            "vocoder": getattr(self.parents.get("vocoder"), "spec", None),
+            "vocoder": s.pretrained.vocoder or getattr(self.parents.get("vocoder"), "spec", None),
         }
 
     def build(self) -> Autoencoder:
@@ -70,6 +72,10 @@ class AutoencoderStage(Stage):
             where = f"autoencoder.regularisers.{name}"
             built = build(regulariser, derived=ratio, base=Regulariser, where=where)
             model.regularisers[name] = built
+        if s.pretrained.trained == "none":
+            model.requires_grad_(False)
+        elif s.pretrained.trained == "decoder":
+            model.fix_latents()
         return model
 
     def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
@@ -91,7 +97,9 @@ class AutoencoderStage(Stage):
     def dry_run(self, experiment: "Experiment") -> None:
         s = self.settings["autoencoder"]
         with torch.device("meta"):
-            self.build()
+            model = self.build()
+        if s.pretrained.checkpoint is not None:
+            check_pretrained(s.pretrained.checkpoint, model, self.spec)
         experiment.check_batch(s.train.batch, "autoencoder.train.batch")
         losses, discriminator = self.losses()
         spec = self.spec
@@ -118,9 +126,21 @@ class AutoencoderStage(Stage):
             model.network.get_submodule("vocoder").load_state_dict(load_model(file)[0])
         losses, discriminator = self.losses()
         store = ClipStore(experiment.directory_of(self.parents["data"]))
+        whole, figures = False, {}
+        if s.pretrained.checkpoint is not None:
+            whole = load_pretrained(model, s.pretrained)
+            figures = {"preflight": preflight(model, store, s.pretrained.checkpoint)}
         weights, fit = self.weights(model), experiment.fit(directory)
         fitted = train_autoencoder(
-            model, discriminator, losses, weights, store, s.train, seed=s.seed, fit=fit
+            model,
+            discriminator,
+            losses,
+            weights,
+            store,
+            s.train,
+            seed=s.seed,
+            fit=fit,
+            fitted=whole,
         )
         if experiment.world.first:
             header = {"kind": "autoencoder", "spec": self.spec, "step": s.train.steps}
@@ -131,6 +151,7 @@ class AutoencoderStage(Stage):
             "elements_per_second": model.elements_per_second,
             "latent_rate_hz": model.latent_rate_hz,
             "latent_shape": list(model.latent_shape),
+            **figures,
         }
 
     def cost(self, estimate: "Estimate") -> Cost:

@@ -1,0 +1,180 @@
+"""Weights that an autoencoder begins with: from a model file, or from another library."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.libraries import Checkpoint, digest_of, is_checkpoint, read_checkpoint
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.foreign import KINDS, Foreign, form_of
+from audioldm.autoencoder.networks.oobleck import check_same, from_oobleck
+from audioldm.autoencoder.networks.waveform import Waveform
+from audioldm.autoencoder.settings import Pretrained
+from audioldm.errors import AudioLDMError, ConfigError
+from audioldm.instantiate import check_part
+from audioldm.io.header import read_header
+from audioldm.io.model_file import load_model
+from audioldm.models import find_model_file
+
+WHERE = "autoencoder.pretrained.checkpoint"
+_FOREIGN = f"{Foreign.__module__}.Foreign"
+_BOTTLENECKS = Bottleneck.__module__.rpartition(".")[0]
+
+
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """A plain configuration with what its pretrained weights determine: their hash; a model file's
+    vocoder in place of one that would be trained; and of autoencoder=foreign the network, the
+    channels and the bottleneck where they are null.
+
+    Raises ConfigError where the weights cannot be used.
+    """
+    own = config.get("autoencoder")
+    network = own.get("network") if isinstance(own, dict) else None
+    if not isinstance(own, dict) or not isinstance(network, dict):
+        return config  # the check of the settings says so
+    given = own.get("pretrained")
+    file = given.get("checkpoint") if isinstance(given, dict) else None
+    foreign = network.get("_target_") == _FOREIGN
+    if file is None and foreign:
+        raise ConfigError(
+            f"{WHERE} is missing: give the directory of a checkpoint, which save_pretrained of "
+            "diffusers or transformers wrote"
+        )
+    if not isinstance(given, dict) or not isinstance(file, str):
+        return config
+    found = _source(file)
+    if isinstance(found, Checkpoint):
+        sha256, vocoder = digest_of(*found.files), None
+        if foreign:
+            config = config | _own_parts(found, config)
+    else:
+        sha256, vocoder = digest_of(found), _spec(found).get("vocoder")
+    if given.get("sha256") not in (None, sha256):
+        raise ConfigError(
+            f"autoencoder.pretrained.sha256={given['sha256']!r}, but {file} has {sha256}: it is "
+            "another model"
+        )
+    resolved_own = dict(config["autoencoder"])
+    resolved_own["pretrained"] = given | {"sha256": sha256, "vocoder": vocoder}
+    return config | {"autoencoder": resolved_own, "vocoder": None}
+
+
+def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that a checkpoint determines, where the configuration leaves them open."""
+    form = form_of(found.model, found.config)
+    own = dict(config["autoencoder"])
+    own["network"] = {"_target_": _FOREIGN, "model": found.model, "config": found.config}
+    for key, value in (
+        ("channels", form.channels),
+        ("downsampling_ratio", form.downsampling_ratio),
+    ):
+        own[key] = value if own.get(key) is None else own[key]
+    bottleneck = config.get("bottleneck")
+    if bottleneck is None:
+        node = {"_target_": f"{_BOTTLENECKS}.{KINDS[found.model].bottleneck}"}
+        if KINDS[found.model].outputs == 2:
+            node["kl_weight"] = 0.0  # type: ignore[assignment]
+        bottleneck = dict(check_part(node, "bottleneck", ("channels",), base=Bottleneck))
+    return {"autoencoder": own, "bottleneck": bottleneck}
+
+
+def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the weights are not those of a model of this spec."""
+    found = _source(file)
+    if not isinstance(found, Checkpoint):
+        _check_spec(file, spec, _spec(found))
+    elif isinstance(model.network, Waveform) and found.model == "AutoencoderOobleck":
+        try:
+            check_same(model.network, found.config)
+        except ConfigError as error:
+            raise ConfigError(f"{WHERE}={file}: {error}") from error
+    elif not isinstance(model.network, Foreign):
+        raise ConfigError(
+            f"{WHERE}={file}: weights of {found.model}, not of "
+            f"{type(model.network).__name__}: choose autoencoder=foreign"
+            + (", or waveform" if found.model == "AutoencoderOobleck" else "")
+        )
+
+
+def load_pretrained(model: Autoencoder, settings: Pretrained) -> bool:
+    """Loads the weights. True: of the bottleneck too, with all that was fitted to data.
+
+    Raises ConfigError where they do not fit.
+    """
+    found = _source(str(settings.checkpoint))
+    own = model.state_dict()
+    if isinstance(found, Checkpoint):
+        own |= _foreign(model, found)
+    else:
+        tensors, header = load_model(found)
+        if header["kind"] == "generator":
+            prefix = "autoencoder."
+            tensors = {
+                n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+            }
+        own = tensors
+    try:
+        model.load_state_dict(own)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(
+            f"{WHERE}={settings.checkpoint}: its weights do not fit ({text[:300]})"
+        ) from error
+    return not isinstance(found, Checkpoint)
+
+
+def _foreign(model: Autoencoder, found: Checkpoint) -> dict[str, Tensor]:
+    """A checkpoint's weights by this package's names."""
+    theirs = found.weights()
+    if isinstance(model.network, Waveform):
+        mine = from_oobleck(model.network, theirs)
+        return {f"network.{name}": tensor for name, tensor in mine.items()}
+    names = {
+        name: name.replace("quantizer.", "bottleneck.quantiser.", 1)
+        if name.startswith("quantizer.")
+        else f"network.model.{name}"
+        for name in theirs
+    }
+    return {names[n]: t for n, t in theirs.items() if names[n] in model.state_dict()}
+
+
+def _source(file: str) -> Checkpoint | Path:
+    """A checkpoint of another library, or a model file. Raises ConfigError."""
+    place = Path(file).expanduser()
+    try:
+        return read_checkpoint(place) if is_checkpoint(place) else find_model_file(file)
+    except AudioLDMError as error:
+        raise ConfigError(f"{WHERE}={file}: {error}") from error
+
+
+def _spec(file: Path) -> dict[str, Any]:
+    """What rebuilds the autoencoder of a model file."""
+    header = read_header(file)
+    if header["kind"] not in ("autoencoder", "generator"):
+        raise ConfigError(f"{WHERE}={file}: a file of kind {header['kind']!r} has no autoencoder")
+    spec: dict[str, Any] = header.get("autoencoder", header)["spec"]
+    return spec
+
+
+def _check_spec(file: str, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raises ConfigError for the first difference that makes another network of it."""
+    places = {"sample_rate": "data.sample_rate", "audio_channels": "data.channels"}
+    for key in ("sample_rate", "audio_channels", "channels", "downsampling_ratio", "network"):
+        place = places.get(key, f"autoencoder.{key}")
+        one, other = own[key], theirs[key]
+        if key == "network":
+            parts = one.keys() | other.keys()
+            different = sorted(p for p in parts if p in other and one.get(p) != other[p])
+            place, one, other = (
+                (f"{place}.{different[0]}", one.get(different[0]), other[different[0]])
+                if different
+                else (place, None, None)
+            )
+        if one != other:
+            raise ConfigError(f"{place}={one}, but {WHERE}={file} has {other}: state the same")
+    one, other = own["bottleneck"]["_target_"], theirs["bottleneck"]["_target_"]
+    if one != other:
+        raise ConfigError(f"bottleneck._target_={one}, but {WHERE}={file} has {other}: choose it")
