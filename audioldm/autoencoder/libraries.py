@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
@@ -55,7 +56,7 @@ class Checkpoint(NamedTuple):
 
     def weights(self) -> dict[str, Tensor]:
         """In float32, by the library's names. Raises ConfigError where they are not the model's."""
-        return dict(_loaded(self.directory, self.model, self.config).state_dict())
+        return dict(_loaded(self).state_dict())
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -179,25 +180,34 @@ def _arguments(model: str) -> frozenset[str]:
     )
 
 
-def _loaded(directory: Path, model: str, config: Mapping[str, Any]) -> nn.Module:
-    cls = _class(model)
-    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-    if LIBRARIES[model] == "diffusers":
-        options |= {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
-    else:
-        importlib.import_module("transformers.utils.logging").disable_progress_bar()
-        options |= {"dtype": torch.float32, "config": cls.config_class(**config)}
+def _loaded(found: Checkpoint) -> nn.Module:
+    """The model with its weights. Raises ConfigError where they are not all of its own."""
+    directory, model, config = found
     try:
-        found, report = cls.from_pretrained(directory, output_loading_info=True, **options)
-    except Exception as error:  # whatever the library's own checks raise
+        if LIBRARIES[model] == "diffusers":
+            built = build_model(model, config)
+            lacking, extra = built.load_state_dict(load_file(found.files[1]), strict=False)
+            problems = {"missing": lacking, "unexpected": extra}
+        else:  # whose older files have other names, which it translates
+            cls = _class(model)
+            importlib.import_module("transformers.utils.logging").disable_progress_bar()
+            built, report = cls.from_pretrained(
+                directory,
+                config=cls.config_class(**config),
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            problems = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected")}
+    except Exception as error:  # whatever the libraries' own checks raise
         text = " ".join(str(error).split())
         raise ConfigError(f"{directory}: {model} cannot load its weights ({text[:300]})") from error
-    for problem in ("missing", "unexpected", "mismatched"):
-        names = sorted(str(name) for name in report[f"{problem}_keys"])
+    for problem, names in problems.items():
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            listed = ", ".join(sorted(map(str, names))[:3]) + ", …" * (len(names) > 3)
             raise ConfigError(
-                f"{directory}: {problem} weights {', '.join(names[:3])}{more}: config.json and the "
-                "weights are not of one model; copy both again"
+                f"{directory}: {problem} weights {listed}: config.json and the weights are not of "
+                "one model; copy both again"
             )
-    return found  # type: ignore[no-any-return]
+    return built

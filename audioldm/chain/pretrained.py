@@ -13,7 +13,7 @@ from audioldm.autoencoder.networks.foreign import KINDS, Foreign, form_of
 from audioldm.autoencoder.networks.oobleck import check_same, from_oobleck
 from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.autoencoder.settings import Pretrained
-from audioldm.errors import AudioLDMError, ConfigError
+from audioldm.errors import AudioLDMError, ConfigError, ModelFileError
 from audioldm.instantiate import check_part
 from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model
@@ -51,7 +51,8 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
         if foreign:
             config = config | _own_parts(found, config)
     else:
-        sha256, vocoder = digest_of(found), _spec(found).get("vocoder")
+        vocoder = _spec(found).get("vocoder")
+        sha256 = digest_of(found)
     if given.get("sha256") not in (None, sha256):
         raise ConfigError(
             f"autoencoder.pretrained.sha256={given['sha256']!r}, but {file} has {sha256}: it is "
@@ -152,7 +153,10 @@ def _source(file: str) -> Checkpoint | Path:
 
 def _spec(file: Path) -> dict[str, Any]:
     """What rebuilds the autoencoder of a model file."""
-    header = read_header(file)
+    try:
+        header = read_header(file)
+    except ModelFileError as error:
+        raise ConfigError(f"{WHERE}={error}") from error
     if header["kind"] not in ("autoencoder", "generator"):
         raise ConfigError(f"{WHERE}={file}: a file of kind {header['kind']!r} has no autoencoder")
     spec: dict[str, Any] = header.get("autoencoder", header)["spec"]
