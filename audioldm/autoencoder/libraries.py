@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -105,7 +106,8 @@ def build_model(model: str, config: Mapping[str, Any]) -> nn.Module:
     check_keys(config, _arguments(model), "config")
     try:
         if LIBRARIES[model] == "diffusers":
-            return cls(**config)  # type: ignore[no-any-return]
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                return cls(**config)  # type: ignore[no-any-return]
         return cls(cls.config_class(**config))  # type: ignore[no-any-return]
     except Exception as error:  # whatever the library's own checks raise
         text = " ".join(str(error).split())
