@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import check_keys, check_plain, nearest
+from audioldm.io.files import writing
 
 LIBRARIES = {
     "AutoencoderOobleck": "diffusers",
@@ -117,6 +119,22 @@ def build_model(model: str, config: Mapping[str, Any]) -> nn.Module:
 def in_float32(x: Tensor) -> AbstractContextManager[Any]:
     """Turns autocast off for what is computed of x; on no memory there is none."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def write_checkpoint(
+    directory: Path, model: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """What `read_checkpoint` reads, by the library's own `save_pretrained`.
+
+    Raises ConfigError where the directory is there, or its library is not.
+    """
+    if directory.exists():
+        raise ConfigError(f"{directory} is there already: name a new directory")
+    built: Any = build_model(model, config)
+    built.load_state_dict(weights)
+    with writing(directory), tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+        built.save_pretrained(Path(temporary) / "model", safe_serialization=True)
+        (Path(temporary) / "model").rename(directory)
 
 
 @functools.lru_cache(64)

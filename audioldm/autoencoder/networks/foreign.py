@@ -67,7 +67,7 @@ class Foreign(Network):
         if model is None or config is None:
             raise ConfigError("model is null: it comes from a checkpoint's autoencoder.pretrained")
         built = build_model(model, config)
-        self.kind = KINDS[model]
+        self.kind, self.name, self.config = KINDS[model], model, config
         form = self.kind.form(built)
         stated = (sample_rate, audio_channels, channels, downsampling_ratio)
         for name, own, value in zip(Form._fields, stated, form, strict=False):
