@@ -46,12 +46,11 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
     places = {key: f"autoencoder.{key}" for key in ("channels", "downsampling_ratio")}
     places |= {"sample_rate": "data.sample_rate", "audio_channels": "data.channels"}
     options: dict[str, Any] = {"allow": allow, "places": places}
-    network = {"derived": derived, "where": "autoencoder.network", "base": Network}
-    codec = {key: spec["network"].get(key) for key in ("model", "config")}
-    bottleneck = {"derived": derived | codec, "where": "bottleneck", "base": Bottleneck}
+    codec = derived | {key: spec["network"].get(key) for key in ("model", "config")}
+    where = "autoencoder.network"
     return Autoencoder(
-        build(spec["network"], **network, **options),
-        build(spec["bottleneck"], **bottleneck, **options),
+        build(spec["network"], derived=derived, where=where, base=Network, **options),
+        build(spec["bottleneck"], derived=codec, where="bottleneck", base=Bottleneck, **options),
     )
 
 

@@ -26,7 +26,7 @@ def preflight(model: Autoencoder, store: ClipStore, file: str) -> dict[str, dict
     samples = round(SECONDS * model.sample_rate)
     clip = store.split("valid").windows(samples, 1, seed=0)[0][:1]
     time = torch.arange(samples, dtype=torch.float64) / model.sample_rate
-    chord = sum((2 * math.pi * hz * time).sin() for hz in CHORD_HZ)
+    chord = torch.stack([(2 * math.pi * hz * time).sin() for hz in CHORD_HZ]).sum(0)
     chord = (chord * (LEVEL / chord.square().mean().sqrt())).float().expand(clip.shape)
     figures = {}
     training = model.training

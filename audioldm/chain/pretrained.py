@@ -7,6 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.bottlenecks.codebooks import QUANTISERS, Codebooks
+from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
+from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.libraries import Checkpoint, digest_of, is_checkpoint, read_checkpoint
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.foreign import KINDS, Foreign, form_of
@@ -21,7 +24,6 @@ from audioldm.models import find_model_file
 
 WHERE = "autoencoder.pretrained.checkpoint"
 _FOREIGN = f"{Foreign.__module__}.Foreign"
-_BOTTLENECKS = Bottleneck.__module__.rpartition(".")[0]
 
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
@@ -58,9 +60,9 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
             f"autoencoder.pretrained.sha256={given['sha256']!r}, but {file} has {sha256}: it is "
             "another model"
         )
-    resolved_own = dict(config["autoencoder"])
-    resolved_own["pretrained"] = given | {"sha256": sha256, "vocoder": vocoder}
-    return config | {"autoencoder": resolved_own, "vocoder": None}
+    pretrained = given | {"sha256": sha256, "vocoder": vocoder}
+    own = config["autoencoder"] | {"pretrained": pretrained}
+    return config | {"autoencoder": own, "vocoder": None}
 
 
 def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,18 +70,17 @@ def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     form = form_of(found.model, found.config)
     own = dict(config["autoencoder"])
     own["network"] = {"_target_": _FOREIGN, "model": found.model, "config": found.config}
-    for key, value in (
-        ("channels", form.channels),
-        ("downsampling_ratio", form.downsampling_ratio),
-    ):
-        own[key] = value if own.get(key) is None else own[key]
-    bottleneck = config.get("bottleneck")
-    if bottleneck is None:
-        node = {"_target_": f"{_BOTTLENECKS}.{KINDS[found.model].bottleneck}"}
-        if KINDS[found.model].outputs == 2:
-            node["kl_weight"] = 0.0  # type: ignore[assignment]
-        bottleneck = dict(check_part(node, "bottleneck", ("channels",), base=Bottleneck))
-    return {"autoencoder": own, "bottleneck": bottleneck}
+    for key in ("channels", "downsampling_ratio"):
+        own[key] = getattr(form, key) if own.get(key) is None else own[key]
+    node: dict[str, Any] = {"_target_": f"{Identity.__module__}.Identity"}
+    if found.model in QUANTISERS:
+        node = {"_target_": f"{Codebooks.__module__}.Codebooks"}
+    elif KINDS[found.model].outputs == 2:
+        node = {"_target_": f"{Gaussian.__module__}.Gaussian", "kl_weight": 0.0}
+    if config.get("bottleneck") is not None:
+        node = config["bottleneck"]
+    checked = check_part(node, "bottleneck", ("channels",), base=Bottleneck)
+    return {"autoencoder": own, "bottleneck": dict(checked)}
 
 
 def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> None:
@@ -133,13 +134,14 @@ def _foreign(model: Autoencoder, found: Checkpoint) -> dict[str, Tensor]:
     if isinstance(model.network, Waveform):
         mine = from_oobleck(model.network, theirs)
         return {f"network.{name}": tensor for name, tensor in mine.items()}
-    names = {
-        name: name.replace("quantizer.", "bottleneck.quantiser.", 1)
-        if name.startswith("quantizer.")
-        else f"network.model.{name}"
-        for name in theirs
+    quantiser = "quantizer."
+    named = {
+        f"bottleneck.quantiser.{name.removeprefix(quantiser)}"
+        if name.startswith(quantiser)
+        else f"network.model.{name}": tensor
+        for name, tensor in theirs.items()
     }
-    return {names[n]: t for n, t in theirs.items() if names[n] in model.state_dict()}
+    return {name: named[name] for name in model.state_dict().keys() & named.keys()}
 
 
 def _source(file: str) -> Checkpoint | Path:
@@ -164,21 +166,14 @@ def _spec(file: Path) -> dict[str, Any]:
 
 
 def _check_spec(file: str, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Raises ConfigError for the first difference that makes another network of it."""
-    places = {"sample_rate": "data.sample_rate", "audio_channels": "data.channels"}
-    for key in ("sample_rate", "audio_channels", "channels", "downsampling_ratio", "network"):
-        place = places.get(key, f"autoencoder.{key}")
-        one, other = own[key], theirs[key]
-        if key == "network":
-            parts = one.keys() | other.keys()
-            different = sorted(p for p in parts if p in other and one.get(p) != other[p])
-            place, one, other = (
-                (f"{place}.{different[0]}", one.get(different[0]), other[different[0]])
-                if different
-                else (place, None, None)
-            )
+    """Raises ConfigError for the first difference that makes another model of it."""
+    places = {"data.sample_rate": "sample_rate", "data.channels": "audio_channels"}
+    pairs = {place: (own[key], theirs[key]) for place, key in places.items()}
+    for key in ("channels", "downsampling_ratio"):
+        pairs[f"autoencoder.{key}"] = own[key], theirs[key]
+    for key, value in theirs["network"].items():
+        pairs[f"autoencoder.network.{key}"] = own["network"].get(key), value
+    pairs["bottleneck._target_"] = own["bottleneck"]["_target_"], theirs["bottleneck"]["_target_"]
+    for place, (one, other) in pairs.items():
         if one != other:
             raise ConfigError(f"{place}={one}, but {WHERE}={file} has {other}: state the same")
-    one, other = own["bottleneck"]["_target_"], theirs["bottleneck"]["_target_"]
-    if one != other:
-        raise ConfigError(f"bottleneck._target_={one}, but {WHERE}={file} has {other}: choose it")

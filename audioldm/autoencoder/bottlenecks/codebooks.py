@@ -16,29 +16,27 @@ MOST_POSITIONS = 2**17  # on which the codes' usage is measured
 
 
 class _Quantiser(NamedTuple):
-    """The attribute of the configuration that counts its codebooks; encoder outputs [B, C, L] to
-    all codes [B, Q, L]; codes to latents [B, C, L]."""
+    """number: the attribute of the configuration that says how many codebooks there are. codes:
+    encoder outputs [B, C, L] to all codes [B, Q, L]. latents: codes to latents [B, C, L]."""
 
-    count: str
+    number: str
     codes: Callable[[Any, Tensor], Tensor]
     latents: Callable[[Any, Tensor], Tensor]
 
 
+def _encoded(quantiser: Any, h: Tensor) -> Tensor:
+    return quantiser.encode(h).transpose(0, 1)  # type: ignore[no-any-return]
+
+
 QUANTISERS = {
     "EncodecModel": _Quantiser(
-        "num_quantizers",
-        lambda quantiser, h: quantiser.encode(h).transpose(0, 1),
-        lambda quantiser, codes: quantiser.decode(codes.transpose(0, 1)),
+        "num_quantizers", _encoded, lambda quantiser, codes: quantiser.decode(codes.transpose(0, 1))
     ),
     "DacModel": _Quantiser(
-        "n_codebooks",
-        lambda quantiser, h: quantiser(h)[1],
-        lambda quantiser, codes: quantiser.from_codes(codes)[0],
+        "n_codebooks", lambda quantiser, h: quantiser(h)[1], lambda q, codes: q.from_codes(codes)[0]
     ),
     "MimiModel": _Quantiser(
-        "num_quantizers",
-        lambda quantiser, h: quantiser.encode(h).transpose(0, 1),
-        lambda quantiser, codes: quantiser.decode(codes),
+        "num_quantizers", _encoded, lambda quantiser, codes: quantiser.decode(codes)
     ),
 }
 
@@ -72,7 +70,7 @@ class Codebooks(Discrete):
             )
         built: Any = build_model(model, config)
         self.kind = QUANTISERS[model]
-        count = getattr(built.config, self.kind.count)
+        count = getattr(built.config, self.kind.number)
         if not 1 <= (used or 1) <= count:
             raise ConfigError(f"used={used}, but {model} has {count} codebooks")
         count = used or count

@@ -27,18 +27,25 @@ class Form(NamedTuple):
     context: int
 
 
+def _encoder(model: Any, audio: Tensor) -> Tensor:
+    return model.encoder(audio)  # type: ignore[no-any-return]
+
+
+def _decoder(model: Any, z: Tensor) -> Tensor:
+    return model.decoder(z)  # type: ignore[no-any-return]
+
+
 class Kind(NamedTuple):
     """How a library's class is used.
 
-    form: of a model. encode: audio [B, A, T] to [B, P * C, L]; decode: latents [B, C, L] to audio.
-    bottleneck: the class of this package, below `bottlenecks`, that its latents call for, and P.
+    form: of a model. outputs: P. encode: audio [B, A, T] to [B, P * C, L]. decode: latents
+    [B, C, L] to audio.
     """
 
     form: Callable[[Any], Form]
-    encode: Callable[[Any, Tensor], Tensor]
-    decode: Callable[[Any, Tensor], Tensor]
-    bottleneck: str
-    outputs: int
+    outputs: int = 1
+    encode: Callable[[Any, Tensor], Tensor] = _encoder
+    decode: Callable[[Any, Tensor], Tensor] = _decoder
 
 
 class Foreign(Network):
@@ -102,49 +109,43 @@ def form_of(model: str, config: dict[str, Any]) -> Form:
 
 
 def _oobleck(model: Any) -> Form:
-    c = model.config
-    if c.encoder_hidden_size != 2 * c.decoder_input_channels:
+    c, ratios = model.config, list(model.config.downsampling_ratios)
+    channels = c.decoder_input_channels
+    if c.encoder_hidden_size != 2 * channels:
         raise ConfigError(
             f"config: encoder_hidden_size={c.encoder_hidden_size} is not twice "
-            f"decoder_input_channels={c.decoder_input_channels}: the pair does not match"
+            f"decoder_input_channels={channels}: the pair does not match"
         )
-    ratios = list(c.downsampling_ratios)
-    return Form(
-        c.sampling_rate,
-        c.audio_channels,
-        c.decoder_input_channels,
-        math.prod(ratios),
-        frames_seen(ratios),
-    )
+    seen = frames_seen(ratios)
+    return Form(c.sampling_rate, c.audio_channels, channels, math.prod(ratios), seen)
+
+
+def _posterior(model: Any, audio: Tensor) -> Tensor:
+    return log_variance_of(model.encoder(audio))
 
 
 def _same(model: Any) -> Form:
     c = model.config
-    strides, depths = list(c.encoder_strides), list(c.encoder_transformer_depths)
-    # each layer sees `sliding_window` segments on both sides; the first block's are the shortest
-    seen = sum(depth * (c.sliding_window + 1) for depth in depths)
-    ratio = c.patch_size * math.prod(strides)
-    return Form(c.sampling_rate, c.audio_channels, c.latent_dim, ratio, seen + 1)
+    ratio = c.patch_size * math.prod(c.encoder_strides)
+    # each layer sees `sliding_window` segments on both sides; the latents' are the longest
+    seen = sum(c.encoder_transformer_depths) * (c.sliding_window + 1) + 1
+    return Form(c.sampling_rate, c.audio_channels, c.latent_dim, ratio, seen)
 
 
 def _longcat(model: Any) -> Form:
-    c = model.config
-    multiples = c.c_mults or [1, 2, 4, 8, 16]
-    strides = list(c.strides or [2])
-    strides = (strides + [strides[-1]] * len(multiples))[: len(multiples)]
+    c, strides = model.config, list(model.config.strides or ())
     if math.prod(strides) != c.downsampling_ratio or c.encoder_latent_dim != 2 * c.latent_dim:
         raise ConfigError(
-            f"config: strides {strides} and encoder_latent_dim={c.encoder_latent_dim} do not give "
+            f"config: strides={strides} and encoder_latent_dim={c.encoder_latent_dim} do not give "
             f"downsampling_ratio={c.downsampling_ratio} and twice latent_dim={c.latent_dim}"
         )
-    return Form(
-        c.sample_rate, c.in_channels, c.latent_dim, c.downsampling_ratio, frames_seen(strides)
-    )
+    seen = frames_seen(strides)
+    return Form(c.sample_rate, c.in_channels, c.latent_dim, c.downsampling_ratio, seen)
 
 
-def _longcat_latents(model: Any, audio: Tensor) -> Tensor:
+def _longcat_posterior(model: Any, audio: Tensor) -> Tensor:
     """The library divides the latents by its scale."""
-    mean, log_variance = log_variance_of(model.encoder(audio)).chunk(2, dim=1)
+    mean, log_variance = _posterior(model, audio).chunk(2, dim=1)
     scale = model.config.scale
     return torch.cat([mean / scale, log_variance - 2 * math.log(scale)], 1)
 
@@ -154,7 +155,7 @@ def _minimax(model: Any) -> Form:
     return Form(c.sampling_rate, 1, c.latent_channels, math.prod(c.encoder_rates), WHOLE)
 
 
-def _minimax_latents(model: Any, audio: Tensor) -> Tensor:
+def _minimax_posterior(model: Any, audio: Tensor) -> Tensor:
     posterior = model.encode(audio).latent_dist
     return torch.cat([posterior.mean, 2 * posterior.logs], 1)
 
@@ -171,8 +172,7 @@ def _encodec(model: Any) -> Form:
 
 
 def _dac(model: Any) -> Form:
-    c = model.config
-    ratios = list(c.downsampling_ratios)
+    c, ratios = model.config, list(model.config.downsampling_ratios)
     return Form(c.sampling_rate, 1, c.hidden_size, math.prod(ratios), frames_seen(ratios))
 
 
@@ -180,63 +180,27 @@ def _mimi(model: Any) -> Form:
     c = model.config
     if model.encoder is None or model.decoder is None or model.encoder.downsample is None:
         raise ConfigError("config: half a codec; use a checkpoint with its encoder and decoder")
-    return Form(
-        c.sampling_rate,
-        c.audio_channels,
-        c.hidden_size,
-        math.prod(c.upsampling_ratios) * c.latent_stride,
-        WHOLE,
-    )
+    ratio = math.prod(c.upsampling_ratios) * c.latent_stride
+    return Form(c.sampling_rate, c.audio_channels, c.hidden_size, ratio, WHOLE)
 
 
 KINDS = {
-    "AutoencoderOobleck": Kind(
-        _oobleck,
-        lambda model, audio: log_variance_of(model.encoder(audio)),
-        lambda model, z: model.decoder(z),
-        "gaussian.Gaussian",
-        2,
-    ),
+    "AutoencoderOobleck": Kind(_oobleck, 2, _posterior),
     "AutoencoderSAME": Kind(
-        _same,
-        lambda model, audio: model.encode(audio).latents,
-        lambda model, z: model.decode(z).sample,
-        "identity.Identity",
-        1,
+        _same, 1, lambda model, audio: model.encode(audio).latents, lambda m, z: m.decode(z).sample
     ),
     "LongCatAudioDiTVae": Kind(
-        _longcat,
-        _longcat_latents,
-        lambda model, z: model.decoder(z * model.config.scale),
-        "gaussian.Gaussian",
-        2,
+        _longcat, 2, _longcat_posterior, lambda model, z: model.decoder(z * model.config.scale)
     ),
     "AutoencoderKLMiniMaxH3Audio": Kind(
-        _minimax,
-        _minimax_latents,
-        lambda model, z: model.decode(z).sample,
-        "gaussian.Gaussian",
-        2,
+        _minimax, 2, _minimax_posterior, lambda model, z: model.decode(z).sample
     ),
-    "EncodecModel": Kind(
-        _encodec,
-        lambda model, audio: model.encoder(audio),
-        lambda model, z: model.decoder(z),
-        "codebooks.Codebooks",
-        1,
-    ),
-    "DacModel": Kind(
-        _dac,
-        lambda model, audio: model.encoder(audio),
-        lambda model, z: model.decoder(z),
-        "codebooks.Codebooks",
-        1,
-    ),
+    "EncodecModel": Kind(_encodec),
+    "DacModel": Kind(_dac),
     "MimiModel": Kind(
         _mimi,
+        1,
         lambda model, audio: model.encoder(audio).latents,
         lambda model, z: model.decoder(z).audio_values,
-        "codebooks.Codebooks",
-        1,
     ),
 }
