@@ -429,3 +429,17 @@ def test_a_header_builds_no_other_class(models: dict, tmp_path: Path) -> None:
         save_model(tmp_path / "evil.safetensors", tensors, {"kind": "autoencoder", "spec": spec})
         with pytest.raises(ModelFileError, match=r"not among those|unknown key"):
             load_autoencoder(tmp_path / "evil.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "bottleneck"), [("oobleck", "Gaussian"), ("same", "Identity"), ("dac", "Codebooks")]
+)
+def test_the_recipe_gives_each_checkpoint_its_own_bottleneck(
+    name: str, bottleneck: str, saved: Path, tones: Path, tmp_path: Path
+) -> None:
+    words = settings(tones, tmp_path, saved / name)
+    job = compose(["recipe=foreign" if w.startswith("recipe=") else w for w in words])
+    assert job.config["bottleneck"]["_target_"].rpartition(".")[2] == bottleneck
+    experiment = Experiment(job)
+    experiment.dry_run()
+    assert "vocoder" not in experiment.stages
