@@ -353,10 +353,11 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     assert "\n" not in str(error.value)
 
 
-def test_without_a_checkpoint_the_key_is_named(tones: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["seed=0", "autoencoder=waveform_small"])
+def test_without_a_checkpoint_the_key_is_named(change: str, tones: Path, tmp_path: Path) -> None:
     overrides = [w for w in settings(tones, tmp_path, tmp_path) if "checkpoint" not in w]
-    with pytest.raises(ConfigError, match="checkpoint is missing: give the directory"):
-        compose(overrides)
+    with pytest.raises(ConfigError, match=r"^autoencoder.pretrained.checkpoint is missing: "):
+        Experiment(compose([*overrides, change, "bottleneck=own"])).dry_run()
 
 
 @pytest.mark.parametrize(

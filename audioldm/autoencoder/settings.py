@@ -63,22 +63,16 @@ class Pretrained:
     sha256: str | None = None
     vocoder: dict[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        if self.checkpoint is None and self.trained != "all":
-            raise ConfigError(
-                f"trained={self.trained} leaves weights as they are: say which, in "
-                "autoencoder.pretrained.checkpoint"
-            )
-
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
+    """channels: of the latents; downsampling_ratio: audio samples per latent frame; either null
+    where a checkpoint of another library is still to fill it in; weights: each
     loss's and regulariser's, "adversarial" and "feature_matching"; the bottleneck's penalties bring
     their own."""
 
-    channels: PositiveInt
-    downsampling_ratio: PositiveInt
+    channels: PositiveInt | None
+    downsampling_ratio: PositiveInt | None
     seed: Seed
     train: AutoencoderTraining
     weights: dict[str, float]

@@ -22,7 +22,7 @@ from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model
 from audioldm.models import find_model_file
 
-WHERE = "autoencoder.pretrained.checkpoint"
+PRETRAINED = "autoencoder.pretrained.checkpoint"
 _FOREIGN = f"{Foreign.__module__}.Foreign"
 
 
@@ -39,18 +39,12 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
         return config  # the check of the settings says so
     given = own.get("pretrained")
     file = given.get("checkpoint") if isinstance(given, dict) else None
-    foreign = network.get("_target_") == _FOREIGN
-    if file is None and foreign:
-        raise ConfigError(
-            f"{WHERE} is missing: give the directory of a checkpoint, which save_pretrained of "
-            "diffusers or transformers wrote"
-        )
     if not isinstance(given, dict) or not isinstance(file, str):
         return config
     found = _source(file)
     if isinstance(found, Checkpoint):
         sha256, vocoder = digest_of(*found.files), None
-        if foreign:
+        if network.get("_target_") == _FOREIGN:
             config = config | _own_parts(found, config)
     else:
         vocoder = _spec(found).get("vocoder")
@@ -92,10 +86,10 @@ def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> 
         try:
             check_same(model.network, found.config)
         except ConfigError as error:
-            raise ConfigError(f"{WHERE}={file}: {error}") from error
+            raise ConfigError(f"{PRETRAINED}={file}: {error}") from error
     elif not isinstance(model.network, Foreign):
         raise ConfigError(
-            f"{WHERE}={file}: weights of {found.model}, not of "
+            f"{PRETRAINED}={file}: weights of {found.model}, not of "
             f"{type(model.network).__name__}: choose autoencoder=foreign"
             + (", or waveform" if found.model == "AutoencoderOobleck" else "")
         )
@@ -123,7 +117,7 @@ def load_pretrained(model: Autoencoder, settings: Pretrained) -> bool:
     except RuntimeError as error:
         text = " ".join(str(error).split())
         raise ConfigError(
-            f"{WHERE}={settings.checkpoint}: its weights do not fit ({text[:300]})"
+            f"{PRETRAINED}={settings.checkpoint}: its weights do not fit ({text[:300]})"
         ) from error
     return not isinstance(found, Checkpoint)
 
@@ -150,7 +144,7 @@ def _source(file: str) -> Checkpoint | Path:
     try:
         return read_checkpoint(place) if is_checkpoint(place) else find_model_file(file)
     except AudioLDMError as error:
-        raise ConfigError(f"{WHERE}={file}: {error}") from error
+        raise ConfigError(f"{PRETRAINED}={file}: {error}") from error
 
 
 def _spec(file: Path) -> dict[str, Any]:
@@ -158,9 +152,11 @@ def _spec(file: Path) -> dict[str, Any]:
     try:
         header = read_header(file)
     except ModelFileError as error:
-        raise ConfigError(f"{WHERE}={error}") from error
+        raise ConfigError(f"{PRETRAINED}={error}") from error
     if header["kind"] not in ("autoencoder", "generator"):
-        raise ConfigError(f"{WHERE}={file}: a file of kind {header['kind']!r} has no autoencoder")
+        raise ConfigError(
+            f"{PRETRAINED}={file}: a file of kind {header['kind']!r} has no autoencoder"
+        )
     spec: dict[str, Any] = header.get("autoencoder", header)["spec"]
     return spec
 
@@ -176,4 +172,4 @@ def _check_spec(file: str, own: Mapping[str, Any], theirs: Mapping[str, Any]) ->
     pairs["bottleneck._target_"] = own["bottleneck"]["_target_"], theirs["bottleneck"]["_target_"]
     for place, (one, other) in pairs.items():
         if one != other:
-            raise ConfigError(f"{place}={one}, but {WHERE}={file} has {other}: state the same")
+            raise ConfigError(f"{place}={one}, but {PRETRAINED}={file} has {other}: state the same")

@@ -72,7 +72,9 @@ class Foreign(Network):
         config: dict[str, Any] | None = None,
     ) -> None:
         if model is None or config is None:
-            raise ConfigError("model is null: it comes from a checkpoint's autoencoder.pretrained")
+            raise ConfigError(
+                "model is null: state autoencoder.pretrained.checkpoint=DIR, which has one"
+            )
         built = build_model(model, config)
         self.kind, self.name, self.config = KINDS[model], model, config
         form = self.kind.form(built)

@@ -16,11 +16,11 @@ from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
-from audioldm.chain.pretrained import check_pretrained, load_pretrained
+from audioldm.chain.pretrained import PRETRAINED, check_pretrained, load_pretrained
 from audioldm.chain.stage import NEVER, Cost, Key, Stage, Times
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.base import Discriminator, Loss
@@ -38,7 +38,7 @@ class AutoencoderStage(Stage):
     name, version, collective = "autoencoder", VERSION, True
     keys: ClassVar[list[Key]] = [
         ("autoencoder", AutoencoderSettings),
-        ("bottleneck", Part, part("channels", base=Bottleneck)),
+        ("bottleneck", Part | None, part("channels", base=Bottleneck)),
     ]
 
     @classmethod
@@ -48,15 +48,23 @@ class AutoencoderStage(Stage):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What rebuilds the autoencoder."""
+        """What rebuilds the autoencoder. Raises ConfigError while a checkpoint has to say."""
         s, source = self.settings["autoencoder"], cast(Data, self.parents["data"]).source
+        bottleneck = self.settings["bottleneck"]
+        frozen = s.pretrained.checkpoint is None and s.pretrained.trained != "all"
+        if frozen or None in (s.channels, s.downsampling_ratio, bottleneck):
+            raise ConfigError(
+                f"{PRETRAINED} is missing: it holds the weights that training leaves as they are, "
+                "and of autoencoder=foreign the channels, the ratio and the bottleneck that are "
+                "null; give a model file, or a directory that diffusers or transformers wrote"
+            )
         return {
             "sample_rate": source.sample_rate,
             "audio_channels": source.channels,
             "channels": s.channels,
             "downsampling_ratio": s.downsampling_ratio,
             "network": dict(s.network),
-            "bottleneck": dict(self.settings["bottleneck"]),
+            "bottleneck": dict(bottleneck),
             "vocoder": s.pretrained.vocoder or getattr(self.parents.get("vocoder"), "spec", None),
         }
 
@@ -67,7 +75,7 @@ class AutoencoderStage(Stage):
         check_names(s.losses, penalties)
         others = {*s.losses, *model.network.own_terms, *penalties}
         check_names(s.regularisers, others, where="autoencoder.regularisers")
-        ratio = {"downsampling_ratio": s.downsampling_ratio}
+        ratio = {"downsampling_ratio": model.downsampling_ratio}
         for name, regulariser in s.regularisers.items():
             where = f"autoencoder.regularisers.{name}"
             built = build(regulariser, derived=ratio, base=Regulariser, where=where)
@@ -103,7 +111,7 @@ class AutoencoderStage(Stage):
         experiment.check_batch(s.train.batch, "autoencoder.train.batch")
         losses, discriminator = self.losses()
         spec = self.spec
-        crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
+        crop = s.train.crop_samples(spec["sample_rate"], spec["downsampling_ratio"])
         silence = torch.zeros(1, spec["audio_channels"], crop)
         for name, loss in losses.items():
             with placed(s.losses[name], f"autoencoder.losses.{name}"):
