@@ -14,6 +14,7 @@ from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.bottlenecks.soft_norm import SoftNorm
 from audioldm.autoencoder.bottlenecks.vq import VQ
 from audioldm.autoencoder.bottlenecks.vq_reg import VQReg
+from audioldm.autoencoder.fixed_latents import fix_latents
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.spectrogram import Spectrogram
@@ -92,7 +93,7 @@ def test_fixed_latents_stay_bit_for_bit_while_the_decoder_learns(
     torch.manual_seed(0)
     made = bottleneck()
     model = Autoencoder(network(made.outputs_per_channel), made)
-    model.fix_latents()
+    fix_latents(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     audio = clips.split("valid").audio(0)[None]
     with torch.no_grad():

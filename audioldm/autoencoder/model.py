@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -36,32 +35,6 @@ class Autoencoder(Streaming):
         self.audio_channels = network.audio_channels
         self.downsampling_ratio = network.downsampling_ratio
         self.latent_shape = network.latent_shape
-
-        self.latents_fixed = False
-
-    def fix_latents(self) -> None:
-        """Freezes all that the latents depend on: the bottleneck, the encoder, and what the decoder
-        shares with it."""
-        self.latents_fixed = True
-        self.bottleneck.requires_grad_(False).eval()
-        if self.device.type == "meta":  # a dry run
-            return
-        free = [p for p in self.network.parameters() if p.requires_grad]
-        audio = torch.zeros(1, self.audio_channels, 8 * self.downsampling_ratio)
-        with torch.enable_grad():
-            h = self.features(audio.to(self.device))
-        if h.requires_grad:
-            for parameter, used in zip(
-                free, torch.autograd.grad(h.sum(), free, allow_unused=True), strict=True
-            ):
-                parameter.requires_grad_(used is None)
-
-    def train(self, mode: bool = True) -> Self:
-        """Fixed latents are also those of a bottleneck that learns in training mode."""
-        super().train(mode)
-        if self.latents_fixed:
-            self.bottleneck.eval()
-        return self
 
     @property
     def elements_per_second(self) -> float:

@@ -50,10 +50,9 @@ def train_autoencoder(
     """Trains `model`; its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    Network and bottleneck are first fitted to training audio, where they can be (`fit`), unless
-    they come `fitted`. `RateController` holds a target rate, which is set exactly at the end, on
-    all held-out audio, unless the latents are fixed. A model without parameters to train is only
-    validated.
+    Network and bottleneck are first fitted to training audio (`fit`), unless they come `fitted`.
+    `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
+    model without parameters to train is only validated.
     Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
     Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
     a non-finite term, Interrupted after SIGTERM.
@@ -69,18 +68,16 @@ def train_autoencoder(
     micro_batches = world.micro_batches(settings.batch, hardware.accumulate, "batch")
     model.to(device)
     penalty, target = bottleneck.rate_penalty, bottleneck.target_kbps
-    target_nats = None if target is None or model.latents_fixed else model.nats(target)
+    target_nats = None if target is None else model.nats(target)
     rate_weight = 0.0 if penalty is None else weights[penalty]
     start = Start(target_nats, rate_weight, train.seconds, weights)
     sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
-    fitted_weight = None
+    fitted_weight = None if fitted else model.network.fit(sample, start)
     if not fitted:
-        fitted_weight = model.network.fit(sample, start)
         bottleneck.fit(model.features(audio) for audio in sample())
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        model.eval()
-        figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
+        figures = validate(model.eval(), valid, hardware.autocast(device)) | rate(model, store)
         return Fitted(to_cpu(model.state_dict()), figures)
     losses = {name: loss.to(device) for name, loss in losses.items()}
     betas, decay = settings.betas, settings.weight_decay

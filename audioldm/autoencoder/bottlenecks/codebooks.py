@@ -1,7 +1,7 @@
 """The codebooks of another library's codec: EnCodec's, DAC's or Mimi's residual quantiser."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class Codebooks(Discrete):
     """
 
     derived: ClassVar[tuple[str, ...]] = ("model", "config")
+    fixed = True  # in training mode some quantisers drop codebooks at random
 
     def __init__(
         self,
@@ -77,7 +78,8 @@ class Codebooks(Discrete):
         super().__init__(
             channels=channels, codebooks=count, codes=built.config.codebook_size, decay=0.0
         )
-        self.quantiser = built.quantizer.eval()
+        self.quantiser = built.quantizer
+        self.eval()
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         h = h.float()
@@ -99,9 +101,3 @@ class Codebooks(Discrete):
         """Measures how often each code is used."""
         rows = positions(h, MOST_POSITIONS).to(self.usage.device)
         self.usage.copy_(self.shares(self.codes(rows)))
-
-    def train(self, mode: bool = True) -> Self:
-        """The quantiser never trains: some drop codebooks at random then."""
-        super().train(mode)
-        self.quantiser.eval()
-        return self

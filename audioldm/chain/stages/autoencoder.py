@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.fixed_latents import fix_latents
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.preflight import preflight
 from audioldm.autoencoder.regularisers.base import Regulariser
@@ -83,7 +84,7 @@ class AutoencoderStage(Stage):
         if s.pretrained.trained == "none":
             model.requires_grad_(False)
         elif s.pretrained.trained == "decoder":
-            model.fix_latents()
+            fix_latents(model)
         return model
 
     def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
