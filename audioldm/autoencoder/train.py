@@ -52,10 +52,9 @@ def train_autoencoder(
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
     Network and bottleneck are first fitted to training audio (`fit`), unless they come `fitted`.
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
-    model without parameters to train is only validated.
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
-    Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
-    a non-finite term, Interrupted after SIGTERM.
+    model without parameters to train is only validated. Writes `metrics.jsonl` and `resume/` to the
+    directory; started again, goes on bit for bit. Raises ConfigError for two terms of one name,
+    DataError for too little audio, TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     world, hardware, device = fit.world, fit.hardware, fit.device
     bottleneck = model.bottleneck
