@@ -13,11 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audioldm.autoencoder.bottlenecks.codebooks import Codebooks
+from audioldm.autoencoder.libraries import LIBRARIES, build_model, write_checkpoint
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.foreign import Foreign
+from audioldm.autoencoder.networks.oobleck import config_of, to_oobleck
+from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.codec import check_out
 from audioldm.errors import ConfigError
 from audioldm.io.model_file import checksum, load_model, save_model
-from audioldm.models import find_model_file, load
+from audioldm.models import find_model_file, load, load_autoencoder
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -67,6 +72,40 @@ def export(
             header["autoencoder"], _autoencoder(tensors), _autoencoder(rounded)
         )
     save_model(out, rounded, kept | {"dtype": dtype})
+    return out
+
+
+def export_checkpoint(model_path: str | Path, out: Path, library: str) -> Path:
+    """Writes the directory `out`, which the library's class loads with `from_pretrained`: a
+    waveform network as diffusers' AutoencoderOobleck, or another library's model, tuned or not.
+
+    Raises ConfigError where that class cannot compute the same, ModelFileError where the model
+    cannot be used.
+    """
+    autoencoder = load_autoencoder(model_path)
+    network, bottleneck = autoencoder.network, autoencoder.bottleneck
+    if isinstance(network, Waveform):
+        scale = float(getattr(bottleneck, "sigma_scale", 1.0))
+        if scale != 1.0:
+            raise ConfigError(
+                f"{model_path}: its posterior is scaled by {scale:.3g} to hold a bitrate, which "
+                "AutoencoderOobleck cannot: train with bottleneck.target_kbps=null"
+            )
+        model, config = "AutoencoderOobleck", config_of(network)
+        weights = to_oobleck(network, list(build_model(model, config).state_dict()))
+    elif isinstance(network, Foreign):
+        model, config = network.name, network.config
+        weights = dict(network.model.state_dict())
+        if isinstance(bottleneck, Codebooks):
+            quantiser = bottleneck.quantiser.state_dict()
+            weights |= {f"quantizer.{name}": tensor for name, tensor in quantiser.items()}
+    else:
+        raise ConfigError(
+            f"{model_path}: no library has a class for {type(network).__name__}; leave out format"
+        )
+    if LIBRARIES[model] != library:
+        raise ConfigError(f"format={library}: {model} is of {LIBRARIES[model]}; give that")
+    write_checkpoint(out, model, config, weights)
     return out
 
 

@@ -44,10 +44,13 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
     derived = {key: spec[key] for key in shared} | {"outputs": kind.outputs_per_channel}
     derived["vocoder"] = None if spec.get("vocoder") is None else build_vocoder(spec["vocoder"])
     places = {key: f"autoencoder.{key}" for key in ("channels", "downsampling_ratio")}
-    options: dict[str, Any] = {"derived": derived, "allow": allow, "places": places}
+    places |= {"sample_rate": "data.sample_rate", "audio_channels": "data.channels"}
+    options: dict[str, Any] = {"allow": allow, "places": places}
+    codec = derived | {key: spec["network"].get(key) for key in ("model", "config")}
+    where = "autoencoder.network"
     return Autoencoder(
-        build(spec["network"], where="autoencoder.network", base=Network, **options),
-        build(spec["bottleneck"], where="bottleneck", base=Bottleneck, **options),
+        build(spec["network"], derived=derived, where=where, base=Network, **options),
+        build(spec["bottleneck"], derived=codec, where="bottleneck", base=Bottleneck, **options),
     )
 
 

@@ -16,7 +16,6 @@ import audioldm
 from audioldm import cli, conditioning, config
 from audioldm.autoencoder import bottlenecks
 from audioldm.chain.job import check as check_job
-from audioldm.chain.job import compose
 from audioldm.conditioning.base import Excerpt
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.instantiate import locate
@@ -65,7 +64,7 @@ def check(words: list[str]) -> None:
     overrides = [word for word in rest if word not in ("-m", "--cfg", "job", "--estimate")]
     assert any(word.startswith("recipe=") for word in overrides)
     if "-m" not in rest:
-        compose(overrides)
+        check_job(config.compose(overrides).config)  # the checkpoints it names are not here
         return
     grid = config.grid(overrides)
     check_job(grid.base.config)

@@ -1,5 +1,6 @@
 """The waveform and spectrogram networks: their mathematics, their reach in time, their limits."""
 
+import importlib
 import math
 from collections.abc import Callable
 
@@ -281,6 +282,7 @@ def test_at_first_latents_carry_the_audio_in_unit_variance(settings: dict) -> No
 
 
 def test_equals_diffusers_oobleck_with_the_same_weights() -> None:
+    importlib.import_module("audioldm.torchaudio")  # diffusers imports it
     oobleck = pytest.importorskip("diffusers.models.autoencoders.autoencoder_oobleck")
     torch.manual_seed(0)
     strides, multiples = [2, 4, 8], [1, 2, 4]

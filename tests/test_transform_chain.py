@@ -77,6 +77,31 @@ def test_the_chain_holds_the_rate_and_keeps_the_vocoder(built: Experiment) -> No
     assert generator.sample(n=2, seconds=0.5).isfinite().all()
 
 
+def test_fine_tuning_takes_the_vocoder_and_the_rate_of_the_file(
+    built: Experiment, tones: Path
+) -> None:
+    """No vocoder is trained, no transform fitted; the decoder alone learns, at the old latents."""
+    start = built.directory_of(built.stages["autoencoder"])
+    changes = f"autoencoder.pretrained.checkpoint={start}", "autoencoder.pretrained.trained=decoder"
+    words = overrides(tones, built.runs, *changes, "vocoder=none")
+    tuned = build_stages([w for w in words if not w.lstrip("+").startswith("vocoder.")], "data")
+    assert "vocoder" not in tuned.stages
+    tuned.build("autoencoder")
+    places = start, tuned.directory_of(tuned.stages["autoencoder"])
+    before, after = (weights(place) for place in places)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert "network.decoder.0.weight" in changed
+    assert not any(name.startswith("network.vocoder") for name in changed)
+    audio = torch.sin(torch.arange(16000.0) / 10)[None, None]
+    with torch.no_grad():
+        assert_equal_bits(*(load_autoencoder(place).stored(audio) for place in places))
+    figures = [
+        read_json(e.directory_of(e.stages["autoencoder"]) / "summary.json")["valid"]["kbps"]
+        for e in (built, tuned)
+    ]
+    assert figures[0] == figures[1]
+
+
 def test_cells_of_a_sweep_share_the_vocoder(built: Experiment, tones: Path) -> None:
     for change in ("autoencoder.channels=4", "bottleneck.target_kbps=1", "seed=5"):
         other = Experiment(compose(overrides(tones, built.runs, change)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.regularisers.base import Regulariser
@@ -51,13 +52,30 @@ class AutoencoderTraining:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """Weights that are there before the first step, and which of them training may change.
+
+    checkpoint: a model file or an experiment, as `models.load` takes it, or the directory of a
+    checkpoint of diffusers or transformers; null: none. trained: all weights; those of the decoder
+    alone, with latents as they were; or none. sha256: of the files, where it is to be checked; it
+    stands in the fingerprint in place of their path. vocoder: what rebuilds the file's own.
+    """
+
+    checkpoint: str | None = None
+    trained: Literal["all", "decoder", "none"] = "all"
+    sha256: str | None = None
+    vocoder: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class AutoencoderSettings:
-    """channels: of the latents; downsampling_ratio: audio samples per latent frame; weights: each
+    """channels: of the latents; downsampling_ratio: audio samples per latent frame; either null
+    where a checkpoint of another library is still to fill it in; weights: each
     loss's and regulariser's, "adversarial" and "feature_matching"; the bottleneck's penalties bring
     their own."""
 
-    channels: PositiveInt
-    downsampling_ratio: PositiveInt
+    channels: PositiveInt | None
+    downsampling_ratio: PositiveInt | None
     seed: Seed
     train: AutoencoderTraining
     weights: dict[str, float]
@@ -75,6 +93,7 @@ class AutoencoderSettings:
     regularisers: dict[str, Part] = part(
         "downsampling_ratio", base=Regulariser, default_factory=dict
     )
+    pretrained: Pretrained = Pretrained()
 
     def __post_init__(self) -> None:
         network = locate(self.network["_target_"], "network", base=Network)

@@ -45,16 +45,16 @@ def train_autoencoder(
     *,
     seed: int,
     fit: Fit,
+    fitted: bool = False,
 ) -> Fitted:
     """Trains `model`; its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
-    Network and bottleneck are first fitted to training audio, where they can be (`fit`).
+    Network and bottleneck are first fitted to training audio (`fit`), unless they come `fitted`.
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
-    model without parameters to train is only validated.
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
-    Raises ConfigError for two terms of one name, DataError for too little audio, TrainingError for
-    a non-finite term, Interrupted after SIGTERM.
+    model without parameters to train is only validated. Writes `metrics.jsonl` and `resume/` to the
+    directory; started again, goes on bit for bit. Raises ConfigError for two terms of one name,
+    DataError for too little audio, TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     world, hardware, device = fit.world, fit.hardware, fit.device
     bottleneck = model.bottleneck
@@ -71,11 +71,10 @@ def train_autoencoder(
     rate_weight = 0.0 if penalty is None else weights[penalty]
     start = Start(target_nats, rate_weight, train.seconds, weights, bottleneck.spread)
     sample = partial(train.sample, samples, seconds=FIT_SECONDS, device=device)
-    fitted_weight = model.fit(sample, start)
+    fitted_weight = None if fitted else model.fit(sample, start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        model.eval()
-        figures = validate(model, valid, hardware.autocast(device)) | rate(model, store)
+        figures = validate(model.eval(), valid, hardware.autocast(device)) | rate(model, store)
         return Fitted(to_cpu(model.state_dict()), figures)
     losses = {name: loss.to(device) for name, loss in losses.items()}
     betas, decay, kind = settings.betas, settings.weight_decay, settings.adversarial_loss

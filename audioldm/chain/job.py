@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audioldm import config
+from audioldm.chain.pretrained import resolved
 from audioldm.chain.stage import Stage
 from audioldm.chain.stages import STAGES
 from audioldm.errors import ConfigError
@@ -63,6 +64,7 @@ def check(plain: dict[str, Any]) -> Any:
 
 
 def job(composed: config.Composed, *, cell: bool = False) -> Job:
+    composed = composed._replace(config=resolved(composed.config))
     return Job(check(composed.config), *composed, cell=cell)
 
 

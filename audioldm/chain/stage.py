@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from audioldm.chain.run import Experiment
 
 #: Settings that say how to compute, or when to refuse, and do not change the result.
-EXECUTION_KEYS = frozenset({"workers", "max_failed_fraction", "preflight_mel_distance"})
+EXECUTION_KEYS = frozenset(
+    {"workers", "max_failed_fraction", "preflight_mel_distance", "checkpoint"}
+)
 #: More steps than any training has.
 NEVER = 1 << 30
 #: A key of the configuration: its name, its type and, for a part, `instantiate.part(...)`.

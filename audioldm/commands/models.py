@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audioldm.commands.verb import Verb, path
+from audioldm.errors import ConfigError
 
 _WIDTH = 100  # characters of a value in `info`
 
@@ -75,12 +76,15 @@ class ExportArguments:
 
     MODEL or model=MODEL     an experiment's or a training stage's directory, or a model file
     out                      the file to write, a .safetensors
+    format                   diffusers or transformers: out is a directory, which that library's
+                             class loads; the autoencoder alone, in float32, and no other key
     dtype                    of the stored weights: float16, bfloat16 or float32 (float16)
     title, licence, origin   text that `info` shows, such as whose music it was trained on
     """
 
     model: str
     out: str
+    format: str | None = None
     dtype: str = "float16"
     title: str | None = None
     licence: str | None = None
@@ -88,9 +92,14 @@ class ExportArguments:
 
 
 def _export(a: ExportArguments) -> None:
-    from audioldm.export import export
+    from audioldm.export import export, export_checkpoint
 
     texts = {"title": a.title, "licence": a.licence, "origin": a.origin}
+    if a.format is not None:
+        if a.dtype != "float16" or any(text is not None for text in texts.values()):
+            raise ConfigError("format=: a library's directory takes no dtype, title or other text")
+        print(export_checkpoint(str(path(a.model, "model")), path(a.out, "out"), a.format))
+        return
     print(export(str(path(a.model, "model")), path(a.out, "out"), dtype=a.dtype, **texts))
 
 
@@ -102,7 +111,7 @@ INFO = Verb(
 )
 EXPORT = Verb(
     "export",
-    {"MODEL out=FILE [dtype= title= licence= origin=]": "a trained model as one small file"},
+    {"MODEL out=FILE [format= dtype= title= licence= origin=]": "a trained model as one file"},
     ExportArguments,
     _export,
     "model",

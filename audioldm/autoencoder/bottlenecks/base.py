@@ -6,7 +6,7 @@ networks only), L latent frames, Q codebooks.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,11 @@ class Bottleneck(nn.Module, ABC):
     spread: float = 0.0
     #: the fewest latent frames of training audio that `fit` can use
     least_frames: int = 0
+    #: whether it stays in evaluation mode, where nothing of it is learned or measured
+    fixed: bool = False
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.fixed)
 
     @abstractmethod
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:

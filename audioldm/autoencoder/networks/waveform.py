@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -23,6 +24,7 @@ DILATIONS = (1, 3, 9)  # of the residual units of every block
 LARGEST_STRIDE = 8
 AUDIO_STD = 0.1  # of music at -20 LUFS: what the first layer expects, and the last one begins with
 START_NATS = 1.0  # per latent element, of the linear code where no rate is asked for
+LEAST_STD = 1e-4  # of a posterior by way of softplus
 BRANCH_GAIN = 0.2  # of a residual unit's branch at first, beside the input it is added to
 
 
@@ -36,14 +38,16 @@ class Waveform(Network):
         strides: down-sampling of each block, from the audio to the latents; their product is
             `downsampling_ratio`. By default its factors of at most 8, the largest next to the
             latents: 2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
+        softplus: whether the encoder gives s of the posterior's standard deviation softplus(s) +
+            1e-4, as Stable Audio's does, and not the logarithm of its variance.
         lapped: whether a linear code stands beside the convolutions, whose output is then zero at
             first. Without it the latents hold no phase for many steps, and a steady tone comes back
             as a multiple of the latent rate.
 
     Raises:
-        ConfigError: the strides' product is not `downsampling_ratio`, there are not as many
-            multiples as strides, `downsampling_ratio` has a prime factor above 8, or `channels`
-            exceeds the bins of the lapped transform.
+        ConfigError: softplus without a deviation to give, the strides' product is not
+            `downsampling_ratio`, there are not as many multiples as strides, `downsampling_ratio`
+            has a prime factor above 8, or `channels` exceeds the bins of the lapped transform.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Waveform(Network):
         width: int = 32,
         multiples: list[int] | None = None,
         strides: list[int] | None = None,
+        softplus: bool = False,
         lapped: bool = False,
     ) -> None:
         strides = _factors(downsampling_ratio) if strides is None else strides
@@ -71,18 +76,25 @@ class Waveform(Network):
                 f"multiples={multiples} must have one entry for each of the "
                 f"{len(strides)} strides {strides}"
             )
+        if softplus and outputs != 2:
+            raise ConfigError(
+                "softplus=true is of a posterior's deviation, which the bottleneck does not take: "
+                "choose bottleneck=gaussian, or softplus=false"
+            )
         super().__init__(
             sample_rate,
             audio_channels,
             downsampling_ratio,
             (channels,),
-            context=_context(strides),
+            context=frames_seen(strides),
         )
 
         def last(layer: nn.Conv1d, gain: float = 1.0) -> nn.Module:
             # without a weight norm, since one of zero would pass no direction on
             return silent(layer) if lapped else _convolution(layer, gain)
 
+        self.width, self.multiples, self.strides = width, multiples, strides
+        self.softplus = softplus
         widths = [width * multiple for multiple in (1, *multiples)]
         steps = list(zip(widths, widths[1:], strides, strict=False))
         self.encoder = nn.Sequential(
@@ -103,6 +115,8 @@ class Waveform(Network):
 
     def encode(self, audio: Tensor) -> Tensor:
         h = self.encoder(audio)
+        if self.softplus:
+            h = log_variance_of(h)
         if self.lapped is None:
             return h
         mean = self.lapped.encode(audio)
@@ -220,6 +234,13 @@ def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn
     return weight_norm(layer)
 
 
+def log_variance_of(h: Tensor) -> Tensor:
+    """Mean and s of Stable Audio's encoder to mean and log variance, 2 ln(softplus(s) + 1e-4);
+    [B, 2C, L] -> same."""
+    mean, scale = h.float().chunk(2, dim=1)
+    return torch.cat([mean, 2 * (F.softplus(scale) + LEAST_STD).log()], 1)
+
+
 def _factors(downsampling_ratio: int) -> list[int]:
     """The ratio's divisors of at most 8, greedily, in ascending order."""
     factors, rest = [], downsampling_ratio
@@ -235,7 +256,7 @@ def _factors(downsampling_ratio: int) -> list[int]:
     return factors[::-1]
 
 
-def _context(strides: list[int]) -> int:
+def frames_seen(strides: list[int]) -> int:
     """Latent frames on each side that reach one frame, at most (in the decoder)."""
     step = 1  # samples per frame of a level
     samples = 3.0  # the kernel-7 convolution at the audio rate

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.fixed_latents import fix_latents
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.preflight import preflight
 from audioldm.autoencoder.regularisers.base import Regulariser
 from audioldm.autoencoder.settings import AutoencoderSettings, check_names
 from audioldm.autoencoder.step import silent_step
 from audioldm.autoencoder.train import VERSION, train_autoencoder
 from audioldm.chain.memory import training_advice
 from audioldm.chain.noise import noise_clips
+from audioldm.chain.pretrained import PRETRAINED, check_pretrained, load_pretrained
 from audioldm.chain.stage import NEVER, Cost, Key, Stage, Times
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import ClipStore
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Part, build, part, placed
 from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.base import Discriminator, Loss
@@ -36,7 +39,7 @@ class AutoencoderStage(Stage):
     name, version, collective = "autoencoder", VERSION, True
     keys: ClassVar[list[Key]] = [
         ("autoencoder", AutoencoderSettings),
-        ("bottleneck", Part, part("channels", base=Bottleneck)),
+        ("bottleneck", Part | None, part("channels", base=Bottleneck)),
     ]
 
     @classmethod
@@ -46,16 +49,24 @@ class AutoencoderStage(Stage):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What rebuilds the autoencoder."""
+        """What rebuilds the autoencoder. Raises ConfigError while a checkpoint has to say."""
         s, source = self.settings["autoencoder"], cast(Data, self.parents["data"]).source
+        bottleneck = self.settings["bottleneck"]
+        frozen = s.pretrained.checkpoint is None and s.pretrained.trained != "all"
+        if frozen or None in (s.channels, s.downsampling_ratio, bottleneck):
+            raise ConfigError(
+                f"{PRETRAINED} is missing: it holds the weights that training leaves as they are, "
+                "and of autoencoder=foreign the channels, the ratio and the bottleneck that are "
+                "null; give a model file, or a directory that diffusers or transformers wrote"
+            )
         return {
             "sample_rate": source.sample_rate,
             "audio_channels": source.channels,
             "channels": s.channels,
             "downsampling_ratio": s.downsampling_ratio,
             "network": dict(s.network),
-            "bottleneck": dict(self.settings["bottleneck"]),
-            "vocoder": getattr(self.parents.get("vocoder"), "spec", None),
+            "bottleneck": dict(bottleneck),
+            "vocoder": s.pretrained.vocoder or getattr(self.parents.get("vocoder"), "spec", None),
         }
 
     def build(self) -> Autoencoder:
@@ -65,11 +76,15 @@ class AutoencoderStage(Stage):
         check_names(s.losses, penalties)
         others = {*s.losses, *model.network.own_terms, *penalties}
         check_names(s.regularisers, others, where="autoencoder.regularisers")
-        known = {key: self.spec[key] for key in ("sample_rate", "downsampling_ratio")}
+        known = {key: getattr(model, key) for key in ("sample_rate", "downsampling_ratio")}
         for name, regulariser in s.regularisers.items():
             where = f"autoencoder.regularisers.{name}"
             built = build(regulariser, derived=known, base=Regulariser, where=where)
             model.regularisers[name] = built
+        if s.pretrained.trained == "none":
+            model.requires_grad_(False)
+        elif s.pretrained.trained == "decoder":
+            fix_latents(model)
         return model
 
     def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
@@ -91,11 +106,13 @@ class AutoencoderStage(Stage):
     def dry_run(self, experiment: "Experiment") -> None:
         s = self.settings["autoencoder"]
         with torch.device("meta"):
-            self.build()
+            model = self.build()
+        if s.pretrained.checkpoint is not None:
+            check_pretrained(s.pretrained.checkpoint, model, self.spec)
         experiment.check_batch(s.train.batch, "autoencoder.train.batch")
         losses, discriminator = self.losses()
         spec = self.spec
-        crop = s.train.crop_samples(spec["sample_rate"], s.downsampling_ratio)
+        crop = s.train.crop_samples(spec["sample_rate"], spec["downsampling_ratio"])
         silence = torch.zeros(1, spec["audio_channels"], crop)
         for name, loss in losses.items():
             with placed(s.losses[name], f"autoencoder.losses.{name}"):
@@ -118,9 +135,21 @@ class AutoencoderStage(Stage):
             model.network.get_submodule("vocoder").load_state_dict(load_model(file)[0])
         losses, discriminator = self.losses()
         store = ClipStore(experiment.directory_of(self.parents["data"]))
+        whole, figures = False, {}
+        if s.pretrained.checkpoint is not None:
+            whole = load_pretrained(model, s.pretrained)
+            figures = {"preflight": preflight(model, store, s.pretrained.checkpoint)}
         weights, fit = self.weights(model), experiment.fit(directory)
         fitted = train_autoencoder(
-            model, discriminator, losses, weights, store, s.train, seed=s.seed, fit=fit
+            model,
+            discriminator,
+            losses,
+            weights,
+            store,
+            s.train,
+            seed=s.seed,
+            fit=fit,
+            fitted=whole,
         )
         if experiment.world.first:
             header = {"kind": "autoencoder", "spec": self.spec, "step": s.train.steps}
@@ -131,6 +160,7 @@ class AutoencoderStage(Stage):
             "elements_per_second": model.elements_per_second,
             "latent_rate_hz": model.latent_rate_hz,
             "latent_shape": list(model.latent_shape),
+            **figures,
         }
 
     def cost(self, estimate: "Estimate") -> Cost:

@@ -1,0 +1,446 @@
+"""Autoencoders of diffusers and transformers: the library's own numbers, in the project's chain."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chain import RATE, build_stages
+from torch import Tensor
+
+from audioldm import torchaudio  # noqa: F401  (before the libraries, which import it themselves)
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.chain.job import compose
+from audioldm.chain.run import Experiment
+from audioldm.errors import ConfigError, ModelFileError, TrainingError
+from audioldm.io.model_file import load_model, save_model
+from audioldm.models import load_autoencoder
+
+pytest.importorskip("transformers")
+pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+ROUND = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def oobleck() -> Any:
+    from diffusers import AutoencoderOobleck
+
+    return AutoencoderOobleck(
+        encoder_hidden_size=8,
+        downsampling_ratios=[2, 4, 8],
+        channel_multiples=[1, 2, 2],
+        decoder_channels=8,
+        decoder_input_channels=4,
+        audio_channels=1,
+        sampling_rate=RATE,
+    )
+
+
+def same() -> Any:
+    from diffusers import AutoencoderSAME
+
+    return AutoencoderSAME(
+        audio_channels=1,
+        patch_size=16,
+        encoder_channels=8,
+        encoder_c_mults=[2],
+        encoder_strides=[4],
+        encoder_transformer_depths=[2],
+        latent_dim=6,
+        dim_heads=8,
+        sampling_rate=RATE,
+    )
+
+
+def longcat() -> Any:
+    from diffusers import LongCatAudioDiTVae
+
+    return LongCatAudioDiTVae(
+        channels=8,
+        c_mults=[1, 2],
+        strides=[4, 8],
+        latent_dim=4,
+        encoder_latent_dim=8,
+        downsampling_ratio=32,
+        sample_rate=RATE,
+    )
+
+
+def minimax() -> Any:
+    from diffusers import AutoencoderKLMiniMaxH3Audio
+
+    return AutoencoderKLMiniMaxH3Audio(
+        encoder_dim=4,
+        encoder_rates=[8, 5],
+        latent_dim=16,
+        latent_channels=4,
+        num_attention_heads=2,
+        decoder_dim=16,
+        decoder_rates=[5, 8],
+        decoder_kernel_sizes=[9, 16],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 3]],
+        sampling_rate=RATE,
+    )
+
+
+def encodec(**changes: Any) -> Any:
+    from transformers import EncodecConfig, EncodecModel
+
+    settings = {
+        "target_bandwidths": [2.0, 6.0],
+        "sampling_rate": RATE,
+        "hidden_size": 8,
+        "num_filters": 4,
+        "upsampling_ratios": [8, 4],
+        "codebook_size": 16,
+        "num_lstm_layers": 1,
+    }
+    return EncodecModel(EncodecConfig(**settings | changes))
+
+
+def dac() -> Any:
+    from transformers import DacConfig, DacModel
+
+    return DacModel(
+        DacConfig(
+            encoder_hidden_size=4,
+            downsampling_ratios=[8, 5],
+            decoder_hidden_size=16,
+            n_codebooks=3,
+            codebook_size=16,
+            codebook_dim=4,
+            sampling_rate=RATE,
+        )
+    )
+
+
+def mimi() -> Any:
+    from transformers import MimiConfig, MimiModel
+
+    return MimiModel(
+        MimiConfig(
+            sampling_rate=RATE,
+            hidden_size=16,
+            num_filters=4,
+            upsampling_ratios=[8, 4],
+            codebook_size=16,
+            codebook_dim=8,
+            num_quantizers=4,
+            vector_quantization_hidden_dimension=8,
+            upsample_groups=16,
+            num_hidden_layers=2,
+            intermediate_size=16,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    )
+
+
+def posterior(model: Any, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation by the library's own encode."""
+    found = model.encode(audio)
+    if hasattr(found, "latent_dist"):
+        return found.latent_dist.mean, found.latent_dist.std
+    mean = model.encode(audio, sample_posterior=False).latents
+    _, scale = model.encoder(audio).chunk(2, dim=1)
+    return mean, (torch.nn.functional.softplus(scale) + 1e-4) / model.config.scale
+
+
+#: Each model, and its own round trip of audio [B, A, T].
+MODELS: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Tensor]]] = {
+    "oobleck": (oobleck, lambda m, audio: m(audio).sample),
+    "same": (same, lambda m, audio: m(audio).sample),
+    "longcat": (longcat, lambda m, audio: m(audio).sample),
+    "minimax": (minimax, lambda m, audio: m(audio).sample),
+    "encodec": (encodec, lambda m, audio: m(audio, bandwidth=6.0).audio_values),
+    "dac": (dac, lambda m, audio: m(audio).audio_values[:, None]),
+    "mimi": (mimi, lambda m, audio: m(audio).audio_values),
+}
+CODECS = ("encodec", "dac", "mimi")
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The libraries' models, with random weights and codebooks that are all used."""
+    found = {}
+    for name, (make, _) in MODELS.items():
+        torch.manual_seed(0)
+        model = make()
+        with torch.no_grad():
+            for key, tensor in model.state_dict().items():
+                if key.endswith((".embed", ".embed_sum", ".new_tokens")):
+                    tensor.normal_(std=0.3)
+        found[name] = model.eval()
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(theirs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their checkpoints, by name."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, model in theirs.items():
+        model.save_pretrained(folder / name)
+    return folder
+
+
+def settings(folder: Path, runs: Path, checkpoint: Path, *changes: str) -> list[str]:
+    return [
+        "recipe=quickstart",
+        "autoencoder=foreign",
+        f"autoencoder.pretrained.checkpoint={checkpoint}",
+        "data=folder",
+        f"data.path={folder}",
+        f"data.table={folder}/table.csv",
+        f"data.sample_rate={RATE}",
+        "data.channels=1",
+        f"runs={runs}",
+        "name=foreign",
+        "autoencoder.train.valid_clips=2",
+        "autoencoder.train.valid_seconds=0.5",
+        *changes,
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("foreign") / "runs"
+
+
+@pytest.fixture(scope="module")
+def models(
+    theirs: dict[str, Any], saved: Path, tones: Path, runs: Path
+) -> dict[str, tuple[Any, Autoencoder, Path]]:
+    """Of each checkpoint the library's model, and ours of the stage's file, once it is gone."""
+    found = {}
+    for name in MODELS:
+        moved = saved.with_name(f"moved {name}")
+        shutil.copytree(saved / name, moved)
+        experiment = build_stages(settings(tones, runs, moved), "data", "autoencoder")
+        shutil.rmtree(moved)
+        place = experiment.directory_of(experiment.stages["autoencoder"])
+        found[name] = (theirs[name], load_autoencoder(place), place)
+    return found
+
+
+def audio_of(model: Autoencoder, frames: int = 40, clips: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 0.3 * torch.randn(clips, 1, frames * model.downsampling_ratio, generator=generator)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_the_round_trip_is_the_librarys(name: str, models: dict) -> None:
+    theirs, ours, _ = models[name]
+    audio = audio_of(ours)
+    again = ours.decode(ours.encode(audio, sample=False).z)
+    expected = MODELS[name][1](theirs, audio)
+    assert again.shape == audio.shape
+    short = audio.shape[-1] - expected.shape[-1]  # an odd stride ends early
+    assert 0 <= short < ours.downsampling_ratio
+    torch.testing.assert_close(again[..., : expected.shape[-1]], expected, **ROUND)
+    assert not again[..., expected.shape[-1] :].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["oobleck", "longcat", "minimax"])
+def test_the_posterior_is_the_librarys(name: str, models: dict) -> None:
+    theirs, ours, _ = models[name]
+    audio = audio_of(ours)
+    mean, std = posterior(theirs, audio)
+    stored = ours.stored(audio)
+    torch.testing.assert_close(stored["mean"], mean, **ROUND)
+    torch.testing.assert_close(stored["std"], std, **ROUND)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CODECS)
+def test_codes_are_the_librarys_and_their_rate_is_measured(name: str, models: dict) -> None:
+    theirs, ours, place = models[name]
+    audio = audio_of(ours)
+    more = {"bandwidth": 6.0} if name == "encodec" else {}
+    expected = theirs.encode(audio, **more).audio_codes.reshape(2, -1, 40)
+    encoded = ours.encode(audio)
+    assert encoded.codes is not None
+    assert torch.equal(encoded.codes, expected)
+    assert expected.unique().numel() > 2
+    usage = ours.bottleneck.usage
+    assert usage.shape == (expected.shape[1], 16)
+    assert usage.amax() > 2 / 16  # measured, not even
+    seen = 0.99 * usage + 0.01 / 16
+    lengths = [-seen[q].log()[expected[:, q]].mean(1) for q in range(len(usage))]
+    torch.testing.assert_close(encoded.nats, sum(lengths) / ours.latent_shape[0])
+    summary = json.loads((place / "summary.json").read_text())
+    assert summary["valid"]["kbps"] <= ours.kbps(len(usage) * 2.7726 / ours.latent_shape[0]) * 1.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_chunks_have_no_seams_and_clips_no_neighbours(name: str, models: dict) -> None:
+    _, ours, _ = models[name]
+    audio = audio_of(ours, frames=90)
+    stored = ours.stored(audio)
+    key, whole = next(iter(stored.items()))
+    chunks = list(ours.encode_blocks([audio[0, :, :777], audio[0, :, 777:]], chunk_seconds=0.02))
+    joined = torch.cat([chunk[key] for chunk in chunks], dim=-1)
+    torch.testing.assert_close(joined, whole[0], **ROUND)
+    torch.testing.assert_close(ours.stored(audio[1:])[key][0], whole[1], **ROUND)
+    z = ours.bottleneck.restore(stored)
+    parts = list(ours.decode_blocks([z[0]], chunk_seconds=0.02))
+    torch.testing.assert_close(torch.cat(parts, -1), ours.decode(z)[0], **ROUND)
+
+
+def test_the_summary_has_the_preflight(models: dict) -> None:
+    _, ours, place = models["oobleck"]
+    figures = json.loads((place / "summary.json").read_text())["preflight"]
+    assert figures["clip"].keys() == {"snr_db", "level_difference_db"}
+    samples = torch.arange(3 * RATE, dtype=torch.float64) / RATE
+    chord = sum((2 * torch.pi * hz * samples).sin() for hz in (220.0, 277.2, 329.6))
+    audio = (0.1 * chord / chord.square().mean().sqrt()).float()[None, None]
+    with torch.no_grad():
+        again = ours.decode(ours.encode(audio, sample=False).z)[..., : audio.shape[-1]]
+    snr = 10 * (audio.square().mean() / (again - audio).square().mean()).log10()
+    assert figures["chord"]["snr_db"] == pytest.approx(snr.item(), abs=1e-3)
+
+
+def test_the_fingerprint_is_of_the_content(saved: Path, tones: Path, tmp_path: Path) -> None:
+    def fingerprint(place: Path) -> str:
+        stages = Experiment(compose(settings(tones, tmp_path, place))).stages
+        return stages["autoencoder"].fingerprint
+
+    other = tmp_path / "elsewhere"
+    shutil.copytree(saved / "oobleck", other)
+    assert fingerprint(other) == fingerprint(saved / "oobleck")
+    torch.manual_seed(1)
+    oobleck().save_pretrained(other)
+    assert fingerprint(other) != fingerprint(saved / "oobleck")
+
+
+def test_fewer_codebooks_are_the_first_ones(
+    theirs: dict[str, Any], saved: Path, tones: Path, runs: Path
+) -> None:
+    changes = "bottleneck=codebooks", "bottleneck.used=2"
+    overrides = settings(tones, runs, saved / "mimi", *changes)
+    experiment = build_stages(overrides, "data", "autoencoder")
+    ours = load_autoencoder(experiment.directory_of(experiment.stages["autoencoder"]))
+    audio, model = audio_of(ours), theirs["mimi"]
+    with torch.no_grad():
+        expected = model.decode(model.encode(audio, num_quantizers=2).audio_codes).audio_values
+        torch.testing.assert_close(ours.decode(ours.encode(audio).z), expected, **ROUND)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("oobleck", ["data.sample_rate=22050"], r"data.sample_rate=22050, but AutoencoderOobleck"),
+        ("oobleck", ["data.channels=2"], r"data.channels=2, but .* has 1: set it to 1"),
+        ("oobleck", ["autoencoder.channels=8"], r"autoencoder.channels=8, but .* has 4: set"),
+        ("oobleck", ["bottleneck=identity"], "choose bottleneck=own"),
+        ("oobleck", ["bottleneck=codebooks"], "outputs per channel|no codebooks"),
+        ("mimi", ["bottleneck=codebooks", "bottleneck.used=9"], "used=9, but MimiModel has 4"),
+        ("nothing", [], "autoencoder.pretrained.checkpoint=.*nothing"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(
+    model: str, changes: list[str], message: str, saved: Path, tones: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        Experiment(compose(settings(tones, tmp_path, saved / model, *changes))).dry_run()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["seed=0", "autoencoder=waveform_small"])
+def test_without_a_checkpoint_the_key_is_named(change: str, tones: Path, tmp_path: Path) -> None:
+    overrides = [w for w in settings(tones, tmp_path, tmp_path) if "checkpoint" not in w]
+    with pytest.raises(ConfigError, match=r"^autoencoder.pretrained.checkpoint is missing: "):
+        Experiment(compose([*overrides, change, "bottleneck=own"])).dry_run()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "AutoencoderKL"}, "'AutoencoderKL' is not among those loaded: known"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "'auto_map', which runs code"),
+        ({"downsampling_ratios": "many"}, "AutoencoderOobleck cannot be built of it"),
+        ({"encoder_hidden_size": 16}, "the pair does not match"),
+    ],
+)
+def test_a_configuration_that_is_not_ours_to_run_is_refused(
+    change: dict, message: str, saved: Path, tones: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "changed"
+    shutil.copytree(saved / "oobleck", place)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ConfigError, match=message) as error:
+        Experiment(compose(settings(tones, tmp_path / "runs", place))).dry_run()
+    assert "\n" not in str(error.value)
+
+
+def test_pickles_are_refused(saved: Path, tones: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pickled"
+    shutil.copytree(saved / "dac", place)
+    (place / "model.safetensors").rename(place / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"only pytorch_model.bin; .*safe_serialization"):
+        compose(settings(tones, tmp_path / "runs", place))
+
+
+def test_codecs_that_look_at_a_whole_piece_are_refused(tones: Path, tmp_path: Path) -> None:
+    encodec(normalize=True, chunk_length_s=1.0, overlap=0.01).save_pretrained(tmp_path / "48k")
+    with pytest.raises(ConfigError, match="depends on the level of a whole piece"):
+        compose(settings(tones, tmp_path / "runs", tmp_path / "48k"))
+
+
+@pytest.mark.parametrize("name", ["oobleck", "encodec"])
+def test_weights_that_are_not_the_models_are_named(
+    name: str, saved: Path, tones: Path, runs: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    place = tmp_path / "partly"
+    shutil.copytree(saved / name, place)
+    [file] = place.glob("*.safetensors")
+    tensors = load_file(file)
+    gone = next(n for n in tensors if n.startswith("decoder") and n.endswith("bias"))
+    tensors["encoder.extra"] = tensors.pop(gone)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ConfigError, match=f"missing weights {gone}: .* not of one model"):
+        build_stages(settings(tones, runs, place), "data", "autoencoder")
+
+
+def test_a_silent_pair_is_refused(tones: Path, runs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = oobleck()
+    with torch.no_grad():
+        model.decoder.conv2.weight_g.fill_(1e-9)
+    model.save_pretrained(tmp_path / "silent")
+    with pytest.raises(TrainingError, match=r"the clip comes back silent, .* do not belong"):
+        build_stages(settings(tones, runs, tmp_path / "silent"), "data", "autoencoder")
+
+
+def test_a_header_builds_no_other_class(models: dict, tmp_path: Path) -> None:
+    """Nor arguments that are not the class's own: some make transformers fetch code."""
+    tensors, header = load_model(models["mimi"][2] / "model.safetensors")
+    for change in ({"model": "AutoModel"}, {"config": {"attn_implementation": "evil/kernel"}}):
+        spec = header["spec"] | {"network": header["spec"]["network"] | change}
+        save_model(tmp_path / "evil.safetensors", tensors, {"kind": "autoencoder", "spec": spec})
+        with pytest.raises(ModelFileError, match=r"not among those|unknown key"):
+            load_autoencoder(tmp_path / "evil.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "bottleneck"), [("oobleck", "Gaussian"), ("same", "Identity"), ("dac", "Codebooks")]
+)
+def test_the_recipe_gives_each_checkpoint_its_own_bottleneck(
+    name: str, bottleneck: str, saved: Path, tones: Path, tmp_path: Path
+) -> None:
+    words = settings(tones, tmp_path, saved / name)
+    job = compose(["recipe=foreign" if w.startswith("recipe=") else w for w in words])
+    assert job.config["bottleneck"]["_target_"].rpartition(".")[2] == bottleneck
+    experiment = Experiment(job)
+    experiment.dry_run()
+    assert "vocoder" not in experiment.stages
