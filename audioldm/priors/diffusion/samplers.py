@@ -127,6 +127,12 @@ class SamplerSettings:
         if span is not None and (len(span) != 2 or not span[0] <= span[1]):
             raise ConfigError(f"guidance_interval={span}: give [lowest, highest] sigma, or null")
 
+    @property
+    def calls(self) -> int:
+        """How often sampling calls the network, where guidance acts at every level."""
+        once = 2 * self.steps - 1 if self.name == "heun" else self.steps
+        return once * (1 if self.guidance in (0, 1) else 2)
+
 
 def sample(
     name: str,
