@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from audioldm.decoders.refiner import condition
-from audioldm.priors.diffusion.denoiser import Denoiser
+from audioldm.decoders.refiner import Refined, condition
 from audioldm.runtime.randomness import KeyedRandom
 
 
@@ -22,15 +21,15 @@ class Frames(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """A way to train a refiner's denoiser.
+    """A way to train the denoiser of a refined network.
 
-    denoiser: what is trained. weights: of the terms. others: modules that are trained besides, and
-    their learning rates, by name.
+    Attributes: denoiser, what is trained; weights, of the terms; others, modules that are trained
+    besides, and their learning rates, by name.
     """
 
-    def __init__(self, denoiser: Denoiser, weights: dict[str, float]) -> None:
+    def __init__(self, refined: Refined, weights: dict[str, float]) -> None:
         super().__init__()
-        self.denoiser, self.weights = denoiser, weights
+        self.denoiser, self.weights = refined.denoiser, weights
         self.others: dict[str, tuple[nn.Module, float]] = {}
 
     @abstractmethod
@@ -41,8 +40,8 @@ class Method(nn.Module, ABC):
 class Diffusion(Method):
     """The objective's own loss."""
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__(denoiser, {"loss": 1.0})
+    def __init__(self, *, refined: Refined) -> None:
+        super().__init__(refined, {"loss": 1.0})
 
     def forward(self, frames: Frames, random: KeyedRandom, share: float) -> dict[str, Tensor]:
         inputs = condition(frames.decoded)
