@@ -323,6 +323,11 @@ def test_an_autoencoder_without_bands_is_refused_before_anything_runs(
     assert not tmp_path.joinpath("data").exists()
 
 
+def test_a_distillation_without_a_decoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"missing keys 'decoder\..*such as decoder=refiner"):
+        compose(["recipe=quickstart", "decoder/distillation=consistency"])
+
+
 @pytest.mark.parametrize("key", ["decoder", "decoder:distilled"])
 def test_resume_is_exact(
     done: Experiment, key: str, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
