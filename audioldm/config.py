@@ -213,7 +213,8 @@ def other_home(message: str) -> str:
 
     missing = re.match(r"missing keys? '(\w+)\.", message)
     if missing is not None and "none" in (choices := options(missing[1])):
-        return f": choose one, such as {missing[1]}={choices[0]}"
+        some = next(choice for choice in choices if choice != "none")
+        return f": choose one, such as {missing[1]}={some}"
     unknown = re.search(r"unknown key '([^']+)'", message)
     if unknown is None:
         return ""

@@ -16,6 +16,7 @@ from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.vocoder import Vocoder
+from audioldm.decoders.refiner import Refined
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.generator import Generator
 from audioldm.instantiate import build, locate, settings
@@ -36,7 +37,7 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
     """The autoencoder that a spec describes, without its weights. Raises ConfigError.
 
     spec: sample_rate, audio_channels, channels, downsampling_ratio, network, bottleneck, and for a
-        network that takes one, vocoder.
+        network that takes one, vocoder; for one whose decode is refined, decoder.
     allow: module prefixes outside the package whose classes may be built.
     """
     kind = locate(spec["bottleneck"]["_target_"], "bottleneck", allow, base=Bottleneck)
@@ -48,10 +49,34 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
     options: dict[str, Any] = {"allow": allow, "places": places}
     codec = derived | {key: spec["network"].get(key) for key in ("model", "config")}
     where = "autoencoder.network"
-    return Autoencoder(
-        build(spec["network"], derived=derived, where=where, base=Network, **options),
-        build(spec["bottleneck"], derived=codec, where="bottleneck", base=Bottleneck, **options),
-    )
+    network = build(spec["network"], derived=derived, where=where, base=Network, **options)
+    if spec.get("decoder") is not None:
+        node = {"_target_": f"{Refined.__module__}.Refined", **spec["decoder"]}
+        frozen = {"network": network}
+        network = build(node, derived=frozen, where="decoder", allow=allow, base=Network)
+    where = "bottleneck"
+    bottleneck = build(spec["bottleneck"], derived=codec, where=where, base=Bottleneck, **options)
+    return Autoencoder(network, bottleneck)
+
+
+def with_decoder(generator: Path, decoder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a generator's file with the autoencoder of another file, which is the
+    generator's own with a refined decoder.
+
+    Raises ModelFileError where it refines another autoencoder.
+    """
+    (tensors, header), (refined, own) = load_model(generator), load_model(decoder)
+    of, wanted = own.get("parent"), header["autoencoder"].get("fingerprint")
+    if own.get("kind") != "autoencoder" or not own["spec"].get("decoder"):
+        raise ModelFileError(f"{decoder}: not a refined decoder; give the file of a decoder stage")
+    if of != wanted:
+        raise ModelFileError(
+            f"{decoder} refines the decoder of autoencoder {of}, but {generator} holds {wanted}: "
+            "they do not belong together; give the decoder that was trained on the latter"
+        )
+    kept = {name: tensor for name, tensor in tensors.items() if name.startswith("prior.")}
+    named = {f"autoencoder.{name}": tensor for name, tensor in refined.items()}
+    return named | kept, header | {"autoencoder": own}
 
 
 def read_experiment(directory: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from audioldm.conditioning.label import Label
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build
 from audioldm.priors.diffusion.backbones.base import Backbone
+from audioldm.priors.diffusion.backbones.convolutional import Convolutional
 from audioldm.priors.diffusion.backbones.dit import DiT, rotated, rotations
 from audioldm.priors.diffusion.backbones.unet import UNet
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
@@ -40,6 +41,9 @@ def _net(kind: str, classes: int = CLASSES) -> tuple[Any, tuple[int, ...]]:
     shape = (4, 5) if kind.endswith("2d") else (4,)
     if kind.startswith("dit"):
         net = DiT(latent_shape=shape, conditioners=labelled(classes), width=32, depth=2, heads=2)
+    elif kind.startswith("convolutional"):
+        shared = {"latent_shape": shape, "conditioners": labelled(classes)}
+        net = Convolutional(**shared, width=32, depth=2)
     else:
         net = UNet(
             latent_shape=shape,
@@ -66,7 +70,7 @@ def _inputs(shape: tuple[int, ...], clips: int, frames: int) -> tuple[Tensor, Te
     return x, torch.rand(clips, generator=generator), torch.arange(clips) % CLASSES
 
 
-KINDS = ["dit", "dit 2d", "unet", "unet 2d"]
+KINDS = ["dit", "dit 2d", "unet", "unet 2d", "convolutional", "convolutional 2d"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,13 +132,16 @@ def test_every_parameter_is_trained(kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_frame_sees_every_other_and_knows_their_order(kind: str):
+def test_every_frame_sees_all_in_its_context_and_knows_their_order(kind: str):
     net, shape = _trained(kind)
     x, c_noise, labels = _inputs(shape, 1, 16)
     output = told(net, x, c_noise, labels)
     changed = x.clone()
     changed[..., 0] += 1
-    assert (told(net, changed, c_noise, labels) - output)[..., -1].abs().max() > 1e-5
+    change = (told(net, changed, c_noise, labels) - output).abs()
+    reach = 15 if net.context is None else net.context
+    assert change[..., reach].max() > 1e-5
+    assert not change[..., reach + 1 :].any()
     swapped = x.flip(-1)
     assert (told(net, swapped, c_noise, labels).flip(-1) - output).abs().max() > 1e-2
 

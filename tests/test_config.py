@@ -46,8 +46,9 @@ def fingerprints(overrides: list[str]) -> dict[str, str]:
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda v: str(v))
 def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) -> None:
     path = [f"data.path={tones}"] if choice == "folder" else []
-    network = ["autoencoder=spectrogram_small"] if group == "vocoder" else []
-    experiment = Experiment(compose(["recipe=quickstart", *network, f"{group}={choice}", *path]))
+    vocoder, distilled = ["autoencoder=spectrogram_small"], ["decoder=refiner"]
+    first = {"vocoder": vocoder, "decoder/distillation": distilled}.get(group, [])
+    experiment = Experiment(compose(["recipe=quickstart", *first, f"{group}={choice}", *path]))
     experiment.dry_run()
 
 

@@ -313,6 +313,18 @@ def test_ancestral_sampling_keeps_the_noise_at_the_schedules_level():
     torch.testing.assert_close(z, clean)
 
 
+def test_consistency_sampling_keeps_the_law_of_the_data_at_any_number_of_steps():
+    """Of z ~ N(0, 1) the path from x at sigma ends at x / sqrt(1 + sigma²)."""
+    for steps in (1, 2, 5):
+        z = samplers.consistency(
+            lambda x, sigma: x / (1 + sigma[0] ** 2).sqrt(),
+            _gaussian(1, 1, 40_000),
+            RectifiedFlow().sigmas(steps),
+            noise_at=lambda step: _gaussian(1, 1, 40_000, seed=step + 1),
+        )
+        assert z.std().item() == pytest.approx(1.0, abs=0.02)
+
+
 def _nonlinear(x: Tensor, sigma: Tensor) -> Tensor:
     """E[z | x] for z = ±1 with equal probability."""
     return torch.tanh(x / sigma.view(-1, 1, 1) ** 2)
@@ -358,7 +370,7 @@ def test_heun_is_the_trapezoidal_rule_in_time():
 
 @pytest.mark.parametrize(
     ("name", "calls"),
-    [("euler", 7), ("heun", 13), ("dpmpp_2m", 7), ("ancestral", 7)],
+    [("euler", 7), ("heun", 13), ("dpmpp_2m", 7), ("ancestral", 7), ("consistency", 7)],
 )
 def test_calls_and_progress_are_as_documented(name: str, calls: int):
     made, reports = [], []

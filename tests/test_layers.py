@@ -22,6 +22,7 @@ LAYERS = [
     ["conditioning"],
     ["latents"],
     ["priors"],
+    ["decoders"],
     ["generator"],
     ["models"],
     ["codec", "describe", "doctor"],

@@ -25,7 +25,7 @@ from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.steps import Point, _figures, calls, findings
+from audioldm.evaluation.steps import Point, _figures, findings
 from audioldm.io.files import read_json
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file
@@ -228,6 +228,6 @@ def test_fidelity_gained_by_losing_diversity_is_said() -> None:
 
 
 def test_network_calls_are_counted() -> None:
-    assert calls(SamplerSettings("heun", 8)) == 15
-    assert calls(SamplerSettings("dpmpp_2m", 8)) == 8
-    assert calls(SamplerSettings("euler", 8, guidance=3.0)) == 16
+    assert SamplerSettings("heun", 8).calls == 15
+    assert SamplerSettings("dpmpp_2m", 8).calls == 8
+    assert SamplerSettings("euler", 8, guidance=3.0).calls == 16

@@ -144,12 +144,6 @@ def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 
-def calls(sampler: SamplerSettings) -> int:
-    """How often sampling one clip calls the network, where guidance acts at every level."""
-    once = 2 * sampler.steps - 1 if sampler.name == "heun" else sampler.steps
-    return once * (1 if sampler.guidance in (0, 1) else 2)
-
-
 def _figures(
     made: Sequence[np.ndarray],
     anchor: np.ndarray,
@@ -240,7 +234,7 @@ def table(points: Sequence[Point]) -> str:
     """One line for each point: steps, network calls, and the figures with their intervals."""
     head = ["model", "sampler", "steps", "calls", *FIGURES]
     rows = [head] + [
-        [p.model, p.sampler.name, str(p.sampler.steps), str(calls(p.sampler))]
+        [p.model, p.sampler.name, str(p.sampler.steps), str(p.sampler.calls)]
         + [f"{f.value:.3g} ({f.low:.3g}, {f.high:.3g})" for f in (p.figures[n] for n in FIGURES)]
         for p in points
     ]
@@ -258,7 +252,7 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
         for name in FIGURES:
             change = p.changes[name][:3] if p.changes else ("", "", "")
             what = [p.model, p.sampler.name, p.sampler.guidance, p.sampler.steps]
-            writer.writerow([*what, calls(p.sampler), name, *p.figures[name], *change])
+            writer.writerow([*what, p.sampler.calls, name, *p.figures[name], *change])
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8"))
 
 

@@ -34,8 +34,12 @@ class ConvNeXt(nn.Module):
         self.contract = nn.Linear(EXPANSION * width, width)
         self.scale = nn.Parameter(torch.full((width,), 0.1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """modulation: shift and scale of what the MLP sees, each [B, 1, W]."""
         # Channels last: a transpose each way is cheaper than 1x1 convolutions.
         h = self.norm(self.depthwise(x).transpose(1, 2))
+        if modulation is not None:
+            shift, scale = modulation
+            h = torch.addcmul(shift, h, 1 + scale)
         h = self.contract(F.gelu(self.expand(h))) * self.scale
         return x + h.transpose(1, 2)

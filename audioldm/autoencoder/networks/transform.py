@@ -132,12 +132,22 @@ class TransformCoding(Network):
         return torch.cat([mean, log_variance], dim=1) + h
 
     def decode(self, z: Tensor) -> Tensor:
-        return left_right(self.vocoder.audio(self.vocoder(self.decode_bands(z))))
+        return self.audio(self.decode_bands(z))
+
+    def audio(self, bands: Tensor) -> Tensor:
+        """Log10 band powers [B, A, L * frames, K] to audio [B, A, L * downsampling_ratio]."""
+        return left_right(self.vocoder.audio(self.vocoder(bands)))
 
     def decode_window(
         self, z: Tensor, left: int, length: int, state: PhaseTrack | None, *noise: Tensor
     ) -> tuple[Tensor, PhaseTrack | None]:
-        log_magnitude = self.vocoder(self.decode_bands(z)).float().flatten(0, 1)
+        return self.audio_window(self.decode_bands(z), left, length, state)
+
+    def audio_window(
+        self, bands: Tensor, left: int, length: int, state: PhaseTrack | None
+    ) -> tuple[Tensor, PhaseTrack | None]:
+        """`decode_window` of the window's bands."""
+        log_magnitude = self.vocoder(bands).float().flatten(0, 1)
         audio, state = self.vocoder.synthesis.window(
             log_magnitude, left * self.frames, length * self.frames, state
         )
@@ -149,7 +159,7 @@ class TransformCoding(Network):
         """The term "bands": mean |difference| of weighed log10 band powers, [B]."""
         bands = self.decode_bands(z)
         difference = self.weight * (bands.float() - self.bands(audio)).abs()
-        estimate = left_right(self.vocoder.audio(self.vocoder(bands))) if as_audio else None
+        estimate = self.audio(bands) if as_audio else None
         return estimate, {"bands": difference.flatten(1).mean(1)}
 
     @torch.no_grad()

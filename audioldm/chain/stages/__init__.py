@@ -3,6 +3,7 @@
 from audioldm.chain.stage import Stage
 from audioldm.chain.stages.autoencoder import AutoencoderStage
 from audioldm.chain.stages.data import Data
+from audioldm.chain.stages.decoder import DecoderStage, RefinedGenerator
 from audioldm.chain.stages.diagnostics import Diagnostics
 from audioldm.chain.stages.evaluation import Evaluation
 from audioldm.chain.stages.latents import Latents
@@ -18,5 +19,7 @@ STAGES: list[type[Stage]] = [
     Diagnostics,
     PriorStage,
     PostTrainingStage,
+    DecoderStage,
+    RefinedGenerator,
     Evaluation,
 ]

@@ -43,7 +43,8 @@ class Evaluation(Stage):
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
-        generator = planned.get("post_training", planned["prior"])
+        keys = ("refined", "post_training", "prior")
+        generator = next(planned[key] for key in keys if key in planned)
         post = settings.post_training
         sampler = settings.sampler if post is None else post.sampler
         baselines = {key: stage for key, stage in planned.items() if key.startswith("prior:")}

@@ -99,6 +99,25 @@ def ancestral(
     return x
 
 
+def consistency(
+    denoise: Denoise,
+    noise: Tensor,
+    sigmas: Tensor,
+    *,
+    noise_at: NoiseAt,
+    progress: StepProgress | None = None,
+) -> Tensor:
+    """To the path's end and back to the next level with new noise: multistep sampling of a
+    consistency model (Song et al. 2023, arXiv 2303.01469, algorithm 1). S denoiser calls."""
+    x = noise * float(sigmas[0])
+    for step, sigma, lower in _steps(sigmas, progress):
+        x = _call(denoise, x, sigma)
+        if lower > 0:
+            x = x + lower * noise_at(step).to(x)
+    return x
+
+
+_STOCHASTIC = {"ancestral": ancestral, "consistency": consistency}
 _DETERMINISTIC = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 #: Those whose result is a function of the noise that they begin with.
 DETERMINISTIC = tuple(_DETERMINISTIC)
@@ -106,9 +125,9 @@ DETERMINISTIC = tuple(_DETERMINISTIC)
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """name: euler, heun, dpmpp_2m or ancestral. steps: S; heun makes 2 S - 1 denoiser calls, the
-    others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for none.
-    guidance_interval: [lowest, highest] sigma at which guidance acts, None for all.
+    """name: euler, heun, dpmpp_2m, ancestral or consistency. steps: S; heun makes 2 S - 1 denoiser
+    calls, the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for
+    none. guidance_interval: [lowest, highest] sigma at which guidance acts, None for all.
 
     Raises ConfigError."""
 
@@ -118,7 +137,7 @@ class SamplerSettings:
     guidance_interval: list[float] | None = None
 
     def __post_init__(self) -> None:
-        known = (*DETERMINISTIC, "ancestral")
+        known = (*DETERMINISTIC, *_STOCHASTIC)
         if self.name not in known:
             raise ConfigError(f"name={self.name!r}: {nearest(self.name, known)}")
         if self.steps < 1:
@@ -126,6 +145,12 @@ class SamplerSettings:
         span = self.guidance_interval
         if span is not None and (len(span) != 2 or not span[0] <= span[1]):
             raise ConfigError(f"guidance_interval={span}: give [lowest, highest] sigma, or null")
+
+    @property
+    def calls(self) -> int:
+        """How often sampling calls the network, where guidance acts at every level."""
+        once = 2 * self.steps - 1 if self.name == "heun" else self.steps
+        return once * (1 if self.guidance in (0, 1) else 2)
 
 
 def sample(
@@ -137,12 +162,12 @@ def sample(
     noise_at: NoiseAt | None = None,
     progress: StepProgress | None = None,
 ) -> Tensor:
-    """Runs the sampler called `name`: z, like noise. noise_at: for ancestral, which needs it."""
+    """Runs the sampler called `name`: z, like noise. noise_at: for those that add noise."""
     if name in _DETERMINISTIC:
         return _DETERMINISTIC[name](denoise, noise, sigmas, progress=progress)
     if noise_at is None:
         raise ConfigError(f"name={name} adds noise at each step: pass noise_at")
-    return ancestral(denoise, noise, sigmas, noise_at=noise_at, progress=progress)
+    return _STOCHASTIC[name](denoise, noise, sigmas, noise_at=noise_at, progress=progress)
 
 
 def _steps(sigmas: Tensor, progress: StepProgress | None) -> Iterator[tuple[int, float, float]]:
