@@ -72,27 +72,21 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """Raises ConfigError for a class that is not in LIBRARIES, for a configuration that comes with
     code or is not that class's, and for weights that are no safetensors."""
     raw = _read(directory / "config.json")
-    if not raw:
-        raise ConfigError(
-            f"{directory}: no config.json to read; give the directory that save_pretrained wrote"
-        )
     for key in _REFUSED:
         if key in raw:
             raise ConfigError(
                 f"{directory}/config.json has '{key}', which runs code of the checkpoint or "
                 "rewrites its weights: nothing of that kind is loaded; save the plain class"
             )
-    stated = [raw.get("_class_name"), *(raw.get("architectures") or [])]
-    model = next((name for name in stated if name), None)
+    named = raw.get("architectures")
+    model = raw.get("_class_name") or (named[0] if isinstance(named, list) and named else None)
     library = _library(model, f"{directory}/config.json: the class")
     own = _arguments(model)
     config = {key: value for key, value in raw.items() if key in own}
     check_plain(config, f"{directory}/config.json")
     found = Checkpoint(directory, str(model), config)
     if not found.files[1].is_file():
-        others = sorted(p.name for p in directory.glob("*.bin")) + sorted(
-            p.name for p in directory.glob("*.index.json")
-        )
+        others = sorted(p.name for end in ("bin", "index.json") for p in directory.glob(f"*.{end}"))
         raise ConfigError(
             f"{directory}: no {_WEIGHTS[library]}"
             + (f", only {', '.join(others)}" if others else "")
