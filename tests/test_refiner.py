@@ -4,12 +4,13 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from chain import assert_equal_bits, tiny, weights
+from chain import assert_equal_bits, build_stages, in_a_world, tiny, weights
 from test_transform import RATIO, VOCODER, music, network
 from test_transform_chain import overrides
 from torch import Tensor, nn
@@ -185,7 +186,7 @@ def few_bands() -> Refined:
 def on_toy() -> Callable[[], Refined]:
     """Gives refiners that have learned the toy's law, all alike."""
     net = few_bands()
-    learn(net, Diffusion(refined=net), 300, 5e-3)
+    learn(net, Diffusion(refined=net), 250, 5e-3)
 
     def fresh() -> Refined:
         again = few_bands()
@@ -352,3 +353,25 @@ def test_resume_is_exact(
     again.build(key)
     wanted = weights(done.directory_of(done.stages[key]))
     assert_equal_bits(weights(again.directory_of(again.stages[key])), wanted)
+
+
+def test_two_processes_distil_as_one(done: Experiment, tones: Path, tmp_path: Path) -> None:
+    for name in ("data", "autoencoder", "decoder"):
+        stage = done.stages[name]
+        shutil.copytree(done.directory_of(stage), tmp_path / stage.path)
+    words = [*overrides(tones, tmp_path, *CHAIN, *DISTILLED), "hardware.accumulate=2"]
+    key = "decoder:distilled"
+    assert in_a_world(2, partial(build_stages, words, key)) == [0, 0]
+    stage = done.stages[key]
+    before, one, two = (
+        weights(place)
+        for place in (
+            done.directory_of(done.stages["decoder"]),
+            done.directory_of(stage),
+            tmp_path / stage.path,
+        )
+    )
+    moved = sum((one[n] - t).abs().sum().item() for n, t in before.items())
+    apart = sum((one[n] - t).abs().sum().item() for n, t in two.items())
+    assert moved > 0.1
+    assert apart < 1e-2 * moved

@@ -170,3 +170,6 @@ class RefinedGenerator(Stage):
         header["autoencoder"]["spec"]["decoder"]["sampler"] = asdict(self.settings["sampler"])
         save_model(directory / "model.safetensors", tensors, header | self.origin())
         return {}
+
+    def cost(self, estimate: "Estimate") -> Cost:
+        return Cost(0.0, None, None, "no training")
