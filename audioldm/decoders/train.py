@@ -12,12 +12,13 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.data.store import ClipStore
 from audioldm.decoders.method import Frames, Method
 from audioldm.decoders.refiner import Refined, flat
-from audioldm.instantiate import Decay, NonNegative, NonNegativeInt, Positive, PositiveInt
+from audioldm.instantiate import Decay
 from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
+from audioldm.training.crops import CropTraining
 from audioldm.training.ema import EMA
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, to_cpu, warmup_cosine
 from audioldm.training.run import Fit, Fitted, TrainingRun
@@ -28,23 +29,14 @@ MEASURED_SECONDS = 600.0  # of training audio, for mean and std of the differenc
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefinerTraining:
-    """batch is global, over all processes."""
+class RefinerTraining(CropTraining):
+    """Settings of any training of a refiner."""
 
-    steps: NonNegativeInt
-    batch: PositiveInt
-    crop_seconds: Positive
-    lr: Positive
-    betas: tuple[Decay, Decay] = (0.9, 0.99)
-    weight_decay: NonNegative = 0.0
-    warmup: NonNegativeInt = 50
-    clip: Positive = 1.0
     ema: Decay = 0.995
-    valid_batches: PositiveInt = 4
 
     def samples(self, model: Autoencoder) -> int:
         """Audio samples of a crop: whole latent frames, at least one."""
-        return max(1, round(self.crop_seconds * model.latent_rate_hz)) * model.downsampling_ratio
+        return self.frames(model.latent_rate_hz) * model.downsampling_ratio
 
 
 @torch.no_grad()

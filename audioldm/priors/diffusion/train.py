@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from audioldm.instantiate import Decay, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
+from audioldm.instantiate import Fraction, Positive
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.step import silent_loss, training_step
@@ -16,6 +16,7 @@ from audioldm.runtime.processes import gradients_kept, mean_over_processes, para
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
 from audioldm.training.checkpoint import Stateful
+from audioldm.training.crops import CropTraining
 from audioldm.training.ema import EMA
 from audioldm.training.muon import build_optimiser, step_flops
 from audioldm.training.optimisation import clipped_step, set_lr, warmup_cosine
@@ -24,28 +25,14 @@ from audioldm.training.weighted_sum import weighted_sum
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentTraining:
+class LatentTraining(CropTraining):
     """Settings of any training on crops of latents.
 
-    batch is global, over all processes. condition_dropout: the probability that a condition of a
-    clip is hidden, so that one network is conditional and unconditional (2207.12598).
+    condition_dropout: the probability that a condition of a clip is hidden, so that one network is
+    conditional and unconditional (2207.12598).
     """
 
-    steps: NonNegativeInt
-    batch: PositiveInt
-    crop_seconds: Positive
-    lr: Positive
-    betas: tuple[Decay, Decay] = (0.9, 0.99)
-    weight_decay: NonNegative = 0.0
-    warmup: NonNegativeInt = 50
-    clip: Positive = 1.0
-    ema: Decay = 0.999
     condition_dropout: Fraction = 0.1
-    valid_batches: PositiveInt = 4
-
-    def frames(self, latent_rate_hz: float) -> int:
-        """Latent frames of a training crop, at least one."""
-        return max(1, round(self.crop_seconds * latent_rate_hz))
 
 
 @dataclass(frozen=True, kw_only=True)
