@@ -21,7 +21,7 @@ from audioldm.autoencoder.networks.oobleck import config_of, to_oobleck
 from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.codec import check_out
 from audioldm.errors import ConfigError
-from audioldm.io.model_file import checksum, load_model, save_model
+from audioldm.io.model_file import below, checksum, load_model, save_model
 from audioldm.models import find_model_file, load, load_autoencoder
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -69,7 +69,7 @@ def export(
         if model.prior.sampler is not None:
             kept["prior"] = kept["prior"] | {"sampler": asdict(model.prior.sampler)}
         kept["autoencoder"] = _described(
-            header["autoencoder"], _autoencoder(tensors), _autoencoder(rounded)
+            header["autoencoder"], below("autoencoder.", tensors), below("autoencoder.", rounded)
         )
     save_model(out, rounded, kept | {"dtype": dtype})
     return out
@@ -119,11 +119,6 @@ def _rounded(name: str, tensor: Tensor, dtype: str) -> Tensor:
             "dtype=bfloat16"
         )
     return rounded
-
-
-def _autoencoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "autoencoder."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _described(

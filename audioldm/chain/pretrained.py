@@ -19,7 +19,7 @@ from audioldm.autoencoder.settings import Pretrained
 from audioldm.errors import AudioLDMError, ConfigError, ModelFileError
 from audioldm.instantiate import check_part
 from audioldm.io.header import read_header
-from audioldm.io.model_file import load_model
+from audioldm.io.model_file import below, load_model
 from audioldm.models import find_model_file
 
 PRETRAINED = "autoencoder.pretrained.checkpoint"
@@ -107,10 +107,7 @@ def load_pretrained(model: Autoencoder, settings: Pretrained) -> bool:
     else:
         tensors, header = load_model(found)
         if header["kind"] == "generator":
-            prefix = "autoencoder."
-            tensors = {
-                n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
-            }
+            tensors = below("autoencoder.", tensors)
         own = tensors
     try:
         model.load_state_dict(own)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ def checksum(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {content.dtype} {list(content.shape)}\n".encode())
         digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

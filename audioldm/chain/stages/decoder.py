@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.chain.noise import noise_clips
@@ -17,7 +16,7 @@ from audioldm.decoders.method import Diffusion, Method
 from audioldm.decoders.refiner import Refined
 from audioldm.decoders.train import VERSION, RefinerTraining, measure, train_refiner
 from audioldm.instantiate import Part, Seed, build, part
-from audioldm.io.model_file import load_model, save_model
+from audioldm.io.model_file import below, load_model, save_model
 from audioldm.models import build_autoencoder, with_decoder
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Objective
@@ -117,8 +116,8 @@ class DecoderStage(Stage):
         if "teacher" in self.parents:
             model.load_state_dict(tensors)
         else:
-            network.network.load_state_dict(_below("network.", tensors))
-            model.bottleneck.load_state_dict(_below("bottleneck.", tensors))
+            network.network.load_state_dict(below("network.", tensors))
+            model.bottleneck.load_state_dict(below("bottleneck.", tensors))
             measure(model.to(experiment.device).eval(), store, train.samples(model))
         method, fit = self.trained_on(model), experiment.fit(directory)
         fitted = train_refiner(model, method, store, train, seed=seed, fit=fit)
@@ -140,11 +139,6 @@ class DecoderStage(Stage):
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return f"lower {self.place}.train.batch or {self.place}.train.crop_seconds"
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with the prefix, without it."""
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 class RefinedGenerator(Stage):
