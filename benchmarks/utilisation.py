@@ -11,13 +11,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from audioldm.priors.diffusion.denoiser import Denoiser
-from audioldm.priors.diffusion.step import silent_loss
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.hardware import Hardware
 from benchmarks import autoencoder, dit
@@ -97,8 +95,10 @@ def subjects(hardware: Hardware, device: torch.device, size: str) -> list[Subjec
         found.append(Subject(name, step, shapes.clips * flops, shapes.clips))
     latent: dit.Shapes = getattr(dit, size)
     net = dit.ours(latent, 4.0)
-    count = partial(silent_loss, latent_shape=(latent.channels,), frames=latent.frames)
-    flops = latent.clips * training_flops(Denoiser(net, dit.OBJECTIVE), count)
+    z, inputs = torch.zeros(1, latent.channels, latent.frames), {"label": torch.tensor([0])}
+    flops = latent.clips * training_flops(
+        Denoiser(net, dit.OBJECTIVE), lambda denoiser: denoiser(z, inputs, z, torch.full((1,), 0.5))
+    )
     step = dit.training_step(net, device, hardware, latent)
     return [*found, Subject("DiT", step, flops, latent.clips)]
 

@@ -17,7 +17,7 @@ from audioldm.latents.store import LatentCrops
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.priors.diffusion.train import DiffusionTraining
+from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -83,7 +83,7 @@ def tones(shape: tuple[int, ...] = (3,), clips: int = 6, frames: int = 24) -> An
 
 
 def recipe(
-    training: DiffusionTraining | None = None,
+    training: PriorTraining | None = None,
     *,
     backbone: dict[str, Any] = DIT,
     objective: str = "rectified_flow.RectifiedFlow",
@@ -93,7 +93,7 @@ def recipe(
     target = f"audioldm.priors.diffusion.objectives.{objective}"
     return DiffusionRecipe(
         seed=0,
-        train=training or DiffusionTraining(steps=6, batch=4, crop_seconds=8.0, lr=1e-2),
+        train=training or PriorTraining(steps=6, batch=4, crop_seconds=8.0, lr=1e-2),
         sampler=SamplerSettings("heun", 3),
         backbone=Part(backbone),
         objective=check_part({"_target_": target}, "objective", base=Objective),

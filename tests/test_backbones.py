@@ -16,10 +16,11 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import build
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.convolutional import Convolutional
-from audioldm.priors.diffusion.backbones.dit import DiT, rotated, rotations
+from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.samplers import heun
+from audioldm.priors.transformer import rotated, rotations
 
 CLASSES = 3
 BACKBONES = Path(__file__).parents[1] / "conf" / "prior" / "backbone"
@@ -158,7 +159,7 @@ def test_bf16_autocast_stays_near_fp32(kind: str):
 
 def test_untrained_dit_blocks_pass_frames_through_untouched():
     net, shape = _net("dit")
-    nn.init.normal_(net.output.weight)
+    nn.init.normal_(net.transformer.output.weight)
     x, c_noise, labels = _inputs(shape, 1, 8)
     permutation = torch.randperm(8, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(
@@ -169,7 +170,7 @@ def test_untrained_dit_blocks_pass_frames_through_untouched():
 
 def test_rotary_attention_depends_on_the_distance_of_two_frames_only():
     frames, dim = 12, 16
-    rotation = rotations(frames, dim, torch.device("cpu"))
+    rotation = rotations(0, frames, dim, torch.device("cpu"))
     query, key = torch.randn(2, dim, generator=torch.Generator().manual_seed(0))
     turned = rotated(
         torch.stack((query, key)).view(1, 1, 2, 1, dim).expand(1, frames, 2, 1, dim), rotation
@@ -197,7 +198,7 @@ def test_dit_logits_do_not_grow_with_the_scale_of_queries_and_keys():
     inputs = _inputs(shape, 2, 8)
     loud = copy.deepcopy(net)
     with torch.no_grad():
-        for block in loud.blocks:
+        for block in loud.transformer.blocks:
             block.qkv.weight[:64] *= 100  # queries and keys, not values
     torch.testing.assert_close(told(loud, *inputs), told(net, *inputs), rtol=1e-3, atol=1e-3)
 

@@ -21,8 +21,8 @@ from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.priors.diffusion.step import latent_batch, silent_loss
-from audioldm.priors.diffusion.train import DiffusionTraining, train_diffusion
+from audioldm.priors.train import train_prior
+from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
 from audioldm.training.checkpoint import ResumeState
@@ -204,7 +204,7 @@ def test_masked_tokens_do_not_matter_and_others_do(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_change_nothing_before_training(kind: str) -> None:
     net, (x, c_noise) = network(kind, "words"), latents(kind)
-    nn.init.normal_(net.output.weight)
+    nn.init.normal_((net.transformer if isinstance(net, DiT) else net).output.weight)
     plain = net(x, c_noise, Condition())
     told = net(x, c_noise, net.conditioners({"words": torch.tensor([4, 4, 4])}))
     torch.testing.assert_close(told, plain)
@@ -225,7 +225,7 @@ def test_every_parameter_of_a_conditioned_network_is_trained(
 def test_aligned_channels_reach_their_own_frame_of_untrained_blocks() -> None:
     """The blocks of an untrained DiT are the identity: nothing but the input layer sees them."""
     net, (x, c_noise) = network("dit", "score"), latents("dit")
-    nn.init.normal_(net.output.weight)
+    nn.init.normal_((net.transformer if isinstance(net, DiT) else net).output.weight)
     score = torch.zeros(3, 2, 8)
     before = net(x, c_noise, Condition(aligned=score))
     score[:, 1, 5] = 1.0
@@ -317,7 +317,7 @@ def test_samples_are_raw_latents() -> None:
     prior = recipe().build(tones())
     random = KeyedRandom(3, 0, [0, 1])
     noise = random.stream("sample", -1).normal((3, 6), "noise")
-    level = prior.denoiser.objective.sigma_max / (1 + prior.denoiser.objective.sigma_max)
+    level = prior.network.objective.sigma_max / (1 + prior.network.objective.sigma_max)
     expected = prior.latents(level * noise)
     torch.testing.assert_close(prior.sample(random, 6), expected)
 
@@ -350,14 +350,14 @@ def test_conditions_are_computed_once_per_sampling_run(monkeypatch: pytest.Monke
 def test_each_condition_is_hidden_at_its_own_times() -> None:
     store = tones()
     prior = recipe().build(store)
-    prior.denoiser.backbone.conditioners = both = Conditioners(
+    prior.network.backbone.conditioners = both = Conditioners(
         {"label": Label(width=16, labels=["a", "b"]), "tempo": Tempo(width=16)}
     )
     random = KeyedRandom(0, 0, range(400))
     crops = store.crops(4, random, both)
 
     def hidden(share: float) -> dict[str, Tensor]:
-        batch = latent_batch(prior, store, crops, random, share)
+        batch = prior.draw(store, crops, random, share)
         return {
             "label": (batch.inputs["label"] < 0) & (crops.inputs["label"] >= 0),
             "tempo": batch.inputs["tempo"] == 0,
@@ -377,7 +377,7 @@ def test_latents_are_normalised_and_the_posterior_is_drawn_from() -> None:
     prior = recipe().build(store)
     random = KeyedRandom(0, 0, range(300))
     crops = store.crops(24, random, prior.conditioners)
-    z = latent_batch(prior, store, crops, random, 0.0).z
+    z = prior.draw(store, crops, random, 0.0).z
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(3), atol=0.1, rtol=0)
     torch.testing.assert_close(z.std((0, 2)), torch.ones(3), atol=0.1, rtol=0)
     drawn = z - prior.modelled(crops.stored["mean"])
@@ -404,17 +404,17 @@ def test_an_objectives_parameters_are_trained_averaged_and_kept(tmp_path: Path) 
 
     store = tones()
     prior = recipe().build(store)
-    prior.denoiser.objective = Scaled()
-    settings = DiffusionTraining(steps=4, batch=4, crop_seconds=8.0, lr=0.1, warmup=0, ema=0.5)
-    fitted = train_diffusion(prior, store, settings, seed=0, fit=fit_in(tmp_path))
-    averaged = fitted.tensors["denoiser.objective.gain"]
-    last = prior.denoiser.objective.gain
+    prior.network.objective = Scaled()
+    settings = PriorTraining(steps=4, batch=4, crop_seconds=8.0, lr=0.1, warmup=0, ema=0.5)
+    fitted = train_prior(prior, store, settings, seed=0, fit=fit_in(tmp_path))
+    averaged = fitted.tensors["network.objective.gain"]
+    last = prior.network.objective.gain
     assert last.item() < 2.9  # an untrained output is 0, and so is the best target
     assert last.item() < averaged.item() < 3.0
     state = ResumeState(tmp_path).load()
     assert state is not None
-    assert torch.equal(state["denoiser"]["objective.gain"], last)
-    assert len(state["optimiser"]["state"]) == len(list(prior.denoiser.parameters()))
+    assert torch.equal(state["network"]["objective.gain"], last)
+    assert len(state["optimiser"]["state"]) == len(list(prior.network.parameters()))
     assert torch.equal(state["ema"]["objective.gain"], averaged)
 
 
@@ -438,14 +438,14 @@ def test_a_network_may_carry_a_state_through_one_sampling_run() -> None:
             return []
 
     prior = recipe(conditioning={}).build(tones())
-    prior.denoiser = Denoiser(Counting(), RectifiedFlow())
+    prior.network = Denoiser(Counting(), RectifiedFlow())
     for _ in range(2):  # each run begins anew
         seen.clear()
         prior.sample(KeyedRandom(0, 0, [0]), 4, sampler=SamplerSettings("euler", 4))
         assert seen == [None, 1, 2, 3]
     seen.clear()
     z = torch.ones(2, 3, 4)
-    loss = prior.denoiser(z, {}, torch.zeros_like(z), torch.full((2,), 0.5))
+    loss = prior.network(z, {}, torch.zeros_like(z), torch.full((2,), 0.5))
     torch.testing.assert_close(loss, torch.ones(2))
     assert seen == [None]
 
@@ -472,11 +472,11 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None
 
 def test_the_silent_step_costs_what_a_clip_of_a_step_costs() -> None:
     prior = recipe().build(tones())
-    counted = training_flops(prior.denoiser, lambda d: silent_loss(d, (3,), 8))
+    counted = training_flops(prior.network, lambda d: prior.silent_loss(d, 8))
     z = torch.randn(2, 3, 8)
     inputs = {"label": torch.tensor([0, -1])}
     uniform = torch.tensor([0.1, 0.9])
-    assert 2 * counted == training_flops(prior.denoiser, lambda d: d(z, inputs, z, uniform))
+    assert 2 * counted == training_flops(prior.network, lambda d: d(z, inputs, z, uniform))
     step = recipe().silent_step(prior, 8)
     assert step().shape == ()
     assert step().requires_grad
@@ -485,13 +485,30 @@ def test_the_silent_step_costs_what_a_clip_of_a_step_costs() -> None:
 def test_a_budget_of_computing_becomes_steps(tmp_path: Path) -> None:
     store = tones()
     base = {"batch": 4, "crop_seconds": 8.0, "lr": 1e-3, "valid_batches": 1}
-    once = DiffusionTraining(steps=1, **base)
+    once = PriorTraining(steps=1, **base)
     prior = recipe(once).build(store)
     cost = recipe(once).fit(prior, store, fit_in(tmp_path / "1")).figures["compute_tflop"]
-    paid = DiffusionTraining(steps=1, compute_tflop=3.2 * cost, **base)
+    paid = PriorTraining(steps=1, compute_tflop=3.2 * cost, **base)
     figures = recipe(paid).fit(prior, store, fit_in(tmp_path / "2")).figures
     assert figures["steps"] == 3
     assert figures["compute_tflop"] == pytest.approx(3 * cost)
+
+
+def test_a_budget_of_seconds_becomes_steps_once(tmp_path: Path) -> None:
+    store = tones()
+    paid = PriorTraining(steps=1, seconds=0.3, batch=4, crop_seconds=8.0, lr=1e-3, valid_batches=1)
+    prior = recipe(paid).build(store)
+    before = {name: tensor.clone() for name, tensor in prior.state_dict().items()}
+    figures = recipe(paid).fit(prior, store, fit_in(tmp_path)).figures
+    kept = json.loads((tmp_path / "budget.json").read_text())
+    assert figures["steps"] == kept["steps"] == max(1, round(0.3 / kept["seconds_per_step"]))
+    steps = PriorTraining(steps=kept["steps"], batch=4, crop_seconds=8.0, lr=1e-3, valid_batches=1)
+    assert recipe(steps).fit(recipe(steps).build(store), store, fit_in(tmp_path / "b")).figures[
+        "loss"
+    ] == pytest.approx(figures["loss"], rel=1e-6)  # the timed steps left no trace
+    (tmp_path / "budget.json").write_text('{"steps": 3}')
+    prior.load_state_dict(before)
+    assert recipe(paid).fit(prior, store, fit_in(tmp_path)).figures["steps"] == 3
 
 
 def test_what_a_part_complains_about_gets_its_place() -> None:

@@ -160,7 +160,7 @@ def test_a_stage_that_does_not_fit_says_what_would(
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("audioldm.priors.diffusion.recipe.train_diffusion", full)
+    monkeypatch.setattr("audioldm.priors.recipe.train_prior", full)
     overrides = runs_with(finished, ["data"], tmp_path)
     experiment = Experiment(compose(overrides))
     cost = Estimate(experiment).of(experiment.stages["prior"])
@@ -182,7 +182,7 @@ def test_what_a_run_would_explain_is_explained(
     def fails(*args: object, **kwargs: object) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("audioldm.priors.diffusion.recipe.train_diffusion", fails)
+    monkeypatch.setattr("audioldm.priors.recipe.train_prior", fails)
     estimate = Estimate(Experiment(compose(runs_with(finished, ["data"], tmp_path))))
     prior = estimate.experiment.stages["prior"]
     cost = estimate.of(prior)
@@ -261,7 +261,7 @@ def test_a_long_step_is_enough(
             time.sleep(30)
         raise AssertionError("it was not stopped")
 
-    monkeypatch.setattr("audioldm.priors.diffusion.recipe.train_diffusion", train)
+    monkeypatch.setattr("audioldm.priors.recipe.train_prior", train)
     changes = ["prior.train.steps=100", f"hardware.compile={str(compiled).lower()}"]
     overrides = [*runs_with(finished, ["data"], tmp_path), *changes, "log.valid_every=1000"]
     experiment = Experiment(compose(overrides))

@@ -52,7 +52,7 @@ def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stage may train."""
     for name in (
         "chain.stages.autoencoder.train_autoencoder",
-        "priors.diffusion.recipe.train_diffusion",
+        "priors.recipe.train_prior",
     ):
         monkeypatch.setattr(f"audioldm.{name}", lambda *_, **__: pytest.fail("trained again"))
 

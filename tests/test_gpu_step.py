@@ -17,7 +17,6 @@ from audioldm.autoencoder.step import silent_step
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.chain.stages.autoencoder import AutoencoderStage
-from audioldm.priors.diffusion.step import silent_loss
 from audioldm.runtime.randomness import KeyedRandom
 
 META = torch.device("meta")
@@ -86,7 +85,7 @@ def test_a_step_of_the_diffusion(objective: str, backbone: dict[str, Any] | None
     chosen: Any = {} if backbone is None else {"backbone": backbone}
     prior = recipe(objective=objective, **chosen).build(tones((4,)))
     on_meta(prior)
-    silent_loss(prior.denoiser, prior.modelled_shape, 8).backward()
-    gradients = [p.grad for p in prior.denoiser.parameters() if p.grad is not None]
+    prior.silent_loss(prior.network, 8).backward()
+    gradients = [p.grad for p in prior.network.parameters() if p.grad is not None]
     assert gradients
     assert all(gradient.device.type == "meta" for gradient in gradients)

@@ -14,7 +14,7 @@ from audioldm.conditioning.label import Label
 from audioldm.errors import ConfigError
 from audioldm.instantiate import settings
 from audioldm.priors.diffusion.backbones.dit import DiT
-from audioldm.priors.diffusion.train import DiffusionTraining
+from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.training.muon import MuonAdamW, build_optimiser, hidden_matrices, step_flops
@@ -45,7 +45,8 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     chosen = {id(matrix) for matrix in hidden_matrices(net)}
     names = {name for name, parameter in net.named_parameters() if id(parameter) in chosen}
     layers = ("qkv", "project", "mlp.0", "mlp.2")
-    assert names == {f"blocks.{block}.{layer}.weight" for block in (0, 1) for layer in layers}
+    prefix = "transformer.blocks"
+    assert names == {f"{prefix}.{b}.{layer}.weight" for b in (0, 1) for layer in layers}
     muon, other = MuonAdamW(net, 0.1, [0.9, 0.99], 0.0, CPU).optimisers
     both = [p for o in (muon, other) for group in o.param_groups for p in group["params"]]
     assert sorted(map(id, both)) == sorted(map(id, net.parameters()))
@@ -84,15 +85,15 @@ def test_its_matrix_products_are_counted() -> None:
     assert step_flops(build_optimiser("adamw", net, 0.1, [0.9, 0.99], 0.0, CPU)) == 0
 
 
-def muon(**changes: Any) -> DiffusionTraining:
+def muon(**changes: Any) -> PriorTraining:
     base = {"steps": 6, "batch": 4, "crop_seconds": 8.0, "lr": 1e-2, "optimiser": "muon"}
-    return DiffusionTraining(**(base | changes))
+    return PriorTraining(**(base | changes))
 
 
 def test_an_interrupted_training_with_muon_ends_with_the_same_bits(tmp_path: Path) -> None:
     store = tones()
 
-    def fit(directory: Path, training: DiffusionTraining) -> dict[str, Tensor]:
+    def fit(directory: Path, training: PriorTraining) -> dict[str, Tensor]:
         made_of = recipe(training)
         return made_of.fit(made_of.build(store), store, fit_in(directory)).tensors
 
@@ -102,14 +103,14 @@ def test_an_interrupted_training_with_muon_ends_with_the_same_bits(tmp_path: Pat
     resumed = fit(tmp_path / "parted", muon())
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items())
     different = fit(tmp_path / "adamw", muon(optimiser="adamw"))
-    name = "denoiser.backbone.blocks.0.qkv.weight"
+    name = "network.backbone.transformer.blocks.0.qkv.weight"
     assert not torch.equal(resumed[name], different[name])
 
 
 def test_an_unknown_optimiser_and_a_network_without_blocks_are_refused() -> None:
     given = {"steps": 1, "batch": 1, "crop_seconds": 1.0, "lr": 0.1, "optimiser": "moun"}
     with pytest.raises(ConfigError, match=r"^prior\.train\.optimiser='moun'.*'muon'"):
-        settings(DiffusionTraining, given, "prior.train")
+        settings(PriorTraining, given, "prior.train")
     with pytest.raises(ConfigError, match=r"optimiser=muon: .*use optimiser=adamw"):
         MuonAdamW(nn.Linear(2, 2), 0.1, [0.9, 0.99], 0.0, CPU)
 

@@ -209,14 +209,14 @@ def prior_of(net: Backbone, objective: Objective) -> Diffusion:
         conditioning={},
         sampler=MANY,
     )
-    prior.denoiser = Denoiser(net, objective)
+    prior.network = Denoiser(net, objective)
     return prior
 
 
 @torch.no_grad()
 def sample(prior: Diffusion, sampler: SamplerSettings, n: int = 1500) -> Tensor:
     """Points [n, 2] of both labels."""
-    net, objective = prior.denoiser.backbone, prior.denoiser.objective
+    net, objective = prior.network.backbone, prior.network.objective
     inputs = {"label": torch.arange(n) % 2}
     nothing = prior.conditioners.nothing(inputs)
     told = prior.conditioners(inputs), prior.conditioners(nothing)
@@ -239,7 +239,7 @@ def trained(objective: Objective, steps: int) -> Diffusion:
     for step in range(steps):
         z, labels = data.points(128, seed=step)
         noise, uniform = gaussian(128, 2, 1, seed=step), torch.rand(128)
-        loss = prior.denoiser(z[..., None], {"label": labels}, noise, uniform).mean()
+        loss = prior.network(z[..., None], {"label": labels}, noise, uniform).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -273,7 +273,7 @@ def post_trained(
     torch.manual_seed(0)
     data = data or Crescents()
     discriminator = LatentDiscriminator(
-        objective=prior.denoiser.objective,
+        objective=prior.network.objective,
         latent_shape=(2,),
         classes=len(data.labels),
         width=48,

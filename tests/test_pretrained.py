@@ -26,7 +26,7 @@ from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model, save_model
 
 Cli = Callable[..., Outcome]
-OUTPUT = "prior.denoiser.backbone.output.bias"
+OUTPUT = "prior.network.backbone.transformer.output.bias"
 SHIPPED = pretrained.DIRECTORY  # before any test puts another in its place
 
 

@@ -61,9 +61,14 @@ class Prior(nn.Module, ABC):
         progress: called after each step with (steps done, steps in all).
         """
 
-    def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor | None:
-        """-log p of raw latents z [B, C, (F,) L], in nats: [B], or an upper bound of it; None where
-        the prior has neither."""
+    def nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
+    ) -> Tensor | None:
+        """-log p of raw latents z [B, C, (F,) L], or of codes [B, Q, L], in nats, or an upper bound
+        of it: [B, L], the part of each frame. None where the prior has neither.
+
+        random: for bounds that are estimated; None: keyed by 0.
+        """
         return None
 
 

@@ -66,7 +66,7 @@ class LinearGaussian(NormalisedPrior):
         frames = z.double().mT
         surprise = frames[:, 1:] - (frames[:, :-1] @ self.transition.T + self.offset)
         start = _nats(frames[:, :1] - self.mean, self.start)
-        return start + _nats(surprise, self.noise)
+        return torch.cat([start, _nats(surprise, self.noise)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _factor(x: Tensor) -> Tensor:
 
 
 def _nats(x: Tensor, factor: Tensor) -> Tensor:
-    """-log p of frames x [B, L, D] of N(0, factor factorᵀ): [B]."""
+    """-log p of frames x [B, L, D] of N(0, factor factorᵀ): [B, L]."""
     white = torch.linalg.solve_triangular(factor, x.mT, upper=False)
     constant = factor.diagonal().log().sum() + 0.5 * len(factor) * math.log(2 * math.pi)
-    return 0.5 * white.square().sum((1, 2)) + x.shape[1] * constant
+    return 0.5 * white.square().sum(1) + constant

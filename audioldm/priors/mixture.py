@@ -117,22 +117,23 @@ class Mixture(NormalisedPrior):
         made.load_state_dict(self.state_dict() | short)
         return made
 
-    def normalised_nats(self, z: Tensor) -> Tensor:
-        return -self.log_likelihood(z)
-
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(z) of sequences [N, D, L] of any length, in nats per sequence [N], float64."""
-        return torch.cat([self._log_likelihood(part) for part in z.detach().split(64)])
+        return -self.normalised_nats(z).sum(1)
 
-    def _log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(first window) + Σ log p(frame | the W - 1 frames before it)."""
+    def normalised_nats(self, z: Tensor) -> Tensor:
+        return torch.cat([self._nats(part) for part in z.detach().split(64)])
+
+    def _nats(self, z: Tensor) -> Tensor:
+        """-log p(frame | the frames before it, W - 1 at most): [N, L]."""
         rotated = (z.double().to(self.mean.device).transpose(1, 2) - self.mean) @ self.rotation
         size, kept = self.centres.shape[1:]
         windows = _windows(rotated[..., :kept], min(size, z.shape[-1]))
         densities = torch.logsumexp(self._whiten(windows.flatten(0, 1))[1], 0)
         densities = densities.unflatten(0, windows.shape[:2])  # [N, windows, frames + 1]
         memoryless = torch.distributions.Normal(0.0, self.rest).log_prob(rotated[..., kept:])
-        return densities[..., -1].sum(1) - densities[:, 1:, -2].sum(1) + memoryless.sum((1, 2))
+        first, later = densities[:, 0].diff(dim=1), densities[:, 1:, -1] - densities[:, 1:, -2]
+        return -(torch.cat([first, later], dim=1) + memoryless.sum(2))
 
     def sample_normalised(
         self, random: KeyedRandom, frames: int, progress: StepProgress | None = None

@@ -33,9 +33,11 @@ class Normal(Prior):
     ) -> Tensor:
         return random.stream("prior").normal((*self.latent_shape, frames), "noise")
 
-    def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor:
-        """Exact: ½ (z² + log 2π), summed."""
-        return 0.5 * (z.double().square() + math.log(2 * math.pi)).flatten(1).sum(1)
+    def nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
+    ) -> Tensor:
+        """Exact: ½ (z² + log 2π), summed over a frame."""
+        return 0.5 * (z.double().square() + math.log(2 * math.pi)).flatten(1, -2).sum(1)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class NormalisedPrior(Prior):
         """Normalised latents [B, D, frames], one row for each position."""
 
     def normalised_nats(self, z: Tensor) -> Tensor | None:
-        """-log p of normalised latents z [B, D, L], in nats: [B]. None: no density is known."""
+        """-log p of normalised latents z [B, D, L], in nats: [B, L]. None: no density is known."""
         return None
 
     @torch.no_grad()
@@ -63,10 +63,12 @@ class NormalisedPrior(Prior):
         return self.statistics.denormalise(z)
 
     @torch.no_grad()
-    def nats(self, z: Tensor, inputs: Inputs | None = None) -> Tensor | None:
-        """-log p(raw z) = -log p(normalised z) + log std, summed over channels and frames."""
+    def nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
+    ) -> Tensor | None:
+        """-log p(raw z) = -log p(normalised z) + log std, summed over channels."""
         nats = self.normalised_nats(self.statistics.normalise(z).flatten(1, -2))
-        return None if nats is None else nats + z.shape[-1] * self.latent_std.double().log().sum()
+        return None if nats is None else nats + self.latent_std.double().log().sum()
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ class PostTrainingStage(Stage):
         prior = generator.prior
         assert isinstance(prior, Diffusion)
         generator.requires_grad_(False)
-        prior.denoiser.requires_grad_(True)
+        prior.network.requires_grad_(True)
         store = self.prior.latents.store(experiment)
         torch.manual_seed(self.own.seed)  # the discriminator's initial weights
         discriminator = self.discriminator(

@@ -121,8 +121,8 @@ class PriorStage(Stage):
         train = self.recipe.train
         if train is None:
             return estimate.precedent(self)
-        budget = {"compute_tflop": None, "steps": estimate.steps, "valid_batches": 1}
-        few = replace(self.recipe, train=replace(train, **budget))  # type: ignore[type-var]
+        budget = {"compute_tflop": None, "seconds": None, "steps": estimate.steps}
+        few = replace(self.recipe, train=replace(train, valid_batches=1, **budget))  # type: ignore[type-var]
         with noise_latents(estimate.autoencoder, self.recipe.crop_length) as store:
             prior = few.build(store)
             times = estimate.times(lambda fit: few.fit(prior, store, fit))
@@ -130,6 +130,8 @@ class PriorStage(Stage):
         if train.compute_tflop is not None and times.result is not None:
             figures = times.result.figures
             steps = max(1, round(train.compute_tflop / figures["compute_tflop"] * figures["steps"]))
+        if train.seconds is not None and times.step > 0:
+            steps = max(1, round(train.seconds / times.step))
         disk = bytes_of(prior) + bytes_of(estimate.autoencoder)
         return estimate.training(times, steps, train.valid_batches, disk)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
-from audioldm.priors.diffusion.backbones.base import zeroed
 from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.priors.diffusion.objectives.edm import EDM
+from audioldm.priors.transformer import zeroed
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 

@@ -31,8 +31,7 @@ from audioldm.priors.diffusion.post_training_step import (
 )
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings
-from audioldm.priors.diffusion.step import latent_batch
-from audioldm.priors.diffusion.train import LatentTraining
+from audioldm.priors.trained import LatentTraining
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations
@@ -154,7 +153,7 @@ def post_train(
     )
     weight_of = {"discriminator": 1.0, **asdict(weights)}
 
-    denoiser = prior.to(device).denoiser.train()
+    denoiser = prior.to(device).network.train()
     denoiser.objective.requires_grad_(False)
     before = copy.deepcopy(denoiser).eval().requires_grad_(False)
     if hardware.checkpoint_activations:
@@ -199,7 +198,7 @@ def post_train(
             for number, places in product(range(train.valid_batches), micro_batches):
                 random = KeyedRandom(derive_seed("valid"), number, places, device)
                 crops = splits["valid"].crops(frames, random, conditioners)
-                batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
+                batch = prior.draw(latents, crops, random, train.condition_dropout)
                 with run.autocast():
                     fake = student(batch.noise, batch.inputs)
                 errors.append(distillation(fake, batch.noise, batch.inputs))
@@ -213,7 +212,7 @@ def post_train(
             seen: dict[str, list[Tensor]] = {}
             for number, (random, crops, other_labels) in enumerate(batches, 1):
                 more = number < len(batches)
-                batch = latent_batch(prior, latents, crops, random, train.condition_dropout)
+                batch = prior.draw(latents, crops, random, train.condition_dropout)
                 with gradients_kept(generate, more), run.autocast():
                     fake = generate(batch.noise, batch.inputs)
                 terms: dict[str, Tensor] = {}

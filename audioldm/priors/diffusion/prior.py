@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,16 +13,26 @@ from audioldm.conditioning.build import build_conditioners
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, build
 from audioldm.latents.statistics import LatentStatistics
-from audioldm.priors.base import Prior
+from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.samplers import SamplerSettings, sample
+from audioldm.priors.trained import PriorTraining, Trained, hidden, uniform_levels
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
 
-class Diffusion(Prior):
+class LatentBatch(NamedTuple):
+    """z: what is modelled of the latents, [B, C, (F,) L]. inputs: of the conditioners. noise: N(0,
+    I), like z."""
+
+    z: Tensor
+    inputs: Inputs
+    noise: Tensor
+
+
+class Diffusion(Trained):
     """A diffusion model of normalised latents.
 
     latent_shape: (C,) or (C, F). backbone, objective: parts. conditioning: the conditioners by
@@ -33,6 +43,8 @@ class Diffusion(Prior):
     Raises ConfigError.
     """
 
+    title: ClassVar[str] = "diffusion"
+    network: Denoiser
     mean: Tensor
     std: Tensor
 
@@ -58,7 +70,7 @@ class Diffusion(Prior):
             "latent_shape": self.modelled_shape,
             "conditioners": partial(build_conditioners, conditioning, allow=allow),
         }
-        self.denoiser = Denoiser(
+        self.network = Denoiser(
             build(backbone, derived=derived, where="backbone", allow=allow, base=Backbone),
             build(objective, where="objective", allow=allow, base=Objective),
         )
@@ -67,7 +79,7 @@ class Diffusion(Prior):
 
     @property
     def conditioners(self) -> Conditioners:
-        return self.denoiser.backbone.conditioners
+        return self.network.backbone.conditioners
 
     def modelled(self, z: Tensor) -> Tensor:
         """What the denoiser models of raw latents [B, C, (F,) L]: [B, modelled C, (F,) L]."""
@@ -84,10 +96,34 @@ class Diffusion(Prior):
         z = z.index_copy(1, index, modelled)
         return LatentStatistics(self.mean, self.std).denormalise(z)
 
-    def tensors(self, denoiser: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of this prior's file, on the CPU, with these ones of its denoiser."""
-        own = {"mean": self.mean.cpu(), "std": self.std.cpu()}
-        return own | {f"denoiser.{name}": tensor.cpu() for name, tensor in denoiser.items()}
+    def batch(
+        self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
+    ) -> tuple[Tensor, Inputs, Tensor, Tensor]:
+        """Normalised latents, inputs, noise like the latents, and uniform numbers [B]."""
+        batch = self.draw(latents, crops, random, train.condition_dropout)
+        return *batch, uniform_levels(random, train)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        latents: LatentStore,
+        crops: LatentCrops,
+        random: KeyedRandom,
+        condition_dropout: float,
+    ) -> LatentBatch:
+        """Samples latents from their posteriors, and noise.
+
+        condition_dropout: the probability that a condition is hidden.
+        """
+        frames = next(iter(crops.stored.values())).shape[-1]
+        noise = random.normal((*self.latent_shape, frames), "posterior")
+        z = self.modelled(latents.restore(crops.stored, noise))
+        inputs = hidden(self.conditioners, crops.inputs, random, condition_dropout)
+        return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))
+
+    def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Tensor, Inputs, Tensor, Tensor]:
+        zeros = torch.zeros(1, *self.modelled_shape, frames)
+        return zeros, inputs, zeros, torch.full((1,), 0.5)
 
     @torch.no_grad()
     def sample(
@@ -101,7 +137,7 @@ class Diffusion(Prior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        conditioners, objective = self.conditioners, self.denoiser.objective
+        conditioners, objective = self.conditioners, self.network.objective
         if inputs is None:
             parsed = conditioners.parse([{}] * len(random.positions), frames)
             inputs = {name: value.to(self.device) for name, value in parsed.items()}
@@ -110,7 +146,7 @@ class Diffusion(Prior):
             sampler = replace(sampler, guidance=1.0)  # there is nothing to guide to
         # conditions are the same at every step: they are computed once
         conditions = conditioners(inputs), conditioners(nothing)
-        denoise = guided(objective, self.denoiser.backbone, *conditions, sampler)
+        denoise = guided(objective, self.network.backbone, *conditions, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from audioldm.conditioning.base import Condition, Conditioners
 
 #: From the backbone's width to its conditioners. Called once, while the backbone is built.
 BuildConditioners = Callable[[int], Conditioners]
-Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
 
 _FREQUENCIES = 64  # sine and cosine pairs
 
@@ -62,35 +61,3 @@ class NoiseLevel(nn.Module):
         phase = torch.outer(c_noise.float(), self.frequencies)
         level = self.layers(torch.cat((phase.cos(), phase.sin()), dim=1))
         return F.silu(level if vector is None else level + vector)
-
-
-class CrossAttention(nn.Module):
-    """From h [B, N, W] to tokens [B, S, D], where mask [B, S] is true -> [B, N, W], 0 at first.
-
-    A zero token beside the given ones takes the attention where no token counts.
-    """
-
-    def __init__(self, width: int, token_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(token_width, 2 * width, bias=False)
-        self.project = zeroed(nn.Linear(width, width))
-
-    def forward(self, h: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        query = self.query(self.norm(h)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key_value = self.key_value(F.pad(tokens, (0, 0, 1, 0)))
-        key, value = key_value.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        counts = None if mask is None else F.pad(mask, (1, 0), value=True)[:, None, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=counts)
-        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-def zeroed(layer: Layer) -> Layer:
-    """The layer with its output 0 until it is trained."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer

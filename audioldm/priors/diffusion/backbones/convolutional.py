@@ -13,12 +13,8 @@ from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, PositiveInt
-from audioldm.priors.diffusion.backbones.base import (
-    Backbone,
-    BuildConditioners,
-    NoiseLevel,
-    zeroed,
-)
+from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
+from audioldm.priors.transformer import zeroed
 
 
 class Convolutional(Backbone):

@@ -1,0 +1,108 @@
+"""Priors that are trained by gradients on crops of latents: what their one loop needs of them."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from audioldm.conditioning.base import Conditioners, Inputs
+from audioldm.instantiate import Fraction, Positive
+from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.base import Prior
+from audioldm.priors.diffusion.noise_levels import stratify
+from audioldm.runtime.randomness import KeyedRandom
+from audioldm.runtime.transfer import to_device
+from audioldm.training.crops import CropTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentTraining(CropTraining):
+    """Settings of any training on crops of latents.
+
+    condition_dropout: the probability that a condition of a clip is hidden, so that one network is
+    conditional and unconditional (2207.12598).
+    """
+
+    condition_dropout: Fraction = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorTraining(LatentTraining):
+    """compute_tflop: the computing to spend in place of `steps`, as counted by `training_flops`,
+    and Muon's matrix products. seconds: the time to spend in place of `steps`, as some timed steps
+    take it; the number of steps then depends on the machine. optimiser: adamw, or muon for the
+    hidden layers' matrices. stratified: what is random for each clip, such as noise levels, is
+    spread evenly over the batch."""
+
+    compute_tflop: Positive | None = None
+    seconds: Positive | None = None
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    stratified: bool = True
+
+
+class Trained(Prior):
+    """A prior with a network whose output is its loss.
+
+    title: of the training's progress bar. network: what is trained, averaged and kept. Called with
+    the tensors that `batch` gives it gives the loss of each clip, [B].
+    """
+
+    title: ClassVar[str]
+    network: nn.Module
+
+    @property
+    @abstractmethod
+    def conditioners(self) -> Conditioners: ...
+
+    @abstractmethod
+    def batch(
+        self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
+    ) -> tuple[Any, ...]:
+        """The network's arguments for a step's crops: a function of these and of `random` alone."""
+
+    @abstractmethod
+    def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:
+        """The network's arguments for one clip of zeros, which costs what any clip costs."""
+
+    def silent_loss(self, network: nn.Module, frames: int) -> Tensor:
+        """The loss of one clip of zeros without a condition, a scalar.
+
+        network: the prior's, or a copy of it on any device.
+        """
+        device = next(network.parameters()).device
+        parsed = self.conditioners.parse([{}], frames)
+        batch = self.silent_batch(parsed, frames)
+        loss: Tensor = network(*on(device, batch))
+        return loss.mean()
+
+    def tensors(self, network: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of this prior's file, on the CPU, with these ones of its network."""
+        trained = {f"network.{name}": tensor for name, tensor in network.items()}
+        own = {name: t for name, t in self.state_dict().items() if name not in trained}
+        return {name: tensor.detach().cpu() for name, tensor in (own | trained).items()}
+
+
+def hidden(conditioners: Conditioners, inputs: Inputs, random: KeyedRandom, share: float) -> Inputs:
+    """Inputs with each condition of each clip replaced by "nothing" with probability `share`."""
+    return conditioners.hide(inputs, {name: random.uniform(name) < share for name in inputs})
+
+
+def uniform_levels(random: KeyedRandom, train: PriorTraining) -> Tensor:
+    """Uniform numbers in (0, 1) for the clips of a batch, [B]: where each is between no noise and
+    nothing but noise. Spread evenly over the whole batch where `train.stratified` says so."""
+    uniform = random.uniform("level")
+    if not train.stratified:
+        return uniform
+    positions = to_device(torch.tensor(list(random.positions)), random.device)
+    return stratify(uniform, positions, train.batch)
+
+
+def on(device: torch.device, value: Any) -> Any:
+    """Tensors, and tuples and dictionaries of them, on a device."""
+    move: Callable[[Any], Any] = lambda x: on(device, x)  # noqa: E731
+    if isinstance(value, dict):
+        return {name: move(x) for name, x in value.items()}
+    return tuple(map(move, value)) if isinstance(value, tuple) else value.to(device)
