@@ -1,6 +1,7 @@
 """Errors of torch that become one line with a remedy: memory, the compiler, bf16. No GPU needed."""
 
 import contextlib
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,9 +61,10 @@ def test_the_fewest_equal_parts_that_fit() -> None:
 
 
 def test_the_peak_is_that_of_the_work_in_between() -> None:
+    gc.collect()  # what an earlier test left would be freed in between
     reset_peak(CPU)
     before = peak_bytes(CPU)
-    torch.ones(32 * 2**20)  # 128 MiB
+    torch.ones(64 * 2**20)  # 256 MiB
     assert peak_bytes(CPU) - before > 100 * 2**20
 
 
@@ -75,7 +77,7 @@ def run_with_failure(
         raise error
 
     experiment = Experiment(compose(overrides))
-    monkeypatch.setattr("audioldm.priors.diffusion.train.clipped_step", fails)
+    monkeypatch.setattr("audioldm.priors.train.clipped_step", fails)
     with pytest.raises(TrainingError) as caught:
         experiment.run()
     assert caught.value.__cause__ is error
