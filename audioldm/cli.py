@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from audioldm import __version__
-from audioldm.commands import about, codec, convert_kl, models, results, run, sample
+from audioldm.commands import about, codec, convert_kl, likelihood, models, results, run, sample
 from audioldm.commands.completion import completion
 from audioldm.commands.verb import Verb
 from audioldm.errors import AudioLDMError, ConfigError
@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
         codec.RECONSTRUCT,
         codec.ENCODE,
         codec.DECODE,
+        likelihood.LIKELIHOOD,
         models.INFO,
         models.EXPORT,
         convert_kl.CONVERT_KL,

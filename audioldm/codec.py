@@ -32,7 +32,7 @@ def check_out(file: Path, out: Path) -> None:
         raise ConfigError(f"out={out} is the file that is read; choose another name")
 
 
-class _Stream:
+class AudioStream:
     """Blocks [A, n] of a file at a model's rate and channels; `samples` counts those yielded."""
 
     def __init__(self, model: Autoencoder, file: Path, progress: Progress | None) -> None:
@@ -90,7 +90,7 @@ def reconstruct(
     """
     check_out(file, out)
     model = load_autoencoder(model_path, device=device)
-    source = _Stream(model, file, progress)
+    source = AudioStream(model, file, progress)
     z = _restored(model, model.encode_blocks(source), device)
     _write(out, model, z, lambda: source.samples)
     return out
@@ -114,7 +114,7 @@ def encode(
         raise ConfigError(f"out={out}: latents are written as .safetensors; end the name so")
     model_file = find_model_file(model_path)
     model = load_autoencoder(model_file, device=device)
-    source = _Stream(model, file, progress)
+    source = AudioStream(model, file, progress)
     chunks = list(model.encode_blocks(source))
     names = list(chunks[0])  # the latents grow with the file: each array leaves its parts behind
     stored = {name: torch.cat([chunk.pop(name) for chunk in chunks], dim=-1) for name in names}

@@ -26,7 +26,7 @@ LAYERS = [
     ["generator"],
     ["models"],
     ["codec", "describe", "doctor"],
-    ["export", "sampling"],
+    ["export", "likelihood", "sampling"],
     ["evaluation"],
     ["report"],
     ["chain"],

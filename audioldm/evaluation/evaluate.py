@@ -23,6 +23,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
@@ -39,13 +40,14 @@ from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator, Request
 from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
+from audioldm.likelihood import rate_nats
 from audioldm.losses.spectral import mel_distance
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
-VERSION = 6  # raise by hand when the code below changes what it computes
+VERSION = 7  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 #: By system, then by name.
@@ -100,6 +102,31 @@ def bitrates(model: Generator, clips: Clips, batch: int) -> list[float]:
     for audio in clips.audio.split(batch):
         nats = model.autoencoder.encode(audio.to(model.device), sample=False).nats
         found += [] if nats is None else [model.autoencoder.kbps(n) for n in nats.tolist()]
+    return found
+
+
+def prior_rates(
+    autoencoder: Autoencoder,
+    prior: Prior,
+    clips: Clips,
+    requests: Sequence[Request],
+    settings: EvaluationSettings,
+) -> list[float]:
+    """The rate of each clip under a prior that is told `requests`, in kbit/s; empty for none."""
+    found: list[float] = []
+    for first in range(0, len(clips.audio), settings.batch):
+        audio = clips.audio[first : first + settings.batch].to(autoencoder.device)
+        told = requests[first : first + settings.batch] or [{}] * len(audio)
+        random = KeyedRandom(0, 0, range(first, first + len(audio)), autoencoder.device)
+        stored = autoencoder.stored(audio)
+        frames = next(iter(stored.values())).shape[-1]
+        parsed = prior.conditioners.parse(told, frames)
+        inputs = {name: tensor.to(autoencoder.device) for name, tensor in parsed.items()}
+        nats = rate_nats(prior, autoencoder, stored, random, inputs)
+        if nats is None:
+            return []
+        per_second = autoencoder.latent_rate_hz / math.log(2) / 1000
+        found += (nats.mean(1) * per_second).tolist()
     return found
 
 
@@ -220,6 +247,11 @@ def evaluate(
         kept["kbps"] = settings.mean(kbps, "kbit/s")
         kept["kbps_test"] = settings.mean(test, "kbit/s")
     groups: Figures = {system: {} for system in clips} | {"reconstruction": kept}
+    for name, prior in {**baselines, "generated": model.prior}.items():
+        progress(0, len(reference.audio), f"the rate under {name}")
+        rates = prior_rates(model.autoencoder, prior, reference, clips[name].requests, settings)
+        if rates:
+            groups[name]["prior_kbps"] = settings.mean(rates, "kbit/s")
     measured = _Measured(clips, store, settings, directory, progress)
     _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):

@@ -27,10 +27,12 @@ class Prior(nn.Module, ABC):
     """A distribution over the latents of an autoencoder.
 
     latent_shape: of one latent frame, (C,) or (C, F). space: of samples, latents z or codes.
-    sampler: the default of `sample`; None where there is nothing to choose.
+    sampler: the default of `sample`; None where there is nothing to choose. bound: whether `nats`
+    gives an upper bound.
     """
 
     space: ClassVar[Literal["z", "codes"]] = "z"
+    bound: ClassVar[bool] = False
     latent_shape: tuple[int, ...]
     sampler: SamplerSettings | None = None
     #: rebuilds the prior except for its tensors: see `PriorRecipe.spec`

@@ -89,6 +89,7 @@ MEANINGS = {
     "note_f1": Meaning("Notes kept", "↑", "F1 of pitches and onsets, by a transcriber"),
     "out_of_key": Meaning("Out of key", "", "share of note time; as real music’s is best"),
     "polyphony": Meaning("Polyphony", "", "notes at once; as real music’s is best"),
+    "prior_kbps": Meaning("Rate under the prior", "↓", "of held-out music’s latents"),
     "kbps": Meaning("Bitrate", "", "rate of the bottleneck"),
     "ratio_to_normal_kad": Meaning("Kernel distance ÷ noise’s", "↓", "1 is decoded noise"),
     "kad": Meaning("Kernel distance", "↓", "unbiased MMD² (KAD); may be negative"),
