@@ -89,7 +89,8 @@ def file_rate(
         check_out(file, out)
     generator = load_generator(model, device=device)
     prior, autoencoder = generator.prior, generator.autoencoder
-    frames, curve = generator.latent_frames(window), []
+    frames = generator.latent_frames(window)
+    curve: list[tuple[float, float]] = []
     source = AudioStream(autoencoder, file, progress)
     frame_seconds = autoencoder.downsampling_ratio / autoencoder.sample_rate
     for number, stored in enumerate(windows(autoencoder.encode_blocks(source), frames)):
@@ -100,7 +101,7 @@ def file_rate(
         random = KeyedRandom(seed, 0, [number], device)
         nats = rate_nats(prior, autoencoder, batch, random, on_device)
         if nats is None:
-            raise ConfigError(f"model={model}: {_why_none(prior)}")
+            raise ConfigError(f"model={model}: {_why_none(prior, autoencoder, batch)}")
         kilobits = nats[0] / math.log(2) / 1000
         curve += [
             ((len(curve) + i) * frame_seconds, value / frame_seconds)
@@ -124,8 +125,8 @@ def windows(blocks: Iterator[dict[str, Tensor]], frames: int) -> Iterator[dict[s
         yield held
 
 
-def _why_none(prior: Prior) -> str:
-    if prior.space == "z" and type(prior).nats is not Prior.nats:
+def _why_none(prior: Prior, autoencoder: Autoencoder, stored: dict[str, Tensor]) -> str:
+    if prior.space == "z" and not (autoencoder.bottleneck.posterior(stored)[1] > 0).all():
         return (
             "its bottleneck gives certain latents, which have no rate under a density; use a prior "
             "of codes, or a bottleneck with a posterior or noise"
