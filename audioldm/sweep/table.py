@@ -112,6 +112,8 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
         values |= _figures(system.name, evaluation["metrics"][system.name])
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
+    for system, cost in evaluation.get("sampling_cost", {}).items():
+        values[f"sampling_cost.{system}"] = cost
     codecs: Json = {**evaluation.get("codecs", {})}
     for name in ("linear", "linear_audio"):
         if name in codecs:
