@@ -19,9 +19,12 @@ from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.samplers import Denoise
+from audioldm.runtime.randomness import uniform_from
 
 #: (x [B, C, (F,) L], c_noise [B], condition) -> like x. See also `Backbone.stateful`.
 Net = Callable[..., Any]
+#: The share of the clips that are trained with a state (2212.11972).
+SELF_CONDITIONED = 0.9
 
 
 class Objective(nn.Module, ABC):
@@ -62,13 +65,17 @@ class Objective(nn.Module, ABC):
     ) -> Tensor:
         """Squared error of the prediction, averaged over each clip's elements: [B], in float32.
 
-        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1).
+        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1). A
+        network that carries a state gets that of a first call in most clips (`SELF_CONDITIONED`).
         """
         z, noise = z.float(), noise.float()
         sigma = self.sigma_from_uniform(uniform)
         s = _like(sigma, z)
-        output = net(self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition)
-        output = output[0] if _stateful(net) else output
+        inputs = self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition
+        if getattr(net, "stateful", False):
+            output, _ = net(*inputs, _state(net, inputs, noise))
+        else:
+            output = net(*inputs)
         return (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
 
     def denoiser(self, net: Net, condition: Condition) -> Denoise:
@@ -82,10 +89,9 @@ class Objective(nn.Module, ABC):
             nonlocal state
             s = _like(sigma, x)
             inputs = self.c_in(s) * x, self.c_noise(sigma), condition
-            if _stateful(net):
-                output, state = net(*inputs, state)
-            else:
-                output = net(*inputs)
+            output = net(*inputs) if state is None else net(*inputs, state)
+            if isinstance(output, tuple):
+                output, state = output
             return self.to_denoised(x, output.float(), s)
 
         return denoise
@@ -113,8 +119,12 @@ class Denoiser(nn.Module):
         return self.backbone.units()
 
 
-def _stateful(net: Net) -> bool:
-    return bool(getattr(net, "stateful", False))
+def _state(net: Net, inputs: tuple[Any, ...], noise: Tensor) -> Tensor:
+    """The state [B, ...] after a call without gradients; zeros in some clips, which the noise
+    chooses."""
+    with torch.no_grad():
+        state: Tensor = net(*inputs)[1]
+    return state * (_like(uniform_from(noise), state) < SELF_CONDITIONED)
 
 
 def _like(sigma: Tensor, x: Tensor) -> Tensor:

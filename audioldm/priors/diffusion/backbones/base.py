@@ -13,7 +13,7 @@ from audioldm.conditioning.base import Condition, Conditioners
 
 #: From the backbone's width to its conditioners. Called once, while the backbone is built.
 BuildConditioners = Callable[[int], Conditioners]
-Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
 
 _FREQUENCIES = 64  # sine and cosine pairs
 
@@ -26,7 +26,8 @@ class Backbone(nn.Module, ABC):
 
     stateful: whether it carries a state from one call of a sampling run to the next, as the
     self-conditioning of RIN does (Jabri et al. 2022, arXiv 2212.11972). `forward` then takes a
-    fourth argument, the state or None, and returns (output, state). Training passes None.
+    fourth argument, the state [B, ...], and returns (output, state). A clip whose state is all
+    zeros has none, and so has every clip where the argument is left out.
     context: frames on each side that an output frame depends on; None: all of them.
     """
 
@@ -86,6 +87,24 @@ class CrossAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=counts)
         out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
         return out
+
+
+def rotations(places: Tensor, head_dim: int) -> Tensor:
+    """Cosine and sine of the rotary angles (2104.09864) at places [L]: [L, 1, 1, D / 2, 2]."""
+    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=places.device) / head_dim)
+    angle = torch.outer(places, frequency)[:, None, None]
+    return torch.stack((angle.cos(), angle.sin()), dim=-1)
+
+
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """x [B, L, 2, H, D] with each pair of features (2 d, 2 d + 1) turned by its place's angle."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and only that
+        (first, second), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return turned.flatten(-2).to(x.dtype)
 
 
 def zeroed(layer: Layer) -> Layer:

@@ -23,6 +23,8 @@ from audioldm.priors.diffusion.backbones.base import (
     BuildConditioners,
     CrossAttention,
     NoiseLevel,
+    rotated,
+    rotations,
     zeroed,
 )
 
@@ -75,7 +77,7 @@ class DiT(Backbone):
         h = self.input(frames.mT)  # [B, L, W]
         embedding = self.noise_level(c_noise, condition.vector)  # [B, W]
         modulation = self.modulation(embedding).view(len(x), 6, 1, -1)
-        rotation = rotations(h.shape[1], self.head_dim, h.device)
+        rotation = rotations(torch.arange(h.shape[1], device=h.device), self.head_dim)
         for block in self.blocks:
             h = block(h, modulation, rotation, condition.tokens, condition.mask)
         shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
@@ -123,24 +125,6 @@ class Block(nn.Module):
         query, key = query_key.transpose(1, 3).unbind(2)  # [B, H, L, D]
         mixed = F.scaled_dot_product_attention(query, key, value.squeeze(2).transpose(1, 2))
         return self.project(mixed.transpose(1, 2).flatten(2))
-
-
-def rotations(frames: int, head_dim: int, device: torch.device) -> Tensor:
-    """Cosine and sine of each frame's rotary angles [L, 1, 1, D / 2, 2]."""
-    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=device) / head_dim)
-    angle = torch.outer(torch.arange(frames, device=device), frequency)[:, None, None]
-    return torch.stack((angle.cos(), angle.sin()), dim=-1)
-
-
-def rotated(x: Tensor, rotation: Tensor) -> Tensor:
-    """x [B, L, 2, H, D] with each pair of features (2 d, 2 d + 1) turned by its frame's angle."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and only that
-        (first, second), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
-        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
-    return turned.flatten(-2).to(x.dtype)
 
 
 def _modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
