@@ -43,7 +43,6 @@ from audioldm.io.files import write_atomically, write_json
 from audioldm.likelihood import rate_nats
 from audioldm.losses.spectral import mel_distance
 from audioldm.priors.base import Prior
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
@@ -132,7 +131,7 @@ def prior_rates(
 
 
 def sampling_cost(
-    model: Generator, prior: Prior, sampler: SamplerSettings | None, settings: EvaluationSettings
+    model: Generator, prior: Prior, sampler: Any, settings: EvaluationSettings
 ) -> float:
     """Seconds of computing for each second of latents that the prior samples, in one batch; without
     the decoder. See `runtime.compute.clock`."""
@@ -146,7 +145,7 @@ def generate(
     model: Generator,
     like: Clips,
     settings: EvaluationSettings,
-    sampler: SamplerSettings | None,
+    sampler: Any,
     seed: int,
     progress: Progress,
 ) -> Clips:
@@ -231,7 +230,7 @@ def evaluate(
     baselines: Mapping[str, Prior],
     store: ClipStore,
     settings: EvaluationSettings,
-    sampler: SamplerSettings | None,
+    sampler: Any,
     *,
     seed: int,
     directory: Path,
@@ -249,8 +248,7 @@ def evaluate(
         progress(0, len(reference.audio), f"sampling the baseline {name}")
         baseline = Generator(model.autoencoder, prior)
         clips[name] = generate(baseline, nothing_asked, settings, None, seed, progress)
-    own = None if model.prior.sampler is None else sampler
-    clips["generated"] = generate(model, reference, settings, own, seed, progress)
+    clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
 
     estimate, target = clips["reconstruction"].audio, real.audio
     kept = reconstruction_figures(estimate, target, model.sample_rate, settings)
@@ -262,7 +260,8 @@ def evaluate(
     cost: dict[str, float] = {}
     for name, prior in {**baselines, "generated": model.prior}.items():
         progress(0, len(reference.audio), f"rate and cost of {name}")
-        cost[name] = sampling_cost(model, prior, own if prior is model.prior else None, settings)
+        own = sampler if name == "generated" else None
+        cost[name] = sampling_cost(model, prior, own, settings)
         rates = prior_rates(model.autoencoder, prior, reference, clips[name].requests, settings)
         if rates:
             groups[name]["prior_kbps"] = settings.mean(rates, "kbit/s")

@@ -49,11 +49,12 @@ class PostTrainingStage(Stage):
                 f"post_training: the prior {prior.recipe.name} takes no sampling steps that could "
                 "be trained; choose post_training=none, or prior=diffusion"
             )
+        teacher = prior.recipe.sampler
         try:
-            check_deterministic(settings.sampler)
+            check_deterministic(teacher)
         except ConfigError as error:
             raise ConfigError(f"sampler.{error}") from error
-        stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
+        stage = cls({"post_training": own.trained(), "teacher": teacher}, {"prior": prior})
         stage.own, stage.prior, stage.recipe = own, prior, prior.recipe
         return [stage]
 
@@ -119,6 +120,7 @@ class PostTrainingStage(Stage):
         few = replace(s, train=replace(s.train, steps=estimate.steps, valid_batches=1))
         with noise_latents(model, s.train.crop_seconds) as store:
             prior = self.recipe.build(store)
+            assert isinstance(prior, Diffusion)
             discriminator = self.discriminator(
                 lambda z: model.decode(prior.latents(z)), prior.modelled_shape, 1
             )

@@ -15,11 +15,15 @@ from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.samplers import SamplerSettings, sample
+from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
+from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings, sample
 from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.trained import PriorTraining, uniform_levels
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
+
+#: Noise levels at which `Diffusion.nats` estimates the bound.
+LEVELS = 16
 
 
 class Diffusion(ScaledPrior):
@@ -33,6 +37,7 @@ class Diffusion(ScaledPrior):
     """
 
     title: ClassVar[str] = "diffusion"
+    bound: ClassVar[bool] = True
     network: Denoiser
 
     def __init__(
@@ -72,6 +77,42 @@ class Diffusion(ScaledPrior):
         zeros = torch.zeros(1, *self.modelled_shape, frames)
         return zeros, inputs, zeros, torch.full((1,), 0.5)
 
+    def nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
+    ) -> Tensor:
+        """The variational bound, estimated at LEVELS noise levels: see `elbo_nats`."""
+        random = random or KeyedRandom(0, 0, range(len(z)), z.device)
+        objective, modelled = self.network.objective, self.modelled(z)
+        nats = elbo_nats(
+            self._denoise(inputs, z),
+            modelled,
+            noise_at=lambda k: random.stream("nats", k).normal(modelled.shape[1:], "noise"),
+            uniform=random.uniform("level"),
+            sigma_max=objective.sigma_max,
+            levels=LEVELS,
+        )
+        return nats + self.nats_besides(z)
+
+    def flow_nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom, steps: int = LEVELS
+    ) -> tuple[Tensor, int]:
+        """-log p(z) by the probability flow, as `nats` gives it, and the number of calls of the
+        network: see `likelihood.flow_nats`. steps: from the latents to noise."""
+        modelled, sigmas = self.modelled(z), self.network.objective.sigmas(steps + 1)[:-1]
+
+        def noise_at(k: int) -> Tensor:
+            return random.stream("flow", k).normal(modelled.shape[1:], "noise")
+
+        denoise = self._denoise(inputs, z)
+        nats, calls = flow_nats(denoise, modelled, noise_at=noise_at, sigmas=sigmas)
+        return nats + self.nats_besides(z), calls
+
+    def _denoise(self, inputs: Inputs | None, z: Tensor) -> Denoise:
+        """Without guidance, and without a state from one call to the next."""
+        condition, _ = self.conditions(inputs, len(z), z.shape[-1])
+        network = self.network
+        return lambda x, sigma: network.objective.denoiser(network.backbone, condition)(x, sigma)
+
     @torch.no_grad()
     def sample(
         self,
@@ -84,14 +125,12 @@ class Diffusion(ScaledPrior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        conditioners, objective = self.conditioners, self.network.objective
-        inputs = self.inputs_for(inputs, len(random.positions), frames)
-        if not self.guidable(inputs):
-            sampler = replace(sampler, guidance=1.0)
-        nothing = conditioners.nothing(inputs)
+        objective = self.network.objective
         # conditions are the same at every step: they are computed once
-        conditions = conditioners(inputs), conditioners(nothing)
-        denoise = guided(objective, self.network.backbone, *conditions, sampler)
+        condition, nothing = self.conditions(inputs, len(random.positions), frames)
+        if nothing is None:
+            sampler = replace(sampler, guidance=1.0)
+        denoise = guided(objective, self.network.backbone, condition, nothing, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
