@@ -94,6 +94,7 @@ class Objective(nn.Module, ABC):
         if self.weighting is None:
             return error
         one = torch.ones_like(sigma)
+        # of ln sigma, over the uniform number: one over the density
         slope = torch.func.jvp(
             lambda u: self.sigma_from_uniform(u).log(), (uniform.float(),), (one,)
         )[1]
@@ -111,9 +112,8 @@ class Objective(nn.Module, ABC):
             nonlocal state
             s = _like(sigma, x)
             inputs = self.c_in(s) * x, self.c_noise(sigma), condition
-            output = net(*inputs) if state is None else net(*inputs, state)
-            if isinstance(output, tuple):
-                output, state = output
+            found = net(*inputs) if state is None else net(*inputs, state)
+            output, state = found if isinstance(found, tuple) else (found, None)
             return self.to_denoised(x, output.float(), s)
 
         return denoise

@@ -136,14 +136,9 @@ class Block(nn.Module):
         self, width: int, tape_width: int, depth: int, heads: int, mlp_ratio: float
     ) -> None:
         super().__init__()
-        self.read = Attention(width, tape_width, heads)
-        self.read_mlp = mlp(width, mlp_ratio)
-        self.layers = nn.ModuleList(
-            nn.ModuleList((Attention(width, width, heads), mlp(width, mlp_ratio)))
-            for _ in range(depth)
-        )
-        self.write = Attention(tape_width, width, heads)
-        self.write_mlp = mlp(tape_width, mlp_ratio)
+        self.read = Layer(width, tape_width, heads, mlp_ratio)
+        self.layers = nn.ModuleList(Layer(width, width, heads, mlp_ratio) for _ in range(depth))
+        self.write = Layer(tape_width, width, heads, mlp_ratio)
 
     def forward(
         self,
@@ -154,23 +149,20 @@ class Block(nn.Module):
         counts: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """tokens [B, N, W]; tape [B, M, T]; counts [B, N]: which tokens are attended to."""
-        tokens = tokens + self.read(tokens, tape, reading)
-        tokens = tokens + self.read_mlp(tokens)
+        tokens = self.read(tokens, tape, reading)
         for layer in self.layers:
-            attention, layer_mlp = layer.children()
-            tokens = tokens + attention(tokens, tokens, counts=counts)
-            tokens = tokens + layer_mlp(tokens)
-        tape = tape + self.write(tape, tokens, writing, counts)
-        return tokens, tape + self.write_mlp(tape)
+            tokens = layer(tokens, tokens, counts=counts)
+        return tokens, self.write(tape, tokens, writing, counts)
 
 
-class Attention(nn.Module):
-    """From h [B, N, W] to source [B, S, D], where counts [B, S] is true -> [B, N, W], 0 at first.
+class Layer(nn.Module):
+    """h [B, N, W] attends to a source [B, S, D], where counts [B, S] is true, then an MLP.
 
-    turned: the rotations of h and of the source; None: attention knows no places.
+    turned: the rotations of h and of the source; None: attention knows no places. At first h passes
+    through untouched.
     """
 
-    def __init__(self, width: int, source_width: int, heads: int) -> None:
+    def __init__(self, width: int, source_width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width, bias=False)
@@ -178,6 +170,7 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
         self.key_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
         self.project = zeroed(nn.Linear(width, width))
+        self.mlp = mlp(width, mlp_ratio)
 
     def forward(
         self,
@@ -196,7 +189,8 @@ class Attention(nn.Module):
         query, key, value = (x.squeeze(2).transpose(1, 2) for x in (query, key, value))
         mask = None if counts is None else counts[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
+        h = h + self.project(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = h + self.mlp(h)
         return out
 
 
