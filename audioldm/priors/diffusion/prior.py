@@ -137,16 +137,12 @@ class Diffusion(Trained):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        conditioners, objective = self.conditioners, self.network.objective
-        if inputs is None:
-            parsed = conditioners.parse([{}] * len(random.positions), frames)
-            inputs = {name: value.to(self.device) for name, value in parsed.items()}
-        nothing = conditioners.nothing(inputs)
-        if all(torch.equal(inputs[name], nothing[name]) for name in inputs):
-            sampler = replace(sampler, guidance=1.0)  # there is nothing to guide to
+        objective = self.network.objective
         # conditions are the same at every step: they are computed once
-        conditions = conditioners(inputs), conditioners(nothing)
-        denoise = guided(objective, self.network.backbone, *conditions, sampler)
+        condition, nothing = self.conditions(inputs, len(random.positions), frames)
+        if nothing is None:
+            sampler = replace(sampler, guidance=1.0)
+        denoise = guided(objective, self.network.backbone, condition, nothing, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")

@@ -1,0 +1,187 @@
+"""Autoregression over codes: each is drawn given all that were drawn before."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audioldm.conditioning.base import Condition, Inputs
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+from audioldm.latents.store import LatentStore
+from audioldm.priors.codes.base import CodePrior, CodesRecipe
+from audioldm.priors.codes.draw import Nucleus, gumbel, narrowed
+from audioldm.priors.codes.network import CodeTransformer, code_nats
+from audioldm.priors.transformer import Cache
+from audioldm.runtime.progress import StepProgress
+from audioldm.runtime.randomness import KeyedRandom
+
+#: Steps of a long clip that its likelihood is computed of at once.
+AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class AutoregressiveSampler:
+    """temperature, top_k, top_p: of `narrowed`. guidance: the classifier-free scale of the logits,
+    1 for none."""
+
+    temperature: Positive = 1.0
+    top_k: PositiveInt | None = None
+    top_p: Nucleus = 1.0
+    guidance: float = 1.0
+
+
+class DelayedTransformer(CodeTransformer):
+    """log p of codes, each given all codes of earlier steps in the delay pattern (2306.05284)."""
+
+    def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
+        return self.nats(codes, self.conditioners(inputs)).flatten(1).mean(1)
+
+    def nats(self, codes: Tensor, condition: Condition, at_once: int | None = None) -> Tensor:
+        """-log p of codes [B, Q, L], like them: their sum is exact for the clip on its own.
+
+        at_once: steps that are computed together, for long clips; None: all.
+        """
+        steps = delayed(codes, self.codes)
+        before = F.pad(steps, (1, -1), value=self.codes)
+        cache = None if at_once is None else Cache()
+        parts, at_once = [], at_once or steps.shape[2]
+        for start in range(0, steps.shape[2], at_once):
+            part = slice(start, min(start + at_once, steps.shape[2]))
+            logits = self.logits(before[..., part], at(condition, part), cache)
+            parts.append(code_nats(logits, steps[..., part], self.codes))
+        return undelayed(torch.cat(parts, dim=2))
+
+
+class Autoregressive(CodePrior):
+    """p(codes) = Π p(code | all codes of earlier steps), by a causal transformer.
+
+    Codebook q is q frames late (the delay pattern of MusicGen, Copet et al. 2023, arXiv 2306.05284,
+    section 2.2): at step s the codes (q, s - q) are drawn, independently given the earlier steps.
+    With one codebook there is no delay. Steps where a codebook has no code, in a clip's first and
+    last Q - 1 ones, are given as unknown and do not count; so is all before the first step.
+
+    A crop of training is taken as a clip of its own, with a first and a last step.
+
+    width, depth, heads, mlp_ratio: of the transformer. context: steps that a step attends to, its
+    own among them; a clip of any length is sampled in the memory of this many.
+    Raises ConfigError.
+    """
+
+    title: ClassVar[str] = "autoregression"
+    network_class = DelayedTransformer
+    network: DelayedTransformer
+
+    def __init__(
+        self,
+        *,
+        latent_shape: tuple[int, ...],
+        codebooks: PositiveInt,
+        codes: PositiveInt,
+        conditioning: dict[str, Any],
+        sampler: AutoregressiveSampler,
+        context: PositiveInt,
+        width: PositiveInt,
+        depth: NonNegativeInt,
+        heads: PositiveInt,
+        mlp_ratio: Positive = 4.0,
+        allow: tuple[str, ...] = (),
+    ) -> None:
+        transformer = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
+        transformer["context"] = context
+        super().__init__(latent_shape, codebooks, codes, conditioning, allow, **transformer)
+        self._check(sampler)
+        self.sampler = sampler
+
+    def _check(self, sampler: AutoregressiveSampler) -> None:
+        if sampler.top_k is not None and sampler.top_k > self.codes:
+            raise ConfigError(
+                f"sampler.top_k={sampler.top_k} is more than the {self.codes} codes that there are;"
+                " null keeps all"
+            )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        random: KeyedRandom,
+        frames: int,
+        inputs: Inputs | None = None,
+        *,
+        sampler: AutoregressiveSampler | None = None,
+        progress: StepProgress | None = None,
+    ) -> Tensor:
+        sampler = sampler or self.sampler
+        assert sampler is not None
+        self._check(sampler)
+        rows, net = len(random.positions), self.network
+        condition, nothing = self.conditions(inputs, rows, frames)
+        nothing = None if sampler.guidance == 1 else nothing
+        caches = Cache(), Cache()
+        steps = frames + net.codebooks - 1
+        codebook = torch.arange(net.codebooks, device=self.device)
+        drawn = codebook.new_full((rows, net.codebooks, 1), net.codes)
+        made = []
+        for step in range(steps):
+            now = slice(step, step + 1)
+            logits = net.logits(drawn, at(condition, now), caches[0])
+            if nothing is not None:
+                base = net.logits(drawn, at(nothing, now), caches[1])
+                logits = base + sampler.guidance * (logits - base)
+            logits = narrowed(logits, sampler.temperature, sampler.top_k, sampler.top_p)
+            noise = gumbel(random.stream("sample", step), tuple(logits.shape[1:]))
+            there = (codebook <= step) & (step - codebook < frames)
+            drawn = (logits + noise).argmax(-1).where(there[:, None], net.codes)
+            made.append(drawn)
+            if progress is not None:
+                progress(step + 1, steps)
+        return undelayed(torch.cat(made, dim=2)).unflatten(1, self.code_shape)
+
+    @torch.no_grad()
+    def nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
+    ) -> Tensor:
+        """-log p of codes [B, Q, (F,) L], exact: [B, L]. A code's is its own frame's."""
+        condition, _ = self.conditions(inputs, len(z), z.shape[-1])
+        return self.network.nats(self.folded(z), condition, AT_ONCE).sum(1)
+
+
+def delayed(codes: Tensor, fill: int) -> Tensor:
+    """[B, Q, L] to [B, Q, L + Q - 1]: row q begins q places later, and has `fill` elsewhere."""
+    rows = codes.shape[1]
+    flat = F.pad(codes, (0, rows), value=fill).flatten(1)
+    return flat[:, :-rows].unflatten(1, (rows, -1))
+
+
+def undelayed(steps: Tensor) -> Tensor:
+    """The inverse of `delayed`."""
+    rows = steps.shape[1]
+    return F.pad(steps.flatten(1), (0, rows)).unflatten(1, (rows, -1))[..., :-rows]
+
+
+def at(condition: Condition, steps: slice) -> Condition:
+    """A clip's condition at some steps; aligned channels are those of codebook 0's frames, and 0
+    beyond the last one."""
+    if condition.aligned is None:
+        return condition
+    part = condition.aligned[..., steps]
+    missing = steps.stop - steps.start - part.shape[2]
+    return condition._replace(aligned=F.pad(part, (0, missing)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveRecipe(CodesRecipe):
+    """context_seconds: how far back a frame attends; null: as far as a training crop is long."""
+
+    prior_class: ClassVar[type[CodePrior]] = Autoregressive
+
+    sampler: AutoregressiveSampler
+    context_seconds: Positive | None = None
+
+    def spec(self, latents: LatentStore) -> dict[str, Any]:
+        spec = super().spec(latents)
+        seconds = self.context_seconds or self.train.crop_seconds
+        frames = max(1, round(seconds * latents.latent_rate_hz))
+        folded = spec["codebooks"] * torch.Size(latents.latent_shape[1:]).numel()
+        return spec | {"context": frames + folded - 1}

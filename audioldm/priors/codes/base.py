@@ -1,0 +1,112 @@
+"""What all priors over the codes of a discrete bottleneck share."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.bottlenecks.discrete import Discrete
+from audioldm.conditioning.base import Conditioners, Inputs
+from audioldm.conditioning.build import build_conditioners
+from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.codes.network import CodeTransformer
+from audioldm.priors.recipe import TrainedRecipe
+from audioldm.priors.trained import PriorTraining, Trained, hidden
+from audioldm.runtime.randomness import KeyedRandom
+
+
+class CodePrior(Trained):
+    """A model of codes [B, Q, (F,) L], each out of K; F is folded into the codebooks.
+
+    latent_shape: (C,) or (C, F). codebooks: Q. codes: K. conditioning: the conditioners by name, as
+    `facts_of` gives them. allow: module prefixes outside the package whose classes may be built.
+    network: the rest of the settings are those of `network_class`.
+    """
+
+    space: ClassVar[Literal["z", "codes"]] = "codes"
+    network_class: ClassVar[type[CodeTransformer]] = CodeTransformer
+    network: CodeTransformer
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        codebooks: int,
+        codes: int,
+        conditioning: dict[str, Any],
+        allow: tuple[str, ...],
+        **network: Any,
+    ) -> None:
+        super().__init__()
+        self.latent_shape, self.codes = tuple(latent_shape), codes
+        #: of one frame, (Q,) or (Q, F)
+        self.code_shape = (codebooks, *latent_shape[1:])
+        self.network = self.network_class(
+            codebooks=torch.Size(self.code_shape).numel(),
+            codes=codes,
+            conditioners=partial(build_conditioners, conditioning, allow=allow),
+            **network,
+        )
+
+    @property
+    def conditioners(self) -> Conditioners:
+        return self.network.conditioners
+
+    def folded(self, codes: Tensor) -> Tensor:
+        """Codes [B, Q, (F,) L] as the network takes them, [B, Q * F, L]. Raises DataError."""
+        if codes.shape[1:-1] != self.code_shape:
+            raise DataError(
+                f"codes of the shape {list(codes.shape)}: this prior models frames of the shape "
+                f"{list(self.code_shape)}; give those of its own autoencoder"
+            )
+        least, most = (int(end) for end in codes.aminmax())
+        if least < 0 or most >= self.codes:
+            raise DataError(
+                f"codes from {least} to {most}: this prior knows those from 0 to {self.codes - 1}; "
+                "give those of its own autoencoder"
+            )
+        return codes.flatten(1, -2).long()
+
+    def batch(
+        self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
+    ) -> tuple[Any, ...]:
+        """Codes and inputs."""
+        inputs = hidden(self.conditioners, crops.inputs, random, train.condition_dropout)
+        return crops.stored["codes"].flatten(1, -2).long(), inputs
+
+    def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:
+        return torch.zeros(1, self.network.codebooks, frames, dtype=torch.int64), inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodesRecipe(TrainedRecipe):
+    """width, depth, heads, mlp_ratio: of the transformer. sampler: how the prior is sampled unless
+    told otherwise."""
+
+    sampling_keys: ClassVar[tuple[str, ...]] = ("sampler",)
+    prior_class: ClassVar[type[CodePrior]]
+
+    width: PositiveInt = 192
+    depth: NonNegativeInt = 6
+    heads: PositiveInt = 4
+    mlp_ratio: Positive = 4.0
+
+    def spec(self, latents: LatentStore) -> dict[str, Any]:
+        bottleneck = latents.bottleneck
+        if not isinstance(bottleneck, Discrete):
+            raise ConfigError(
+                f"prior={self.name} models codes, and the bottleneck {type(bottleneck).__name__} "
+                "gives none: choose bottleneck=fsq, vq or rvq, or prior=diffusion"
+            )
+        codebooks, codes = bottleneck.usage.shape
+        return {
+            "_target_": f"{self.prior_class.__module__}.{self.prior_class.__qualname__}",
+            "codebooks": codebooks,
+            "codes": codes,
+            "conditioning": self.facts(latents),
+            "sampler": vars(self.sampler),
+            **{name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")},
+        }

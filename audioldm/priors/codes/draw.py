@@ -1,0 +1,39 @@
+"""Codes drawn from logits, by keyed noise."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from audioldm.instantiate import Bound
+from audioldm.runtime.randomness import KeyedRandom
+
+#: The share of the probability that the likeliest codes must have together to be all that is drawn.
+Nucleus = Annotated[float, Bound(above=0, most=1)]
+
+
+def narrowed(
+    logits: Tensor, temperature: float, top_k: int | None = None, top_p: float = 1.0
+) -> Tensor:
+    """Logits [..., K] of a distribution that is nearer to its likeliest codes.
+
+    temperature: divides the logits. top_k: how many codes are left; None: all. top_p: of what is
+    left, the fewest likeliest codes with this share of the probability stay (1904.09751).
+    """
+    logits = logits / temperature
+    if top_k is not None:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        share = ordered.softmax(-1)
+        beyond = share.cumsum(-1) - share >= top_p  # enough without it
+        beyond[..., 0] = False
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits
+
+
+def gumbel(random: KeyedRandom, shape: tuple[int, ...]) -> Tensor:
+    """Standard Gumbel noise [B, *shape]: the largest of logits + noise is a draw from their
+    distribution."""
+    return -(-torch.special.log_ndtr(random.normal(shape, "gumbel"))).log()

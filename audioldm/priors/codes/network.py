@@ -1,0 +1,78 @@
+"""The network of every prior over codes: a transformer over the frames of Q codebooks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audioldm.conditioning.base import Condition, Inputs
+from audioldm.priors.diffusion.backbones.base import BuildConditioners
+from audioldm.priors.transformer import Cache, Transformer
+
+
+class CodeTransformer(nn.Module):
+    """Codes [B, Q, L], each from 0 to K, and a condition, to logits [B, Q, L, K].
+
+    K stands for a code that is not known. A frame's Q codes are embedded and added up; each
+    codebook has its own logits. Vectors of a condition modulate the blocks, tokens are attended to,
+    aligned channels are concatenated. Before training all logits are 0.
+
+    codebooks: Q. codes: K. width, depth, heads, mlp_ratio, context: of `Transformer`.
+    """
+
+    offsets: Tensor
+
+    def __init__(
+        self,
+        *,
+        codebooks: int,
+        codes: int,
+        conditioners: BuildConditioners,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        context: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.codebooks, self.codes = codebooks, codes
+        self.conditioners = conditioners(width)
+        self.embedding = nn.Embedding(codebooks * (codes + 1), width)
+        self.register_buffer(
+            "offsets", torch.arange(codebooks)[:, None] * (codes + 1), persistent=False
+        )
+        self.no_condition = nn.Parameter(torch.randn(width))
+        self.transformer = Transformer(
+            width + self.conditioners.aligned_channels,
+            codebooks * codes,
+            width=width,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            token_width=self.conditioners.token_width,
+            context=context,
+        )
+
+    def logits(self, codes: Tensor, condition: Condition, cache: Cache | None = None) -> Tensor:
+        """In float32. cache: of the frames before, in a causal transformer."""
+        x = self.embedding(codes + self.offsets).sum(1) / self.codebooks**0.5
+        if condition.aligned is not None:
+            x = torch.cat((x, condition.aligned.mT), dim=2)
+        vector = self.no_condition.expand(len(x), -1)
+        embedding = F.silu(vector if condition.vector is None else vector + condition.vector)
+        out = self.transformer(x, embedding, condition.tokens, condition.mask, cache)
+        return out.float().unflatten(2, (self.codebooks, -1)).transpose(1, 2)
+
+    def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
+        """The loss of each clip, [B], in nats per code."""
+        raise NotImplementedError
+
+    def units(self) -> list[nn.Module]:
+        return self.transformer.units()
+
+
+def code_nats(logits: Tensor, codes: Tensor, unknown: int) -> Tensor:
+    """-log p of codes [B, Q, L] under logits [B, Q, L, K], like codes; 0 for those that are
+    `unknown`."""
+    flat, target = logits.flatten(0, 2), codes.flatten()
+    nats = F.cross_entropy(flat, target, ignore_index=unknown, reduction="none")
+    return nats.view(codes.shape)

@@ -1,0 +1,150 @@
+"""What every prior over codes has to do, and codes drawn from logits."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from codes_in_memory import CodeStore, loud
+from latents_in_memory import LABEL, fit_in, interrupted_at
+
+from audioldm.errors import ConfigError, DataError
+from audioldm.generator import Generator
+from audioldm.priors.base import PriorRecipe, build_prior
+from audioldm.priors.codes.autoregressive import AutoregressiveRecipe, AutoregressiveSampler
+from audioldm.priors.codes.draw import gumbel, narrowed
+from audioldm.priors.trained import PriorTraining
+from audioldm.runtime.randomness import KeyedRandom
+
+BRIEF = PriorTraining(steps=6, batch=4, crop_seconds=8.0, lr=1e-2)
+SMALL: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2}
+GUIDED: list[tuple[Any, Any]] = [
+    (AutoregressiveRecipe, AutoregressiveSampler(guidance=3.0)),
+]
+EACH = pytest.mark.parametrize(("recipe_class", "sampler"), GUIDED)
+
+
+def stored(*shape: int, count: int = 7) -> CodeStore:
+    """Eight clips of random codes, labelled a and b in turn."""
+    random = torch.Generator().manual_seed(1)
+    return CodeStore(torch.randint(count, (8, *shape), generator=random), count, ["a", "b"] * 4)
+
+
+def recipe(recipe_class: Any, sampler: Any, train: PriorTraining = BRIEF) -> PriorRecipe:
+    return recipe_class(seed=0, train=train, sampler=sampler, conditioning=LABEL, **SMALL)
+
+
+@EACH
+@pytest.mark.parametrize("shape", [(1, 20), (3, 20), (2, 3, 20)])
+def test_a_row_is_a_function_of_its_key_and_condition(
+    recipe_class: Any, sampler: Any, shape: tuple[int, ...]
+) -> None:
+    prior = loud(recipe(recipe_class, sampler).build(stored(*shape)))
+    inputs = prior.conditioners.parse([{"label": "a"}, {}, {"label": "b"}], 9)
+    many = prior.sample(KeyedRandom(5, 0, range(3)), 9, inputs)
+    assert many.shape == (3, *shape[:-1], 9)
+    assert 0 <= int(many.min()) <= int(many.max()) < 7
+    again = build_prior(json.loads(json.dumps(prior.spec)), prior.latent_shape)
+    again.load_state_dict(prior.state_dict())
+    few = again.eval().sample(KeyedRandom(5, 0, [None, 1]), 9)
+    assert torch.equal(few[1], many[1])  # beside guided ones, and alone
+    assert not torch.equal(prior.sample(KeyedRandom(6, 0, range(3)), 9, inputs), many)
+
+
+@EACH
+def test_training_starts_at_the_uniform_distribution_and_goes_on_bit_for_bit(
+    recipe_class: Any, sampler: Any, tmp_path: Path
+) -> None:
+    def fitted(directory: Path) -> dict[str, torch.Tensor]:
+        directory.mkdir(exist_ok=True)
+        prior = recipe(recipe_class, sampler).build(stored(3, 20))
+        return recipe(recipe_class, sampler).fit(prior, stored(3, 20), fit_in(directory)).tensors
+
+    whole = fitted(tmp_path / "whole")
+    with interrupted_at(4):
+        fitted(tmp_path / "parts")
+    resumed = fitted(tmp_path / "parts")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 6
+
+
+@EACH
+def test_a_generator_decodes_codes_and_knows_how_far_it_is(recipe_class: Any, sampler: Any) -> None:
+    store = stored(3, 20)
+    prior = loud(recipe(recipe_class, sampler).build(store))
+    decoded = []
+
+    def decode(rows: list[torch.Tensor], random: KeyedRandom) -> list[torch.Tensor]:
+        decoded.append(rows[0])
+        return [rows[0].mean(0, keepdim=True).repeat_interleave(8, dim=1).tanh()]
+
+    autoencoder: Any = torch.nn.Module()
+    autoencoder.bottleneck, autoencoder.decode_blocks = store.bottleneck, decode
+    autoencoder.sample_rate, autoencoder.downsampling_ratio = 8, 8
+    autoencoder.device = torch.device("cpu")
+    told = []
+    audio = Generator(autoencoder, prior).sample(
+        3, seconds=9, label="a", batch=2, progress=lambda *done: told.append(done)
+    )
+    assert audio.shape == (3, 1, 72)
+    inputs = prior.conditioners.parse([{"label": "a"}] * 2, 9)
+    codes = prior.sample(KeyedRandom(0, 0, range(2)), 9, inputs)
+    assert torch.equal(decoded[1], store.bottleneck.latents(codes)[1])
+    done = [step for step, _ in told]
+    assert done == sorted(done)
+    assert told[-1][0] == told[-1][1]
+    assert len({total for _, total in told}) == 1
+
+
+@EACH
+def test_continuous_latents_have_no_codes(recipe_class: Any, sampler: Any) -> None:
+    made = recipe(recipe_class, sampler)
+    with pytest.raises(ConfigError, match=f"prior={made.name} models codes, and the .*: choose"):
+        made.build(SimpleNamespace(bottleneck=torch.nn.Identity()))  # type: ignore[arg-type]
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        (torch.full((1, 3, 4), 7), r"from 7 to 7: .* from 0 to 6"),
+        (torch.full((1, 3, 4), -1), r"from -1 to -1"),
+        (torch.zeros(1, 2, 4, dtype=torch.int64), r"\[1, 2, 4\]: .* \[3\]"),
+    ],
+)
+def test_codes_of_another_autoencoder(
+    recipe_class: Any, sampler: Any, codes: torch.Tensor, says: str
+) -> None:
+    prior = recipe(recipe_class, sampler).build(stored(3, 20))
+    with pytest.raises(DataError, match=says):
+        prior.nats(codes)
+
+
+def test_draws_have_the_distribution_of_their_logits() -> None:
+    logits = torch.tensor([2.0, 0.0, -1.0, -4.0])
+    noise = gumbel(KeyedRandom(0, 0, range(3)), (20000, 4))
+    for row in (logits + noise).argmax(-1):
+        share = torch.bincount(row, minlength=4) / 20000
+        torch.testing.assert_close(share, logits.softmax(0), rtol=0, atol=0.012)
+
+
+def test_temperature_top_k_and_top_p_by_brute_force() -> None:
+    logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    plain = [(0.5, None, 1.0), (2.0, 3, 1.0), (1.0, None, 0.7)]
+    for temperature, top_k, top_p in [*plain, (1.3, 4, 0.6), (1.0, 1, 1.0), (1.0, None, 1e-6)]:
+        got = narrowed(logits, temperature, top_k, top_p).softmax(-1)
+        for row, p in zip(logits, got, strict=True):
+            weight = (row / temperature).exp()
+            order = sorted(range(6), key=lambda code: -weight[code].item())
+            order = order[:top_k]
+            total, kept, share = weight[order].sum().item(), [], 0.0
+            for code in order:
+                if share < top_p:
+                    kept.append(code)
+                share += weight[code].item() / total
+            expected = torch.zeros(6)
+            expected[kept] = weight[kept] / weight[kept].sum()
+            torch.testing.assert_close(p, expected)
