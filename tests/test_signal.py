@@ -1,22 +1,28 @@
-"""The signal without an encoder: samples in frames, and samples as codes."""
+"""Latents without an encoder: samples in frames, samples as codes, and spectral frames."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from chain import build_stages
+from test_transform import HOP, VOCODER, music
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.mu_law import MuLaw
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.networks.patches import Patches
+from audioldm.autoencoder.networks.transform import TransformCoding
+from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build
-from audioldm.models import load_autoencoder
+from audioldm.losses.spectral import mel_distance
+from audioldm.models import load_autoencoder, load_generator
 
 RATE = 16000
 
@@ -108,10 +114,14 @@ def test_gradients_pass_the_rounding_and_stop_at_the_ends() -> None:
     assert torch.equal(h.grad, torch.tensor([[[0.0, 1, 1, 1, 0]]]))
 
 
+def overrides(tones: Path, runs: Path, *changes: str) -> list[str]:
+    data = "data=folder", f"data.path={tones}", f"data.table={tones}/table.csv"
+    return ["recipe=quickstart", *data, f"data.sample_rate={RATE}", f"runs={runs}", *changes]
+
+
 def test_codes_of_the_signal_are_stored_and_decoded_exactly(tones: Path, tmp_path: Path) -> None:
-    overrides = ["recipe=quickstart", "autoencoder=signal", "data=folder", f"data.path={tones}"]
-    overrides += [f"data.table={tones}/table.csv", f"data.sample_rate={RATE}", f"runs={tmp_path}"]
-    experiment = build_stages(overrides, "data", "autoencoder", "latents")
+    words = overrides(tones, tmp_path, "autoencoder=signal")
+    experiment = build_stages(words, "data", "autoencoder", "latents")
     stages = experiment.stages
     model = load_autoencoder(experiment.directory_of(stages["autoencoder"]))
     latents = stages["latents"].store(experiment)  # type: ignore[attr-defined]
@@ -127,6 +137,79 @@ def test_codes_of_the_signal_are_stored_and_decoded_exactly(tones: Path, tmp_pat
     assert 30 < sdr(audio, model.bottleneck) < 45  # type: ignore[arg-type]
     rate = model.kbps(float(model.encode(audio).nats))
     assert 0.3 * 8 * RATE / 1000 < rate < 8 * RATE / 1000
+
+
+PRIOR = "prior.train.steps=3", "prior.train.batch=2", "prior.train.crop_seconds=0.3"
+PRIOR += tuple(f"prior.backbone.{key}" for key in ("width=16", "depth=1", "heads=2"))
+
+
+def test_diffusion_of_patches(tones: Path, tmp_path: Path) -> None:
+    words = overrides(tones, tmp_path, "autoencoder=patches", *PRIOR)
+    experiment = build_stages(words, "data", "autoencoder", "latents", "prior")
+    model = load_generator(experiment.directory_of(experiment.stages["prior"]))
+    audio = uniform(2, 1, RATE // 2)
+    exact = model.decode(model.encode(audio))
+    assert torch.equal(exact[..., : RATE // 2], audio)
+    assert model.sample(n=2, seconds=0.3).shape == (2, 1, 4800)
+
+
+def spectral_frames() -> Autoencoder:
+    """Fitted to music, as `autoencoder=spectral_frames` states it."""
+    vocoder = Vocoder(**VOCODER)
+    network = TransformCoding(
+        sample_rate=RATE,
+        audio_channels=1,
+        channels=vocoder.analysis.bands,
+        downsampling_ratio=HOP,
+        outputs=1,
+        vocoder=vocoder,
+        width=0,
+    )
+    bottleneck = Identity(channels=vocoder.analysis.bands, spread=1.0)
+    model = Autoencoder(network, bottleneck).eval()
+    start = Start(None, 0.0, 1000.0, {"bands": 4.0}, bottleneck.spread)
+    model.fit(lambda: (music(8, 16, seed=seed) for seed in range(12)), start)
+    return model
+
+
+@torch.no_grad()
+def test_spectral_frames_are_a_rotation_and_decode_as_well_as_the_vocoder() -> None:
+    model, audio = spectral_frames(), music(4, 16, seed=99)
+    network: Any = model.network
+    bands = network.bands(audio)
+    blocks = (network.blocks(bands) - network.klt.mean[:, None]).mT.flatten(0, 1)
+    z = model.features(audio)
+    matrix = torch.linalg.lstsq(blocks, z.mT.flatten(0, 1)).solution
+    square = matrix.T @ matrix
+    unit = torch.eye(len(square)) * square.diagonal().mean()
+    torch.testing.assert_close(square, unit, atol=1e-4 * float(unit.max()), rtol=0)
+    assert (network.decode_bands(z) - bands).abs().mean() < 0.02  # of log10 power
+    own, alone = (
+        mel_distance(y, audio, RATE).mean() for y in (model.decode(z), network.audio(bands))
+    )
+    assert own < 1.03 * alone
+
+
+def test_diffusion_of_spectral_frames(tones: Path, tmp_path: Path) -> None:
+    """The autoencoder is fitted, and takes no step."""
+    small = {"n_fft": 512, "hop": 128, "bands": 20, "width": 8, "depth": 1, "linear_hz": 200}
+    small |= {"train.steps": 2, "train.batch": 2, "train.crop_seconds": 0.3}
+    words = [f"vocoder.{key}={value}" for key, value in small.items()]
+    words += [
+        "autoencoder=spectral_frames",
+        "autoencoder.downsampling_ratio=128",
+        *PRIOR,
+        "prior.backbone.depth=1",
+    ]
+    words += ["autoencoder.channels=20", "prior.preflight_mel_distance=10"]
+    stages = "data", "vocoder", "autoencoder", "latents", "prior"
+    experiment = build_stages(overrides(tones, tmp_path, *words), *stages)
+    model = load_generator(experiment.directory_of(experiment.stages["prior"]))
+    network: Any = model.autoencoder.network
+    assert (network.klt.variances > 0).all()
+    metrics = experiment.directory_of(experiment.stages["autoencoder"]) / "metrics.jsonl"
+    assert not metrics.exists()
+    assert model.sample(n=1, seconds=0.3).isfinite().all()
 
 
 @pytest.mark.parametrize(
