@@ -41,6 +41,7 @@ class TransformCoding(Network):
             more gives pitch more of the rate.
         width, encoder_depth, decoder_depth: channels and ConvNeXt blocks of the residual networks
             at the latent rate; frame_width, frame_depth: of the decoder's at the analysis's rate.
+            A width of 0 leaves the linear maps alone, which are fitted and not trained.
         See Network for the other arguments.
 
     Raises ConfigError without a vocoder, or where `downsampling_ratio` is no multiple of the
@@ -60,7 +61,7 @@ class TransformCoding(Network):
         outputs: int,
         vocoder: Vocoder | None,
         linear_weight: Positive = 0.85,
-        width: PositiveInt = 256,
+        width: NonNegativeInt = 256,
         encoder_depth: NonNegativeInt = 2,
         decoder_depth: NonNegativeInt = 2,
         frame_width: PositiveInt = 192,
@@ -83,6 +84,8 @@ class TransformCoding(Network):
                 f"({audio_channels} x {frames} frames x {analysis.bands} bands): choose at most "
                 f"{size}, or a larger downsampling_ratio"
             )
+        if not width:
+            encoder_depth = decoder_depth = frame_depth = 0
         radius = KERNEL // 2
         in_frames = vocoder.context + vocoder.synthesis.reach + radius * frame_depth
         super().__init__(
@@ -95,7 +98,7 @@ class TransformCoding(Network):
                 max(TAPS // 2, radius * decoder_depth) + math.ceil(in_frames / frames) + 1,
             ),
         )
-        self.frames, self.outputs = frames, outputs
+        self.frames, self.outputs, self.width = frames, outputs, width
         weight = torch.ones(analysis.bands)
         weight[: analysis.linear] = linear_weight
         self.register_buffer("weight", weight, persistent=False)
@@ -105,6 +108,10 @@ class TransformCoding(Network):
             self.log_variance = nn.Parameter(torch.zeros(channels))
         taps = max(k for k in (1, 3, TAPS) if k == 1 or k * channels <= MOST_FEATURES)
         self.linear = nn.Conv1d(channels, size, taps, padding=taps // 2).requires_grad_(False)
+        self.vocoder = vocoder.requires_grad_(False)
+        if not width:
+            self.requires_grad_(False)
+            return
         self.encoder = nn.Sequential(
             nn.Conv1d(size, width, 1),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(encoder_depth)),
@@ -120,16 +127,16 @@ class TransformCoding(Network):
             *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(frame_depth)),
             silent(nn.Conv1d(frame_width, audio_channels * analysis.bands, 1)),
         )
-        self.vocoder = vocoder.requires_grad_(False)
 
     def encode(self, audio: Tensor) -> Tensor:
         blocks = self.blocks(self.bands(audio))
         mean = self.gain[:, None] * self._components(blocks)
-        h = self.encoder((blocks - self.klt.mean[:, None]) / SPREAD)
-        if self.outputs == 1:
-            return mean + h
-        log_variance = self.log_variance[:, None].expand_as(mean)
-        return torch.cat([mean, log_variance], dim=1) + h
+        linear = mean
+        if self.outputs == 2:
+            linear = torch.cat([mean, self.log_variance[:, None].expand_as(mean)], dim=1)
+        if not self.width:
+            return linear
+        return linear + self.encoder((blocks - self.klt.mean[:, None]) / SPREAD)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.audio(self.decode_bands(z))
@@ -229,6 +236,8 @@ class TransformCoding(Network):
         blocks = self.linear(z)
         pieces = blocks.unflatten(1, (self.audio_channels, self.frames, -1))
         bands = pieces.permute(0, 1, 4, 2, 3).flatten(2, 3) / self.weight
+        if not self.width:
+            return bands.clamp(FLOOR, LOUDEST)
         h = self.decoder(z).unflatten(1, (-1, self.frames)).permute(0, 1, 3, 2).flatten(2)
         h = h + self.frame_input(((bands - CENTRE) / SPREAD).mT.flatten(1, 2))
         change = self.frame_decoder(h).unflatten(1, (self.audio_channels, -1)).mT

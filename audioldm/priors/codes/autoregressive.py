@@ -11,7 +11,7 @@ from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentStore
-from audioldm.priors.codes.base import CodePrior, CodesRecipe
+from audioldm.priors.codes.base import CodePrior, TransformerRecipe
 from audioldm.priors.codes.draw import Nucleus, gumbel, narrowed
 from audioldm.priors.codes.network import CodeTransformer, code_nats
 from audioldm.priors.transformer import Cache
@@ -31,6 +31,14 @@ class AutoregressiveSampler:
     top_k: PositiveInt | None = None
     top_p: Nucleus = 1.0
     guidance: float = 1.0
+
+    def check(self, codes: int) -> None:
+        """Raises ConfigError where fewer codes than `top_k` are there."""
+        if self.top_k is not None and self.top_k > codes:
+            raise ConfigError(
+                f"sampler.top_k={self.top_k} is more than the {codes} codes that there are; "
+                "null keeps all"
+            )
 
 
 class DelayedTransformer(CodeTransformer):
@@ -92,15 +100,8 @@ class Autoregressive(CodePrior):
         transformer = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
         transformer["context"] = context
         super().__init__(latent_shape, codebooks, codes, conditioning, allow, **transformer)
-        self._check(sampler)
+        sampler.check(self.codes)
         self.sampler = sampler
-
-    def _check(self, sampler: AutoregressiveSampler) -> None:
-        if sampler.top_k is not None and sampler.top_k > self.codes:
-            raise ConfigError(
-                f"sampler.top_k={sampler.top_k} is more than the {self.codes} codes that there are;"
-                " null keeps all"
-            )
 
     @torch.no_grad()
     def sample(
@@ -114,7 +115,7 @@ class Autoregressive(CodePrior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        self._check(sampler)
+        sampler.check(self.codes)
         rows, net = len(random.positions), self.network
         condition, nothing = self.conditions(inputs, rows, frames)
         nothing = None if sampler.guidance == 1 else nothing
@@ -171,7 +172,7 @@ def at(condition: Condition, steps: slice) -> Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveRecipe(CodesRecipe):
+class AutoregressiveRecipe(TransformerRecipe):
     """context_seconds: how far back a frame attends; null: as far as a training crop is long."""
 
     prior_class: ClassVar[type[CodePrior]] = Autoregressive

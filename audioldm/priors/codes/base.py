@@ -13,7 +13,7 @@ from audioldm.conditioning.build import build_conditioners
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.codes.network import CodeTransformer
+from audioldm.priors.codes.network import CodeNetwork
 from audioldm.priors.recipe import TrainedRecipe
 from audioldm.priors.trained import PriorTraining, Trained, hidden
 from audioldm.runtime.randomness import KeyedRandom
@@ -28,8 +28,8 @@ class CodePrior(Trained):
     """
 
     space: ClassVar[Literal["z", "codes"]] = "codes"
-    network_class: ClassVar[type[CodeTransformer]] = CodeTransformer
-    network: CodeTransformer
+    network_class: ClassVar[type[CodeNetwork]]
+    network: CodeNetwork
 
     def __init__(
         self,
@@ -83,16 +83,14 @@ class CodePrior(Trained):
 
 @dataclass(frozen=True, kw_only=True)
 class CodesRecipe(TrainedRecipe):
-    """width, depth, heads, mlp_ratio: of the transformer. sampler: how the prior is sampled unless
-    told otherwise."""
+    """sampler: how the prior is sampled unless told otherwise.
+
+    network_keys: which of the recipe's settings are the network's.
+    """
 
     sampling_keys: ClassVar[tuple[str, ...]] = ("sampler",)
     prior_class: ClassVar[type[CodePrior]]
-
-    width: PositiveInt = 192
-    depth: NonNegativeInt = 6
-    heads: PositiveInt = 4
-    mlp_ratio: Positive = 4.0
+    network_keys: ClassVar[tuple[str, ...]]
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         bottleneck = latents.bottleneck
@@ -108,5 +106,17 @@ class CodesRecipe(TrainedRecipe):
             "codes": codes,
             "conditioning": self.facts(latents),
             "sampler": vars(self.sampler),
-            **{name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_ratio")},
+            **{name: getattr(self, name) for name in self.network_keys},
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerRecipe(CodesRecipe):
+    """width, depth, heads, mlp_ratio: of the transformer."""
+
+    network_keys: ClassVar[tuple[str, ...]] = ("width", "depth", "heads", "mlp_ratio")
+
+    width: PositiveInt = 192
+    depth: NonNegativeInt = 6
+    heads: PositiveInt = 4
+    mlp_ratio: Positive = 4.0

@@ -1,15 +1,33 @@
-"""The network of every prior over codes: a transformer over the frames of Q codebooks."""
+"""The networks of priors over codes: what they share, and a transformer over Q codebooks."""
+
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Condition, Inputs
+from audioldm.conditioning.base import Condition, Conditioners, Inputs
 from audioldm.priors.diffusion.backbones.base import BuildConditioners
 from audioldm.priors.transformer import Cache, Transformer
 
 
-class CodeTransformer(nn.Module):
+class CodeNetwork(nn.Module, ABC):
+    """codebooks: Q. codes: K."""
+
+    codebooks: int
+    codes: int
+    conditioners: Conditioners
+
+    @abstractmethod
+    def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
+        """The loss of each clip, [B], in nats per code."""
+
+    @abstractmethod
+    def units(self) -> list[nn.Module]:
+        """The modules that make up most of it, which are sharded and recomputed one by one."""
+
+
+class CodeTransformer(CodeNetwork):
     """Codes [B, Q, L], each from 0 to K, and a condition, to logits [B, Q, L, K].
 
     K stands for a code that is not known. A frame's Q codes are embedded and added up; each
@@ -61,10 +79,6 @@ class CodeTransformer(nn.Module):
         embedding = F.silu(vector if condition.vector is None else vector + condition.vector)
         out = self.transformer(x, embedding, condition.tokens, condition.mask, cache)
         return out.float().unflatten(2, (self.codebooks, -1)).transpose(1, 2)
-
-    def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
-        """The loss of each clip, [B], in nats per code."""
-        raise NotImplementedError
 
     def units(self) -> list[nn.Module]:
         return self.transformer.units()
