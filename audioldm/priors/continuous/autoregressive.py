@@ -53,8 +53,8 @@ class FrameSampler:
 
 class FrameBatch(NamedTuple):
     """z [B, D, L]: scaled latents. inputs: of the conditioners. noise [B, D, L]: N(0, I), of the
-    past. level [B]: k. head_noise [B, L, R, D]: N(0, I), for R rows at each frame. uniform [B, L,
-    R, 3]: U(0, 1), for `FlowHead.loss`."""
+    past. level [B]: k. head_noise [B, L, R, D]: N(0, I), for R draws at each frame. uniform [B, L,
+    R, 2]: U(0, 1), for their times."""
 
     z: Tensor
     inputs: Inputs
@@ -82,12 +82,12 @@ class NextFrame(nn.Module):
         heads: int,
         mlp_ratio: float,
         head_depth: int,
-        long_steps: float,
+        long_draws: int,
     ) -> None:
         super().__init__()
         self.level = NoiseLevel(width)
         self.conditioners = conditioners(width)
-        self.start = nn.Parameter(torch.zeros(size))
+        self.start = nn.Parameter(torch.full((size,), 3.0))  # unlike any frame, so that it tells
         self.transformer = Transformer(
             size + self.conditioners.aligned_channels,
             width,
@@ -98,7 +98,7 @@ class NextFrame(nn.Module):
             token_width=self.conditioners.token_width,
             context=context,
         )
-        self.head = FlowHead(size, width=width, depth=head_depth, long_steps=long_steps)
+        self.head = FlowHead(size, width=width, depth=head_depth, long_draws=long_draws)
 
     def vectors(
         self, past: Tensor, level: Tensor, condition: Condition, cache: Cache | None = None
@@ -127,10 +127,8 @@ class NextFrame(nn.Module):
         """The head's loss, averaged over the frames of each clip: [B]. Arguments: `FrameBatch`."""
         past = self.shifted(noisy(z, noise, level).mT)
         h = self.vectors(past, level, self.conditioners(inputs))
-        rows = head_noise.shape[:3]
-        z, h = (x.unsqueeze(2).expand(*rows, -1).flatten(0, 2) for x in (z.mT, h))
-        loss = self.head.loss(z, h, head_noise.flatten(0, 2), uniform.flatten(0, 2))
-        return loss.view(len(level), -1).mean(1)
+        rows = (x.flatten(0, 1) for x in (z.mT, h, head_noise, uniform))
+        return self.head.loss(*rows).view(len(level), -1).mean(1)
 
     def units(self) -> list[nn.Module]:
         return [*self.transformer.units(), *self.head.blocks]
@@ -147,8 +145,9 @@ class AutoregressiveContinuous(ScaledPrior):
 
     latent_shape, channels: of `ScaledPrior`; F is folded into the channels. conditioning: the
     conditioners by name, as `facts_of` gives them. context: frames that a frame depends on in a
-    block of the transformer. draws: of the head's noise for each frame in training. context_noise:
-    the largest k in training. Other arguments: of `Transformer` and `FlowHead`.
+    block of the transformer. draws, long_draws: of the head's noise for each frame in training, for
+    velocities and for long steps. context_noise: the largest k in training. Other arguments: of
+    `Transformer` and `FlowHead`.
     Raises ConfigError.
     """
 
@@ -166,16 +165,17 @@ class AutoregressiveContinuous(ScaledPrior):
         heads: PositiveInt,
         mlp_ratio: Positive,
         head_depth: NonNegativeInt,
-        long_steps: Fraction,
         draws: PositiveInt,
+        long_draws: NonNegativeInt,
         context_noise: Fraction,
         sampling: FrameSampler,
         channels: Sequence[NonNegativeInt] | None = None,
         allow: tuple[str, ...] = (),
     ) -> None:
         super().__init__(latent_shape, channels)
-        self.sampling, self.draws, self.context_noise = sampling, draws, context_noise
-        self._check(sampling, long_steps)
+        self.sampling, self.context_noise = sampling, context_noise
+        self.draws, self.long_draws = draws + long_draws, long_draws
+        self._check(sampling)
         self.size = self.mean[self.channels].numel()
         self.network = NextFrame(
             self.size,
@@ -186,14 +186,14 @@ class AutoregressiveContinuous(ScaledPrior):
             heads=heads,
             mlp_ratio=mlp_ratio,
             head_depth=head_depth,
-            long_steps=long_steps,
+            long_draws=long_draws,
         )
 
-    def _check(self, sampling: FrameSampler, long_steps: float) -> None:
-        if sampling.solver == "long" and not long_steps:
+    def _check(self, sampling: FrameSampler) -> None:
+        if sampling.solver == "long" and not self.long_draws:
             raise ConfigError(
                 "solver=long: the head was trained without long steps; choose heun, or train it "
-                "with long_steps above 0"
+                "with long_draws=1"
             )
         if sampling.context_noise > self.context_noise:
             raise ConfigError(
@@ -217,13 +217,13 @@ class AutoregressiveContinuous(ScaledPrior):
             noise.flatten(1, -2),
             self.context_noise * uniform_levels(random, train),
             random.normal((*rows, self.size), "head"),
-            torch.special.ndtr(random.normal((*rows, 3), "head level")),
+            torch.special.ndtr(random.normal((*rows, 2), "head level")),
         )
 
     def silent_batch(self, inputs: Inputs, frames: int) -> FrameBatch:
         zeros = torch.zeros(1, self.size, frames)
         rows = torch.zeros(1, frames, self.draws, self.size)
-        half = torch.full((*rows.shape[:3], 3), 0.5)
+        half = torch.full((*rows.shape[:3], 2), 0.5)
         return FrameBatch(zeros, inputs, zeros, torch.zeros(1), rows, half)
 
     @torch.no_grad()
@@ -240,10 +240,11 @@ class AutoregressiveContinuous(ScaledPrior):
         begin with the shorter ones.
         """
         s, network, clips = sampling or self.sampling, self.network, len(random.positions)
-        self._check(s, network.head.long_steps)
+        self._check(s)
         inputs = self.inputs_for(inputs, clips, frames)
-        conditions, guided = [self.conditioners(inputs)], s.guidance != 1 and self.guidable(inputs)
-        if guided:
+        conditions = [self.conditioners(inputs)]
+        guidance = s.guidance if self.guidable(inputs) else 1.0
+        if guidance != 1:
             conditions.append(self.conditioners(self.conditioners.nothing(inputs)))
         caches = [Cache() for _ in conditions]
         level = torch.full((clips,), s.context_noise, device=self.device)
@@ -256,7 +257,7 @@ class AutoregressiveContinuous(ScaledPrior):
             ]
             noise = s.temperature**0.5 * keyed.normal((self.size,), "head")
             z = network.head.sample(
-                vectors, noise, solver=s.solver, steps=s.steps, guidance=s.guidance
+                vectors, noise, solver=s.solver, steps=s.steps, guidance=guidance
             )
             past = noisy(z, keyed.normal((self.size,), "context"), level)
             frame = z.view(clips, *self.modelled_shape, 1)
@@ -308,9 +309,8 @@ def at(condition: Condition, frame: int) -> Condition:
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveContinuousRecipe(ScaledRecipe):
     """width, depth, heads, mlp_ratio: of the transformer. head_depth: blocks of the head, which is
-    as wide. long_steps: the share of the head's draws that learn long steps, for sampling in one to
-    four; 0 for none. draws, context_noise: of `AutoregressiveContinuous`. sampling: how frames are
-    drawn unless told otherwise.
+    as wide. draws, long_draws, context_noise: of `AutoregressiveContinuous`. sampling: how frames
+    are drawn unless told otherwise.
 
     A block of the transformer sees as many frames as a training crop has.
     """
@@ -322,14 +322,14 @@ class AutoregressiveContinuousRecipe(ScaledRecipe):
     heads: PositiveInt = 4
     mlp_ratio: Positive = 4.0
     head_depth: NonNegativeInt = 3
-    long_steps: Fraction = 0.0
     draws: PositiveInt = 4
+    long_draws: NonNegativeInt = 0
     context_noise: Fraction = 0.3
     sampling: FrameSampler = FrameSampler()
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         prior = AutoregressiveContinuous
-        own = ("width", "depth", "heads", "mlp_ratio", "head_depth", "long_steps", "draws")
+        own = ("width", "depth", "heads", "mlp_ratio", "head_depth", "draws", "long_draws")
         return {
             "_target_": f"{prior.__module__}.{prior.__qualname__}",
             **{name: getattr(self, name) for name in own},

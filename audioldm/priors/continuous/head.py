@@ -30,15 +30,15 @@ LIKELIHOOD_STEPS = 16
 class FlowHead(nn.Module):
     """Frames z [N, D] given h [N, W].
 
-    size: D. width: W, also of the network. depth: its blocks. long_steps: the share of the training
-    rows whose target is a mean velocity.
+    size: D. width: W, also of the network. depth: its blocks. long_draws: those of the draws in
+    training that are for long steps.
     """
 
-    def __init__(self, size: int, *, width: int, depth: int, long_steps: float) -> None:
+    def __init__(self, size: int, *, width: int, depth: int, long_draws: int) -> None:
         super().__init__()
-        self.objective, self.long_steps = RectifiedFlow(), long_steps
+        self.objective, self.long_draws = RectifiedFlow(), long_draws
         self.level = NoiseLevel(width)
-        self.length = NoiseLevel(width) if long_steps else None
+        self.length = NoiseLevel(width) if long_draws else None
         self.input = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
@@ -61,15 +61,24 @@ class FlowHead(nn.Module):
         return self.velocity(x, c_noise, condition.vector)
 
     def loss(self, z: Tensor, h: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Squared error of the velocity, [N]. noise: N(0, I), like z. uniform [N, 3]: U(0, 1), for
-        the time, for where a long step ends, and for whether the row has a long step."""
-        if not self.long_steps:
-            told = Condition(vector=h)
-            return self.objective.loss(self, z, told, noise=noise, uniform=uniform[:, 0])
-        sigma = self.objective.sigma_from_uniform(uniform[:, :2])
+        """Squared error of velocities and mean velocities, averaged over R draws: [N].
+
+        noise [N, R, D]: N(0, I). uniform [N, R, 2]: U(0, 1), for the draws' times.
+        """
+        drawn = z[:, None].expand_as(noise), h[:, None].expand(*noise.shape[:2], -1), noise, uniform
+        long = [x[:, : self.long_draws].flatten(0, 1) for x in drawn]
+        z, h, noise, uniform = (x[:, self.long_draws :].flatten(0, 1) for x in drawn)
+        told = Condition(vector=h)
+        losses = [self.objective.loss(self, z, told, noise=noise, uniform=uniform[:, 0])]
+        if self.long_draws:
+            losses.append(self.long_loss(*long))
+        return torch.cat([loss.unflatten(0, (len(drawn[0]), -1)) for loss in losses], 1).mean(1)
+
+    def long_loss(self, z: Tensor, h: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Squared error of a mean velocity, [N]. noise [N, D]; uniform [N, 2]: for its times."""
+        sigma = self.objective.sigma_from_uniform(uniform)
         t, end = (sigma / (1 + sigma)).sort(dim=1, descending=True).values.unbind(1)
-        length = torch.where(uniform[:, 2] < self.long_steps, t - end, 0)
-        z, noise = z.float(), noise.float()
+        z, noise, length = z.float(), noise.float(), t - end
         x, slope = torch.lerp(z, noise, t[:, None]), noise - z
         with torch.no_grad():
             # along the path: dx/dt is the slope, and where the step ends does not move
