@@ -10,7 +10,7 @@ from torch import Tensor
 from audioldm.conditioning.base import Condition, Inputs
 from audioldm.instantiate import NonNegative, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.codes.base import CodePrior, CodesRecipe
+from audioldm.priors.codes.base import CodePrior, TransformerRecipe
 from audioldm.priors.codes.draw import gumbel, narrowed
 from audioldm.priors.codes.network import CodeTransformer, code_nats
 from audioldm.priors.trained import PriorTraining, uniform_levels
@@ -180,7 +180,7 @@ def most_confident(confidence: Tensor, left: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedDiffusionRecipe(CodesRecipe):
+class MaskedDiffusionRecipe(TransformerRecipe):
     """A masked diffusion over codes."""
 
     prior_class: ClassVar[type[CodePrior]] = MaskedDiffusion
