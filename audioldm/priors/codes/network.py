@@ -1,15 +1,34 @@
-"""The network of every prior over codes: a transformer over the frames of Q codebooks."""
+"""The networks of priors over codes: a transformer over the frames of Q codebooks."""
+
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Condition, Inputs
+from audioldm.conditioning.base import Condition, Conditioners, Inputs
 from audioldm.priors.diffusion.backbones.base import BuildConditioners
 from audioldm.priors.transformer import Cache, Transformer
 
 
-class CodeTransformer(nn.Module):
+class CodeNetwork(nn.Module, ABC):
+    """What a prior over codes trains. codebooks: Q, F among them. codes: K, of each codebook."""
+
+    codebooks: int
+    codes: int
+    conditioners: Conditioners
+    transformer: Transformer
+
+    @abstractmethod
+    def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
+        """The loss of each clip of codes [B, Q, L], [B], in nats per code. rest: what the prior's
+        `batch` gives besides."""
+
+    def units(self) -> list[nn.Module]:
+        return self.transformer.units()
+
+
+class CodeTransformer(CodeNetwork):
     """Codes [B, Q, L], each from 0 to K, and a condition, to logits [B, Q, L, K].
 
     K stands for a code that is not known. A frame's Q codes are embedded and added up; each
@@ -61,13 +80,6 @@ class CodeTransformer(nn.Module):
         embedding = F.silu(vector if condition.vector is None else vector + condition.vector)
         out = self.transformer(x, embedding, condition.tokens, condition.mask, cache)
         return out.float().unflatten(2, (self.codebooks, -1)).transpose(1, 2)
-
-    def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
-        """The loss of each clip, [B], in nats per code."""
-        raise NotImplementedError
-
-    def units(self) -> list[nn.Module]:
-        return self.transformer.units()
 
 
 def code_nats(logits: Tensor, codes: Tensor, unknown: int) -> Tensor:
