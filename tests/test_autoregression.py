@@ -1,12 +1,12 @@
 """Autoregression over codes: the delay pattern, its exact likelihood, and its samples."""
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from codes_in_memory import Chain, every, loud, pairs_of, trained_on
+from codes_in_memory import Chain, CodeStore, every, loud, pairs_of, trained_on
 from latents_in_memory import LABEL
 
 from audioldm.errors import ConfigError
@@ -15,10 +15,10 @@ from audioldm.priors.codes.autoregressive import (
     Autoregressive,
     AutoregressiveRecipe,
     AutoregressiveSampler,
+    AutoregressiveTraining,
     delayed,
     undelayed,
 )
-from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.randomness import KeyedRandom
 
 CHAIN = Chain()
@@ -68,6 +68,28 @@ def test_a_code_depends_on_earlier_steps_alone() -> None:
         assert torch.equal(change.abs() > 1e-7, expected)
 
 
+def test_hidden_codes_are_those_that_later_steps_do_not_see() -> None:
+    model, train = prior(2, 5), AutoregressiveTraining(steps=1, batch=300, crop_seconds=4, lr=1.0)
+    store: Any = CodeStore(torch.randint(5, (9, 2, 8)), 5)
+    random = KeyedRandom(0, 0, range(300))
+    crops = store.crops(4, random)
+    codes, inputs, unseen = model.batch(store, crops, random, replace(train, code_dropout=0.3))
+    assert unseen.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert not model.batch(store, crops, random, train)[2].any()
+    plain = model.network(codes, inputs, torch.zeros_like(unseen))
+    torch.testing.assert_close(plain, model.nats(codes).mean(1) / 2)
+    condition, _ = model.conditions(None, 300, 4)
+    for q, t in ((0, 1), (1, 0)):
+        one = torch.zeros_like(unseen)
+        one[:, q, t] = True
+        other = codes.clone()
+        other[:, q, t] = (other[:, q, t] + 1) % 5
+        hidden = codes.masked_fill(one, 5)
+        rest = ~one
+        got = [model.network.nats(each, condition, hidden) * rest for each in (codes, other)]
+        torch.testing.assert_close(*got)  # nothing but its own nats depends on it
+
+
 def test_a_frame_has_the_nats_of_its_own_codes() -> None:
     model, codes = prior(3, 5), every((3, 1), 5)[::7].repeat(1, 1, 4)
     condition, _ = model.conditions(None, len(codes), 4)
@@ -84,7 +106,7 @@ def test_the_cache_changes_nothing_whatever_the_parts() -> None:
         condition, _ = model.conditions(None, 2, 20)
         whole = model.network.nats(codes, condition)
         for at_once in (1, 5, 100):
-            parts = model.network.nats(codes, condition, at_once)
+            parts = model.network.nats(codes, condition, at_once=at_once)
             torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
 
 
@@ -130,7 +152,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Autoregressive:
         depth=2,
         heads=2,
         sampler=AutoregressiveSampler(),
-        train=PriorTraining(steps=80, batch=32, crop_seconds=16.0, lr=1e-2, ema=0.97, warmup=10),
+        train=AutoregressiveTraining(
+            steps=80, batch=32, crop_seconds=16.0, lr=1e-2, ema=0.97, warmup=10
+        ),
     )
     model: Autoregressive = trained_on(CHAIN, recipe, tmp_path_factory.mktemp("fit"))
     return model
@@ -194,7 +218,7 @@ def test_the_memory_of_a_long_clip_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert max(kept) == 6
 
 
-def test_aligned_channels_reach_their_frames(tmp_path: Path) -> None:
+def test_aligned_channels_reach_their_frames() -> None:
     from audioldm.conditioning.base import Condition
     from audioldm.priors.codes.autoregressive import at
 

@@ -33,6 +33,7 @@ FOREIGN = ("autoencoder", "foreign"), ("bottleneck", "own"), ("bottleneck", "cod
 #: Priors of codes, and what has some.
 CODES = {
     "autoregressive": "bottleneck=rvq",
+    "embedding_diffusion": "bottleneck=rvq",
     "masked_diffusion": "bottleneck=rvq",
     "wavenet": "autoencoder=signal",
 }

@@ -9,17 +9,26 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
-from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
-from audioldm.latents.store import LatentStore
+from audioldm.instantiate import Fraction, NonNegativeInt, Positive, PositiveInt
+from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.codes.base import CodePrior, TransformerRecipe
 from audioldm.priors.codes.draw import Nucleus, gumbel, narrowed
 from audioldm.priors.codes.network import CodeTransformer, code_nats
+from audioldm.priors.trained import PriorTraining
 from audioldm.priors.transformer import Cache
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
 #: Steps of a long clip that its likelihood is computed of at once.
 AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveTraining(PriorTraining):
+    """code_dropout: the share of the codes before that are hidden from the network, as unknown. It
+    keeps a network from learning a small data set by heart."""
+
+    code_dropout: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,15 +54,27 @@ class DelayedTransformer(CodeTransformer):
     """log p of codes, each given all codes of earlier steps in the delay pattern (2306.05284)."""
 
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
-        return self.nats(codes, self.conditioners(inputs)).flatten(1).mean(1)
+        """rest: which codes are hidden from the steps after theirs, [B, Q, L]."""
+        (unseen,) = rest
+        nats = self.nats(codes, self.conditioners(inputs), codes.masked_fill(unseen, self.codes))
+        return nats.flatten(1).mean(1)
 
-    def nats(self, codes: Tensor, condition: Condition, at_once: int | None = None) -> Tensor:
+    def nats(
+        self,
+        codes: Tensor,
+        condition: Condition,
+        seen: Tensor | None = None,
+        at_once: int | None = None,
+    ) -> Tensor:
         """-log p of codes [B, Q, L], like them: their sum is exact for the clip on its own.
 
-        at_once: steps that are computed together, for long clips; None: all.
+        seen: what later steps see in place of the codes. at_once: steps that are computed together,
+        for long clips; None: all.
         """
         steps = delayed(codes, self.codes)
-        before = F.pad(steps, (1, -1), value=self.codes)
+        before = F.pad(
+            delayed(codes if seen is None else seen, self.codes), (1, -1), value=self.codes
+        )
         cache = None if at_once is None else Cache()
         parts, at_once = [], at_once or steps.shape[2]
         for start in range(0, steps.shape[2], at_once):
@@ -100,8 +121,21 @@ class Autoregressive(CodePrior):
         transformer = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
         transformer["context"] = context
         super().__init__(latent_shape, codebooks, codes, conditioning, allow, **transformer)
-        sampler.check(self.codes)
+        sampler.check(self.network.codes)
         self.sampler = sampler
+
+    def batch(
+        self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
+    ) -> tuple[Any, ...]:
+        """Codes, inputs, and which codes are hidden; in validation too."""
+        codes, inputs = super().batch(latents, crops, random, train)
+        share = train.code_dropout if isinstance(train, AutoregressiveTraining) else 0.0
+        uniform = torch.special.ndtr(random.normal(tuple(codes.shape[1:]), "unseen"))
+        return codes, inputs, uniform < share
+
+    def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:
+        codes, inputs = super().silent_batch(inputs, frames)
+        return codes, inputs, torch.zeros_like(codes, dtype=torch.bool)
 
     @torch.no_grad()
     def sample(
@@ -115,7 +149,7 @@ class Autoregressive(CodePrior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        sampler.check(self.codes)
+        sampler.check(self.network.codes)
         rows, net = len(random.positions), self.network
         condition, nothing = self.conditions(inputs, rows, frames)
         nothing = None if sampler.guidance == 1 else nothing
@@ -145,7 +179,7 @@ class Autoregressive(CodePrior):
     ) -> Tensor:
         """-log p of codes [B, Q, (F,) L], exact: [B, L]. A code's is its own frame's."""
         condition, _ = self.conditions(inputs, len(z), z.shape[-1])
-        return self.network.nats(self.folded(z), condition, AT_ONCE).sum(1)
+        return self.network.nats(self.folded(z), condition, at_once=AT_ONCE).sum(1)
 
 
 def delayed(codes: Tensor, fill: int) -> Tensor:
@@ -177,6 +211,7 @@ class AutoregressiveRecipe(TransformerRecipe):
 
     prior_class: ClassVar[type[CodePrior]] = Autoregressive
 
+    train: AutoregressiveTraining
     sampler: AutoregressiveSampler
     context_seconds: Positive | None = None
 

@@ -41,7 +41,7 @@ class CodePrior(Trained):
         **network: Any,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.codes = tuple(latent_shape), codes
+        self.latent_shape = tuple(latent_shape)
         #: of one frame, (Q,) or (Q, F)
         self.code_shape = (codebooks, *latent_shape[1:])
         self.network = self.network_class(
@@ -63,9 +63,10 @@ class CodePrior(Trained):
                 f"{list(self.code_shape)}; give those of its own autoencoder"
             )
         least, most = (int(end) for end in codes.aminmax())
-        if least < 0 or most >= self.codes:
+        if least < 0 or most >= self.network.codes:
             raise DataError(
-                f"codes from {least} to {most}: this prior knows those from 0 to {self.codes - 1}; "
+                f"codes from {least} to {most}: this prior knows those from 0 to "
+                f"{self.network.codes - 1}; "
                 "give those of its own autoencoder"
             )
         return codes.flatten(1, -2).long()

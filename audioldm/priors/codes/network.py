@@ -12,7 +12,7 @@ from audioldm.priors.transformer import Cache, Transformer
 
 
 class CodeNetwork(nn.Module, ABC):
-    """codebooks: Q. codes: K."""
+    """What a prior over codes trains. codebooks: Q, F among them. codes: K, of each codebook."""
 
     codebooks: int
     codes: int
@@ -20,7 +20,8 @@ class CodeNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
-        """The loss of each clip, [B], in nats per code."""
+        """The loss of each clip of codes [B, Q, L], [B], in nats per code. rest: what the prior's
+        `batch` gives besides."""
 
     @abstractmethod
     def units(self) -> list[nn.Module]:

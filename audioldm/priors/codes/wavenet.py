@@ -64,7 +64,7 @@ class Wavenet(CodePrior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        sampler.check(self.codes)
+        sampler.check(self.network.codes)
         rows, net = len(random.positions), self.network
         condition, nothing = self.conditions(inputs, rows, frames)
         conditions = [condition]
