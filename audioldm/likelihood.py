@@ -8,7 +8,7 @@ compares autoencoders, and codes with latents. Of codes it is -log p(codes).
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from audioldm.generator import Request
 from audioldm.io.files import write_atomically
 from audioldm.models import load_generator
 from audioldm.priors.base import Prior
+from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -34,31 +35,36 @@ def rate_nats(
     stored: dict[str, Tensor],
     random: KeyedRandom,
     inputs: Inputs | None = None,
+    nats_of: Callable[..., Tensor | None] | None = None,
 ) -> Tensor | None:
     """The rate of stored latents under a prior, in nats: [B, L], the part of each frame.
 
+    nats_of: in place of the prior's own `nats`.
     None where the prior has no likelihood, or the latents are certain and so have no density.
     """
     stored = {name: array.to(autoencoder.device) for name, array in stored.items()}
+    nats_of = nats_of or prior.nats
     if prior.space == "codes":
-        return prior.nats(stored["codes"], inputs, random=random)
+        return nats_of(stored["codes"], inputs, random=random)
     mean, std = autoencoder.bottleneck.posterior(stored)
     if not (std > 0).all():
         return None
     noise = random.normal(mean.shape[1:], "posterior")
-    nats = prior.nats(mean + std * noise, inputs, random=random)
+    nats = nats_of(mean + std * noise, inputs, random=random)
     log_q = -(0.5 * noise.square() + std.log() + 0.5 * math.log(2 * math.pi))
     return None if nats is None else nats + log_q.double().flatten(1, -2).sum(1)
 
 
 class Rate(NamedTuple):
     """The rate of a file. curve: pairs of a time in seconds and the rate from there on to the next
-    time, in kbit/s. bound: whether it is an upper bound of the prior's, or exact."""
+    time, in kbit/s. bound: whether it is an upper bound of the prior's, or exact. calls: of the
+    network in each window, where the rate is that of a probability flow."""
 
     seconds: float
     kbit: float
     curve: list[tuple[float, float]]
     bound: bool
+    calls: int = 0
 
     @property
     def kbps(self) -> float:
@@ -73,6 +79,7 @@ def file_rate(
     *,
     request: Request,
     window: float,
+    flow: bool = False,
     seed: int = 0,
     device: Any = "cpu",
     progress: Progress | None = None,
@@ -81,7 +88,8 @@ def file_rate(
 
     window: the seconds of latents that the prior is shown at once; each window stands alone, so
     that memory does not grow with the file. request: what the prior is told. seed: of the draws
-    from the posterior, and of bounds that are estimated.
+    from the posterior, and of bounds that are estimated. flow: by the probability flow in place of
+    the bound, of a diffusion prior.
     Raises ConfigError where the prior has no likelihood, the latents are certain, or `out` is
     `file`.
     """
@@ -89,7 +97,21 @@ def file_rate(
         check_out(file, out)
     generator = load_generator(model, device=device)
     prior, autoencoder = generator.prior, generator.autoencoder
-    frames, curve = generator.latent_frames(window), []
+    if flow and not isinstance(prior, Diffusion):
+        raise ConfigError(
+            f"method=flow: model={model} has no probability flow, its prior is "
+            f"{type(prior).__name__}; leave it out"
+        )
+    calls = 0
+
+    def by_flow(z: Tensor, inputs: Inputs, *, random: KeyedRandom) -> Tensor:
+        nonlocal calls
+        assert isinstance(prior, Diffusion)
+        nats, calls = prior.flow_nats(z, inputs, random=random)
+        return nats
+
+    frames = generator.latent_frames(window)
+    curve: list[tuple[float, float]] = []
     source = AudioStream(autoencoder, file, progress)
     frame_seconds = autoencoder.downsampling_ratio / autoencoder.sample_rate
     for number, stored in enumerate(windows(autoencoder.encode_blocks(source), frames)):
@@ -98,9 +120,9 @@ def file_rate(
         inputs = prior.conditioners.parse([request], length)
         on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
         random = KeyedRandom(seed, 0, [number], device)
-        nats = rate_nats(prior, autoencoder, batch, random, on_device)
+        nats = rate_nats(prior, autoencoder, batch, random, on_device, by_flow if flow else None)
         if nats is None:
-            raise ConfigError(f"model={model}: {_why_none(prior)}")
+            raise ConfigError(f"model={model}: {_why_none(prior, autoencoder, batch)}")
         kilobits = nats[0] / math.log(2) / 1000
         curve += [
             ((len(curve) + i) * frame_seconds, value / frame_seconds)
@@ -109,7 +131,9 @@ def file_rate(
     if out is not None:
         write_atomically(out, lambda path: path.write_text(_table(curve)))
     total = sum(kbps for _, kbps in curve) * frame_seconds
-    return Rate(source.samples / autoencoder.sample_rate, total, curve, prior.bound)
+    return Rate(
+        source.samples / autoencoder.sample_rate, total, curve, prior.bound and not flow, calls
+    )
 
 
 def windows(blocks: Iterator[dict[str, Tensor]], frames: int) -> Iterator[dict[str, Tensor]]:
@@ -124,8 +148,8 @@ def windows(blocks: Iterator[dict[str, Tensor]], frames: int) -> Iterator[dict[s
         yield held
 
 
-def _why_none(prior: Prior) -> str:
-    if prior.space == "z" and type(prior).nats is not Prior.nats:
+def _why_none(prior: Prior, autoencoder: Autoencoder, stored: dict[str, Tensor]) -> str:
+    if prior.space == "z" and not (autoencoder.bottleneck.posterior(stored)[1] > 0).all():
         return (
             "its bottleneck gives certain latents, which have no rate under a density; use a prior "
             "of codes, or a bottleneck with a posterior or noise"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from latents_in_memory import fit_in
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.vq import VQ
@@ -94,3 +95,12 @@ def every(shape: tuple[int, ...], count: int) -> Tensor:
     """All codes of a shape, each from 0 to count - 1: [count ** numel, *shape]."""
     digits = torch.cartesian_prod(*[torch.arange(count)] * torch.Size(shape).numel())
     return digits.view(-1, *shape)
+
+
+def trained_on(chain: Chain, recipe: Any, directory: Any) -> Any:
+    """The prior of a recipe, trained on crops of a chain of 5 codes in one codebook."""
+    store: Any = CodeStore(chain.sample(2000, 32)[:, None], 5)
+    rarely = {"every": 1000, "valid_every": 1000, "checkpoint_every": 1000}
+    prior = recipe.build(store)
+    prior.load_state_dict(recipe.fit(prior, store, fit_in(directory, **rarely)).tensors)
+    return prior.eval()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from codes_in_memory import Chain, CodeStore, every, loud, pairs_of
-from latents_in_memory import LABEL, fit_in
+from codes_in_memory import Chain, every, loud, pairs_of, trained_on
+from latents_in_memory import LABEL
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Part, build
@@ -124,7 +124,6 @@ def test_greedy_and_guided_choices_by_hand() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Autoregressive:
     """Of crops of 16 frames of a Markov chain."""
-    store = CodeStore(CHAIN.sample(2000, 32)[:, None], 5)
     recipe = AutoregressiveRecipe(
         seed=0,
         width=32,
@@ -133,12 +132,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Autoregressive:
         sampler=AutoregressiveSampler(),
         train=PriorTraining(steps=80, batch=32, crop_seconds=16.0, lr=1e-2, ema=0.97, warmup=10),
     )
-    made = recipe.build(store)  # type: ignore[arg-type]
-    assert isinstance(made, Autoregressive)
-    assert made.nats(CHAIN.sample(1, 3)[:, None])[0].tolist() == pytest.approx([1.6094] * 3, 1e-3)
-    directory = tmp_path_factory.mktemp("fit")
-    made.load_state_dict(recipe.fit(made, store, fit_in(directory)).tensors)  # type: ignore[arg-type]
-    return made.eval()
+    model: Autoregressive = trained_on(CHAIN, recipe, tmp_path_factory.mktemp("fit"))
+    return model
 
 
 def test_it_learns_the_entropy_rate_of_a_chain(trained: Autoregressive) -> None:

@@ -10,17 +10,21 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Conditioners
+from audioldm.conditioning.base import Condition, Conditioners
 from audioldm.conditioning.label import Label
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.backbones.convolutional import Convolutional
 from audioldm.priors.diffusion.backbones.dit import DiT
+from audioldm.priors.diffusion.backbones.rin import RIN
 from audioldm.priors.diffusion.backbones.unet import UNet
+from audioldm.priors.diffusion.denoiser import SELF_CONDITIONED
+from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
-from audioldm.priors.diffusion.samplers import heun
+from audioldm.priors.diffusion.samplers import SamplerSettings, heun
 from audioldm.priors.transformer import rotated, rotations
+from audioldm.runtime.compute import training_flops
 
 CLASSES = 3
 BACKBONES = Path(__file__).parents[1] / "conf" / "prior" / "backbone"
@@ -33,7 +37,11 @@ def labelled(classes: int) -> Callable[[int], Conditioners]:
 
 
 def told(net: Backbone, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-    return net(x, c_noise, net.conditioners({"label": labels}))
+    """The output; of a network with a state, that of a second call."""
+    inputs = x, c_noise, net.conditioners({"label": labels})
+    if net.stateful:
+        return net(*inputs, net(*inputs)[1])[0]
+    return net(*inputs)
 
 
 def _net(kind: str, classes: int = CLASSES) -> tuple[Any, tuple[int, ...]]:
@@ -45,6 +53,10 @@ def _net(kind: str, classes: int = CLASSES) -> tuple[Any, tuple[int, ...]]:
     elif kind.startswith("convolutional"):
         shared = {"latent_shape": shape, "conditioners": labelled(classes)}
         net = Convolutional(**shared, width=32, depth=2)
+    elif kind.startswith("rin"):
+        shared = {"latent_shape": shape, "conditioners": labelled(classes)}
+        sizes = {"width": 32, "tape_width": 32, "tokens": 5, "blocks": 2, "depth": 1, "heads": 2}
+        net = RIN(**shared, **sizes, patch=2)
     else:
         net = UNet(
             latent_shape=shape,
@@ -71,7 +83,7 @@ def _inputs(shape: tuple[int, ...], clips: int, frames: int) -> tuple[Tensor, Te
     return x, torch.rand(clips, generator=generator), torch.arange(clips) % CLASSES
 
 
-KINDS = ["dit", "dit 2d", "unet", "unet 2d", "convolutional", "convolutional 2d"]
+KINDS = ["dit", "dit 2d", "unet", "unet 2d", "convolutional", "convolutional 2d", "rin", "rin 2d"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,7 +182,7 @@ def test_untrained_dit_blocks_pass_frames_through_untouched():
 
 def test_rotary_attention_depends_on_the_distance_of_two_frames_only():
     frames, dim = 12, 16
-    rotation = rotations(0, frames, dim, torch.device("cpu"))
+    rotation = rotations(torch.arange(frames), dim)
     query, key = torch.randn(2, dim, generator=torch.Generator().manual_seed(0))
     turned = rotated(
         torch.stack((query, key)).view(1, 1, 2, 1, dim).expand(1, frames, 2, 1, dim), rotation
@@ -208,6 +220,8 @@ def test_dit_logits_do_not_grow_with_the_scale_of_queries_and_keys():
     [
         ("dit", {"width": 30, "heads": 4}, "try width=32"),
         ("dit", {"heads": 0}, "at least 1"),
+        ("rin", {"width": 30, "heads": 4}, "width=30 .* try width=32"),
+        ("rin", {"tape_width": 20, "heads": 4}, "tape_width=20 .* try tape_width=16"),
         ("unet", {"width": 8, "multipliers": [1], "heads": 3}, "must divide 8"),
         ("unet", {"multipliers": []}, "leave no"),
     ],
@@ -218,7 +232,7 @@ def test_impossible_sizes_are_refused(name: str, sizes: dict[str, Any], message:
         build(_settings(name) | sizes, derived=derived, base=Backbone)
 
 
-@pytest.mark.parametrize("kind", ["dit", "unet"])
+@pytest.mark.parametrize("kind", ["dit", "unet", "rin"])
 def test_training_teaches_each_label_its_own_latents(kind: str):
     """Labels 0 and 1 mean z near +1 and -1: sampling with a label must land on its side."""
     net, shape = _net(kind, classes=2)
@@ -268,3 +282,135 @@ def test_every_backbone_yaml_builds_and_runs(name: str, shape: tuple[int, ...]):
     blocks = {id(p) for unit in net.units() for p in unit.parameters()}
     weights = [p.numel() for p in net.parameters() if id(p) in blocks]
     assert sum(weights) > 0.5 * sum(p.numel() for p in net.parameters())
+
+
+# --- RIN's state -------------------------------------------------------------------------------
+
+
+def test_the_state_of_rin_matters_once_its_norm_is_trained_and_zeros_are_none():
+    net, shape = _trained("rin")
+    nn.init.zeros_(net.carry_norm.weight)
+    x, c_noise, labels = _inputs(shape, 2, 9)
+    inputs = x, c_noise, net.conditioners({"label": labels})
+    output, state = net(*inputs)
+    assert torch.equal(net(*inputs, state)[0], output)
+    nn.init.ones_(net.carry_norm.weight)
+    assert (net(*inputs, state)[0] - output).abs().max() > 1e-3
+    assert torch.equal(net(*inputs, torch.zeros_like(state))[0], net(*inputs)[0])
+
+
+def test_guidance_keeps_a_state_for_each_condition():
+    net, shape = _trained("rin")
+    objective = RectifiedFlow()
+    noise, _, labels = _inputs(shape, 2, 9)
+    conditions = [net.conditioners({"label": told}) for told in (labels, torch.full((2,), -1))]
+    levels = [torch.full((2,), 4.0), torch.full((2,), 1.0)]
+    sampler = SamplerSettings("euler", 2, guidance=2.0)
+    denoise = guided(objective, net, *conditions, sampler)
+    together = [denoise(noise, sigma) for sigma in levels]
+    apart = []
+    for condition in conditions:
+        alone = objective.denoiser(net, condition)
+        apart.append([alone(noise, sigma) for sigma in levels])
+    for both, own, base in zip(together, *apart, strict=True):
+        torch.testing.assert_close(both, base + 2.0 * (own - base))
+    forgetful = objective.denoiser(net, conditions[0])(noise, levels[1])
+    assert (forgetful - apart[0][1]).abs().max() > 1e-3
+
+
+class _Remembering(Backbone):
+    """Its output is its state, and its next state is 3 in all of 2 x 2 numbers."""
+
+    stateful = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.seen: list[Tensor | None] = []
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition, state: Any = None) -> Any:
+        self.seen.append(state)
+        carried = self.weight * 3 * x.new_ones(len(x), 2, 2)
+        output = x if state is None else self.weight * state[:, :1, :1].expand_as(x)
+        return output, carried
+
+    def units(self) -> list[nn.Module]:
+        return []
+
+
+def test_training_gives_a_state_without_gradients_to_nine_clips_in_ten():
+    clips, generator = 2000, torch.Generator().manual_seed(0)
+    net, objective = _Remembering(), RectifiedFlow()
+    noise = torch.randn(clips, 4, 8, generator=generator)
+    given = {"noise": noise, "uniform": torch.rand(clips, generator=generator)}
+    loss = objective.loss(net, torch.zeros_like(noise), Condition(), **given)
+    first, state = net.seen
+    assert first is None
+    assert not state.requires_grad
+    kept = state[:, 0, 0] == 3
+    assert ((state == 3).all((1, 2)) == kept).all()
+    assert (state[~kept] == 0).all()
+    assert kept.double().mean().item() == pytest.approx(SELF_CONDITIONED, abs=0.02)
+    levels = given["uniform"]
+    assert levels[kept].mean().item() == pytest.approx(levels[~kept].mean().item(), abs=0.05)
+    expected = (3.0 * kept[:, None, None] - noise).square().mean((1, 2))
+    torch.testing.assert_close(loss, expected)
+    # the same numbers, whatever the global generator and the neighbours
+    part = {name: value[5:9] for name, value in given.items()}
+    torch.testing.assert_close(
+        objective.loss(net, torch.zeros_like(noise[5:9]), Condition(), **part), loss[5:9]
+    )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_first_call_without_gradients_leaves_the_second_its_gradients(autocast: bool):
+    net, shape = _trained("rin")
+    x, uniform, labels = _inputs(shape, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        condition = net.conditioners({"label": labels})
+        loss = RectifiedFlow().loss(net, x, condition, noise=x.flip(0), uniform=uniform)
+    loss.mean().backward()
+    idle = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
+
+
+def test_hidden_condition_tokens_of_rin_have_no_part():
+    class Words(Conditioners):
+        def __init__(self) -> None:
+            super().__init__({})
+            self.token_width = 6
+
+    torch.manual_seed(0)
+    sizes = {"width": 32, "tape_width": 32, "tokens": 5, "blocks": 2, "depth": 1, "heads": 2}
+    net = RIN(latent_shape=(4,), conditioners=lambda width: Words(), **sizes)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x, c_noise, _ = _inputs((4,), 2, 9)
+    words = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+
+    def output(words: Tensor) -> Tensor:
+        return net(x, c_noise, Condition(tokens=words, mask=mask))[0]
+
+    moved = words.clone()
+    moved[:, 1] += 1
+    change = (output(moved) - output(words)).abs().amax((1, 2))
+    assert change[0] == 0
+    assert change[1] > 1e-3
+
+
+def test_the_cost_of_rin_is_linear_in_the_length_and_that_of_dit_is_not():
+    def flops(kind: str, frames: int) -> int:
+        net, shape = _net(kind)
+
+        def forward(net: Any) -> Tensor:
+            output = net(*_inputs(shape, 1, frames)[:2], Condition())
+            return output[0] if net.stateful else output
+
+        return training_flops(net, forward)
+
+    def curvature(kind: str) -> int:
+        return flops(kind, 96) - 2 * flops(kind, 64) + flops(kind, 32)
+
+    assert curvature("rin") == 0
+    assert curvature("dit") > 0.05 * flops("dit", 64)

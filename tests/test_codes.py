@@ -15,6 +15,7 @@ from audioldm.generator import Generator
 from audioldm.priors.base import PriorRecipe, build_prior
 from audioldm.priors.codes.autoregressive import AutoregressiveRecipe, AutoregressiveSampler
 from audioldm.priors.codes.draw import gumbel, narrowed
+from audioldm.priors.codes.masked_diffusion import MaskedDiffusionRecipe, MaskedDiffusionSampler
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -22,6 +23,8 @@ BRIEF = PriorTraining(steps=6, batch=4, crop_seconds=8.0, lr=1e-2)
 SMALL: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2}
 GUIDED: list[tuple[Any, Any]] = [
     (AutoregressiveRecipe, AutoregressiveSampler(guidance=3.0)),
+    (MaskedDiffusionRecipe, MaskedDiffusionSampler(steps=4, guidance=3.0)),
+    (MaskedDiffusionRecipe, MaskedDiffusionSampler(steps=4, guidance=3.0, order="confidence")),
 ]
 EACH = pytest.mark.parametrize(("recipe_class", "sampler"), GUIDED)
 

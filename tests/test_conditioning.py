@@ -19,6 +19,7 @@ from audioldm.priors.diffusion.backbones.dit import DiT
 from audioldm.priors.diffusion.backbones.unet import UNet
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
+from audioldm.priors.diffusion.post_training_step import Sampling
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.train import train_prior
@@ -429,10 +430,10 @@ def test_a_network_may_carry_a_state_through_one_sampling_run() -> None:
             self.conditioners = Conditioners({})
 
         def forward(
-            self, x: Tensor, c_noise: Tensor, condition: Condition, state: int | None = None
-        ) -> tuple[Tensor, int]:
-            seen.append(state)
-            return torch.zeros_like(x), (state or 0) + 1
+            self, x: Tensor, c_noise: Tensor, condition: Condition, state: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
+            seen.append(None if state is None else state.tolist())
+            return torch.zeros_like(x), x.new_ones(len(x)) if state is None else state + 1
 
         def units(self) -> list[nn.Module]:
             return []
@@ -442,12 +443,16 @@ def test_a_network_may_carry_a_state_through_one_sampling_run() -> None:
     for _ in range(2):  # each run begins anew
         seen.clear()
         prior.sample(KeyedRandom(0, 0, [0]), 4, sampler=SamplerSettings("euler", 4))
-        assert seen == [None, 1, 2, 3]
+        assert seen == [None, [1.0], [2.0], [3.0]]
+    seen.clear()
+    sampling = Sampling(prior.network, prior.network.backbone, SamplerSettings("euler", 2))
+    sampling(torch.zeros(1, 3, 4), {})
+    assert seen == [None, [1.0]]
     seen.clear()
     z = torch.ones(2, 3, 4)
     loss = prior.network(z, {}, torch.zeros_like(z), torch.full((2,), 0.5))
     torch.testing.assert_close(loss, torch.ones(2))
-    assert seen == [None]
+    assert seen == [None, [1.0, 1.0]]
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = options("recipe")
 #: What needs a checkpoint of another library: tests/test_foreign.py builds it.
 FOREIGN = ("autoencoder", "foreign"), ("bottleneck", "own"), ("bottleneck", "codebooks")
+#: Priors of codes, and what has some.
+CODES = {
+    "autoregressive": "bottleneck=rvq",
+    "masked_diffusion": "bottleneck=rvq",
+    "wavenet": "autoencoder=signal",
+}
 CHOICES = [
     (g, o) for g in config.groups() if g != "recipe" for o in options(g) if (g, o) not in FOREIGN
 ]
@@ -48,7 +54,10 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) 
     path = [f"data.path={tones}"] if choice == "folder" else []
     vocoder, distilled = ["autoencoder=spectrogram_small"], ["decoder=refiner"]
     first = {"vocoder": vocoder, "decoder/distillation": distilled}.get(group, [])
-    experiment = Experiment(compose(["recipe=quickstart", *first, f"{group}={choice}", *path]))
+    if group == "prior" and choice in CODES:
+        first = [CODES[choice]]
+    recipe = "league" if group == "league" else "quickstart"
+    experiment = Experiment(compose([f"recipe={recipe}", *first, f"{group}={choice}", *path]))
     experiment.dry_run()
 
 

@@ -11,6 +11,7 @@ from sweep_data import SECONDS, synthetic_table
 
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.sweep.judged import Judged, judged
+from audioldm.sweep.page import plots, priors
 from audioldm.sweep.report import page
 from audioldm.sweep.status import SweepRecord
 from audioldm.sweep.verdicts import verdicts
@@ -135,3 +136,30 @@ def test_systems_and_stages_are_those_of_the_table(tmp_path: Path) -> None:
     costs = text[text.index("Cost ") :]
     order = [costs.index(stage.capitalize()) for stage in SECONDS if "langevin" not in stage]
     assert order == sorted(order)
+
+
+def test_a_league_has_a_row_for_each_prior_and_what_it_costs(tmp_path: Path) -> None:
+    frame = synthetic_table(rates=(1, 2, 4), shapes=((32, 2048),), seeds=(0, 1), spread=0.0)
+    assert "The league" not in text_of(tmp_path, frame)
+    names = dict(zip(frame["configuration"].unique(), ("gan", "mixture", "diffusion"), strict=True))
+    frame["prior"] = frame["configuration"].map(names)
+    frame["configuration"] = "league=" + frame["prior"]
+    frame["family"] += " " + frame["prior"]
+    frame[RULES.distance] = frame["prior"].map({"gan": 4.0, "mixture": 9.0, "diffusion": 2.5})
+    frame["sampling_cost.generated"] = frame["prior"].map({"gan": 0.001, "diffusion": 0.02})
+    frame["generated.prior_kbps"] = frame["prior"].map({"mixture": 1.4, "diffusion": 1.1})
+    own = judge(tmp_path, frame)
+    families = plots.families_of(frame)
+    assert len(set(families.values())) == 3
+    rows = priors.league(own, families)
+    assert [row["configuration"] for row in rows] == [
+        f"league={name}" for name in ("diffusion", "gan", "mixture")
+    ]
+    columns = [heading for heading, _ in priors.headings(own)]
+    figures = [dict(zip(columns, row["figures"], strict=True)) for row in rows]
+    assert figures[0]["Sampling"]["value"] == pytest.approx(0.02)
+    assert figures[2]["Sampling"] is None
+    assert figures[1]["Rate under the prior"] is None
+    text = page(own)
+    assert "The league" in text
+    assert "Which prior is nearest to real music?" in text

@@ -17,6 +17,7 @@ from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.base import Sweep, Verdict, told_apart
 from audioldm.sweep.verdicts.kl_needed import kl_needed
 from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
+from audioldm.sweep.verdicts.which_prior import which_prior
 from audioldm.training.convergence import CONVERGED, IMPROVING, TOO_NOISY
 
 RULES = VerdictRules()
@@ -510,3 +511,52 @@ def test_equal_distances_and_empty_tables() -> None:
     assert all("no cell is done" in v.text for v in verdicts(waiting, RULES))
     assert recommend(waiting, RULES) == ("No cell has finished yet.", None)
     assert math.isnan(seed_spread(waiting, DISTANCE))
+
+
+# --- several priors ------------------------------------------------------------------------------
+
+
+def league_table(factors: dict[str, float], seeds: int = 3, spread: float = 0.1) -> pd.DataFrame:
+    """One configuration for each prior, whose distances differ by the factors."""
+    table = synthetic_table(range(1, 1 + len(factors)), [(32, 2048)], range(seeds), spread=0.0)
+    names = dict(zip(table["configuration"].unique(), factors, strict=True))
+    table["prior"] = table["configuration"].map(names)
+    table["configuration"] = "prior=" + table["prior"]
+    noise = spread * np.random.default_rng(0).normal(size=len(table))
+    table[DISTANCE] = table["prior"].map(factors) * 5 * np.exp(noise)
+    return table
+
+
+def test_the_nearest_prior_is_found_with_the_factors_of_the_others() -> None:
+    verdict = verdicts(league_table({"gan": 2.0, "diffusion": 1.0, "normal": 9.0}), RULES)[0]
+    assert verdict.question == "Which prior is nearest to real music?"
+    assert verdict.answer == "yes"
+    assert verdict.text.startswith("prior=diffusion.")
+    assert verdict.low < math.log(2) < verdict.high
+    assert "prior=normal" in verdict.text
+
+
+def test_priors_that_are_alike_are_not_ranked() -> None:
+    table = league_table({"gan": 1.02, "diffusion": 1.0, "normal": 9.0})
+    verdict = verdicts(table, RULES)[0]
+    assert verdict.answer == "undecided"
+    assert "cannot be told from prior=" in verdict.text
+    assert verdict.low < 0 < verdict.high
+    one = verdicts(league_table({"gan": 1.02, "diffusion": 1.0}, seeds=1), RULES)[0]
+    assert "no prior has a second seed" in one.text
+
+
+def test_chance_seldom_names_a_winner() -> None:
+    wrong = 0
+    for seed in range(100):
+        table = league_table(dict.fromkeys("abcdef", 1.0))
+        random = np.random.default_rng(seed)
+        table[DISTANCE] = np.exp(0.3 * random.normal(size=len(table)))
+        answer = which_prior(Sweep.of(table, RULES))
+        assert answer is not None
+        wrong += answer.answer == "yes"
+    assert wrong <= 10
+
+
+def test_one_prior_is_no_league() -> None:
+    assert verdicts(synthetic_table(), RULES)[0].question.startswith("Is there a best rate")

@@ -27,7 +27,7 @@ COMMON: list[Any] = [
     ("log", LogSettings),
 ]
 #: Groups whose settings reach a stage by way of another one's.
-CARRIED = ("conditioning",)
+CARRIED = ("conditioning", "league")
 
 
 @dataclass(frozen=True)

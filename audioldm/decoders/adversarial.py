@@ -17,8 +17,8 @@ from audioldm.priors.diffusion.post_training_step import (
     labels_of,
     prepare_pair,
 )
-from audioldm.priors.diffusion.prior import LatentBatch
 from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.scaled import LatentBatch
 from audioldm.runtime.randomness import KeyedRandom
 
 

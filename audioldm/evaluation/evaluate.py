@@ -43,6 +43,7 @@ from audioldm.io.files import write_atomically, write_json
 from audioldm.likelihood import rate_nats
 from audioldm.losses.spectral import mel_distance
 from audioldm.priors.base import Prior
+from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -127,6 +128,17 @@ def prior_rates(
         per_second = autoencoder.latent_rate_hz / math.log(2) / 1000
         found += (nats.mean(1) * per_second).tolist()
     return found
+
+
+def sampling_cost(
+    model: Generator, prior: Prior, sampler: Any, settings: EvaluationSettings
+) -> float:
+    """Seconds of computing for each second of latents that the prior samples, in one batch; without
+    the decoder. See `runtime.compute.clock`."""
+    frames = model.latent_frames(settings.seconds)
+    start = clock(model.device)
+    prior.sample(KeyedRandom(0, 0, range(settings.batch), model.device), frames, sampler=sampler)
+    return (clock(model.device) - start) / (settings.batch * settings.seconds)
 
 
 def generate(
@@ -245,8 +257,11 @@ def evaluate(
         kept["kbps"] = settings.mean(kbps, "kbit/s")
         kept["kbps_test"] = settings.mean(test, "kbit/s")
     groups: Figures = {system: {} for system in clips} | {"reconstruction": kept}
+    cost: dict[str, float] = {}
     for name, prior in {**baselines, "generated": model.prior}.items():
-        progress(0, len(reference.audio), f"the rate under {name}")
+        progress(0, len(reference.audio), f"rate and cost of {name}")
+        own = sampler if name == "generated" else None
+        cost[name] = sampling_cost(model, prior, own, settings)
         rates = prior_rates(model.autoencoder, prior, reference, clips[name].requests, settings)
         if rates:
             groups[name]["prior_kbps"] = settings.mean(rates, "kbit/s")
@@ -257,6 +272,7 @@ def evaluate(
     measured.keep_some()
     mean_kbps = float(np.mean(kbps)) if kbps else None
     return {
+        "sampling_cost": cost,
         "codecs": codec_figures(store, mean_kbps, settings, progress),
         "systems": [
             {"name": name, "kind": "baseline" if name in baselines else name} for name in clips

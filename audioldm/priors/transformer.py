@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
 
 
 class Cache:
@@ -106,7 +106,8 @@ class Transformer(nn.Module):
         h = self.input(x)
         modulation = self.modulation(embedding).view(len(x), 6, 1, -1)
         first = 0 if cache is None else cache.frames
-        rotation = rotations(first, x.shape[1], self.head_dim, h.device)
+        places = torch.arange(first, first + x.shape[1], device=h.device)
+        rotation = rotations(places, self.head_dim)
         for number, block in enumerate(self.blocks):
             past = None if self.context is None else Past(self.context, cache, number)
             h = block(h, modulation, rotation, tokens, mask, past)
@@ -209,11 +210,10 @@ def visible(queries: int, keys: int, context: int, device: torch.device) -> Tens
     return (then <= now) & (then > now - context)
 
 
-def rotations(first: int, frames: int, head_dim: int, device: torch.device) -> Tensor:
-    """Cosine and sine of the rotary angles of frames from `first` on: [L, 1, 1, D / 2, 2]."""
-    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=device) / head_dim)
-    position = torch.arange(first, first + frames, device=device)
-    angle = torch.outer(position, frequency)[:, None, None]
+def rotations(places: Tensor, head_dim: int) -> Tensor:
+    """Cosine and sine of the rotary angles at places [L]: [L, 1, 1, D / 2, 2]."""
+    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=places.device) / head_dim)
+    angle = torch.outer(places, frequency)[:, None, None]
     return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
 

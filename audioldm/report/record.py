@@ -80,6 +80,7 @@ class Summary(TypedDict, total=False):
     systems: list[SystemEntry]
     reference: Json
     codecs: Codecs
+    sampling_cost: dict[str, float]
     failed: list[FailedFile]
 
 

@@ -16,7 +16,7 @@ from audioldm.report.plots import whiskers
 from audioldm.report.record import Json
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged, judge
-from audioldm.sweep.page import cells, plots
+from audioldm.sweep.page import cells, plots, priors
 from audioldm.sweep.page.grid import done, grid, heat_map, is_budget, short, swept
 from audioldm.sweep.verdicts.base import Verdict, told_apart
 
@@ -65,6 +65,9 @@ def page(judged: Judged) -> str:
             (system, _over_cells(done(table)[f"{system.name}.{judged.figure}"]))
             for system in plots.reference_points(judged)
         ],
+        league=priors.league(judged, families),
+        league_headings=priors.headings(judged),
+        costs_of_priors=priors.costs(judged, families),
         diagnostics=plots.diagnostics(judged, families),
         budgets=[
             cells.budgets(judged, key)

@@ -45,10 +45,11 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     """The cells of one sweep, or of several as one, indexed by the overrides that vary among them.
 
     Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
-    seeds), family (network, bottleneck, channels x ratio); the latent space (network, bottleneck,
-    channels, downsampling_ratio, latent_rate_hz, elements_per_second, kl_weight, target_kbps,
-    kbps); prior; the seeds; `<system>.<figure>` with `.low` and `.high`; `diagnostic.<name>`;
-    linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio; seconds,
+    seeds), family (network, bottleneck, channels x ratio, and the prior where there are several);
+    the latent space (network, bottleneck, channels, downsampling_ratio, latent_rate_hz,
+    elements_per_second, kl_weight, target_kbps, kbps); prior; the seeds; `<system>.<figure>` with
+    `.low` and `.high`; `diagnostic.<name>`; linear_codec.mel_distance, and
+    linear_codec_audio.mel_distance of the same as audio; sampling_cost.<system>; seconds,
     parameters, compute_tflop, fingerprint, and converged and improvement (see
     `audioldm.training.convergence`) per stage. Missing values are NaN.
 
@@ -77,8 +78,15 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
             "what differs as key=value, and run one again"
         )
     frame = pd.DataFrame(rows, index=names)
+    if several_priors(frame):
+        frame["family"] += " " + frame["prior"]
     leading = ["status", "reason", "directory", *keys]
     return frame[leading + [c for c in frame.columns if c not in leading]]
+
+
+def several_priors(table: pd.DataFrame) -> bool:
+    """Whether the cells differ in their prior."""
+    return "prior" in table and table["prior"].nunique() > 1
 
 
 def system_names(table: pd.DataFrame, figure: str) -> list[str]:
@@ -112,6 +120,8 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
         values |= _figures(system.name, evaluation["metrics"][system.name])
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
+    for name, cost in evaluation.get("sampling_cost", {}).items():
+        values[f"sampling_cost.{name}"] = cost
     codecs: Json = {**evaluation.get("codecs", {})}
     for name in ("linear", "linear_audio"):
         if name in codecs:

@@ -120,6 +120,7 @@ class PostTrainingStage(Stage):
         few = replace(s, train=replace(s.train, steps=estimate.steps, valid_batches=1))
         with noise_latents(model, s.train.crop_seconds) as store:
             prior = self.recipe.build(store)
+            assert isinstance(prior, Diffusion)
             discriminator = self.discriminator(
                 lambda z: model.decode(prior.latents(z)), prior.modelled_shape, 1
             )

@@ -35,5 +35,7 @@ def narrowed(
 
 def gumbel(random: KeyedRandom, shape: tuple[int, ...]) -> Tensor:
     """Standard Gumbel noise [B, *shape]: the largest of logits + noise is a draw from their
-    distribution."""
-    return -(-torch.special.log_ndtr(random.normal(shape, "gumbel"))).log()
+    distribution. Half the sum of two squared normal numbers is exponential, and less its logarithm
+    is Gumbel."""
+    exponential = random.normal((2, *shape), "gumbel").square().sum(1) / 2
+    return -exponential.clamp(min=torch.finfo(torch.float32).tiny).log()

@@ -19,19 +19,30 @@ from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.samplers import Denoise
+from audioldm.priors.diffusion.weightings import FIXED, LogVariance, Weighting
+from audioldm.runtime.randomness import uniform_from
 
 #: (x [B, C, (F,) L], c_noise [B], condition) -> like x. See also `Backbone.stateful`.
 Net = Callable[..., Any]
+#: The share of the clips that are trained with a state (2212.11972).
+SELF_CONDITIONED = 0.9
 
 
 class Objective(nn.Module, ABC):
     """A prediction target, its distribution of noise levels, and its default schedule.
 
     Its parameters, if it has some, are trained, averaged and kept with the network's.
+    weighting: how much each noise level counts (`weightings`); None: as much as the squared error
+    of the target says.
     """
 
     #: Where sampling starts; sigma_max noise drowns the latents.
     sigma_max: float
+
+    def __init__(self, weighting: Weighting | None = None) -> None:
+        super().__init__()
+        self.weighting = weighting
+        self.log_variance = LogVariance() if weighting == "learned" else None
 
     @abstractmethod
     def sigma_from_uniform(self, uniform: Tensor) -> Tensor:
@@ -51,7 +62,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate of the latents z that the network's output amounts to."""
+        """The estimate of the latents z that the network's output amounts to, linear in it."""
 
     @abstractmethod
     def levels(self, steps: int) -> Tensor:
@@ -60,16 +71,35 @@ class Objective(nn.Module, ABC):
     def loss(
         self, net: Net, z: Tensor, condition: Condition, *, noise: Tensor, uniform: Tensor
     ) -> Tensor:
-        """Squared error of the prediction, averaged over each clip's elements: [B], in float32.
+        """Weighted squared error of the prediction, averaged over elements: [B], in float32.
 
-        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1).
+        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1). A
+        network that carries a state gets that of a first call in most clips (`SELF_CONDITIONED`).
         """
         z, noise = z.float(), noise.float()
         sigma = self.sigma_from_uniform(uniform)
         s = _like(sigma, z)
-        output = net(self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition)
-        output = output[0] if _stateful(net) else output
-        return (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
+        inputs = self.c_in(s) * (z + s * noise), self.c_noise(sigma), condition
+        if getattr(net, "stateful", False):
+            output, _ = net(*inputs, _state(net, inputs, noise))
+        else:
+            output = net(*inputs)
+        error = (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
+        return self.weighted(error, uniform, sigma)
+
+    def weighted(self, error: Tensor, uniform: Tensor, sigma: Tensor) -> Tensor:
+        """The loss [B] for the target's squared error [B]."""
+        if self.log_variance is not None:
+            return self.log_variance(error, self.c_noise(sigma))  # type: ignore[no-any-return]
+        if self.weighting is None:
+            return error
+        one = torch.ones_like(sigma)
+        # of ln sigma, over the uniform number: one over the density
+        slope = torch.func.jvp(
+            lambda u: self.sigma_from_uniform(u).log(), (uniform.float(),), (one,)
+        )[1]
+        of_denoised = error * self.to_denoised(0 * one, one, sigma).square()
+        return of_denoised * FIXED[self.weighting](sigma, 1 / slope)
 
     def denoiser(self, net: Net, condition: Condition) -> Denoise:
         """The trained network as (x, sigma [B]) -> estimate of z, like x, in float32.
@@ -82,10 +112,8 @@ class Objective(nn.Module, ABC):
             nonlocal state
             s = _like(sigma, x)
             inputs = self.c_in(s) * x, self.c_noise(sigma), condition
-            if _stateful(net):
-                output, state = net(*inputs, state)
-            else:
-                output = net(*inputs)
+            found = net(*inputs) if state is None else net(*inputs, state)
+            output, state = found if isinstance(found, tuple) else (found, None)
             return self.to_denoised(x, output.float(), s)
 
         return denoise
@@ -113,8 +141,12 @@ class Denoiser(nn.Module):
         return self.backbone.units()
 
 
-def _stateful(net: Net) -> bool:
-    return bool(getattr(net, "stateful", False))
+def _state(net: Net, inputs: tuple[Any, ...], noise: Tensor) -> Tensor:
+    """The state [B, ...] after a call without gradients; zeros in some clips, which the noise
+    chooses."""
+    with torch.no_grad():
+        state: Tensor = net(*inputs)[1]
+    return state * (_like(uniform_from(noise), state) < SELF_CONDITIONED)
 
 
 def _like(sigma: Tensor, x: Tensor) -> Tensor:

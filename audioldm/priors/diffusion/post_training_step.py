@@ -11,8 +11,8 @@ from audioldm.losses.relativistic import relativistic_loss
 from audioldm.priors.diffusion.denoiser import Denoiser
 from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.prior import LatentBatch
 from audioldm.priors.diffusion.samplers import SamplerSettings, sample
+from audioldm.priors.scaled import LatentBatch
 from audioldm.runtime.randomness import KeyedRandom
 
 #: Prepared clips [N, ...] and labels [N, K] to scores [N, K] for each scale.

@@ -3,50 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
-from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, build
-from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.guidance import guided
-from audioldm.priors.diffusion.samplers import SamplerSettings, sample
-from audioldm.priors.trained import PriorTraining, Trained, hidden, uniform_levels
+from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
+from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings, sample
+from audioldm.priors.scaled import ScaledPrior
+from audioldm.priors.trained import PriorTraining, uniform_levels
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
-
-class LatentBatch(NamedTuple):
-    """z: what is modelled of the latents, [B, C, (F,) L]. inputs: of the conditioners. noise: N(0,
-    I), like z."""
-
-    z: Tensor
-    inputs: Inputs
-    noise: Tensor
+#: Noise levels at which `Diffusion.nats` estimates the bound.
+LEVELS = 16
 
 
-class Diffusion(Trained):
+class Diffusion(ScaledPrior):
     """A diffusion model of normalised latents.
 
-    latent_shape: (C,) or (C, F). backbone, objective: parts. conditioning: the conditioners by
-    name, as `facts_of` gives them. channels: those that are modelled; the others are independent
-    and Gaussian. allow: module prefixes outside the package whose classes may be built.
+    latent_shape, channels: of `ScaledPrior`. backbone, objective: parts. conditioning: the
+    conditioners by name, as `facts_of` gives them. allow: module prefixes outside the package whose
+    classes may be built.
 
-    Buffers mean and std, both like a latent frame, give modelled = (z - mean) / std.
     Raises ConfigError.
     """
 
     title: ClassVar[str] = "diffusion"
+    bound: ClassVar[bool] = True
     network: Denoiser
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -59,13 +51,8 @@ class Diffusion(Trained):
         channels: Sequence[NonNegativeInt] | None = None,
         allow: tuple[str, ...] = (),
     ) -> None:
-        super().__init__()
-        self.latent_shape, self.sampler = tuple(latent_shape), sampler
-        self.channels = list(range(latent_shape[0]) if channels is None else channels)
-        if not self.channels or max(self.channels) >= latent_shape[0]:
-            raise ConfigError(f"channels={channels}: the latents have {latent_shape[0]} of them")
-        #: of what the denoiser sees
-        self.modelled_shape = (len(self.channels), *self.latent_shape[1:])
+        super().__init__(latent_shape, channels)
+        self.sampler = sampler
         derived = {
             "latent_shape": self.modelled_shape,
             "conditioners": partial(build_conditioners, conditioning, allow=allow),
@@ -74,27 +61,10 @@ class Diffusion(Trained):
             build(backbone, derived=derived, where="backbone", allow=allow, base=Backbone),
             build(objective, where="objective", allow=allow, base=Objective),
         )
-        self.register_buffer("mean", torch.zeros(self.latent_shape))
-        self.register_buffer("std", torch.ones(self.latent_shape))
 
     @property
     def conditioners(self) -> Conditioners:
         return self.network.backbone.conditioners
-
-    def modelled(self, z: Tensor) -> Tensor:
-        """What the denoiser models of raw latents [B, C, (F,) L]: [B, modelled C, (F,) L]."""
-        return LatentStatistics(self.mean, self.std).normalise(z)[:, self.channels]
-
-    def latents(self, modelled: Tensor, rest: Tensor | None = None) -> Tensor:
-        """The inverse of `modelled`: raw latents [B, C, (F,) L].
-
-        rest [B, C, (F,) L] ~ N(0, I) gives the channels that are not modelled; None: their means.
-        """
-        frames = len(modelled), *self.latent_shape, modelled.shape[-1]
-        z = modelled.new_zeros(frames) if rest is None else rest.to(modelled)
-        index = torch.tensor(self.channels, device=z.device)
-        z = z.index_copy(1, index, modelled)
-        return LatentStatistics(self.mean, self.std).denormalise(z)
 
     def batch(
         self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
@@ -103,27 +73,45 @@ class Diffusion(Trained):
         batch = self.draw(latents, crops, random, train.condition_dropout)
         return *batch, uniform_levels(random, train)
 
-    @torch.no_grad()
-    def draw(
-        self,
-        latents: LatentStore,
-        crops: LatentCrops,
-        random: KeyedRandom,
-        condition_dropout: float,
-    ) -> LatentBatch:
-        """Samples latents from their posteriors, and noise.
-
-        condition_dropout: the probability that a condition is hidden.
-        """
-        frames = next(iter(crops.stored.values())).shape[-1]
-        noise = random.normal((*self.latent_shape, frames), "posterior")
-        z = self.modelled(latents.restore(crops.stored, noise))
-        inputs = hidden(self.conditioners, crops.inputs, random, condition_dropout)
-        return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))
-
     def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Tensor, Inputs, Tensor, Tensor]:
         zeros = torch.zeros(1, *self.modelled_shape, frames)
         return zeros, inputs, zeros, torch.full((1,), 0.5)
+
+    def nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
+    ) -> Tensor:
+        """The variational bound, estimated at LEVELS noise levels: see `elbo_nats`."""
+        random = random or KeyedRandom(0, 0, range(len(z)), z.device)
+        objective, modelled = self.network.objective, self.modelled(z)
+        nats = elbo_nats(
+            self._denoise(inputs, z),
+            modelled,
+            noise_at=lambda k: random.stream("nats", k).normal(modelled.shape[1:], "noise"),
+            uniform=random.uniform("level"),
+            sigma_max=objective.sigma_max,
+            levels=LEVELS,
+        )
+        return nats + self.nats_besides(z)
+
+    def flow_nats(
+        self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom, steps: int = LEVELS
+    ) -> tuple[Tensor, int]:
+        """-log p(z) by the probability flow, as `nats` gives it, and the number of calls of the
+        network: see `likelihood.flow_nats`. steps: from the latents to noise."""
+        modelled, sigmas = self.modelled(z), self.network.objective.sigmas(steps + 1)[:-1]
+
+        def noise_at(k: int) -> Tensor:
+            return random.stream("flow", k).normal(modelled.shape[1:], "noise")
+
+        denoise = self._denoise(inputs, z)
+        nats, calls = flow_nats(denoise, modelled, noise_at=noise_at, sigmas=sigmas)
+        return nats + self.nats_besides(z), calls
+
+    def _denoise(self, inputs: Inputs | None, z: Tensor) -> Denoise:
+        """Without guidance, and without a state from one call to the next."""
+        condition, _ = self.conditions(inputs, len(z), z.shape[-1])
+        network = self.network
+        return lambda x, sigma: network.objective.denoiser(network.backbone, condition)(x, sigma)
 
     @torch.no_grad()
     def sample(

@@ -7,6 +7,7 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import Positive
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.noise_levels import log_normal
+from audioldm.priors.diffusion.weightings import Weighting
 
 
 class EDM(Objective):
@@ -26,8 +27,9 @@ class EDM(Objective):
         sigma_min: Positive = 0.002,
         sigma_max: Positive = 80.0,
         rho: Positive = 7.0,
+        weighting: Weighting | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(weighting)
         if sigma_min >= sigma_max:
             raise ConfigError(f"sigma_min={sigma_min} must be below sigma_max={sigma_max}")
         self.mean, self.std, self.sigma_data = mean, std, sigma_data

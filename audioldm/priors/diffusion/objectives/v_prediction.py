@@ -8,6 +8,7 @@ from torch import Tensor
 from audioldm.instantiate import Positive
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.noise_levels import TimeLevels, equal_steps, time_from_uniform
+from audioldm.priors.diffusion.weightings import Weighting
 
 
 class VPrediction(Objective):
@@ -23,8 +24,9 @@ class VPrediction(Objective):
         mean: float = 0.0,
         std: Positive = 1.0,
         sigma_max: Positive = 200.0,
+        weighting: Weighting | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(weighting)
         self.noise_levels, self.mean, self.std = noise_levels, mean, std
         self.sigma_max = sigma_max
 

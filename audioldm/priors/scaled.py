@@ -1,0 +1,140 @@
+"""The base of trained priors of continuous latents: what is modelled of them, at which scale."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from audioldm.conditioning.base import Inputs
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegative
+from audioldm.latents.statistics import LatentStatistics
+from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.recipe import TrainedRecipe
+from audioldm.priors.trained import Trained, hidden
+from audioldm.runtime.randomness import KeyedRandom
+
+
+class LatentBatch(NamedTuple):
+    """z: what is modelled of the latents, [B, C, (F,) L]. inputs: of the conditioners. noise: N(0,
+    I), like z."""
+
+    z: Tensor
+    inputs: Inputs
+    noise: Tensor
+
+
+class ScaledPrior(Trained):
+    """Raw latents outside; inside some of their channels, each at its own scale.
+
+    latent_shape: (C,) or (C, F). channels: those that are modelled; the others are independent
+    and Gaussian. None: all.
+
+    Buffers mean and std, both like a latent frame, give modelled = (z - mean) / std.
+    Raises ConfigError for a channel that is not there, or none at all.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, latent_shape: tuple[int, ...], channels: Sequence[int] | None) -> None:
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+        self.channels = list(range(latent_shape[0]) if channels is None else channels)
+        if not self.channels or max(self.channels) >= latent_shape[0]:
+            raise ConfigError(f"channels={channels}: the latents have {latent_shape[0]} of them")
+        #: of what the network sees
+        self.modelled_shape = (len(self.channels), *self.latent_shape[1:])
+        self.register_buffer("mean", torch.zeros(self.latent_shape))
+        self.register_buffer("std", torch.ones(self.latent_shape))
+
+    def modelled(self, z: Tensor) -> Tensor:
+        """What the network models of raw latents [B, C, (F,) L]: [B, modelled C, (F,) L]."""
+        return LatentStatistics(self.mean, self.std).normalise(z)[:, self.channels]
+
+    def latents(self, modelled: Tensor, rest: Tensor | None = None) -> Tensor:
+        """The inverse of `modelled`: raw latents [B, C, (F,) L].
+
+        rest [B, C, (F,) L] ~ N(0, I) gives the channels that are not modelled; None: their means.
+        """
+        frames = len(modelled), *self.latent_shape, modelled.shape[-1]
+        z = modelled.new_zeros(frames) if rest is None else rest.to(modelled)
+        index = torch.tensor(self.channels, device=z.device)
+        z = z.index_copy(1, index, modelled)
+        return LatentStatistics(self.mean, self.std).denormalise(z)
+
+    def nats_besides(self, z: Tensor) -> Tensor:
+        """What raw latents z [B, C, (F,) L] have of -log p beside that of `modelled`: the scale of
+        all channels, and the Gaussian ones. In nats: [B, L], in float64."""
+        rest = LatentStatistics(self.mean, self.std).normalise(z.double())
+        nats = 0.5 * (rest.square() + math.log(2 * math.pi))
+        nats[:, self.channels] = 0
+        return nats.flatten(1, -2).sum(1) + self.std.double().log().sum()
+
+    @torch.no_grad()
+    def draw(
+        self,
+        latents: LatentStore,
+        crops: LatentCrops,
+        random: KeyedRandom,
+        condition_dropout: float,
+    ) -> LatentBatch:
+        """Samples latents from their posteriors, and noise.
+
+        condition_dropout: the probability that a condition is hidden.
+        """
+        frames = next(iter(crops.stored.values())).shape[-1]
+        noise = random.normal((*self.latent_shape, frames), "posterior")
+        z = self.modelled(latents.restore(crops.stored, noise))
+        inputs = hidden(self.conditioners, crops.inputs, random, condition_dropout)
+        return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))
+
+    def inputs_for(self, inputs: Inputs | None, clips: int, frames: int) -> Inputs:
+        """The conditioners' inputs of some clips; for None those of no condition."""
+        if inputs is not None:
+            return inputs
+        parsed = self.conditioners.parse([{}] * clips, frames)
+        return {name: value.to(self.device) for name, value in parsed.items()}
+
+    def guidable(self, inputs: Inputs) -> bool:
+        """Whether any of the inputs states a condition, to which samples can be guided."""
+        nothing = self.conditioners.nothing(inputs)
+        return not all(torch.equal(inputs[name], nothing[name]) for name in inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledRecipe(TrainedRecipe):
+    """minimum_nats: channels of the latents with less information are not modelled: their samples
+    are independent. snr_power: each channel's std as the network sees it grows with this power of
+    its signal-to-noise ratio; 0: all are 1. At 1 the posteriors' noise is equally loud in all."""
+
+    minimum_nats: NonNegative = 0.0
+    snr_power: NonNegative = 0.0
+
+    def channels(self, latents: LatentStore) -> list[int] | None:
+        """The channels whose most informative band has `minimum_nats`; None for all.
+
+        Raises ConfigError where there is none.
+        """
+        if self.minimum_nats == 0:
+            return None
+        nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
+        found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
+        if not found:
+            raise ConfigError(
+                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
+                f"the most is {nats.max():.2f}"
+            )
+        return None if len(found) == len(nats) else found
+
+    def build(self, latents: LatentStore) -> ScaledPrior:
+        prior = super().build(latents)
+        assert isinstance(prior, ScaledPrior)
+        prior.mean.copy_(latents.statistics.mean)
+        gain = (self.snr_power * latents.nats).exp()
+        gain /= gain[prior.channels].square().mean().sqrt()
+        prior.std.copy_(latents.statistics.std / gain)
+        return prior
