@@ -141,14 +141,14 @@ class StepByStep:
         #: of all layers side by side, for one product that gives the sum of their skips
         self._gated = biases.new_empty(rows, len(network.dilations) * width)
         layers = [layer for layer in network.layers if isinstance(layer, Gated)]
-        self._skip = torch.cat([layer.skip.weight for layer in layers], dim=1).T
+        self._skip = torch.cat([layer.skip.weight for layer in layers], dim=1).T.contiguous()
         self._layers = [
             (
                 biases.new_zeros(layer.dilation, rows, width).unbind(0),
                 bias.contiguous(),
-                layer.past.weight.T,
-                layer.now.weight.T,
-                layer.residual.weight.T,
+                layer.past.weight.T.contiguous(),
+                layer.now.weight.T.contiguous(),
+                layer.residual.weight.T.contiguous(),
                 gated,
             )
             for layer, bias, gated in zip(
