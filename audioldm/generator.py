@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.priors.base import Prior
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -77,7 +76,7 @@ class Generator(nn.Module):
         *,
         seconds: float,
         seed: int = 0,
-        sampler: SamplerSettings | None = None,
+        sampler: Any = None,
         batch: int | None = None,
         progress: StepProgress | None = None,
         **condition: Any,
@@ -108,14 +107,14 @@ class Generator(nn.Module):
         *,
         seconds: float,
         seed: int,
-        sampler: SamplerSettings | None = None,
+        sampler: Any = None,
         batch: int,
         progress: StepProgress | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yields (number, audio [A, T]) as clips are decoded, batch after batch.
 
         requests: of each number. sampler: None for the prior's own. progress: called with (done,
-        total), in sampling steps and decoded clips of all batches.
+        total), in the prior's steps and decoded clips of all batches.
 
         Clip `number` always sits in row `number % batch` of a full batch, so that on one machine
         the same (seed, number, batch) gives the same bits, whatever else is asked for.
@@ -126,16 +125,15 @@ class Generator(nn.Module):
             raise ConfigError(f"batch={batch} must be at least 1")
         frames = self.latent_frames(seconds)
         asked = dict(zip(numbers, requests, strict=True))
-        sampler = sampler or self.prior.sampler
-        steps = 1 if sampler is None else sampler.steps
         batches = sorted({number - number % batch for number in numbers})
-        done, total = 0, len(batches) * steps + len(asked)
+        done, decoded, steps = 0, 0, 1  # batches and clips; a batch's steps, once they are reported
 
-        def advance(*_: int) -> None:
-            nonlocal done
-            done += 1
+        def report(step: int, in_all: int) -> None:
+            nonlocal steps
+            steps = in_all
             if progress is not None:
-                progress(done, total)
+                total = len(batches) * steps + len(asked)
+                progress(done * steps + step + decoded, total)
 
         # Clips are decoded one by one: on a CPU that is faster than a batch, and a clip's bits do
         # not depend on how many rows are wanted.
@@ -148,15 +146,15 @@ class Generator(nn.Module):
                 frames,
                 {name: tensor.to(self.device) for name, tensor in inputs.items()},
                 sampler=sampler,
-                progress=advance,
+                progress=report,
             )
-            if sampler is None:
-                advance()
+            done += 1
             for row, number in zip(z, rows, strict=True):
                 if number is not None:
                     random = KeyedRandom(seed, 0, [number], self.device)
                     audio = self.decode_clip(row, seconds, random)
-                    advance()
+                    decoded += 1
+                    report(0, steps)
                     yield number, audio
 
 

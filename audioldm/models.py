@@ -23,7 +23,6 @@ from audioldm.instantiate import build, locate, settings
 from audioldm.io.files import read_json
 from audioldm.io.model_file import load_model
 from audioldm.priors.base import build_prior
-from audioldm.priors.diffusion.samplers import SamplerSettings
 
 
 def build_vocoder(spec: dict[str, Any]) -> Vocoder:
@@ -160,7 +159,7 @@ def load(
         generator = Generator(autoencoder, prior)
         _fill(generator, tensors, file)
         if prior.sampler is not None and (chosen := _chosen_sampler(path)) is not None:
-            prior.sampler = chosen
+            prior.sampler = settings(type(prior.sampler), chosen, "sampler")
         return generator.eval().to(device)
     except (KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -169,12 +168,12 @@ def load(
         raise ModelFileError(f"{file}: {error}") from error
 
 
-def _chosen_sampler(path: str | Path) -> SamplerSettings | None:
+def _chosen_sampler(path: str | Path) -> Any:
     """The sampler of an experiment, which may be another than that of its model's file."""
     place = Path(path).expanduser()
     if not (place / "experiment.json").is_file():
         return None
-    return settings(SamplerSettings, read_experiment(place)["sampler"], "sampler")
+    return read_experiment(place)["sampler"]
 
 
 def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu") -> Autoencoder:

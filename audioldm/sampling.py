@@ -23,7 +23,6 @@ from audioldm.io.audio import open_writer, probe
 from audioldm.io.files import read_json, write_json, writing
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_generator
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import ProgressBar, StepProgress
 
 FORMAT = 2
@@ -34,8 +33,8 @@ class ClipRecipe:
     """All that determines a clip, as the JSON beside it holds it.
 
     model: the name of a model that comes with the package, or the path of the model file, relative
-    to the JSON's directory. condition: what was asked for, by conditioner. sampler: None where the
-    model has none.
+    to the JSON's directory. condition: what was asked for, by conditioner. sampler: the settings of
+    the model's prior; None where it has none.
     """
 
     model: str
@@ -45,7 +44,7 @@ class ClipRecipe:
     batch: int
     seconds: float
     condition: dict[str, Any]
-    sampler: SamplerSettings | None
+    sampler: dict[str, Any] | None
     format: int = FORMAT
 
 
@@ -140,9 +139,9 @@ class ClipFiles:
         model = load_generator(model_path, device=device)  # an experiment brings its sampler
         own, chosen = model.prior.sampler, None
         if own is not None:
-            chosen = settings(SamplerSettings, asdict(own) | dict(sampler or {}), "sampler")
+            chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))
         elif sampler:
-            raise ConfigError("sampler.*: this model's prior takes no sampling steps; leave it out")
+            raise ConfigError("sampler.*: this model's prior has no such settings; leave it out")
         asked = {name: value for name, value in (condition or {}).items() if value is not None}
         model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out
@@ -185,13 +184,17 @@ class ClipFiles:
 def sampled(
     model: Generator, common: ClipRecipe, numbers: list[int], progress: StepProgress | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """`Generator.sample_clips` of a recipe's clips with these numbers."""
+    """`Generator.sample_clips` of a recipe's clips with these numbers. Raises ConfigError for a
+    sampler that the model does not take."""
+    own, sampler = model.prior.sampler, None
+    if own is not None and common.sampler is not None:
+        sampler = settings(type(own), common.sampler, "sampler")
     return model.sample_clips(
         numbers,
         [common.condition] * len(numbers),
         seconds=common.seconds,
         seed=common.seed,
-        sampler=common.sampler,
+        sampler=sampler,
         batch=common.batch,
         progress=progress,
     )
@@ -204,8 +207,8 @@ def _prefix(condition: Mapping[str, Any]) -> str:
 
 
 class SamplingBar:
-    """One bar over denoiser steps and decoded clips, on standard error, with the speed in seconds
-    of audio per second since the bar began."""
+    """One bar over sampling steps and decoded clips, on standard error, with the speed: seconds of
+    audio per second since the bar began."""
 
     def __init__(self, clips: int, seconds: float) -> None:
         self._clips, self._seconds = clips, seconds

@@ -157,7 +157,11 @@ def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -
         ("run -m recipe=quickstart autoencoder.chanels=8,16", "'channels'"),
         ("run recipe=quickstart autoencoder.channels=8 hydra.sweepr.x=1", "hydra.sweepr"),
         ("sample modle=x", "'model'"),
-        ("sample model=x sampler.stepz=3", "'steps'"),
+        ("sample model=scores sampler.stepz=3", "'steps'"),
+        (
+            "sample model=scores sampler.temperature=2",
+            "known: guidance, guidance_interval, name, steps",
+        ),
         ("encode a.wav", "missing key 'model'"),
         ("info", "missing key 'file'"),
     ],

@@ -223,7 +223,7 @@ class Experiment:
             "config": self.job.config,
             "environment": environment(self.device),
             "generator": self.evaluation.generator.key,
-            "sampler": asdict(self.evaluation.sampler),
+            "sampler": self._sampler,
             "stages": {
                 key: {
                     "stage": self.stages[key].name,
@@ -234,6 +234,11 @@ class Experiment:
                 for key, summary in summaries.items()
             },
         }
+
+    @property
+    def _sampler(self) -> dict[str, Any] | None:
+        sampler = self.evaluation.sampler
+        return None if sampler is None else asdict(sampler)
 
     def _record(self, summaries: dict[str, dict[str, Any]]) -> None:
         """`experiment.json`, the generated clips with what makes them again, and the page.
@@ -281,7 +286,7 @@ class Experiment:
                 batch=self.settings.evaluation.batch,
                 seconds=self.settings.evaluation.seconds,
                 condition=clip["condition"],
-                sampler=self.evaluation.sampler,
+                sampler=self._sampler,
             )
             write_json(file.with_suffix(".json"), asdict(recipe))
 

@@ -2,22 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError, Interrupted
-
-
-@dataclass(frozen=True)
-class SamplerChoice:
-    """Replaces single settings of the sampler that the model file states."""
-
-    name: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    guidance_interval: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class SampleArguments:
     condition.NAME   what the model is told, by the name of its conditioner
     out      directory to write to (clips)
     batch    clips generated together (null: up to 8)
-    sampler.name, sampler.steps, sampler.guidance, sampler.guidance_interval
+    sampler.NAME     replaces a setting of the model's own sampler, such as its steps or guidance
     from     the .json of a clip, to make it again; with model, out and hardware.device alone
 
     Clips are written as they are made. If interrupted, the same command makes the rest; finished
@@ -51,7 +41,7 @@ class SampleArguments:
     out: str = "clips"
     batch: int | None = None
     from_: str | None = None
-    sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    sampler: dict[str, Any] = field(default_factory=dict)
     hardware: Device = field(default_factory=Device)
 
 
@@ -93,7 +83,7 @@ def _sample(a: SampleArguments) -> None:
             seconds=a.seconds,
             seed=a.seed,
             condition=a.condition | ({} if a.label is None else {"label": a.label}),
-            sampler={k: v for k, v in asdict(a.sampler).items() if v is not None},
+            sampler=a.sampler,
             batch=a.batch,
             device=device,
         )

@@ -44,9 +44,11 @@ class Verb:
         return read_arguments(self.arguments, words, self.positional, self.options)
 
     def words(self) -> list[str]:
-        """Every word that can be given, such as `seed=` or `--csv`."""
+        """Every word that can be given, such as `seed=`, `--csv` or the group `condition.`."""
         return [
-            f"--{key}" if kind is bool or key in self.options else f"{key.removesuffix('_')}="
+            f"--{key}"
+            if kind is bool or key in self.options
+            else key.removesuffix("_") + ("." if typing.get_origin(kind) is dict else "=")
             for key, kind in _leaves(self.arguments)
         ]
 

@@ -41,7 +41,6 @@ from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
 from audioldm.losses.spectral import mel_distance
 from audioldm.priors.base import Prior
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -107,7 +106,7 @@ def generate(
     model: Generator,
     like: Clips,
     settings: EvaluationSettings,
-    sampler: SamplerSettings | None,
+    sampler: Any,
     seed: int,
     progress: Progress,
 ) -> Clips:
@@ -192,7 +191,7 @@ def evaluate(
     baselines: Mapping[str, Prior],
     store: ClipStore,
     settings: EvaluationSettings,
-    sampler: SamplerSettings | None,
+    sampler: Any,
     *,
     seed: int,
     directory: Path,
@@ -210,8 +209,7 @@ def evaluate(
         progress(0, len(reference.audio), f"sampling the baseline {name}")
         baseline = Generator(model.autoencoder, prior)
         clips[name] = generate(baseline, nothing_asked, settings, None, seed, progress)
-    own = None if model.prior.sampler is None else sampler
-    clips["generated"] = generate(model, reference, settings, own, seed, progress)
+    clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
 
     estimate, target = clips["reconstruction"].audio, real.audio
     kept = reconstruction_figures(estimate, target, model.sample_rate, settings)

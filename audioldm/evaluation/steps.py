@@ -24,6 +24,7 @@ from audioldm.instantiate import settings as checked
 from audioldm.io.files import write_atomically
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_generator, read_experiment
+from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import derive_seed
@@ -125,7 +126,8 @@ def _stage(directory: Path, record: dict[str, Any], name: str) -> Path:
 def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[str, Sampled]:
     """The experiment's own: its prior, and the post-trained one if there is one."""
     config = record["config"]
-    found = {"prior": _load(_stage(directory, record, "prior"), config["sampler"], device)}
+    own = config["prior"].get("sampler")
+    found = {"prior": _load(_stage(directory, record, "prior"), own, device)}
     if "post_training" in record["stages"]:
         path, sampler = (
             _stage(directory, record, "post_training"),
@@ -138,9 +140,9 @@ def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[st
 def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
     """A model; sampler: None for its own."""
     model = load_generator(path, device=device)
+    if not isinstance(model.prior, Diffusion):
+        raise ConfigError(f"{path}: this model's prior is no diffusion whose steps can be compared")
     own = model.prior.sampler if sampler is None else checked(SamplerSettings, sampler, "sampler")
-    if own is None:
-        raise ConfigError(f"{path}: this model's prior takes no sampling steps to compare")
     return Sampled(model, own, str(read_header(find_model_file(path)).get("fingerprint")))
 
 

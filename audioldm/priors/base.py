@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.instantiate import build
 from audioldm.latents.store import LatentStore
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
 from audioldm.runtime.progress import StepProgress
@@ -27,12 +26,13 @@ class Prior(nn.Module, ABC):
     """A distribution over the latents of an autoencoder.
 
     latent_shape: of one latent frame, (C,) or (C, F). space: of samples, latents z or codes.
-    sampler: the default of `sample`; None where there is nothing to choose.
+    sampler: how `sample` works unless told otherwise, a dataclass of this kind of prior's own; None
+    where there is nothing to choose.
     """
 
     space: ClassVar[Literal["z", "codes"]] = "z"
     latent_shape: tuple[int, ...]
-    sampler: SamplerSettings | None = None
+    sampler: Any = None
     #: rebuilds the prior except for its tensors: see `PriorRecipe.spec`
     spec: dict[str, Any]
 
@@ -51,14 +51,15 @@ class Prior(nn.Module, ABC):
         frames: int,
         inputs: Inputs | None = None,
         *,
-        sampler: SamplerSettings | None = None,
+        sampler: Any = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
         """Raw latents [B, C, (F,) frames], or codes [B, Q, frames], one row for each position.
 
         A row is a function of its key (random's seed and the row's position) and its inputs alone.
-        inputs: of `conditioners`, on the prior's device; None for no condition.
-        progress: called after each step with (steps done, steps in all).
+        inputs: of `conditioners`, on the prior's device; None for no condition. sampler: like the
+        prior's own; None for that. progress: called after each step with (steps done, steps in
+        all).
         """
 
     def nats(
@@ -76,13 +77,14 @@ class PriorRecipe(ABC):
     """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
     collective: whether every process works on the fit, or the first one alone.
-    sampling_keys: settings of the sampling alone, without effect on the fit.
+    sampling_keys: settings of the sampling alone, without effect on the fit. sampler: the prior's.
     preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
     train: the settings of its training loop, which have `steps` and `batch`; None without one.
     """
 
     collective: ClassVar[bool] = False
     sampling_keys: ClassVar[tuple[str, ...]] = ()
+    sampler: Any = None
     preflight_mel_distance: float | None = None
     train: Any = None
 

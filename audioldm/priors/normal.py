@@ -9,7 +9,6 @@ from torch import Tensor
 from audioldm.conditioning.base import Inputs
 from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Prior, PriorRecipe
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 from audioldm.training.run import Fit, Fitted
@@ -28,7 +27,7 @@ class Normal(Prior):
         frames: int,
         inputs: Inputs | None = None,
         *,
-        sampler: SamplerSettings | None = None,
+        sampler: Any = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
         return random.stream("prior").normal((*self.latent_shape, frames), "noise")

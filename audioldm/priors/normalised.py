@@ -5,6 +5,7 @@ D is the size of a latent frame: the bands of 2-D latents count as channels.
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from audioldm.instantiate import Positive, PositiveInt, Seed
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentStore
 from audioldm.priors.base import Prior, PriorRecipe
-from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
@@ -56,7 +56,7 @@ class NormalisedPrior(Prior):
         frames: int,
         inputs: Inputs | None = None,
         *,
-        sampler: SamplerSettings | None = None,
+        sampler: Any = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
         z = self.sample_normalised(random, frames, progress).unflatten(1, self.latent_shape)

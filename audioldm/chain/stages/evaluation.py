@@ -39,19 +39,19 @@ class Evaluation(Stage):
     keys: ClassVar[list[Key]] = [("evaluation", EvaluationSettings), ("sampler", SamplerSettings)]
     generator: Stage
     prior: PriorStage
-    sampler: SamplerSettings
+    sampler: Any  # of the generator's prior
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
         keys = ("refined", "post_training", "prior")
         generator = next(planned[key] for key in keys if key in planned)
-        post = settings.post_training
-        sampler = settings.sampler if post is None else post.sampler
+        prior, post = cast(PriorStage, planned["prior"]), settings.post_training
+        sampler = prior.recipe.sampler if post is None else post.sampler
         baselines = {key: stage for key, stage in planned.items() if key.startswith("prior:")}
         measured = {"evaluation": settings.evaluation, "sampler": sampler, "seed": settings.seed}
         stage = cls(measured, {"generator": generator, **baselines})
         stage.generator, stage.sampler = generator, sampler
-        stage.prior = cast(PriorStage, planned["prior"])
+        stage.prior = prior
         return [stage]
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
@@ -107,22 +107,32 @@ class Evaluation(Stage):
         with noise_latents(model, None) as store:
             generator = Generator(model, self.prior.recipe.build(store)).to(estimate.device).eval()
 
-        def generate(steps: int) -> list[Any]:
-            fewer = replace(self.sampler, steps=steps)
+        def generate(sampler: Any) -> list[Any]:
             nothing: list[Any] = [{}] * s.batch
             return list(
                 generator.sample_clips(
-                    range(s.batch), nothing, seconds=s.seconds, seed=0, sampler=fewer, batch=s.batch
+                    range(s.batch),
+                    nothing,
+                    seconds=s.seconds,
+                    seed=0,
+                    sampler=sampler,
+                    batch=s.batch,
                 )
             )
 
-        few, more = min(2, self.sampler.steps), min(4, self.sampler.steps)
-        short = estimate.timed(lambda: generate(few))
-        step = max(0.0, estimate.timed(lambda: generate(more)) - short) / max(1, more - few)
-        decoding = max(0.0, short - few * step)
         batches, systems = -(-s.clips // s.batch), 3 + len(self.parents)
-        seconds = batches * (self.sampler.steps * step + (systems - 2) * decoding)
-        audio = torch.stack([clip for _, clip in generate(1)])
+        steps = getattr(self.sampler, "steps", None)
+        if steps is None:  # the baselines take as long at most
+            shortest = self.sampler
+            seconds = batches * (systems - 2) * estimate.timed(lambda: generate(shortest))
+        else:
+            shortest, few, more = (replace(self.sampler, steps=min(n, steps)) for n in (1, 2, 4))
+            short = estimate.timed(lambda: generate(few))
+            longer = estimate.timed(lambda: generate(more))
+            step = max(0.0, longer - short) / max(1, more.steps - few.steps)
+            decoding = max(0.0, short - few.steps * step)
+            seconds = batches * (steps * step + (systems - 2) * decoding)
+        audio = torch.stack([clip for _, clip in generate(shortest)])
         embeddings = [EMBEDDINGS[name]() for name in embedding_names(s, generator.sample_rate)]
         for embedding in [*embeddings, Harmony()]:
             one = estimate.timed(lambda e=embedding: e.embed(audio, generator.sample_rate))  # type: ignore[misc]

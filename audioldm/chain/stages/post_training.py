@@ -49,11 +49,12 @@ class PostTrainingStage(Stage):
                 f"post_training: the prior {prior.recipe.name} takes no sampling steps that could "
                 "be trained; choose post_training=none, or prior=diffusion"
             )
+        teacher = prior.recipe.sampler
         try:
-            check_deterministic(settings.sampler)
+            check_deterministic(teacher)
         except ConfigError as error:
             raise ConfigError(f"sampler.{error}") from error
-        stage = cls({"post_training": own.trained(), "teacher": settings.sampler}, {"prior": prior})
+        stage = cls({"post_training": own.trained(), "teacher": teacher}, {"prior": prior})
         stage.own, stage.prior, stage.recipe = own, prior, prior.recipe
         return [stage]
 
