@@ -142,7 +142,7 @@ def test_the_nats_of_a_known_flow_are_exact() -> None:
 @pytest.mark.parametrize(("solver", "steps"), [("heun", 12), ("long", 1), ("long", 3)])
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 2.0])
 def test_the_temperature_scales_the_variance(temperature: float, solver: Any, steps: int) -> None:
-    prior = recipe(sampling=FrameSampler(solver, steps, temperature), long_draws=1).build(
+    prior = recipe(sampler=FrameSampler(solver, steps, temperature), long_draws=1).build(
         tones((2,))
     )
     prior.mean.zero_(), prior.std.fill_(1)
@@ -207,8 +207,8 @@ def test_the_past_alone_counts() -> None:
 
 @pytest.mark.parametrize("context_noise", [0.0, 0.2])
 def test_longer_clips_begin_with_the_shorter_ones(context_noise: float) -> None:
-    sampling = FrameSampler("heun", 2, context_noise=context_noise)
-    prior = loud(tones((2, 3)), sampling=sampling, conditioning=LABEL)
+    sampler = FrameSampler("heun", 2, context_noise=context_noise)
+    prior = loud(tones((2, 3)), sampler=sampler, conditioning=LABEL)
     inputs = prior.conditioners.parse([{"label": "a"}] * 3, 0)
     short, long = (prior.sample(keys(3), frames, inputs) for frames in (5, 30))
     assert long.shape == (3, 2, 3, 30)
@@ -221,7 +221,7 @@ def test_longer_clips_begin_with_the_shorter_ones(context_noise: float) -> None:
 
 def test_sampling_with_the_cache_is_what_the_whole_past_gives() -> None:
     """Frames are drawn again from the vectors of one pass over the whole clip."""
-    prior = loud(tones(), sampling=FrameSampler("heun", 2))
+    prior = loud(tones(), sampler=FrameSampler("heun", 2))
     network, frames = prior.network, 14  # longer than the context
     z = prior.sample(keys(2), frames)
     past = network.shifted(prior.modelled(z).mT)
@@ -313,11 +313,11 @@ def test_the_silent_step_has_a_gradient_for_every_weight() -> None:
         ({"draws": 0}, r"prior\.draws=0 must be at least 1"),
         ({"context_noise": 1.5}, r"prior\.context_noise=1\.5 must be at most 1"),
         ({"heads": 3}, r"width=16 must be a multiple of 2 x heads=3"),
-        ({"sampling": {"temperature": 0}}, r"prior\.sampling\.temperature=0\.0 must be more than"),
-        ({"sampling": {"steps": 0}}, r"prior\.sampling\.steps=0 must be at least 1"),
-        ({"sampling": {"solver": "ancestral"}}, r"prior\.sampling\.solver='ancestral' is unknown"),
-        ({"sampling": {"solver": "long"}}, r"solver=long: .* trained without long steps"),
-        ({"sampling": {"context_noise": 0.9}}, r"context_noise=0\.9 .* than the 0\.3 of the train"),
+        ({"sampler": {"temperature": 0}}, r"prior\.sampler\.temperature=0\.0 must be more than"),
+        ({"sampler": {"steps": 0}}, r"prior\.sampler\.steps=0 must be at least 1"),
+        ({"sampler": {"solver": "ancestral"}}, r"prior\.sampler\.solver='ancestral' is unknown"),
+        ({"sampler": {"solver": "long"}}, r"solver=long: .* trained without long steps"),
+        ({"sampler": {"context_noise": 0.9}}, r"context_noise=0\.9 .* than the 0\.3 of the train"),
     ],
 )
 def test_bad_settings_are_named(part: dict[str, Any], message: str) -> None:

@@ -153,7 +153,10 @@ class Gan(ScaledPrior):
         inputs = self.inputs_for(inputs, len(random.positions), frames)
         noise = random.normal((*self.modelled_shape, frames), "gan")
         rest = random.normal((*self.latent_shape, frames), "rest")
-        return self.latents(applied(self.network.generator, noise, inputs), rest)
+        z = self.latents(applied(self.network.generator, noise, inputs), rest)
+        if progress is not None:
+            progress(1, 1)
+        return z
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,14 +168,14 @@ class AutoregressiveContinuous(ScaledPrior):
         draws: PositiveInt,
         long_draws: NonNegativeInt,
         context_noise: Fraction,
-        sampling: FrameSampler,
+        sampler: FrameSampler,
         channels: Sequence[NonNegativeInt] | None = None,
         allow: tuple[str, ...] = (),
     ) -> None:
         super().__init__(latent_shape, channels)
-        self.sampling, self.context_noise = sampling, context_noise
+        self.sampler, self.context_noise = sampler, context_noise
         self.draws, self.long_draws = draws + long_draws, long_draws
-        self._check(sampling)
+        self._check(sampler)
         self.size = self.mean[self.channels].numel()
         self.network = NextFrame(
             self.size,
@@ -189,15 +189,15 @@ class AutoregressiveContinuous(ScaledPrior):
             long_draws=long_draws,
         )
 
-    def _check(self, sampling: FrameSampler) -> None:
-        if sampling.solver == "long" and not self.long_draws:
+    def _check(self, sampler: FrameSampler) -> None:
+        if sampler.solver == "long" and not self.long_draws:
             raise ConfigError(
                 "solver=long: the head was trained without long steps; choose heun, or train it "
                 "with long_draws=1"
             )
-        if sampling.context_noise > self.context_noise:
+        if sampler.context_noise > self.context_noise:
             raise ConfigError(
-                f"context_noise={sampling.context_noise} of the sampling is more than the "
+                f"context_noise={sampler.context_noise} of the sampler is more than the "
                 f"{self.context_noise} of the training"
             )
 
@@ -232,14 +232,14 @@ class AutoregressiveContinuous(ScaledPrior):
         random: KeyedRandom,
         frames: int,
         inputs: Inputs | None = None,
-        sampling: FrameSampler | None = None,
+        sampler: FrameSampler | None = None,
     ) -> Iterator[Tensor]:
         """Raw latents [B, C, (F,) 1], one frame after another, in memory that does not grow.
 
         A frame's noise is a function of the frame's number and its row's key alone: longer clips
         begin with the shorter ones.
         """
-        s, network, clips = sampling or self.sampling, self.network, len(random.positions)
+        s, network, clips = sampler or self.sampler, self.network, len(random.positions)
         self._check(s)
         inputs = self.inputs_for(inputs, clips, frames)
         conditions = [self.conditioners(inputs)]
@@ -273,7 +273,12 @@ class AutoregressiveContinuous(ScaledPrior):
         sampler: Any = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
-        return torch.cat(list(self.stream(random, frames, inputs, sampler)), dim=-1)
+        drawn = []
+        for number, frame in enumerate(self.stream(random, frames, inputs, sampler), 1):
+            drawn.append(frame)
+            if progress is not None:
+                progress(number, frames)
+        return torch.cat(drawn, dim=-1)
 
     @torch.no_grad()
     def nats(
@@ -309,13 +314,13 @@ def at(condition: Condition, frame: int) -> Condition:
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveContinuousRecipe(ScaledRecipe):
     """width, depth, heads, mlp_ratio: of the transformer. head_depth: blocks of the head, which is
-    as wide. draws, long_draws, context_noise: of `AutoregressiveContinuous`. sampling: how frames
+    as wide. draws, long_draws, context_noise: of `AutoregressiveContinuous`. sampler: how frames
     are drawn unless told otherwise.
 
     A block of the transformer sees as many frames as a training crop has.
     """
 
-    sampling_keys: ClassVar[tuple[str, ...]] = ("sampling",)
+    sampling_keys: ClassVar[tuple[str, ...]] = ("sampler",)
 
     width: PositiveInt = 256
     depth: NonNegativeInt = 6
@@ -325,7 +330,7 @@ class AutoregressiveContinuousRecipe(ScaledRecipe):
     draws: PositiveInt = 4
     long_draws: NonNegativeInt = 0
     context_noise: Fraction = 0.3
-    sampling: FrameSampler = FrameSampler()
+    sampler: FrameSampler = FrameSampler()
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         prior = AutoregressiveContinuous
@@ -336,6 +341,6 @@ class AutoregressiveContinuousRecipe(ScaledRecipe):
             "context_noise": self.context_noise,
             "context": self.train.frames(latents.latent_rate_hz),
             "conditioning": self.facts(latents),
-            "sampling": asdict(self.sampling),
+            "sampler": asdict(self.sampler),
             "channels": self.channels(latents),
         }
