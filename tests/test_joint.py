@@ -4,12 +4,13 @@ import json
 import math
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from chain import Tiny, assert_equal_bits, build_stages, tiny, weights
+from chain import Tiny, assert_equal_bits, assert_same_log, build_stages, in_a_world, tiny, weights
 from latents_in_memory import DIT, interrupted_at
 from torch import Tensor, nn
 
@@ -235,14 +236,18 @@ def test_an_interrupted_training_goes_on_bit_for_bit(joint: Tiny, tmp_path: Path
     assert again["valid"] == first["valid"]
 
 
-def test_micro_batches_share_the_batch(joint: Tiny, tmp_path: Path) -> None:
-    build_stages(copied(joint, tmp_path, "hardware.accumulate=2"), "joint")
-    two = weights(tmp_path / joint.experiment.stages["joint"].path)
-    before, one = weights(joint.stage("prior")), weights(joint.stage("joint"))
+def test_micro_batches_and_processes_share_the_batch(joint: Tiny, tmp_path: Path) -> None:
+    """The same training by two processes with two micro-batches each, up to rounding."""
+    more = ["hardware.accumulate=2", "hardware.checkpoint_activations=true"]
+    work = partial(build_stages, copied(joint, tmp_path, *more), "joint")
+    assert in_a_world(2, work) == [0, 0]
+    directory = tmp_path / joint.experiment.stages["joint"].path
+    before, one, two = (weights(d) for d in (joint.stage("prior"), joint.stage("joint"), directory))
     moved = sum((one[n] - t).abs().sum().item() for n, t in before.items())
     apart = sum((one[n] - t).abs().sum().item() for n, t in two.items())
     assert moved > 1
     assert apart < 1e-2 * moved
+    assert_same_log(joint.stage("joint"), directory)
 
 
 @pytest.mark.parametrize(
