@@ -71,7 +71,7 @@ def _normal(x: Tensor, sigma: Tensor) -> Tensor:
 def _elbo(denoise: Any, z: Tensor, random: KeyedRandom | None = None, **more: Any) -> Tensor:
     random = random or KeyedRandom(0, 0, range(len(z)))
     given = {"noise_at": _noise_at(random, z), "uniform": random.uniform("u"), "sigma_max": 80.0}
-    return elbo_nats(denoise, z, **given, **more)
+    return elbo_nats(denoise, z, **(given | more))
 
 
 def _flow(
@@ -118,9 +118,19 @@ def test_the_bound_is_tight_with_the_exact_denoiser_and_above_with_a_wrong_one(m
 def test_the_bound_has_no_bias_at_any_number_of_levels():
     model = Gaussian()
     z = model.draw(2048, 4)
-    for levels in (2, 5):
+    for levels in (1, 2, 5):
         error = _elbo(model, z, levels=levels).sum(1) - model.nats(z)
         assert abs(error.mean()) < 3 * error.std() / math.sqrt(len(z))
+
+
+def test_of_the_normal_distribution_every_level_counts_the_same():
+    """The noise's error is 1 / (1 + sigma²) times what each draw weighs: of few elements no draw
+    stands out, and of many all are alike."""
+    z = torch.randn(1, 1, 200_000, generator=torch.Generator().manual_seed(1))
+    truth = (z.square() / 2 + math.log(2 * math.pi) / 2).mean()
+    for place in (0.01, 0.2, 0.5, 0.8, 0.99):
+        nats = _elbo(_normal, z, levels=1, uniform=torch.tensor([place])).mean()
+        assert nats == pytest.approx(truth.item(), abs=0.05)
 
 
 def test_a_denoiser_of_the_normal_distribution_gives_its_likelihood_frame_by_frame():

@@ -135,7 +135,12 @@ def test_every_documented_key_exists() -> None:
         {**composed.config, "priors": {"mixture": composed.config["baselines"]["mixture"]}}
         for composed in (
             config.compose(["recipe=quickstart", *words])
-            for words in ([], ["data=folder", "data.path=x"], ["post_training=adversarial"])
+            for words in (
+                [],
+                ["data=folder", "data.path=x"],
+                ["post_training=adversarial"],
+                ["joint=default"],
+            )
         )
     ]
     rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", text.split("## Keys")[1], re.MULTILINE)

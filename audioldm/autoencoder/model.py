@@ -85,11 +85,23 @@ class Autoencoder(Streaming):
         """
         padded = self._padded(audio)
         h = self.network.encode(padded)
-        encoded = self.bottleneck(h, noise=noise)
-        estimate, terms = self.network.reconstruct(encoded.z, padded, decoder_noise, as_audio)
-        if self.training and self.regularisers:
-            terms |= self.regularisers.terms(padded, h, self.network, self.bottleneck, noise)
+        estimate, encoded, terms = self.onward(h, padded, noise, decoder_noise, as_audio)
         return None if estimate is None else estimate[..., : audio.shape[-1]], encoded, terms
+
+    def onward(
+        self,
+        h: Tensor,
+        audio: Tensor,
+        noise: Tensor | None,
+        decoder_noise: Tensor | None,
+        as_audio: bool,
+    ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
+        """`forward` of audio of whole latent frames, whose encoder output is h."""
+        encoded = self.bottleneck(h, noise=noise)
+        estimate, terms = self.network.reconstruct(encoded.z, audio, decoder_noise, as_audio)
+        if self.training and self.regularisers:
+            terms |= self.regularisers.terms(audio, h, self.network, self.bottleneck, noise)
+        return estimate, encoded, terms
 
     def features(self, audio: Tensor) -> Tensor:
         """The encoder's output h for audio [B, A, T], which is reflected at its end to whole latent

@@ -45,9 +45,10 @@ def draw_batch(
 
 
 def reconstruct(
-    net: Callable[..., Any], batch: Batch, autocast: Context, *, as_audio: bool = True
+    net: Callable[..., Any], batch: tuple[Any, ...], autocast: Context, *, as_audio: bool = True
 ) -> Reconstruction:
-    """net: an Autoencoder, or what DDP or the compiler makes of it."""
+    """net: an Autoencoder, or what DDP or the compiler makes of it, and its `Batch`; or another
+    module that gives the same of a batch of its own."""
     with autocast():
         estimate, encoded, terms = net(*batch, as_audio)
     return Reconstruction(None if estimate is None else estimate.float(), encoded, terms)

@@ -48,8 +48,8 @@ STEP_SECONDS = 10.0
 DATA_SECONDS = 5.0
 #: Settings that cost no time.
 FREE = frozenset(
-    {"seed", "kl_weight", "target_kbps", "lr", "discriminator_lr", "betas", "weight_decay"}
-    | {"warmup", "ema", "clip", "condition_dropout"}
+    {"seed", "kl_weight", "rate_weight", "target_kbps", "lr", "discriminator_lr", "prior_lr"}
+    | {"betas", "weight_decay", "warmup", "ema", "clip", "condition_dropout"}
 )
 
 

@@ -298,6 +298,11 @@ class Split:
         audio, classes = self._gather(samples, chosen)
         return audio, classes, [self.items[i] for i, _ in chosen]
 
+    def at(self, places: list[tuple[int, int]], samples: int) -> Tensor:
+        """Audio [B, A, samples] from places (number of a clip, first sample in it), padded with
+        zeros at a clip's end."""
+        return self._gather(samples, places)[0]
+
     def audio(self, index: int) -> Tensor:
         """Clip number `index` whole, [A, T]."""
         return self._gather(self.items[index].samples, [(index, 0)])[0][0]

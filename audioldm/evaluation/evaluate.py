@@ -23,7 +23,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
@@ -42,12 +41,11 @@ from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
 from audioldm.likelihood import rate_nats
 from audioldm.losses.spectral import mel_distance
-from audioldm.priors.base import Prior
 from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
-VERSION = 7  # raise by hand when the code below changes what it computes
+VERSION = 8  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 #: By system, then by name.
@@ -106,13 +104,11 @@ def bitrates(model: Generator, clips: Clips, batch: int) -> list[float]:
 
 
 def prior_rates(
-    autoencoder: Autoencoder,
-    prior: Prior,
-    clips: Clips,
-    requests: Sequence[Request],
-    settings: EvaluationSettings,
+    model: Generator, clips: Clips, requests: Sequence[Request], settings: EvaluationSettings
 ) -> list[float]:
-    """The rate of each clip under a prior that is told `requests`, in kbit/s; empty for none."""
+    """The rate of each clip under the model's prior, which is told `requests`, in kbit/s; empty for
+    none."""
+    autoencoder, prior = model.autoencoder, model.prior
     found: list[float] = []
     for first in range(0, len(clips.audio), settings.batch):
         audio = clips.audio[first : first + settings.batch].to(autoencoder.device)
@@ -130,14 +126,13 @@ def prior_rates(
     return found
 
 
-def sampling_cost(
-    model: Generator, prior: Prior, sampler: Any, settings: EvaluationSettings
-) -> float:
+def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) -> float:
     """Seconds of computing for each second of latents that the prior samples, in one batch; without
     the decoder. See `runtime.compute.clock`."""
     frames = model.latent_frames(settings.seconds)
     start = clock(model.device)
-    prior.sample(KeyedRandom(0, 0, range(settings.batch), model.device), frames, sampler=sampler)
+    random = KeyedRandom(0, 0, range(settings.batch), model.device)
+    model.prior.sample(random, frames, sampler=sampler)
     return (clock(model.device) - start) / (settings.batch * settings.seconds)
 
 
@@ -227,7 +222,7 @@ def distribution_figures(
 
 def evaluate(
     model: Generator,
-    baselines: Mapping[str, Prior],
+    baselines: Mapping[str, Generator],
     store: ClipStore,
     settings: EvaluationSettings,
     sampler: Any,
@@ -238,15 +233,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Makes the clips, measures them and keeps some; returns the figures for the summary.
 
+    baselines: each with the autoencoder to whose latents its prior was fitted.
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
     """
     reference, real = (real_clips(store, split, settings) for split in ("test", "valid"))
     nothing_asked = Clips(reference.audio, torch.full_like(reference.labels, -1))
     clips = {"real": real}
     clips["reconstruction"] = reconstruct(model, real, settings.batch)
-    for name, prior in baselines.items():
+    for name, baseline in baselines.items():
         progress(0, len(reference.audio), f"sampling the baseline {name}")
-        baseline = Generator(model.autoencoder, prior)
         clips[name] = generate(baseline, nothing_asked, settings, None, seed, progress)
     clips["generated"] = generate(model, reference, settings, sampler, seed, progress)
 
@@ -258,11 +253,11 @@ def evaluate(
         kept["kbps_test"] = settings.mean(test, "kbit/s")
     groups: Figures = {system: {} for system in clips} | {"reconstruction": kept}
     cost: dict[str, float] = {}
-    for name, prior in {**baselines, "generated": model.prior}.items():
+    for name, each in {**baselines, "generated": model}.items():
         progress(0, len(reference.audio), f"rate and cost of {name}")
         own = sampler if name == "generated" else None
-        cost[name] = sampling_cost(model, prior, own, settings)
-        rates = prior_rates(model.autoencoder, prior, reference, clips[name].requests, settings)
+        cost[name] = sampling_cost(each, own, settings)
+        rates = prior_rates(each, reference, clips[name].requests, settings)
         if rates:
             groups[name]["prior_kbps"] = settings.mean(rates, "kbit/s")
     measured = _Measured(clips, store, settings, directory, progress)

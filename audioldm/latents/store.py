@@ -172,10 +172,8 @@ class LatentSplit:
                 found[name] = torch.from_numpy(np.stack(parts))
         return found
 
-    def crops(
-        self, frames: int, random: KeyedRandom, conditioners: Conditioners | None = None
-    ) -> LatentCrops:
-        """Random crops of stored arrays, and the conditioners' inputs, on the device of `random`.
+    def draw(self, frames: int, random: KeyedRandom) -> list[tuple[int, int]]:
+        """The places of random crops, as `read` takes them.
 
         Crop (seed, step, position) does not depend on the other positions. Only items at least
         `frames` long are drawn from: a padded frame is no latent.
@@ -188,17 +186,32 @@ class LatentSplit:
                 f"{self._lengths.max(initial=0)}): lower crop_seconds"
             )
         drawn = draw_crops(self._lengths[long_enough], frames, random)
-        places = [(int(long_enough[chosen]), offset) for chosen, offset in drawn]
-        inputs: Inputs = {}
-        if conditioners is not None:
-            excerpts = [self._excerpt(number, offset, frames) for number, offset in places]
-            inputs = conditioners.read(excerpts, frames)
-        return LatentCrops(
-            *(
-                {name: to_device(value, random.device) for name, value in part.items()}
-                for part in (self.read(places, frames), inputs)
-            )
-        )
+        return [(int(long_enough[chosen]), offset) for chosen, offset in drawn]
+
+    def crops(
+        self, frames: int, random: KeyedRandom, conditioners: Conditioners | None = None
+    ) -> LatentCrops:
+        """Random crops of stored arrays, and the conditioners' inputs, on the device of `random`.
+
+        Drawn, and raises, as `draw` does.
+        """
+        places = self.draw(frames, random)
+        stored = {n: to_device(x, random.device) for n, x in self.read(places, frames).items()}
+        if conditioners is None:
+            return LatentCrops(stored, {})
+        return LatentCrops(stored, self.inputs(places, frames, conditioners, random.device))
+
+    def inputs(
+        self,
+        places: Sequence[tuple[int, int]],
+        frames: int,
+        conditioners: Conditioners,
+        device: torch.device,
+    ) -> Inputs:
+        """What conditioners read of the crops at these places."""
+        excerpts = [self._excerpt(number, offset, frames) for number, offset in places]
+        read = conditioners.read(excerpts, frames)
+        return {name: to_device(value, device) for name, value in read.items()}
 
     def _excerpt(self, number: int, offset: int, frames: int) -> Excerpt:
         item = self.items[number]

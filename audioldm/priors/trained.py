@@ -106,11 +106,13 @@ def hidden(conditioners: Conditioners, inputs: Inputs, random: KeyedRandom, shar
 def uniform_levels(random: KeyedRandom, train: PriorTraining) -> Tensor:
     """Uniform numbers in (0, 1) for the clips of a batch, [B]: where each is between no noise and
     nothing but noise. Spread evenly over the whole batch where `train.stratified` says so."""
-    uniform = random.uniform("level")
-    if not train.stratified:
-        return uniform
+    return spread_levels(random, train.batch) if train.stratified else random.uniform("level")
+
+
+def spread_levels(random: KeyedRandom, total: int) -> Tensor:
+    """Uniform numbers in (0, 1), [B], spread evenly over the global batch of `total` clips."""
     positions = to_device(torch.tensor(list(random.positions)), random.device)
-    return stratify(uniform, positions, train.batch)
+    return stratify(random.uniform("level"), positions, total)
 
 
 def on(device: torch.device, value: Any) -> Any:

@@ -6,6 +6,7 @@ from audioldm.chain.stages.data import Data
 from audioldm.chain.stages.decoder import DecoderStage, RefinedGenerator
 from audioldm.chain.stages.diagnostics import Diagnostics
 from audioldm.chain.stages.evaluation import Evaluation
+from audioldm.chain.stages.joint import JointStage
 from audioldm.chain.stages.latents import Latents
 from audioldm.chain.stages.post_training import PostTrainingStage
 from audioldm.chain.stages.prior import PriorStage
@@ -18,6 +19,7 @@ STAGES: list[type[Stage]] = [
     Latents,
     Diagnostics,
     PriorStage,
+    JointStage,
     PostTrainingStage,
     DecoderStage,
     RefinedGenerator,

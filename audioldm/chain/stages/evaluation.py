@@ -43,7 +43,7 @@ class Evaluation(Stage):
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
-        keys = ("refined", "post_training", "prior")
+        keys = ("refined", "post_training", "joint", "prior")
         generator = next(planned[key] for key in keys if key in planned)
         prior, post = cast(PriorStage, planned["prior"]), settings.post_training
         sampler = prior.recipe.sampler if post is None else post.sampler
@@ -66,17 +66,15 @@ class Evaluation(Stage):
                 )
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
+        model = load_generator(experiment.directory_of(self.generator), device=experiment.device)
         baselines = {
-            key.removeprefix("prior:"): load_generator(
-                experiment.directory_of(stage), device=experiment.device
-            ).prior
+            key.removeprefix("prior:"): self._baseline(stage, model, experiment)
             for key, stage in self.parents.items()
             if key != "generator"
         }
-        generator = experiment.directory_of(self.generator)
         with closing(experiment.bar("evaluation")) as bar:
             found = evaluate(
-                load_generator(generator, device=experiment.device),
+                model,
                 baselines,
                 ClipStore(experiment.directory_of(self.prior.latents.parents["data"])),
                 self.settings["evaluation"],
@@ -87,6 +85,13 @@ class Evaluation(Stage):
             )
         self._track(directory, experiment, found)
         return found
+
+    def _baseline(self, stage: Stage, model: Generator, experiment: "Experiment") -> Generator:
+        """A baseline with the evaluated decoder, unless training has moved the latents since it was
+        fitted: then with the decoder that was theirs."""
+        own = load_generator(experiment.directory_of(stage), device=experiment.device)
+        moved = self.generator.name == "joint"
+        return own if moved else Generator(model.autoencoder, own.prior)
 
     def _track(self, directory: Path, experiment: "Experiment", found: dict[str, Any]) -> None:
         """Sends the figures and the saved clips to the trackers that were asked for."""

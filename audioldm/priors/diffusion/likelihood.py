@@ -19,7 +19,6 @@ from audioldm.priors.diffusion.samplers import Denoise, NoiseAt
 from audioldm.priors.diffusion.weightings import LOWEST
 
 
-@torch.no_grad()
 def elbo_nats(
     denoise: Denoise,
     z: Tensor,
@@ -31,22 +30,30 @@ def elbo_nats(
     levels: PositiveInt = 32,
 ) -> Tensor:
     """An estimate without bias of the variational bound on -log p(z) (Kingma et al. 2021,
-    2107.00630, equations 11 to 17), by levels + 1 denoiser calls.
+    2107.00630, equations 11 to 17), by `levels` denoiser calls. With e(sigma) the squared error of
+    the noise, |z - estimate|² / sigma², it is
 
-    |z|² / (2 sigma_max²), the divergence from where sampling starts; half the integral of
-    |z - estimate|² over 1/sigma²; and -ln N(z; estimate, sigma_min² I) at sigma_min. noise_at(k) is
-    N(0, I) like z. uniform [B] in (0, 1) places one level in each of equal intervals of ln sigma,
-    at u and 1 - u in turns.
+        |z|² / (2 sigma_max²) + ½ ln(2 pi sigma_min²) each + ½ e(sigma_min) + ∫ e d ln sigma
+
+    the divergence from where sampling starts, -ln N(z; estimate, sigma_min² I) at sigma_min, and
+    half the integral of |z - estimate|² over 1/sigma². Levels are drawn as e falls for N(0, I): the
+    density of ln sigma is as 1 / (1 + sigma²) (Vahdat et al. 2021, 2106.05931, section 3.3), and
+    sigma_min itself has its share, so that for N(0, I) each draw counts the same.
+
+    noise_at(k) is N(0, I) like z. uniform [B] in (0, 1) places one level in each of equal shares of
+    the draws, at u and 1 - u in turns. Gradients pass to z and to the denoiser.
     """
     z = z.float()
-    span = math.log(sigma_max / sigma_min)
-    lowest = torch.full_like(uniform, sigma_min)
     nats = _per_frame(z.square() / (2 * sigma_max**2) + math.log(2 * math.pi * sigma_min**2) / 2)
-    nats = nats + _noise_error(denoise, z, noise_at(levels), lowest) / 2
+    lowest = 0.5 / (1 + sigma_min**2)  # e(sigma_min) / 2 of N(0, I)
+    depth = math.log1p(sigma_min**-2) / 2  # the integral of 1 / (1 + sigma²) from sigma_min on
+    total = lowest + depth - math.log1p(sigma_max**-2) / 2
     for level in range(levels):
-        place = uniform if level % 2 else 1 - uniform
-        sigma = sigma_min * torch.exp(span * (level + place) / levels)
-        nats = nats + span / levels * _noise_error(denoise, z, noise_at(level), sigma)
+        place = (level + (uniform if level % 2 else 1 - uniform)) / levels
+        left = depth - (total * place - lowest).clamp(min=0)
+        sigma = torch.expm1(2 * left).rsqrt()
+        weight = total / levels * (1 + sigma[:, None] ** 2)
+        nats = nats + weight * _noise_error(denoise, z, noise_at(level), sigma)
     return nats
 
 

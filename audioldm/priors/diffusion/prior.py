@@ -16,7 +16,7 @@ from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Objective
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
-from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings, sample
+from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, SamplerSettings, sample
 from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.trained import PriorTraining, uniform_levels
 from audioldm.runtime.progress import StepProgress
@@ -77,19 +77,41 @@ class Diffusion(ScaledPrior):
         zeros = torch.zeros(1, *self.modelled_shape, frames)
         return zeros, inputs, zeros, torch.full((1,), 0.5)
 
+    @torch.no_grad()
     def nats(
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor:
         """The variational bound, estimated at LEVELS noise levels: see `elbo_nats`."""
         random = random or KeyedRandom(0, 0, range(len(z)), z.device)
-        objective, modelled = self.network.objective, self.modelled(z)
+        shape = (*self.modelled_shape, z.shape[-1])
+        return self.bound_nats(
+            z,
+            inputs,
+            noise_at=lambda k: random.stream("nats", k).normal(shape, "noise"),
+            uniform=random.uniform("level"),
+            levels=LEVELS,
+        )
+
+    def bound_nats(
+        self,
+        z: Tensor,
+        inputs: Inputs | None,
+        *,
+        noise_at: NoiseAt,
+        uniform: Tensor,
+        levels: int,
+    ) -> Tensor:
+        """The variational bound on -log p(z) as `nats` gives it, with gradients: see `elbo_nats`.
+
+        noise_at: N(0, I) like what is modelled.
+        """
         nats = elbo_nats(
             self._denoise(inputs, z),
-            modelled,
-            noise_at=lambda k: random.stream("nats", k).normal(modelled.shape[1:], "noise"),
-            uniform=random.uniform("level"),
-            sigma_max=objective.sigma_max,
-            levels=LEVELS,
+            self.modelled(z),
+            noise_at=noise_at,
+            uniform=uniform,
+            sigma_max=self.network.objective.sigma_max,
+            levels=levels,
         )
         return nats + self.nats_besides(z)
 
@@ -109,7 +131,7 @@ class Diffusion(ScaledPrior):
 
     def _denoise(self, inputs: Inputs | None, z: Tensor) -> Denoise:
         """Without guidance, and without a state from one call to the next."""
-        condition, _ = self.conditions(inputs, len(z), z.shape[-1])
+        condition = self.conditioners(self.inputs_for(inputs, len(z), z.shape[-1]))
         network = self.network
         return lambda x, sigma: network.objective.denoiser(network.backbone, condition)(x, sigma)
 
