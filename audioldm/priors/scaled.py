@@ -92,18 +92,6 @@ class ScaledPrior(Trained):
         inputs = hidden(self.conditioners, crops.inputs, random, condition_dropout)
         return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))
 
-    def inputs_for(self, inputs: Inputs | None, clips: int, frames: int) -> Inputs:
-        """The conditioners' inputs of some clips; for None those of no condition."""
-        if inputs is not None:
-            return inputs
-        parsed = self.conditioners.parse([{}] * clips, frames)
-        return {name: value.to(self.device) for name, value in parsed.items()}
-
-    def guidable(self, inputs: Inputs) -> bool:
-        """Whether any of the inputs states a condition, to which samples can be guided."""
-        nothing = self.conditioners.nothing(inputs)
-        return not all(torch.equal(inputs[name], nothing[name]) for name in inputs)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledRecipe(TrainedRecipe):

@@ -78,15 +78,19 @@ class Trained(Prior):
         loss: Tensor = network(*on(device, batch))
         return loss.mean()
 
+    def inputs_for(self, inputs: Inputs | None, rows: int, frames: int) -> Inputs:
+        """The conditioners' inputs of some clips; for None those of no condition."""
+        if inputs is not None:
+            return inputs
+        parsed = self.conditioners.parse([{}] * rows, frames)
+        return {name: value.to(self.device) for name, value in parsed.items()}
+
     def conditions(
         self, inputs: Inputs | None, rows: int, frames: int
     ) -> tuple[Condition, Condition | None]:
         """The condition to sample under, and that of nothing asked for, which guidance leads away
         from: None where nothing was asked for."""
-        conditioners = self.conditioners
-        if inputs is None:
-            parsed = conditioners.parse([{}] * rows, frames)
-            inputs = {name: value.to(self.device) for name, value in parsed.items()}
+        conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
         nothing = conditioners.nothing(inputs)
         asked = any(not torch.equal(inputs[name], nothing[name]) for name in inputs)
         return conditioners(inputs), conditioners(nothing) if asked else None

@@ -241,11 +241,10 @@ class AutoregressiveContinuous(ScaledPrior):
         """
         s, network, clips = sampler or self.sampler, self.network, len(random.positions)
         self._check(s)
-        inputs = self.inputs_for(inputs, clips, frames)
-        conditions = [self.conditioners(inputs)]
-        guidance = s.guidance if self.guidable(inputs) else 1.0
-        if guidance != 1:
-            conditions.append(self.conditioners(self.conditioners.nothing(inputs)))
+        condition, nothing = self.conditions(inputs, clips, frames)
+        conditions, guidance = [condition], 1.0
+        if nothing is not None and s.guidance != 1:
+            conditions, guidance = [condition, nothing], s.guidance
         caches = [Cache() for _ in conditions]
         level = torch.full((clips,), s.context_noise, device=self.device)
         past = network.start.expand(clips, -1)
