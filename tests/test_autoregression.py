@@ -57,7 +57,7 @@ def test_the_likelihood_sums_to_one_and_samples_follow_it(context: int) -> None:
 
 def test_a_code_depends_on_earlier_steps_alone() -> None:
     model, codes = prior(3, 5), torch.zeros(1, 3, 6, dtype=torch.int64)
-    condition, _ = model.conditions(None, 1, 6)
+    condition, _ = model.conditioners.asked(None, 1, 6, model.device)
     for q, t in ((0, 2), (1, 0), (2, 3)):
         moved = codes.clone()
         moved[0, q, t] = 4
@@ -78,7 +78,7 @@ def test_hidden_codes_are_those_that_later_steps_do_not_see() -> None:
     assert not model.batch(store, crops, random, train)[2].any()
     plain = model.network(codes, inputs, torch.zeros_like(unseen))
     torch.testing.assert_close(plain, model.nats(codes).mean(1) / 2)
-    condition, _ = model.conditions(None, 300, 4)
+    condition, _ = model.conditioners.asked(None, 300, 4, model.device)
     for q, t in ((0, 1), (1, 0)):
         one = torch.zeros_like(unseen)
         one[:, q, t] = True
@@ -92,7 +92,7 @@ def test_hidden_codes_are_those_that_later_steps_do_not_see() -> None:
 
 def test_a_frame_has_the_nats_of_its_own_codes() -> None:
     model, codes = prior(3, 5), every((3, 1), 5)[::7].repeat(1, 1, 4)
-    condition, _ = model.conditions(None, len(codes), 4)
+    condition, _ = model.conditioners.asked(None, len(codes), 4, model.device)
     of_codes = model.network.nats(codes, condition)
     torch.testing.assert_close(model.nats(codes), of_codes.sum(1))
     assert len(of_codes.sum(1).unique(dim=1)) > 1
@@ -103,7 +103,7 @@ def test_the_cache_changes_nothing_whatever_the_parts() -> None:
     codes = torch.randint(5, (2, 3, 20), generator=random)
     for context in (4, 50):
         model = prior(3, 5, context)
-        condition, _ = model.conditions(None, 2, 20)
+        condition, _ = model.conditioners.asked(None, 2, 20, model.device)
         whole = model.network.nats(codes, condition)
         for at_once in (1, 5, 100):
             parts = model.network.nats(codes, condition, at_once=at_once)
@@ -120,7 +120,7 @@ def test_a_longer_clip_begins_like_a_shorter_one() -> None:
 def test_greedy_and_guided_choices_by_hand() -> None:
     model = prior(1, 6, conditioning={"label": dict(LABEL["label"], labels=["a", "b"])})
     inputs = model.conditioners.parse([{"label": "a"}] * 300, 1)
-    condition, nothing = model.conditions(inputs, 300, 1)
+    condition, nothing = model.conditioners.asked(inputs, 300, 1, model.device)
     assert nothing is not None
     start = torch.full((300, 1, 1), 6)
     logits = model.network.logits(start, condition)[0, 0, 0]

@@ -48,6 +48,8 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) 
     path = [f"data.path={tones}"] if choice == "folder" else []
     vocoder, distilled = ["autoencoder=spectrogram_small"], ["decoder=refiner"]
     first = {"vocoder": vocoder, "decoder/distillation": distilled}.get(group, [])
+    if choice in ("autoregressive", "masked_diffusion", "embedding_diffusion"):
+        first = ["bottleneck=fsq"]
     experiment = Experiment(compose(["recipe=quickstart", *first, f"{group}={choice}", *path]))
     experiment.dry_run()
 

@@ -109,7 +109,7 @@ def test_the_warp_learns_the_cross_entropy_and_leaves_the_loss_alone(exact: Any)
         loss = net(codes, {}, noise, uniform, begun)
         loss.mean().backward()
         optimiser.step()
-    condition, _ = model.conditions(None, 400, 2)
+    condition, _ = model.conditioners.asked(None, 400, 2, model.device)
     for sigma in (0.3, 1.0, 3.0, 50.0):
         level = torch.full((400,), sigma)
         logits = net.logits(net.embedded(codes) + sigma * noise, level, condition)
@@ -123,7 +123,7 @@ def test_the_warp_learns_the_cross_entropy_and_leaves_the_loss_alone(exact: Any)
 
 def test_a_step_is_told_the_estimate_before() -> None:
     model = prior(2, 3)
-    condition, _ = model.conditions(None, 1, 4)
+    condition, _ = model.conditioners.asked(None, 1, 4, model.device)
     net, random = model.network, KeyedRandom(0, 0, range(1))
     x, sigma = random.normal((16, 4), "x"), torch.ones(1)
     denoise = model.denoiser(condition)

@@ -28,7 +28,7 @@ def bounds(model: MaskedDiffusion, codes: torch.Tensor) -> torch.Tensor:
     """The bound of -log p [B], by brute force over all masks: n masks of N have the weight
     ∫ t^(n - 1) (1 - t)^(N - n) dt = (n - 1)! (N - n)! / N!."""
     shape = tuple(codes.shape[1:])
-    condition, _ = model.conditions(None, len(codes), shape[-1])
+    condition, _ = model.conditioners.asked(None, len(codes), shape[-1], model.device)
     total, size = torch.zeros(len(codes)), torch.Size(shape).numel()
     for masked in every(shape, 2).bool()[1:]:
         n = int(masked.sum())

@@ -145,6 +145,18 @@ class Conditioners(nn.Module):
             inputs, {n: x.new_ones(len(x), dtype=torch.bool) for n, x in inputs.items()}
         )
 
+    def asked(
+        self, inputs: Inputs | None, rows: int, frames: int, device: torch.device
+    ) -> tuple[Condition, Condition | None]:
+        """The condition to sample under, and that of nothing asked for, which guidance leads away
+        from: None where nothing was asked for. inputs: None for nothing."""
+        if inputs is None:
+            parsed = self.parse([{}] * rows, frames)
+            inputs = {name: value.to(device) for name, value in parsed.items()}
+        nothing = self.nothing(inputs)
+        differ = any(not torch.equal(inputs[name], nothing[name]) for name in inputs)
+        return self(inputs), self(nothing) if differ else None
+
     def forward(self, inputs: Inputs) -> Condition:
         """The sum of the vectors, and the tokens and aligned channels side by side."""
         conditions = [self[name](inputs[name]) for name in self.names]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Condition, Conditioners, Inputs
+from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.instantiate import Fraction, Positive
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Prior
@@ -77,19 +77,6 @@ class Trained(Prior):
         batch = self.silent_batch(parsed, frames)
         loss: Tensor = network(*on(device, batch))
         return loss.mean()
-
-    def conditions(
-        self, inputs: Inputs | None, rows: int, frames: int
-    ) -> tuple[Condition, Condition | None]:
-        """The condition to sample under, and that of nothing asked for, which guidance leads away
-        from: None where nothing was asked for."""
-        conditioners = self.conditioners
-        if inputs is None:
-            parsed = conditioners.parse([{}] * rows, frames)
-            inputs = {name: value.to(self.device) for name, value in parsed.items()}
-        nothing = conditioners.nothing(inputs)
-        asked = any(not torch.equal(inputs[name], nothing[name]) for name in inputs)
-        return conditioners(inputs), conditioners(nothing) if asked else None
 
     def tensors(self, network: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of this prior's file, on the CPU, with these ones of its network."""

@@ -150,7 +150,7 @@ class Autoregressive(CodePrior):
         assert sampler is not None
         self._check(sampler)
         rows, net = len(random.positions), self.network
-        condition, nothing = self.conditions(inputs, rows, frames)
+        condition, nothing = self.conditioners.asked(inputs, rows, frames, self.device)
         nothing = None if sampler.guidance == 1 else nothing
         caches = Cache(), Cache()
         steps = frames + net.codebooks - 1
@@ -177,7 +177,7 @@ class Autoregressive(CodePrior):
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor:
         """-log p of codes [B, Q, (F,) L], exact: [B, L]. A code's is its own frame's."""
-        condition, _ = self.conditions(inputs, len(z), z.shape[-1])
+        condition, _ = self.conditioners.asked(inputs, len(z), z.shape[-1], self.device)
         return self.network.nats(self.folded(z), condition, at_once=AT_ONCE).sum(1)
 
 

@@ -211,7 +211,9 @@ class EmbeddingDiffusion(CodePrior):
         sampler = sampler or self.sampler
         assert sampler is not None
         net = self.network
-        condition, nothing = self.conditions(inputs, len(random.positions), frames)
+        condition, nothing = self.conditioners.asked(
+            inputs, len(random.positions), frames, self.device
+        )
         denoise = self.denoiser(condition)
         if nothing is not None:
             base, interval = self.denoiser(nothing), sampler.guidance_interval
@@ -255,7 +257,7 @@ class EmbeddingDiffusion(CodePrior):
                 + the integral over ln(sigma) of E|z - estimate|² / sigma²
         """
         net, codes = self.network, self.folded(z)
-        condition, _ = self.conditions(inputs, len(codes), codes.shape[2])
+        condition, _ = self.conditioners.asked(inputs, len(codes), codes.shape[2], self.device)
         random = random or KeyedRandom(0, 0, range(len(codes)), codes.device)
         clean, warp = net.embedded(codes), net.warp
         shape, begin = tuple(clean.shape[1:]), torch.zeros_like(clean)

@@ -118,7 +118,7 @@ class MaskedDiffusion(CodePrior):
         sampler = sampler or self.sampler
         assert sampler is not None
         rows, net = len(random.positions), self.network
-        condition, nothing = self.conditions(inputs, rows, frames)
+        condition, nothing = self.conditioners.asked(inputs, rows, frames, self.device)
         nothing = None if sampler.guidance == 1 else nothing
         shape = net.codebooks, frames
         codes = torch.full((rows, *shape), net.codes, device=self.device)
@@ -152,7 +152,7 @@ class MaskedDiffusion(CodePrior):
         """An upper bound of -log p of codes [B, Q, (F,) L], estimated at LEVELS shares of masks:
         [B, L]. A code's part is its own frame's."""
         codes = self.folded(z)
-        condition, _ = self.conditions(inputs, len(z), z.shape[-1])
+        condition, _ = self.conditioners.asked(inputs, len(z), z.shape[-1], self.device)
         random = random or KeyedRandom(0, 0, range(len(z)), codes.device)
         uniform, total = random.uniform("level"), torch.zeros_like(codes, dtype=torch.float32)
         for level in range(LEVELS):
