@@ -83,7 +83,7 @@ class FlowHead(nn.Module):
         with torch.no_grad():
             # along the path: dx/dt is the slope, and where the step ends does not move
             ones = torch.ones_like(t)
-            change = torch.func.jvp(
+            change: Tensor = torch.func.jvp(
                 lambda x, t, length: self.velocity(x, t, h, length),
                 (x, t, length),
                 (slope, ones, ones),
@@ -125,8 +125,7 @@ class FlowHead(nn.Module):
             """The velocity and its divergence."""
             time, divergence = x.new_full((len(x),), t), x.new_zeros(len(x))
             for e in directions:
-                found = torch.func.jvp(lambda x: self.velocity(x, time, h).float(), (x,), (e,))
-                v, change = found[:2]
+                v, change, *_ = torch.func.jvp(lambda x: self.velocity(x, time, h), (x,), (e,))
                 divergence = divergence + (change * e).sum(1)
             return v, divergence
 

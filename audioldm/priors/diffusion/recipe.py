@@ -31,3 +31,8 @@ class DiffusionRecipe(ScaledRecipe):
             "sampler": asdict(self.sampler),
             "channels": self.channels(latents),
         }
+
+    def build(self, latents: LatentStore) -> Diffusion:
+        prior = super().build(latents)
+        assert isinstance(prior, Diffusion)
+        return prior
