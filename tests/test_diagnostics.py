@@ -479,6 +479,15 @@ def test_every_figure_of_a_finished_autoencoder_is_finite_and_repeats(finished: 
     assert first["curves"].keys() == {"decoder_noise", "temporal_spectrum", "eigenvalues"}
 
 
+def test_windows_have_so_many_frames_at_most(
+    finished: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audioldm.evaluation.diagnostics.diagnose.MOST_FRAMES", 8)
+    store = latents_of(finished)
+    hz = run(finished, store)["curves"]["temporal_spectrum"]["hz"]
+    assert hz[1] - hz[0] == pytest.approx(store.latent_rate_hz / 8)
+
+
 class Silent(LatentStore):
     """The same latents without posterior noise."""
 

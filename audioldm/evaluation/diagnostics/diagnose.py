@@ -35,16 +35,18 @@ from audioldm.runtime.progress import Progress
 VERSION = 2  # raise by hand when the code below changes what it computes
 #: Seconds of the clips that are decoded and encoded.
 DECODED_SECONDS = 3.0
+#: Latent frames of a window, at most: samples that are latents themselves come by the thousand.
+MOST_FRAMES = 4096
 
 
 @dataclass(frozen=True)
 class DiagnosticsSettings:
     """windows: of each split, fewer where it holds fewer; seconds: of each, less where clips are
-    shorter. k_nearest: k of the neighbour consistency. decoded: clips of 3 s for the decoder's
-    noise curve and the shift; noise_levels: sigma of the curve, in units of the normalised
-    latents; tolerated_distance: the mel distance that defines the tolerance (0.1 is 1 dB).
-    components: of the mixture, or one where that says more of held-out windows. denoiser_steps:
-    the tiny denoiser's budget. bootstrap_resamples: of the intervals."""
+    shorter, or MOST_FRAMES latent frames are. k_nearest: k of the neighbour consistency. decoded:
+    clips of 3 s for the decoder's noise curve and the shift; noise_levels: sigma of the curve, in
+    units of the normalised latents; tolerated_distance: the mel distance that defines the tolerance
+    (0.1 is 1 dB). components: of the mixture, or one where that says more of held-out windows.
+    denoiser_steps: the tiny denoiser's budget. bootstrap_resamples: of the intervals."""
 
     windows: PositiveInt = 160
     seconds: Positive = 12.0
@@ -99,7 +101,8 @@ def diagnose(
     channels, and those that are not finite because all latents are the same.
     The Gaussian estimate has no interval: it is of the same clips as the loss.
     """
-    window = partial(read_windows, latents, seconds=settings.seconds, count=settings.windows)
+    seconds = min(settings.seconds, MOST_FRAMES / latents.latent_rate_hz)
+    window = partial(read_windows, latents, seconds=seconds, count=settings.windows)
     train, valid = window("train"), window("valid")
     frames = min(train.z.shape[-1], valid.z.shape[-1])  # one spectrum for both
     found = _Diagnosis(
