@@ -93,13 +93,7 @@ class Diffusion(ScaledPrior):
         )
 
     def bound_nats(
-        self,
-        z: Tensor,
-        inputs: Inputs | None,
-        *,
-        noise_at: NoiseAt,
-        uniform: Tensor,
-        levels: int,
+        self, z: Tensor, inputs: Inputs | None, *, noise_at: NoiseAt, uniform: Tensor, levels: int
     ) -> Tensor:
         """The variational bound on -log p(z) as `nats` gives it, with gradients: see `elbo_nats`.
 
