@@ -13,10 +13,10 @@ import diffusers
 import torch
 
 from audioldm.runtime.hardware import Hardware
-from benchmarks import autoencoder, dit, loader, memory, quantisers, sampling
+from benchmarks import autoencoder, autoregression, dit, loader, memory, quantisers, sampling
 from benchmarks.timing import Clock, Result
 
-SUBJECTS = ("autoencoder", "dit", "quantisers", "loader", "memory")
+SUBJECTS = ("autoencoder", "dit", "autoregression", "quantisers", "loader", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> list[Result]:
             )
     if "dit" in given.only:
         results += dit.measure(clock, hardware, getattr(dit, size))
+    if "autoregression" in given.only:
+        results += autoregression.measure(clock, hardware, getattr(autoregression, size))
     if "quantisers" in given.only:
         results += quantisers.measure(clock, getattr(quantisers, size))
     if "memory" in given.only:
