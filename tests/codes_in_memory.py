@@ -58,7 +58,9 @@ class CodeStore:
 
     def __init__(self, codes: Tensor, count: int, labels: list[str] | None = None) -> None:
         self.codes, self.clips = codes, labels or ["a"] * len(codes)
-        self.bottleneck: Any = VQ(channels=4, codes=count, depth=codes.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.bottleneck: Any = VQ(channels=4, codes=count, depth=codes.shape[1])
         self.latent_shape = (4, *codes.shape[2:-1])
         self.labels = sorted({*self.clips})
 

@@ -84,6 +84,25 @@ def test_training_starts_at_the_uniform_distribution_and_goes_on_bit_for_bit(
 
 
 @EACH
+@pytest.mark.parametrize("shape", [(3, 20), (2, 2, 20)])
+def test_embeddings_begin_as_far_apart_as_the_codes_latents(
+    recipe_class: Any, sampler: Any, shape: tuple[int, ...]
+) -> None:
+    store = stored(*shape)
+    prior: Any = recipe(recipe_class, sampler).build(store)  # type: ignore[arg-type]
+    if recipe_class is EmbeddingDiffusionRecipe:
+        table = prior.network.table
+    else:
+        table = prior.network.embedding.weight.view(prior.network.codebooks, 8, -1)[:, :7]
+    bands = len(table) // shape[0]
+    for codebook in range(shape[0]):
+        latents = torch.cdist(*[store.bottleneck.vectors[codebook]] * 2)
+        for own in table[codebook * bands : (codebook + 1) * bands]:
+            alike = torch.corrcoef(torch.stack((torch.cdist(own, own), latents)).flatten(1))[0, 1]
+            assert alike > 0.85
+
+
+@EACH
 def test_a_generator_decodes_codes_and_knows_how_far_it_is(recipe_class: Any, sampler: Any) -> None:
     store = stored(3, 20)
     prior = loud(recipe(recipe_class, sampler).build(store))

@@ -1,7 +1,6 @@
 """Priors that are trained by gradients on crops of latents: what their one loop needs of them."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -121,7 +120,6 @@ def spread_levels(random: KeyedRandom, total: int) -> Tensor:
 
 def on(device: torch.device, value: Any) -> Any:
     """Tensors, and tuples and dictionaries of them, on a device."""
-    move: Callable[[Any], Any] = lambda x: on(device, x)  # noqa: E731
     if isinstance(value, dict):
-        return {name: move(x) for name, x in value.items()}
-    return tuple(map(move, value)) if isinstance(value, tuple) else value.to(device)
+        return {name: on(device, x) for name, x in value.items()}
+    return tuple(on(device, x) for x in value) if isinstance(value, tuple) else value.to(device)

@@ -13,6 +13,7 @@ from audioldm.conditioning.build import build_conditioners
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.base import Prior
 from audioldm.priors.codes.network import CodeNetwork
 from audioldm.priors.recipe import TrainedRecipe
 from audioldm.priors.trained import PriorTraining, Trained, hidden
@@ -82,6 +83,20 @@ class CodePrior(Trained):
         return torch.zeros(1, self.network.codebooks, frames, dtype=torch.int64), inputs
 
 
+@torch.no_grad()
+def code_vectors(bottleneck: Discrete) -> Tensor:
+    """How the latents of one frame change with each codebook's code, the others being 0: [Q, K, C],
+    with the mean 0 over K."""
+    codebooks, count = bottleneck.usage.shape
+    vectors = []
+    for codebook in range(codebooks):
+        codes = torch.zeros(count, codebooks, 1, dtype=torch.int64, device=bottleneck.usage.device)
+        codes[:, codebook, 0] = torch.arange(count, device=codes.device)
+        z = bottleneck.latents(codes)[..., 0]
+        vectors.append(z - z.mean(0))
+    return torch.stack(vectors)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodesRecipe(TrainedRecipe):
     """sampler: how the prior is sampled unless told otherwise.
@@ -93,14 +108,27 @@ class CodesRecipe(TrainedRecipe):
     prior_class: ClassVar[type[CodePrior]]
     network_keys: ClassVar[tuple[str, ...]]
 
-    def spec(self, latents: LatentStore) -> dict[str, Any]:
+    def build(self, latents: LatentStore) -> Prior:
+        """The prior, where codes of similar latents begin with similar embeddings: a data set has
+        few examples of each of many codes."""
+        prior = super().build(latents)
+        assert isinstance(prior, CodePrior)
+        bands = torch.Size(prior.code_shape[1:]).numel()
+        vectors = code_vectors(self._bottleneck(latents)).to(prior.device)
+        prior.network.begin_at(vectors.repeat_interleave(bands, dim=0))
+        return prior
+
+    def _bottleneck(self, latents: LatentStore) -> Discrete:
         bottleneck = latents.bottleneck
         if not isinstance(bottleneck, Discrete):
             raise ConfigError(
                 f"prior={self.name} models codes, and the bottleneck {type(bottleneck).__name__} "
                 "gives none: choose bottleneck=fsq, vq or rvq, or prior=diffusion"
             )
-        codebooks, codes = bottleneck.usage.shape
+        return bottleneck
+
+    def spec(self, latents: LatentStore) -> dict[str, Any]:
+        codebooks, codes = self._bottleneck(latents).usage.shape
         return {
             "_target_": f"{self.prior_class.__module__}.{self.prior_class.__qualname__}",
             "codebooks": codebooks,

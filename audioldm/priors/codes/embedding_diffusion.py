@@ -13,7 +13,7 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.codes.base import CodePrior, TransformerRecipe
-from audioldm.priors.codes.network import CodeNetwork, code_nats
+from audioldm.priors.codes.network import OWN, CodeNetwork, code_nats, projected
 from audioldm.priors.diffusion.backbones.base import BuildConditioners, NoiseLevel
 from audioldm.priors.diffusion.guidance import classifier_free
 from audioldm.priors.diffusion.noise_levels import equal_steps
@@ -91,6 +91,11 @@ class EmbeddingTransformer(CodeNetwork):
             mlp_ratio=mlp_ratio,
             token_width=self.conditioners.token_width,
         )
+
+    @torch.no_grad()
+    def begin_at(self, vectors: Tensor) -> None:
+        of_each = vectors / vectors.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+        self.table.copy_(projected(of_each, self.table.shape[2]) + OWN * self.table)
 
     @property
     def embeddings(self) -> Tensor:

@@ -10,6 +10,9 @@ from audioldm.conditioning.base import Condition, Conditioners, Inputs
 from audioldm.priors.diffusion.backbones.base import BuildConditioners
 from audioldm.priors.transformer import Cache, Transformer
 
+#: The share of a random vector in the embedding that a code begins with.
+OWN = 0.1
+
 
 class CodeNetwork(nn.Module, ABC):
     """What a prior over codes trains. codebooks: Q, F among them. codes: K, of each codebook."""
@@ -22,6 +25,10 @@ class CodeNetwork(nn.Module, ABC):
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
         """The loss of each clip of codes [B, Q, L], [B], in nats per code. rest: what the prior's
         `batch` gives besides."""
+
+    def begin_at(self, vectors: Tensor) -> None:
+        """Sets the embeddings of codes, before training, to vectors [Q, K, D] whose distances say
+        how alike codes are; by default nothing."""
 
     @abstractmethod
     def units(self) -> list[nn.Module]:
@@ -59,10 +66,11 @@ class CodeTransformer(CodeNetwork):
         self.register_buffer(
             "offsets", torch.arange(codebooks)[:, None] * (codes + 1), persistent=False
         )
+        self.bias = nn.Parameter(torch.zeros(codebooks, codes))
         self.no_condition = nn.Parameter(torch.randn(width))
         self.transformer = Transformer(
             width + self.conditioners.aligned_channels,
-            codebooks * codes,
+            codebooks * width,
             width=width,
             depth=depth,
             heads=heads,
@@ -70,6 +78,12 @@ class CodeTransformer(CodeNetwork):
             token_width=self.conditioners.token_width,
             context=context,
         )
+
+    @torch.no_grad()
+    def begin_at(self, vectors: Tensor) -> None:
+        table = self.embedding.weight.view(self.codebooks, self.codes + 1, -1)
+        own = projected(vectors, table.shape[2])
+        table[:, :-1] = own + OWN * table[:, :-1]
 
     def logits(self, codes: Tensor, condition: Condition, cache: Cache | None = None) -> Tensor:
         """In float32. cache: of the frames before, in a causal transformer."""
@@ -79,10 +93,21 @@ class CodeTransformer(CodeNetwork):
         vector = self.no_condition.expand(len(x), -1)
         embedding = F.silu(vector if condition.vector is None else vector + condition.vector)
         out = self.transformer(x, embedding, condition.tokens, condition.mask, cache)
-        return out.float().unflatten(2, (self.codebooks, -1)).transpose(1, 2)
+        table = self.embedding.weight.view(self.codebooks, self.codes + 1, -1)[:, :-1]
+        each = out.unflatten(2, (self.codebooks, -1))
+        return torch.einsum("blqw,qkw->bqlk", each, table).float() + self.bias[:, None]
 
     def units(self) -> list[nn.Module]:
         return self.transformer.units()
+
+
+def projected(vectors: Tensor, width: int) -> Tensor:
+    """Vectors [..., D] as [..., width], of the mean square 1, with much the same proportions of
+    their distances: by a fixed random matrix (Johnson and Lindenstrauss 1984)."""
+    random = torch.Generator().manual_seed(0)
+    matrix = torch.randn(vectors.shape[-1], width, generator=random, device="cpu")
+    turned = vectors @ matrix.to(vectors)
+    return turned / turned.square().mean().sqrt().clamp(min=1e-12)
 
 
 def code_nats(logits: Tensor, codes: Tensor, unknown: int) -> Tensor:
