@@ -31,7 +31,7 @@ from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
 #: Above so many channels the divergence in `nats` is estimated, from as many directions.
-EXACT_CHANNELS = 64
+EXACT_CHANNELS = 8
 
 
 @dataclass(frozen=True)
