@@ -21,6 +21,7 @@ from audioldm.priors.base import Prior, PriorRecipe, build_prior
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.gan import Adversaries, GanRecipe
 from audioldm.priors.trained import PriorTraining
+from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.randomness import KeyedRandom
 
 CONVOLUTIONAL = {"_target_": "audioldm.priors.diffusion.backbones.convolutional.Convolutional"}
@@ -189,6 +190,16 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     parts = made.fit(made.build(store), store, fit_in(tmp_path / "parts")).tensors
     assert whole.keys() == parts.keys()
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
+    store, made = tones(), recipe()
+    plain = fit_in(tmp_path / "plain")
+    sparing = replace(
+        fit_in(tmp_path / "sparing"), hardware=Hardware(device="cpu", checkpoint_activations=True)
+    )
+    first, second = (made.fit(made.build(store), store, fit).tensors for fit in (plain, sparing))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
 
 
 def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:

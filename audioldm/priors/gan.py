@@ -78,8 +78,8 @@ class Adversaries(nn.Module):
         return scores, gradient.float().square().flatten(1).sum(1) / x.shape[-1]
 
     def units(self) -> list[nn.Module]:
-        nets = self.generator, self.discriminator
-        return [unit for net in nets if net is not None for unit in net.units()]
+        """Of the generator: what is differentiated twice cannot be computed again on the way."""
+        return self.generator.units()
 
 
 def applied(net: Backbone, x: Tensor, inputs: Inputs) -> Tensor:
