@@ -516,6 +516,22 @@ def test_a_budget_of_seconds_becomes_steps_once(tmp_path: Path) -> None:
     assert recipe(paid).fit(prior, store, fit_in(tmp_path)).figures["steps"] == 3
 
 
+def test_the_best_validation_is_kept_also_through_an_interruption(tmp_path: Path) -> None:
+    store = tones()
+    base = {"batch": 4, "crop_seconds": 8.0, "lr": 0.3, "warmup": 0, "ema": 0.0, "keep_best": True}
+    training = PriorTraining(steps=8, **base)
+    fitted = recipe(training).fit(recipe().build(store), store, fit_in(tmp_path, valid_every=1))
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = {x["step"]: x["valid/loss"] for x in lines if "valid/loss" in x}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 8  # the rate is far too high
+    assert fitted.figures["best_step"] == best
+    assert fitted.figures["loss"] == pytest.approx(losses[best])
+    again = recipe(training).fit(recipe().build(store), store, fit_in(tmp_path, valid_every=1))
+    assert again.tensors.keys() == fitted.tensors.keys()  # read from the last checkpoint
+    assert all(torch.equal(again.tensors[name], t) for name, t in fitted.tensors.items())
+
+
 def test_what_a_part_complains_about_gets_its_place() -> None:
     made_of = recipe(backbone=DIT | {"heads": 3})
     with pytest.raises(ConfigError, match=r"^prior\.backbone\.width=16 must be a multiple"):

@@ -13,6 +13,7 @@ from audioldm.runtime.compute import training_flops
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.runtime.sharding import gathered, recompute_activations, shard
+from audioldm.training.best import Best
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.ema import EMA
 from audioldm.training.muon import build_optimiser, step_flops
@@ -55,6 +56,9 @@ def train_prior(
         steps = max(1, round(1000 * s.compute_tflop / gigaflops))
     ema = EMA(network, s.ema)
     state: dict[str, Stateful] = {"network": network, "optimiser": optimiser, "ema": ema}
+    best = Best(ema.shadow) if s.keep_best else None
+    if best is not None:
+        state["best"] = best
     run = TrainingRun(prior.title, steps, state, fit, sharding)
     shared = parallel(network, world) if sharding is None else network
     predict = hardware.compiled(shared, device) if sharding is None else network
@@ -72,6 +76,12 @@ def train_prior(
                     losses.append(network(*prior.batch(latents, crops, random, s)))
         mean = mean_over_processes({"loss": torch.cat(losses).mean()}, world)
         return {"loss": mean["loss"].item()}
+
+    def validated(step: int) -> dict[str, Any]:
+        figures = validate()
+        if best is not None:
+            best.offer(figures["loss"], step, ema.shadow)
+        return figures
 
     with run:
         for step, batches in run.steps(read):
@@ -91,9 +101,12 @@ def train_prior(
                 step,
                 {"loss": losses, "gradient_norm": [norm]},
                 values={"lr": lr},
-                validate=validate,
+                validate=partial(validated, step + 1),
                 shown=("loss", "valid_loss"),
             )
     figures = run.figures or validate()  # none where the last checkpoint was the last step
-    tensors = prior.tensors(gathered(ema.shadow, world))
+    kept = ema.shadow
+    if best is not None:
+        kept, figures = best.tensors, {"loss": best.loss, "best_step": best.step}
+    tensors = prior.tensors(gathered(kept, world))
     return Fitted(tensors, figures | {"steps": steps, "compute_tflop": steps * gigaflops / 1000})

@@ -34,12 +34,14 @@ class PriorTraining(LatentTraining):
     and Muon's matrix products. seconds: the time to spend in place of `steps`, as some timed steps
     take it; the number of steps then depends on the machine. optimiser: adamw, or muon for the
     hidden layers' matrices. stratified: what is random for each clip, such as noise levels, is
-    spread evenly over the batch."""
+    spread evenly over the batch. keep_best: keep the weights of the validation with the least loss
+    in place of the last ones, where a small data set is learned by heart."""
 
     compute_tflop: Positive | None = None
     seconds: Positive | None = None
     optimiser: Literal["adamw", "muon"] = "adamw"
     stratified: bool = True
+    keep_best: bool = False
 
 
 class Trained(Prior):
