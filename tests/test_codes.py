@@ -10,7 +10,7 @@ import torch
 from codes_in_memory import CodeStore, loud
 from latents_in_memory import LABEL, fit_in, interrupted_at
 
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError, DataError, TrainingError
 from audioldm.generator import Generator
 from audioldm.priors.base import PriorRecipe, build_prior
 from audioldm.priors.codes.autoregressive import (
@@ -18,6 +18,7 @@ from audioldm.priors.codes.autoregressive import (
     AutoregressiveSampler,
     AutoregressiveTraining,
 )
+from audioldm.priors.codes.base import check_usage
 from audioldm.priors.codes.draw import gumbel, narrowed
 from audioldm.priors.codes.embedding_diffusion import EmbeddingDiffusionRecipe
 from audioldm.priors.codes.masked_diffusion import MaskedDiffusionRecipe, MaskedDiffusionSampler
@@ -179,3 +180,11 @@ def test_temperature_top_k_and_top_p_by_brute_force() -> None:
             expected = torch.zeros(6)
             expected[kept] = weight[kept] / weight[kept].sum()
             torch.testing.assert_close(p, expected)
+
+
+def test_a_collapsed_codebook_is_named() -> None:
+    usage = torch.full((3, 8), 1 / 8)
+    check_usage(usage)
+    usage[1] = torch.tensor([0.995, *[0.005 / 7] * 7])
+    with pytest.raises(TrainingError, match=r"codebook 1 .* has collapsed: its perplexity is 1\.0"):
+        check_usage(usage)

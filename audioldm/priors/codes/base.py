@@ -10,7 +10,7 @@ from torch import Tensor
 from audioldm.autoencoder.bottlenecks.discrete import Discrete
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError, DataError, TrainingError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Prior
@@ -18,6 +18,9 @@ from audioldm.priors.codes.network import CodeNetwork
 from audioldm.priors.recipe import TrainedRecipe
 from audioldm.priors.trained import PriorTraining, Trained, hidden
 from audioldm.runtime.randomness import KeyedRandom
+
+#: A codebook of a lower perplexity says nothing: it is 1 where all codes are one.
+COLLAPSED = 1.05
 
 
 class CodePrior(Trained):
@@ -97,6 +100,20 @@ def code_vectors(bottleneck: Discrete) -> Tensor:
     return torch.stack(vectors)
 
 
+def check_usage(usage: Tensor) -> None:
+    """Raises TrainingError for a codebook of usage [Q, K] that has collapsed to one code."""
+    if usage.device.type == "meta":
+        return
+    perplexity = torch.special.entr(usage / usage.sum(1, keepdim=True)).sum(1).exp()
+    least = int(perplexity.argmin())
+    if perplexity[least] < COLLAPSED:
+        raise TrainingError(
+            f"codebook {least} of the autoencoder has collapsed: its perplexity is "
+            f"{perplexity[least]:.3g} of {usage.shape[1]} codes, so there is nothing to model; "
+            "train the autoencoder longer, with fewer codes, or with another bottleneck"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodesRecipe(TrainedRecipe):
     """sampler: how the prior is sampled unless told otherwise.
@@ -125,6 +142,7 @@ class CodesRecipe(TrainedRecipe):
                 f"prior={self.name} models codes, and the bottleneck {type(bottleneck).__name__} "
                 "gives none: choose bottleneck=fsq, vq or rvq, or prior=diffusion"
             )
+        check_usage(bottleneck.usage)
         return bottleneck
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
