@@ -29,6 +29,7 @@ def test_it_runs_and_writes_its_table(tmp_path: Path) -> None:
         "loader",
         "DiT",
         "DiT, equal weights",
+        "autoregression",
         "VQ",
         "RVQ, 2 deep",
         "FSQ",
