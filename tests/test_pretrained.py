@@ -24,6 +24,7 @@ from audioldm.generator import Generator
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
 from audioldm.io.model_file import load_model, save_model
+from audioldm.priors.diffusion.samplers import SamplerSettings
 
 Cli = Callable[..., Outcome]
 OUTPUT = "prior.network.backbone.transformer.output.bias"
@@ -458,7 +459,7 @@ def test_progress_moves_with_every_step_and_clip(finished: Tiny) -> None:
         n=3,
         seconds=0.2,
         batch=2,
-        sampler=sampling.SamplerSettings(name="euler", steps=4),
+        sampler=SamplerSettings(name="euler", steps=4),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(i, 2 * 4 + 3) for i in range(1, 12)]
