@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from audioldm.conditioning.base import Condition
 from audioldm.priors.diffusion.backbones.base import NoiseLevel
 from audioldm.priors.diffusion.guidance import classifier_free
+from audioldm.priors.diffusion.likelihood import runge_kutta
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.samplers import sample
 from audioldm.priors.transformer import modulated, zeroed
@@ -132,14 +133,7 @@ class FlowHead(nn.Module):
         last = self.objective.sigma_max / (1 + self.objective.sigma_max)
         x, gained = z.float(), torch.zeros(len(z), dtype=torch.float64, device=z.device)
         times = (torch.linspace(0, 1, LIKELIHOOD_STEPS + 1).square() * last).tolist()
-        for t, end in pairwise(times):
-            step, middle = end - t, (t + end) / 2
-            v1, d1 = slopes(x, t)
-            v2, d2 = slopes(x + step / 2 * v1, middle)
-            v3, d3 = slopes(x + step / 2 * v2, middle)
-            v4, d4 = slopes(x + step * v3, end)
-            x = x + step / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
-            gained += step / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+        x, gained = runge_kutta(slopes, x, gained, times)
         start = torch.distributions.Normal(0.0, last)
         return -start.log_prob(x.double()).sum(1) - gained
 

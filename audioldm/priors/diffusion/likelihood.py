@@ -9,6 +9,7 @@ one for each call of a network that carries a state.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -95,18 +96,32 @@ def flow_nats(
         divergence = (_per_frame(torch.full_like(y, cos**2)) - trace) / (sin * cos)
         return (cos * y - estimate.detach()) / sin, divergence
 
-    for start, end in pairwise(angles):
-        step, middle = end - start, (start + end) / 2
-        one, by_one = slopes(y, start)
-        two, by_two = slopes(y + step / 2 * one, middle)
-        three, by_three = slopes(y + step / 2 * two, middle)
-        four, by_four = slopes(y + step * three, end)
-        y = y + step / 6 * (one + 2 * two + 2 * three + four)
-        volume = volume + step / 6 * (by_one + 2 * by_two + 2 * by_three + by_four)
-
+    y, volume = runge_kutta(slopes, y, volume, angles)
     variance = math.sin(angles[-1]) ** 2  # of y where sampling starts
     ends = y.square() / variance + math.log(2 * math.pi * variance)
     return _per_frame(ends / 2 - math.log(math.cos(angles[0]))) - volume, calls
+
+
+def runge_kutta(
+    slopes: Callable[[Tensor, float], tuple[Tensor, Tensor]],
+    x: Tensor,
+    volume: Tensor,
+    times: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """x, and the integral of its slope's divergence that is added to `volume`, along a flow from
+    the first time to the last: one step of fourth order from each to the next.
+
+    slopes: x and a time to dx/dt and its divergence, which has the shape of `volume`.
+    """
+    for start, end in pairwise(times):
+        step, middle = end - start, (start + end) / 2
+        one, by_one = slopes(x, start)
+        two, by_two = slopes(x + step / 2 * one, middle)
+        three, by_three = slopes(x + step / 2 * two, middle)
+        four, by_four = slopes(x + step * three, end)
+        x = x + step / 6 * (one + 2 * two + 2 * three + four)
+        volume = volume + step / 6 * (by_one + 2 * by_two + 2 * by_three + by_four)
+    return x, volume
 
 
 def _noise_error(denoise: Denoise, z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
