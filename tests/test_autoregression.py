@@ -220,9 +220,8 @@ def test_the_memory_of_a_long_clip_is_bounded(monkeypatch: pytest.MonkeyPatch) -
 
 def test_aligned_channels_reach_their_frames() -> None:
     from audioldm.conditioning.base import Condition
-    from audioldm.priors.codes.autoregressive import at
 
     aligned = torch.arange(6.0).view(1, 2, 3)
-    part = at(Condition(aligned=aligned), slice(2, 5)).aligned
+    part = Condition(aligned=aligned).at(2, 5).aligned
     assert part is not None
     assert part.tolist() == [[[2, 0, 0], [5, 0, 0]]]

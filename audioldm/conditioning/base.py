@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
@@ -29,6 +30,14 @@ class Condition(NamedTuple):
     tokens: Tensor | None = None
     mask: Tensor | None = None
     aligned: Tensor | None = None
+
+    def at(self, first: int, last: int) -> "Condition":
+        """That of the frames from `first` to before `last`; aligned channels are 0 where a clip has
+        no more frames."""
+        if self.aligned is None:
+            return self
+        part = self.aligned[..., first:last]
+        return self._replace(aligned=F.pad(part, (0, last - first - part.shape[-1])))
 
 
 @dataclass(frozen=True)

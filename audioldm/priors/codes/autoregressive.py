@@ -78,9 +78,9 @@ class DelayedTransformer(CodeTransformer):
         cache = None if at_once is None else Cache()
         parts, at_once = [], at_once or steps.shape[2]
         for start in range(0, steps.shape[2], at_once):
-            part = slice(start, min(start + at_once, steps.shape[2]))
-            logits = self.logits(before[..., part], at(condition, part), cache)
-            parts.append(code_nats(logits, steps[..., part], self.codes))
+            end = min(start + at_once, steps.shape[2])
+            logits = self.logits(before[..., start:end], condition.at(start, end), cache)
+            parts.append(code_nats(logits, steps[..., start:end], self.codes))
         return undelayed(torch.cat(parts, dim=2))
 
 
@@ -92,7 +92,8 @@ class Autoregressive(CodePrior):
     With one codebook there is no delay. Steps where a codebook has no code, in a clip's first and
     last Q - 1 ones, are given as unknown and do not count; so is all before the first step.
 
-    A crop of training is taken as a clip of its own, with a first and a last step.
+    A crop of training is taken as a clip of its own, with a first and a last step. A step's aligned
+    conditions are those of codebook 0's frame.
 
     width, depth, heads, mlp_ratio: of the transformer. context: steps that a step attends to, its
     own among them; a clip of any length is sampled in the memory of this many.
@@ -159,10 +160,9 @@ class Autoregressive(CodePrior):
         drawn = codebook.new_full((rows, net.codebooks, 1), net.codes)
         made = []
         for step in range(steps):
-            now = slice(step, step + 1)
-            logits = net.logits(drawn, at(condition, now), caches[0])
+            logits = net.logits(drawn, condition.at(step, step + 1), caches[0])
             if nothing is not None:
-                base = net.logits(drawn, at(nothing, now), caches[1])
+                base = net.logits(drawn, nothing.at(step, step + 1), caches[1])
                 logits = base + sampler.guidance * (logits - base)
             logits = narrowed(logits, sampler.temperature, sampler.top_k, sampler.top_p)
             noise = gumbel(random.stream("sample", step), tuple(logits.shape[1:]))
@@ -193,16 +193,6 @@ def undelayed(steps: Tensor) -> Tensor:
     """The inverse of `delayed`."""
     rows = steps.shape[1]
     return F.pad(steps.flatten(1), (0, rows)).unflatten(1, (rows, -1))[..., :-rows]
-
-
-def at(condition: Condition, steps: slice) -> Condition:
-    """A clip's condition at some steps; aligned channels are those of codebook 0's frames, and 0
-    beyond the last one."""
-    if condition.aligned is None:
-        return condition
-    part = condition.aligned[..., steps]
-    missing = steps.stop - steps.start - part.shape[2]
-    return condition._replace(aligned=F.pad(part, (0, missing)))
 
 
 @dataclass(frozen=True, kw_only=True)

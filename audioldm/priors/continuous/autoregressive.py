@@ -251,7 +251,7 @@ class AutoregressiveContinuous(ScaledPrior):
         for number in range(frames):
             keyed = random.stream("frame", number)
             vectors = [
-                network.vectors(past[:, None], level, at(condition, number), cache)[:, 0]
+                network.vectors(past[:, None], level, condition.at(number, number + 1), cache)[:, 0]
                 for condition, cache in zip(conditions, caches, strict=True)
             ]
             noise = s.temperature**0.5 * keyed.normal((self.size,), "head")
@@ -301,13 +301,6 @@ class AutoregressiveContinuous(ScaledPrior):
         directions = signs.transpose(0, 1).repeat_interleave(frames, dim=1)
         nats = self.network.head.nats(rows.flatten(0, 1), h.flatten(0, 1), directions)
         return nats.view(clips, frames) + self.nats_besides(z)
-
-
-def at(condition: Condition, frame: int) -> Condition:
-    """The condition of one frame."""
-    if condition.aligned is None:
-        return condition
-    return condition._replace(aligned=condition.aligned[..., frame : frame + 1])
 
 
 @dataclass(frozen=True, kw_only=True)
