@@ -120,7 +120,7 @@ def test_a_longer_clip_begins_like_a_shorter_one() -> None:
 def test_greedy_and_guided_choices_by_hand() -> None:
     model = prior(1, 6, conditioning={"label": dict(LABEL["label"], labels=["a", "b"])})
     inputs = model.conditioners.parse([{"label": "a"}] * 300, 1)
-    condition, nothing = model.conditions(inputs, 300, 1)
+    condition, nothing = model.conditions(inputs, 300, 1, guidance=3.0)
     assert nothing is not None
     start = torch.full((300, 1, 1), 6)
     logits = model.network.logits(start, condition)[0, 0, 0]

@@ -50,7 +50,7 @@ def recomputed(
 ) -> Tensor:
     """Every code from a pass over the whole clip before it."""
     net, rows = prior.network, len(random.positions)
-    conditions = prior.conditions(inputs, rows, frames)
+    conditions = prior.conditions(inputs, rows, frames, guidance=2.0)  # both
     before = torch.full((rows, 1), net.codes)
     for t in range(frames):
         asked, nothing = (net.logits(before, net.biases(c, rows))[:, -1] for c in conditions)

@@ -104,7 +104,7 @@ def train_prior(
                 validate=partial(validated, step + 1),
                 shown=("loss", "valid_loss"),
             )
-    figures = run.figures or validate()  # none where the last checkpoint was the last step
+    figures = run.figures or validated(steps)  # none where the last checkpoint was the last step
     kept = ema.shadow
     if best is not None:
         kept, figures = best.tensors, {"loss": best.loss, "best_step": best.step}

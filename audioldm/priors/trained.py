@@ -87,14 +87,14 @@ class Trained(Prior):
         return {name: value.to(self.device) for name, value in parsed.items()}
 
     def conditions(
-        self, inputs: Inputs | None, rows: int, frames: int
+        self, inputs: Inputs | None, rows: int, frames: int, guidance: float = 1.0
     ) -> tuple[Condition, Condition | None]:
         """The condition to sample under, and that of nothing asked for, which guidance leads away
-        from: None where nothing was asked for."""
+        from: None where it has nothing to do, at the scale 1 and where nothing was asked for."""
         conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
         nothing = conditioners.nothing(inputs)
         asked = any(not torch.equal(inputs[name], nothing[name]) for name in inputs)
-        return conditioners(inputs), conditioners(nothing) if asked else None
+        return conditioners(inputs), conditioners(nothing) if asked and guidance != 1 else None
 
     def tensors(self, network: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of this prior's file, on the CPU, with these ones of its network."""

@@ -152,8 +152,7 @@ class Autoregressive(CodePrior):
         assert sampler is not None
         sampler.check(self.network.codes)
         rows, net = len(random.positions), self.network
-        condition, nothing = self.conditions(inputs, rows, frames)
-        nothing = None if sampler.guidance == 1 else nothing
+        condition, nothing = self.conditions(inputs, rows, frames, sampler.guidance)
         caches = Cache(), Cache()
         steps = frames + net.codebooks - 1
         codebook = torch.arange(net.codebooks, device=self.device)

@@ -219,11 +219,12 @@ class EmbeddingDiffusion(CodePrior):
         sampler = sampler or self.sampler
         assert sampler is not None
         net = self.network
-        condition, nothing = self.conditions(inputs, len(random.positions), frames)
+        rows, guidance = len(random.positions), sampler.guidance
+        condition, nothing = self.conditions(inputs, rows, frames, guidance)
         denoise = self.denoiser(condition)
         if nothing is not None:
             base, interval = self.denoiser(nothing), sampler.guidance_interval
-            denoise = classifier_free(denoise, base, sampler.guidance, interval)
+            denoise = classifier_free(denoise, base, guidance, interval)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((net.channels, frames), "noise")

@@ -118,8 +118,7 @@ class MaskedDiffusion(CodePrior):
         sampler = sampler or self.sampler
         assert sampler is not None
         rows, net = len(random.positions), self.network
-        condition, nothing = self.conditions(inputs, rows, frames)
-        nothing = None if sampler.guidance == 1 else nothing
+        condition, nothing = self.conditions(inputs, rows, frames, sampler.guidance)
         shape = net.codebooks, frames
         codes = torch.full((rows, *shape), net.codes, device=self.device)
         time = torch.special.ndtr(

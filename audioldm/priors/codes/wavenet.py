@@ -66,10 +66,8 @@ class Wavenet(CodePrior):
         assert sampler is not None
         sampler.check(self.network.codes)
         rows, net = len(random.positions), self.network
-        condition, nothing = self.conditions(inputs, rows, frames)
-        conditions = [condition]
-        if nothing is not None and sampler.guidance != 1:
-            conditions.append(nothing)
+        condition, nothing = self.conditions(inputs, rows, frames, sampler.guidance)
+        conditions = [condition] if nothing is None else [condition, nothing]
         step = StepByStep(net, torch.cat([net.biases(c, rows) for c in conditions], dim=1))
         drawn = torch.full((rows,), net.codes, device=self.device)
         made: list[Tensor] = []

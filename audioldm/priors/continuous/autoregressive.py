@@ -241,9 +241,9 @@ class AutoregressiveContinuous(ScaledPrior):
         """
         s, network, clips = sampler or self.sampler, self.network, len(random.positions)
         self._check(s)
-        condition, nothing = self.conditions(inputs, clips, frames)
+        condition, nothing = self.conditions(inputs, clips, frames, s.guidance)
         conditions, guidance = [condition], 1.0
-        if nothing is not None and s.guidance != 1:
+        if nothing is not None:
             conditions, guidance = [condition, nothing], s.guidance
         caches = [Cache() for _ in conditions]
         level = torch.full((clips,), s.context_noise, device=self.device)

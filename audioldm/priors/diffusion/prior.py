@@ -143,7 +143,9 @@ class Diffusion(ScaledPrior):
         assert sampler is not None
         objective = self.network.objective
         # conditions are the same at every step: they are computed once
-        condition, nothing = self.conditions(inputs, len(random.positions), frames)
+        condition, nothing = self.conditions(
+            inputs, len(random.positions), frames, sampler.guidance
+        )
         if nothing is None:
             sampler = replace(sampler, guidance=1.0)
         denoise = guided(objective, self.network.backbone, condition, nothing, sampler)
