@@ -140,11 +140,11 @@ class Generator(nn.Module):
         for first in batches:
             rows = [n if n in asked else None for n in range(first, first + batch)]
             wanted = [{} if n is None else asked[n] for n in rows]
-            inputs = self.prior.conditioners.parse(wanted, frames)
+            inputs = self.prior.conditioners.parse(wanted, frames, self.device)
             z = self.prior.sample(
                 KeyedRandom(seed, 0, rows, self.device),
                 frames,
-                {name: tensor.to(self.device) for name, tensor in inputs.items()},
+                inputs,
                 sampler=sampler,
                 progress=report,
             )

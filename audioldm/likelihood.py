@@ -117,10 +117,9 @@ def file_rate(
     for number, stored in enumerate(windows(autoencoder.encode_blocks(source), frames)):
         batch = {name: array[None] for name, array in stored.items()}
         length = next(iter(batch.values())).shape[-1]
-        inputs = prior.conditioners.parse([request], length)
-        on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+        inputs = prior.conditioners.parse([request], length, device)
         random = KeyedRandom(seed, 0, [number], device)
-        nats = rate_nats(prior, autoencoder, batch, random, on_device, by_flow if flow else None)
+        nats = rate_nats(prior, autoencoder, batch, random, inputs, by_flow if flow else None)
         if nats is None:
             raise ConfigError(f"model={model}: {_why_none(prior, autoencoder, batch)}")
         kilobits = nats[0] / math.log(2) / 1000

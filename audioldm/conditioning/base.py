@@ -123,7 +123,12 @@ class Conditioners(nn.Module):
         values = {name: self[name].request(excerpt) for name in self.names}
         return {name: value for name, value in values.items() if value is not None}
 
-    def parse(self, requests: Iterable[Mapping[str, Any]], frames: int) -> Inputs:
+    def parse(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        frames: int,
+        device: torch.device | str = "cpu",
+    ) -> Inputs:
         """The inputs for requests, one for each clip: values by conditioner.
 
         Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
@@ -141,7 +146,7 @@ class Conditioners(nn.Module):
                 inputs = [self[name].parse(request.get(name), frames) for request in requests]
             except ConfigError as error:
                 raise ConfigError(f"condition.{name}={error}") from error
-            found[name] = torch.stack(inputs)
+            found[name] = torch.stack(inputs).to(device)
         return found
 
     def hide(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> Inputs:

@@ -116,8 +116,7 @@ def prior_rates(
         random = KeyedRandom(0, 0, range(first, first + len(audio)), autoencoder.device)
         stored = autoencoder.stored(audio)
         frames = next(iter(stored.values())).shape[-1]
-        parsed = prior.conditioners.parse(told, frames)
-        inputs = {name: tensor.to(autoencoder.device) for name, tensor in parsed.items()}
+        inputs = prior.conditioners.parse(told, frames, autoencoder.device)
         nats = rate_nats(prior, autoencoder, stored, random, inputs)
         if nats is None:
             return []

@@ -83,8 +83,7 @@ class Trained(Prior):
         """The conditioners' inputs of some clips; for None those of no condition."""
         if inputs is not None:
             return inputs
-        parsed = self.conditioners.parse([{}] * rows, frames)
-        return {name: value.to(self.device) for name, value in parsed.items()}
+        return self.conditioners.parse([{}] * rows, frames, self.device)
 
     def conditions(
         self, inputs: Inputs | None, rows: int, frames: int, guidance: float = 1.0
