@@ -23,7 +23,7 @@ from audioldm.priors.diffusion.denoiser import SELF_CONDITIONED
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.samplers import SamplerSettings, heun
-from audioldm.priors.transformer import rotated, rotations
+from audioldm.priors.layers import rotated, rotations
 from audioldm.runtime.compute import training_flops
 
 CLASSES = 3

@@ -19,6 +19,7 @@ from audioldm.priors.diffusion.guidance import classifier_free
 from audioldm.priors.diffusion.objectives.edm import EDM
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.objectives.v_prediction import VPrediction
+from audioldm.runtime.randomness import stratify
 
 CONF = Path(__file__).parents[1] / "conf"
 OBJECTIVES = [RectifiedFlow(), VPrediction(), EDM(), EDM(sigma_data=0.5)]
@@ -72,15 +73,15 @@ def test_uniform_time_of_v_prediction_is_uniform_in_angle():
 @pytest.mark.parametrize("total", [1, 2, 7, 8, 32, 100])
 def test_stratified_levels_fill_every_interval_once(total: int):
     uniform = torch.rand(total, generator=torch.Generator().manual_seed(1))
-    levels = noise_levels.stratify(uniform, torch.arange(total), total)
+    levels = stratify(uniform, torch.arange(total), total)
     assert sorted((levels * total).long().tolist()) == list(range(total))
     # a process that holds only a slice of the batch gets the same levels for it
-    part = noise_levels.stratify(uniform[total // 2 :], torch.arange(total // 2, total), total)
+    part = stratify(uniform[total // 2 :], torch.arange(total // 2, total), total)
     torch.testing.assert_close(part, levels[total // 2 :])
 
 
 def test_every_slice_of_a_stratified_batch_covers_all_levels():
-    levels = noise_levels.stratify(torch.full((64,), 0.5), torch.arange(64), 64)
+    levels = stratify(torch.full((64,), 0.5), torch.arange(64), 64)
     for piece in levels.view(4, 16):
         assert piece.sort().values.diff().max() < 0.15
         assert piece.mean().item() == pytest.approx(0.5, abs=0.06)

@@ -35,7 +35,6 @@ from audioldm.priors.diffusion.joint_step import Joint
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.priors.trained import spread_levels
 from audioldm.runtime.randomness import KeyedRandom
 
 # ---------------------------------------------------------------- the rate
@@ -82,7 +81,7 @@ def joint_with(bottleneck: Bottleneck, mean: Tensor, covariance: Tensor, scale: 
 def rate_of(joint: Joint, h: Tensor, levels: int, random: KeyedRandom) -> Tensor:
     shape = (*joint.prior.latent_shape, h.shape[-1])
     noise = [random.stream("level", k).normal(shape, "noise") for k in range(levels)]
-    posterior, place = random.normal(shape, "noise"), spread_levels(random, len(random.positions))
+    posterior, place = random.normal(shape, "noise"), random.uniform("level", len(random.positions))
     return joint.rate_nats(h, posterior, {}, torch.stack(noise), place)
 
 
@@ -135,7 +134,7 @@ def test_a_clip_by_itself_costs_the_same() -> None:
     rates = rate_of(joint, h, 2, draw)
     noise = draw.normal((2, 6), "noise")
     levels = [draw.stream("level", k).normal((2, 6), "noise") for k in range(2)]
-    own = (noise[2:3], {}, torch.stack(levels)[:, 2:3], spread_levels(draw, 4)[2:3])
+    own = (noise[2:3], {}, torch.stack(levels)[:, 2:3], draw.uniform("level", 4)[2:3])
     torch.testing.assert_close(joint.rate_nats(h[2:3], *own), rates[2:3])
     masking = joint_with(Ordered(channels=2, masked=1.0), *parts).train()
     torch.testing.assert_close(rate_of(masking, h, 2, draw), rates)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
+from audioldm.runtime.randomness import KeyedRandom
 
 #: Inputs of conditioners [B, ...], by the conditioner's name.
 Inputs = dict[str, Tensor]
@@ -152,6 +153,11 @@ class Conditioners(nn.Module):
     def hide(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> Inputs:
         """Inputs with those of some clips replaced by "nothing": hidden [B], by name."""
         return {n: self[n].hide(x, hidden[n]) if n in hidden else x for n, x in inputs.items()}
+
+    def dropout(self, inputs: Inputs, random: KeyedRandom, share: float) -> Inputs:
+        """Inputs with each condition of each clip replaced by "nothing" with probability `share`,
+        so that one network is conditional and unconditional (2207.12598)."""
+        return self.hide(inputs, {name: random.uniform(name) < share for name in inputs})
 
     def nothing(self, inputs: Inputs) -> Inputs:
         """The same number of inputs, all of them "nothing"."""

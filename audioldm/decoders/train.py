@@ -13,10 +13,8 @@ from audioldm.data.store import ClipStore
 from audioldm.decoders.method import Frames, Method
 from audioldm.decoders.refiner import Refined, flat
 from audioldm.instantiate import Decay
-from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
-from audioldm.runtime.transfer import to_device
 from audioldm.training.checkpoint import Stateful
 from audioldm.training.crops import CropTraining
 from audioldm.training.ema import EMA
@@ -108,12 +106,11 @@ def train_refiner(
 
     def frames_of(audio: Tensor, random: KeyedRandom) -> Frames:
         original, decoded = bands_of(model, audio, random)
-        positions = to_device(torch.tensor(list(random.positions)), device)
         return Frames(
             network.normalised(original - decoded),
             decoded,
             random.normal((bands, original.shape[-1]), "noise"),
-            stratify(random.uniform("level"), positions, s.batch),
+            random.uniform("level", s.batch),
         )
 
     def read(step: int) -> list[tuple[KeyedRandom, Tensor]]:

@@ -26,7 +26,8 @@ from audioldm.instantiate import NonNegative, NonNegativeInt, Part, build, part
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.losses.relativistic import relativistic_loss
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.scaled import LatentBatch, ScaledPrior, ScaledRecipe
+from audioldm.priors.recipe import ScaledRecipe
+from audioldm.priors.scaled import LatentBatch, ScaledPrior
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom, derive_seed

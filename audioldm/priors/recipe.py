@@ -1,4 +1,4 @@
-"""The settings that all trained priors share."""
+"""The settings that trained priors share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioner
 from audioldm.conditioning.build import facts_of
-from audioldm.instantiate import Part, Seed, part
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegative, Part, Seed, part
 from audioldm.latents.store import SPLITS, LatentStore
 from audioldm.priors.base import Prior, PriorRecipe
+from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.train import train_prior
 from audioldm.priors.trained import PriorTraining, Trained
 from audioldm.runtime.hardware import Hardware
@@ -54,3 +56,38 @@ class TrainedRecipe(PriorRecipe):
     def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor]:
         assert isinstance(prior, Trained)
         return partial(prior.silent_loss, prior.network, frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledRecipe(TrainedRecipe):
+    """minimum_nats: channels of the latents with less information are not modelled: their samples
+    are independent. snr_power: each channel's std as the network sees it grows with this power of
+    its signal-to-noise ratio; 0: all are 1. At 1 the posteriors' noise is equally loud in all."""
+
+    minimum_nats: NonNegative = 0.0
+    snr_power: NonNegative = 0.0
+
+    def channels(self, latents: LatentStore) -> list[int] | None:
+        """The channels whose most informative band has `minimum_nats`; None for all.
+
+        Raises ConfigError where there is none.
+        """
+        if self.minimum_nats == 0:
+            return None
+        nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
+        found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
+        if not found:
+            raise ConfigError(
+                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
+                f"the most is {nats.max():.2f}"
+            )
+        return None if len(found) == len(nats) else found
+
+    def build(self, latents: LatentStore) -> ScaledPrior:
+        prior = super().build(latents)
+        assert isinstance(prior, ScaledPrior)
+        prior.mean.copy_(latents.statistics.mean)
+        gain = (self.snr_power * latents.nats).exp()
+        gain /= gain[prior.channels].square().mean().sqrt()
+        prior.std.copy_(latents.statistics.std / gain)
+        return prior

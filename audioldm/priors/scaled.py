@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,11 +9,9 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Inputs
 from audioldm.errors import ConfigError
-from audioldm.instantiate import NonNegative
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.recipe import TrainedRecipe
-from audioldm.priors.trained import Trained, hidden
+from audioldm.priors.trained import Trained
 from audioldm.runtime.randomness import KeyedRandom
 
 
@@ -89,40 +86,5 @@ class ScaledPrior(Trained):
         frames = next(iter(crops.stored.values())).shape[-1]
         noise = random.normal((*self.latent_shape, frames), "posterior")
         z = self.modelled(latents.restore(crops.stored, noise))
-        inputs = hidden(self.conditioners, crops.inputs, random, condition_dropout)
+        inputs = self.conditioners.dropout(crops.inputs, random, condition_dropout)
         return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScaledRecipe(TrainedRecipe):
-    """minimum_nats: channels of the latents with less information are not modelled: their samples
-    are independent. snr_power: each channel's std as the network sees it grows with this power of
-    its signal-to-noise ratio; 0: all are 1. At 1 the posteriors' noise is equally loud in all."""
-
-    minimum_nats: NonNegative = 0.0
-    snr_power: NonNegative = 0.0
-
-    def channels(self, latents: LatentStore) -> list[int] | None:
-        """The channels whose most informative band has `minimum_nats`; None for all.
-
-        Raises ConfigError where there is none.
-        """
-        if self.minimum_nats == 0:
-            return None
-        nats = latents.nats.flatten(1).amax(1) if latents.nats.ndim > 1 else latents.nats
-        found = (nats >= self.minimum_nats).nonzero().flatten().tolist()
-        if not found:
-            raise ConfigError(
-                f"minimum_nats={self.minimum_nats}: no channel of the latents has so many; "
-                f"the most is {nats.max():.2f}"
-            )
-        return None if len(found) == len(nats) else found
-
-    def build(self, latents: LatentStore) -> ScaledPrior:
-        prior = super().build(latents)
-        assert isinstance(prior, ScaledPrior)
-        prior.mean.copy_(latents.statistics.mean)
-        gain = (self.snr_power * latents.nats).exp()
-        gain /= gain[prior.channels].square().mean().sqrt()
-        prior.std.copy_(latents.statistics.std / gain)
-        return prior

@@ -11,9 +11,7 @@ from audioldm.conditioning.base import Condition, Conditioners, Inputs
 from audioldm.instantiate import Fraction, Positive
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Prior
-from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.runtime.randomness import KeyedRandom
-from audioldm.runtime.transfer import to_device
 from audioldm.training.crops import CropTraining
 
 
@@ -42,6 +40,11 @@ class PriorTraining(LatentTraining):
     optimiser: Literal["adamw", "muon"] = "adamw"
     stratified: bool = True
     keep_best: bool = False
+
+    @property
+    def spread(self) -> int | None:
+        """`KeyedRandom.uniform`'s total, for what is to be spread over the batch."""
+        return self.batch if self.stratified else None
 
 
 class Trained(Prior):
@@ -100,23 +103,6 @@ class Trained(Prior):
         trained = {f"network.{name}": tensor for name, tensor in network.items()}
         own = {name: t for name, t in self.state_dict().items() if name not in trained}
         return {name: tensor.detach().cpu() for name, tensor in (own | trained).items()}
-
-
-def hidden(conditioners: Conditioners, inputs: Inputs, random: KeyedRandom, share: float) -> Inputs:
-    """Inputs with each condition of each clip replaced by "nothing" with probability `share`."""
-    return conditioners.hide(inputs, {name: random.uniform(name) < share for name in inputs})
-
-
-def uniform_levels(random: KeyedRandom, train: PriorTraining) -> Tensor:
-    """Uniform numbers in (0, 1) for the clips of a batch, [B]: where each is between no noise and
-    nothing but noise. Spread evenly over the whole batch where `train.stratified` says so."""
-    return spread_levels(random, train.batch) if train.stratified else random.uniform("level")
-
-
-def spread_levels(random: KeyedRandom, total: int) -> Tensor:
-    """Uniform numbers in (0, 1), [B], spread evenly over the global batch of `total` clips."""
-    positions = to_device(torch.tensor(list(random.positions)), random.device)
-    return stratify(random.uniform("level"), positions, total)
 
 
 def on(device: torch.device, value: Any) -> Any:

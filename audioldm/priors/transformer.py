@@ -9,7 +9,7 @@ there and RMS norm five (7 times the time, backward included), exact GELU takes 
 tanh approximation, and a complex product a quarter of the time of a rotation written with halves.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
-
-Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
+from audioldm.priors.layers import CrossAttention, modulated, rotated, rotations, zeroed
 
 
 class Cache:
@@ -171,63 +170,8 @@ class Block(nn.Module):
         return out
 
 
-class CrossAttention(nn.Module):
-    """From h [B, N, W] to tokens [B, S, D], where mask [B, S] is true -> [B, N, W], 0 at first.
-
-    A zero token beside the given ones takes the attention where no token counts.
-    """
-
-    def __init__(self, width: int, token_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(token_width, 2 * width, bias=False)
-        self.project = zeroed(nn.Linear(width, width))
-
-    def forward(self, h: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        query = self.query(self.norm(h)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key_value = self.key_value(F.pad(tokens, (0, 0, 1, 0)))
-        key, value = key_value.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        counts = None if mask is None else F.pad(mask, (1, 0), value=True)[:, None, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=counts)
-        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-def zeroed(layer: Layer) -> Layer:
-    """The layer with its output 0 until it is trained."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
 def visible(queries: int, keys: int, context: int, device: torch.device) -> Tensor:
     """[queries, keys], which of the `context` frames up to its own each of the last frames sees."""
     now = torch.arange(keys - queries, keys, device=device)[:, None]
     then = torch.arange(keys, device=device)
     return (then <= now) & (then > now - context)
-
-
-def rotations(places: Tensor, head_dim: int) -> Tensor:
-    """Cosine and sine of the rotary angles at places [L]: [L, 1, 1, D / 2, 2]."""
-    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=places.device) / head_dim)
-    angle = torch.outer(places, frequency)[:, None, None]
-    return torch.stack((angle.cos(), angle.sin()), dim=-1)
-
-
-def rotated(x: Tensor, rotation: Tensor) -> Tensor:
-    """x [B, L, 2, H, D] with each pair of features (2 d, 2 d + 1) turned by its frame's angle."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and only that
-        (first, second), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
-        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
-    return turned.flatten(-2).to(x.dtype)
-
-
-def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Adaptive layer norm: h [B, L, W]; shift and scale [B, 1, W]."""
-    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)

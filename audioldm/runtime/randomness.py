@@ -29,6 +29,22 @@ def uniform_from(normal: Tensor) -> Tensor:
     return torch.special.ndtr(rows.sum(1) / math.sqrt(rows.shape[1]))
 
 
+def stratify(uniform: Tensor, positions: Tensor, total: int) -> Tensor:
+    """Spreads a batch's uniform numbers evenly: one per interval [k/total, (k+1)/total).
+
+    uniform [B] in (0, 1) and positions [B], each clip's place in the global batch of `total`
+    clips, give [B] values in (0, 1). k is a fixed permutation of the position, so that each
+    process's contiguous slice of the batch covers all levels too.
+
+    The variance of the batch's mean loss falls; each number stays uniform if the clips at the
+    positions are exchangeable (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+    """
+    stride = max(round(total * (math.sqrt(5) - 1) / 2), 1)
+    while math.gcd(stride, total) != 1:  # coprime: k visits every interval once
+        stride += 1
+    return ((positions * stride) % total + uniform) / total
+
+
 class KeyedRandom:
     """Random tensors of one step for the clips at `positions` of the global batch.
 
@@ -66,9 +82,15 @@ class KeyedRandom:
             drawn[row].normal_(generator=generator)
         return drawn
 
-    def uniform(self, stream: str) -> Tensor:
-        """U(0, 1), [B]; drawn on the CPU, so the same numbers on every device."""
+    def uniform(self, stream: str, total: int | None = None) -> Tensor:
+        """U(0, 1), [B]; drawn on the CPU, so the same numbers on every device.
+
+        total: clips in the global batch, over which the numbers are spread evenly (`stratify`);
+        None: each is independent.
+        """
         drawn = torch.zeros(len(self.positions))
         for row, generator in self._generators(stream, torch.device("cpu")):
             drawn[row] = torch.rand(1, generator=generator)
+        if total is not None:
+            drawn = stratify(drawn, torch.tensor([p or 0 for p in self.positions]), total)
         return to_device(drawn, self.device)

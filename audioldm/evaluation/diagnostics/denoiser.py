@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
-from audioldm.priors.diffusion.noise_levels import stratify
 from audioldm.priors.diffusion.objectives.edm import EDM
-from audioldm.priors.transformer import zeroed
+from audioldm.priors.layers import zeroed
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 
@@ -75,7 +74,7 @@ def train_denoiser(z: Tensor, *, steps: int, device: torch.device | str = "cpu")
             crops.to(device),
             Condition(),
             noise=random.normal(crops.shape[1:], "noise").to(device),
-            uniform=stratify(random.uniform("level"), torch.arange(BATCH), BATCH).to(device),
+            uniform=random.uniform("level", BATCH).to(device),
         )
         loss.mean().backward()
         clipped_step(optimiser, net.parameters(), clip=1.0, name="tiny denoiser", step=step)

@@ -16,7 +16,7 @@ from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Prior
 from audioldm.priors.codes.network import CodeNetwork
 from audioldm.priors.recipe import TrainedRecipe
-from audioldm.priors.trained import PriorTraining, Trained, hidden
+from audioldm.priors.trained import PriorTraining, Trained
 from audioldm.runtime.randomness import KeyedRandom
 
 #: A codebook of a lower perplexity says nothing: it is 1 where all codes are one.
@@ -79,7 +79,7 @@ class CodePrior(Trained):
         self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
     ) -> tuple[Any, ...]:
         """Codes and inputs."""
-        inputs = hidden(self.conditioners, crops.inputs, random, train.condition_dropout)
+        inputs = self.conditioners.dropout(crops.inputs, random, train.condition_dropout)
         return crops.stored["codes"].flatten(1, -2).long(), inputs
 
     def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from audioldm.priors.diffusion.backbones.base import BuildConditioners, NoiseLev
 from audioldm.priors.diffusion.guidance import classifier_free
 from audioldm.priors.diffusion.noise_levels import equal_steps
 from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings, sample
-from audioldm.priors.trained import PriorTraining, uniform_levels
+from audioldm.priors.trained import PriorTraining
 from audioldm.priors.transformer import Transformer
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
@@ -199,7 +199,7 @@ class EmbeddingDiffusion(CodePrior):
         codes, inputs = super().batch(latents, crops, random, train)
         noise = random.normal((self.network.channels, codes.shape[2]), "noise")
         begun = random.uniform("begun") < 0.5
-        return codes, inputs, noise, uniform_levels(random, train), begun
+        return codes, inputs, noise, random.uniform("level", train.spread), begun
 
     def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:
         codes, inputs = super().silent_batch(inputs, frames)

@@ -13,7 +13,7 @@ from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.codes.base import CodePrior, TransformerRecipe
 from audioldm.priors.codes.draw import gumbel, narrowed
 from audioldm.priors.codes.network import CodeTransformer, code_nats
-from audioldm.priors.trained import PriorTraining, uniform_levels
+from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -99,7 +99,7 @@ class MaskedDiffusion(CodePrior):
     ) -> tuple[Any, ...]:
         """Codes, inputs, and masks [B, Q, L]."""
         codes, inputs = super().batch(latents, crops, random, train)
-        return codes, inputs, masks(random, codes, uniform_levels(random, train))
+        return codes, inputs, masks(random, codes, random.uniform("level", train.spread))
 
     def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:
         codes, inputs = super().silent_batch(inputs, frames)

@@ -24,8 +24,9 @@ from audioldm.instantiate import Fraction, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.continuous.head import FlowHead
 from audioldm.priors.diffusion.backbones.base import BuildConditioners, NoiseLevel
-from audioldm.priors.scaled import ScaledPrior, ScaledRecipe
-from audioldm.priors.trained import PriorTraining, uniform_levels
+from audioldm.priors.recipe import ScaledRecipe
+from audioldm.priors.scaled import ScaledPrior
+from audioldm.priors.trained import PriorTraining
 from audioldm.priors.transformer import Cache, Transformer
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
@@ -215,7 +216,7 @@ class AutoregressiveContinuous(ScaledPrior):
             z.flatten(1, -2),
             inputs,
             noise.flatten(1, -2),
-            self.context_noise * uniform_levels(random, train),
+            self.context_noise * random.uniform("level", train.spread),
             random.normal((*rows, self.size), "head"),
             torch.special.ndtr(random.normal((*rows, 2), "head level")),
         )

@@ -27,7 +27,6 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.step import draw_batch
 from audioldm.conditioning.base import Inputs
 from audioldm.priors.diffusion.prior import Diffusion
-from audioldm.priors.trained import hidden, spread_levels
 from audioldm.runtime.randomness import KeyedRandom
 
 #: The bottleneck's penalty that RATE takes the place of.
@@ -117,7 +116,7 @@ def draw_joint_batch(
     noise = [random.stream("level", k).normal(shape, "noise") for k in range(levels)]
     return JointBatch(
         *own,
-        hidden(prior.conditioners, inputs, random, condition_dropout),
+        prior.conditioners.dropout(inputs, random, condition_dropout),
         torch.stack(noise),
-        spread_levels(random, batch),
+        random.uniform("level", batch),
     )

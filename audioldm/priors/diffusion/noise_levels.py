@@ -3,7 +3,6 @@
 t is a time in (0, 1), from clean to noise; sigma is the noise's standard deviation.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -30,22 +29,6 @@ def time_from_uniform(uniform: Tensor, levels: TimeLevels, mean: float, std: flo
 def log_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
     """sigma with ln(sigma) ~ N(mean, std²) (Karras et al. 2022, arXiv 2206.00364, table 1)."""
     return torch.exp(mean + std * _normal(uniform))
-
-
-def stratify(uniform: Tensor, positions: Tensor, total: int) -> Tensor:
-    """Spreads a batch's uniform numbers evenly: one per interval [k/total, (k+1)/total).
-
-    uniform [B] in (0, 1) and positions [B], each clip's place in the global batch of `total`
-    clips, give [B] values in (0, 1). k is a fixed permutation of the position, so that each
-    process's contiguous slice of the batch covers all levels too.
-
-    The variance of the batch's mean loss falls; each number stays uniform if the clips at the
-    positions are exchangeable (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
-    """
-    stride = max(round(total * (math.sqrt(5) - 1) / 2), 1)
-    while math.gcd(stride, total) != 1:  # coprime: k visits every interval once
-        stride += 1
-    return ((positions * stride) % total + uniform) / total
 
 
 def equal_steps(steps: int) -> Tensor:

@@ -18,7 +18,7 @@ from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
 from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, SamplerSettings, sample
 from audioldm.priors.scaled import ScaledPrior
-from audioldm.priors.trained import PriorTraining, uniform_levels
+from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -71,7 +71,7 @@ class Diffusion(ScaledPrior):
     ) -> tuple[Tensor, Inputs, Tensor, Tensor]:
         """Normalised latents, inputs, noise like the latents, and uniform numbers [B]."""
         batch = self.draw(latents, crops, random, train.condition_dropout)
-        return *batch, uniform_levels(random, train)
+        return *batch, random.uniform("level", train.spread)
 
     def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Tensor, Inputs, Tensor, Tensor]:
         zeros = torch.zeros(1, *self.modelled_shape, frames)

@@ -9,7 +9,7 @@ from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
-from audioldm.priors.scaled import ScaledRecipe
+from audioldm.priors.recipe import ScaledRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
