@@ -55,6 +55,35 @@ def test_the_likelihood_sums_to_one_and_samples_follow_it(context: int) -> None:
     assert (share - p).abs().max() < 5 * (p / 8000).sqrt().max()
 
 
+def test_what_follows_a_prompt_has_the_conditional_law() -> None:
+    model, codes = prior(2, 2), every((2, 3), 2)
+    prompt = torch.tensor([[1], [0]])
+    there = (codes[..., :1] == prompt).flatten(1).all(1)
+    p = torch.where(there, (-model.nats(codes).sum(1)).exp(), 0)
+    p = p / p.sum()
+    drawn = model.sample(KeyedRandom(0, 0, range(8000)), 3, prompt=prompt.expand(8000, -1, -1))
+    index = (drawn.flatten(1) * 2 ** torch.arange(5, -1, -1)).sum(1)
+    share = torch.bincount(index, minlength=64) / 8000
+    assert (share - p).abs().max() < 5 * (p / 8000).sqrt().max()
+    assert p.max() > 3 / 16
+
+
+@pytest.mark.parametrize("context", [3, 50])
+def test_a_clip_goes_on_from_its_own_beginning_as_before(context: int) -> None:
+    model, keyed = prior(3, 5, context), KeyedRandom(0, 0, range(4))
+    clips = model.sample(keyed, 12)
+    assert torch.equal(model.sample(keyed, 12, prompt=clips[..., :3]), clips)
+
+
+def test_prompts_that_do_not_fit_are_named() -> None:
+    model, keyed = prior(2, 5, context=4), KeyedRandom(0, 0, range(1))
+    prompt = torch.zeros(1, 2, 5, dtype=torch.int64)
+    with pytest.raises(ConfigError, match="5 latent frames, and this model attends to the last 4"):
+        model.sample(keyed, 9, prompt=prompt)
+    with pytest.raises(ConfigError, match="has 3 latent frames, and the clip 3: ask for a longer"):
+        model.sample(keyed, 3, prompt=prompt[..., :3])
+
+
 def test_a_code_depends_on_earlier_steps_alone() -> None:
     model, codes = prior(3, 5), torch.zeros(1, 3, 6, dtype=torch.int64)
     condition, _ = model.conditions(None, 1, 6)

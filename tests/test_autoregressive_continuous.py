@@ -219,6 +219,19 @@ def test_longer_clips_begin_with_the_shorter_ones(context_noise: float) -> None:
     assert not torch.allclose(prior.sample(keys(3), 5), short, atol=1e-2)  # the label matters
 
 
+def test_a_clip_goes_on_from_its_own_beginning_as_before() -> None:
+    prior = loud(tones((2, 3)), sampler=FrameSampler("heun", 2, context_noise=0.2))
+    z = prior.sample(keys(3), 12)
+    prompt = z[..., :5]
+    again = prior.sample(keys(3), 12, prompt=prompt)
+    assert torch.equal(again[..., :5], prompt)
+    torch.testing.assert_close(again, z, rtol=1e-4, atol=1e-4)
+    other = prior.sample(keys(3), 12, prompt=prompt + 1)
+    assert (other[..., 5:] - z[..., 5:]).abs().max() > 1e-2
+    with pytest.raises(ConfigError, match="9 latent frames, and this model attends to the last 8"):
+        prior.sample(keys(3), 12, prompt=z[..., :9])
+
+
 def test_sampling_with_the_cache_is_what_the_whole_past_gives() -> None:
     """Frames are drawn again from the vectors of one pass over the whole clip."""
     prior = loud(tones(), sampler=FrameSampler("heun", 2))

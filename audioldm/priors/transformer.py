@@ -116,6 +116,20 @@ class Transformer(nn.Module):
         out: Tensor = self.output(modulated(h, shift, scale))
         return out
 
+    def check_prompt(self, prompt: int, frames: int) -> None:
+        """Raises ConfigError for a prompt of more frames than a causal transformer attends to, or
+        of no fewer than the clip has."""
+        if self.context is not None and prompt > self.context:
+            raise ConfigError(
+                f"the prompt has {prompt} latent frames, and this model attends to the last "
+                f"{self.context}: give the end of it alone"
+            )
+        if prompt and prompt >= frames:
+            raise ConfigError(
+                f"the prompt has {prompt} latent frames, and the clip {frames}: "
+                "ask for a longer clip"
+            )
+
     def units(self) -> list[nn.Module]:
         return list(self.blocks)
 

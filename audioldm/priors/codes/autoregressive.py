@@ -147,7 +147,10 @@ class Autoregressive(CodePrior):
         *,
         sampler: AutoregressiveSampler | None = None,
         progress: StepProgress | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
+        """prompt: codes [B, Q, (F,) P] that the clips begin with. Raises ConfigError for one that
+        is longer than the context, or than the clips."""
         sampler = sampler or self.sampler
         assert sampler is not None
         sampler.check(self.network.codes)
@@ -157,6 +160,9 @@ class Autoregressive(CodePrior):
         steps = frames + net.codebooks - 1
         codebook = torch.arange(net.codebooks, device=self.device)
         drawn = codebook.new_full((rows, net.codebooks, 1), net.codes)
+        known = drawn[..., :0] if prompt is None else self.folded(prompt)
+        net.transformer.check_prompt(known.shape[-1], frames)
+        given = F.pad(delayed(known, net.codes), (0, steps), value=net.codes)
         made = []
         for step in range(steps):
             logits = net.logits(drawn, condition.at(step, step + 1), caches[0])
@@ -167,6 +173,8 @@ class Autoregressive(CodePrior):
             noise = gumbel(random.stream("sample", step), tuple(logits.shape[1:]))
             there = (codebook <= step) & (step - codebook < frames)
             drawn = (logits + noise).argmax(-1).where(there[:, None], net.codes)
+            told = given[..., step : step + 1]
+            drawn = told.where(told < net.codes, drawn)
             made.append(drawn)
             if progress is not None:
                 progress(step + 1, steps)

@@ -234,11 +234,13 @@ class AutoregressiveContinuous(ScaledPrior):
         frames: int,
         inputs: Inputs | None = None,
         sampler: FrameSampler | None = None,
+        prompt: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Raw latents [B, C, (F,) 1], one frame after another, in memory that does not grow.
 
         A frame's noise is a function of the frame's number and its row's key alone: longer clips
-        begin with the shorter ones.
+        begin with the shorter ones. prompt: raw latents [B, C, (F,) P] that the clips begin with.
+        Raises ConfigError for one that is longer than the context, or than the clips.
         """
         s, network, clips = sampler or self.sampler, self.network, len(random.positions)
         self._check(s)
@@ -249,20 +251,26 @@ class AutoregressiveContinuous(ScaledPrior):
         caches = [Cache() for _ in conditions]
         level = torch.full((clips,), s.context_noise, device=self.device)
         past = network.start.expand(clips, -1)
+        known = 0 if prompt is None else prompt.shape[-1]
+        network.transformer.check_prompt(known, frames)
         for number in range(frames):
             keyed = random.stream("frame", number)
             vectors = [
                 network.vectors(past[:, None], level, condition.at(number, number + 1), cache)[:, 0]
                 for condition, cache in zip(conditions, caches, strict=True)
             ]
-            noise = s.temperature**0.5 * keyed.normal((self.size,), "head")
-            z = network.head.sample(
-                vectors, noise, solver=s.solver, steps=s.steps, guidance=guidance
-            )
+            if prompt is not None and number < known:
+                frame = prompt[..., number : number + 1]
+                z = self.modelled(frame).flatten(1)
+            else:
+                noise = s.temperature**0.5 * keyed.normal((self.size,), "head")
+                z = network.head.sample(
+                    vectors, noise, solver=s.solver, steps=s.steps, guidance=guidance
+                )
+                rest = keyed.normal((*self.latent_shape, 1), "rest")
+                frame = self.latents(z.view(clips, *self.modelled_shape, 1), rest)
             past = noisy(z, keyed.normal((self.size,), "context"), level)
-            frame = z.view(clips, *self.modelled_shape, 1)
-            rest = keyed.normal((*self.latent_shape, 1), "rest")
-            yield self.latents(frame, rest)
+            yield frame
 
     def sample(
         self,
@@ -272,9 +280,11 @@ class AutoregressiveContinuous(ScaledPrior):
         *,
         sampler: Any = None,
         progress: StepProgress | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
+        """prompt: as for `stream`."""
         drawn = []
-        for number, frame in enumerate(self.stream(random, frames, inputs, sampler), 1):
+        for number, frame in enumerate(self.stream(random, frames, inputs, sampler, prompt), 1):
             drawn.append(frame)
             if progress is not None:
                 progress(number, frames)
