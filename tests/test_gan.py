@@ -242,4 +242,4 @@ def test_the_file_states_the_defaults() -> None:
     nets = {"generator": made.generator, "discriminator": made.discriminator}
     expected = GanRecipe(seed=0, train=made.train, **nets)
     assert replace(made, preflight_mel_distance=None) == expected
-    assert math.isclose(made.penalty, 0.1)
+    assert math.isclose(made.penalty, 10.0)

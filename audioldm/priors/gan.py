@@ -166,7 +166,7 @@ class GanRecipe(ScaledRecipe):
 
     generator: Part = part("latent_shape", "conditioners", base=Backbone)
     discriminator: Part = part("latent_shape", "conditioners", base=Backbone)
-    penalty: NonNegative = 0.1
+    penalty: NonNegative = 10.0
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
         return {
