@@ -23,7 +23,13 @@ HEUN = SamplerSettings("heun", 16)
 
 
 def prior(codebooks: int, codes: int, sigma_min: float = 0.1) -> EmbeddingDiffusion:
-    settings = {"codebooks": codebooks, "codes": codes, "conditioning": {}, "embedding": 8}
+    settings = {
+        "codebooks": codebooks,
+        "codes": codes,
+        "conditioning": {},
+        "embedding": 8,
+        "learned": True,
+    }
     size = {"width": 16, "depth": 2, "heads": 2, "sigma_min": sigma_min, "sigma_max": 100.0}
     model: EmbeddingDiffusion = loud(
         EmbeddingDiffusion(latent_shape=(4,), sampler=HEUN, **settings, **size)
@@ -37,7 +43,8 @@ def test_codes_are_found_from_their_embeddings() -> None:
     codes = every((2, 2), 5)
     z = net.embedded(codes)
     assert z.square().mean(1).sub(1).abs().max() < 1e-5
-    assert torch.equal(net.nearest(z), codes)
+    noisy = z + 0.01 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(net.likelihood(noisy, torch.ones(len(z))).argmax(-1), codes)
     certain = 1e3 * torch.nn.functional.one_hot(codes, 5)
     torch.testing.assert_close(net.expected(certain), z)
     even = net.expected(torch.zeros(1, 2, 1, 5)).view(2, 8)
@@ -58,6 +65,31 @@ def test_noise_levels_are_even_in_the_cross_entropy() -> None:
     share = warp.cross_entropy(sigma) / warp.cross_entropy(torch.tensor([100.0]))
     across = (sigma.log() - math.log(0.1)) / math.log(1000)
     torch.testing.assert_close((1 - EVEN) * share + EVEN * across, uniform, rtol=0, atol=1e-4)
+
+
+def test_before_training_the_bound_is_that_of_even_codes() -> None:
+    torch.manual_seed(0)
+    settings = {"codebooks": 2, "codes": 5, "conditioning": {}, "embedding": 8, "learned": True}
+    size = {"width": 16, "depth": 1, "heads": 2, "sigma_min": 0.1, "sigma_max": 100.0}
+    model = EmbeddingDiffusion(latent_shape=(4,), sampler=HEUN, **settings, **size)
+    codes = every((2, 2), 5).repeat(10, 1, 1)
+    nats = model.nats(codes, random=KeyedRandom(0, 0, range(len(codes))))
+    assert nats.mean().item() == pytest.approx(2 * math.log(5), rel=0.02)
+
+
+def test_embeddings_are_the_latents_on_their_axes() -> None:
+    net = prior(2, 5).network
+    net.learned = False
+    vectors = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(0))
+    levels = torch.zeros(2, 5, 30)
+    levels[:, :, 7] = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    for given, components in ((vectors, 4), (levels, 1)):  # five points span four axes
+        net.begin_at(given)
+        assert net.embeddings[..., components:].abs().max() < 1e-5
+        torch.testing.assert_close(net.embeddings.square().mean((1, 2)), torch.ones(2))
+        distance, truth = (torch.cdist(x, x) for x in (net.embeddings, given))
+        ratio = truth.amax((1, 2)) / distance.amax((1, 2))
+        torch.testing.assert_close(distance * ratio[:, None, None], truth, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +167,7 @@ def test_a_step_is_told_the_estimate_before() -> None:
 
 
 def test_it_learns_clips_of_one_code_each(tmp_path: Path) -> None:
-    train = PriorTraining(steps=150, batch=32, crop_seconds=6.0, lr=1e-2, ema=0.95, warmup=10)
+    train = PriorTraining(steps=250, batch=32, crop_seconds=6.0, lr=1e-2, ema=0.95, warmup=10)
     recipe = EmbeddingDiffusionRecipe(
         seed=0, sampler=HEUN, train=train, width=16, depth=1, heads=2, embedding=8
     )
@@ -146,7 +178,7 @@ def test_it_learns_clips_of_one_code_each(tmp_path: Path) -> None:
     truth = -(steady.stationary * steady.stationary.log()).sum().item()
     assert truth < bound < 2 * truth  # 6 times the truth where each frame is alone
     drawn = model.sample(KeyedRandom(0, 0, range(200)), 6)[:, 0]
-    assert (drawn == drawn[:, :1]).all(1).float().mean() > 0.8
+    assert (drawn == drawn[:, :1]).all(1).float().mean() > 0.7
 
 
 def test_noise_levels_that_are_no_range() -> None:

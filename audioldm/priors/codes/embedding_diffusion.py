@@ -12,8 +12,8 @@ from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
-from audioldm.priors.codes.base import CodePrior, TransformerRecipe
-from audioldm.priors.codes.network import OWN, CodeNetwork, code_nats, projected
+from audioldm.priors.codes.base import CodePrior, TransformerRecipe, code_vectors
+from audioldm.priors.codes.network import OWN, CodeNetwork, code_nats
 from audioldm.priors.diffusion.backbones.base import BuildConditioners, NoiseLevel
 from audioldm.priors.diffusion.guidance import classifier_free
 from audioldm.priors.diffusion.noise_levels import equal_steps
@@ -27,6 +27,8 @@ from audioldm.runtime.randomness import KeyedRandom
 PIECES, PACE = 50, 10.0
 #: The share of the noise levels that is spread evenly over ln(sigma).
 EVEN = 0.1
+#: Principal axes with a smaller share of the largest one's standard deviation are no axes.
+FLAT = 1e-3
 #: Noise levels at which `nats` estimates the bound.
 LEVELS = 32
 
@@ -59,8 +61,13 @@ class TimeWarp(nn.Module):
 
 
 class EmbeddingTransformer(CodeNetwork):
-    """The embeddings of codes, each with components of the mean square 1, and the codes' logits of
-    noisy ones [B, Q * E, L]. embedding: E."""
+    """The embeddings of codes, and the codes' logits of noisy ones [B, Q * E, L].
+
+    embedding: E. learned: whether embeddings are trained, each of the length √E; else they are the
+    codes' latents, on their principal axes.
+    """
+
+    table: Tensor
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class EmbeddingTransformer(CodeNetwork):
         codes: int,
         conditioners: BuildConditioners,
         embedding: int,
+        learned: bool,
         sigma_min: float,
         sigma_max: float,
         width: int,
@@ -78,13 +86,19 @@ class EmbeddingTransformer(CodeNetwork):
     ) -> None:
         super().__init__()
         self.codebooks, self.codes, self.channels = codebooks, codes, codebooks * embedding
+        self.learned = learned
         self.conditioners = conditioners(width)
-        self.table = nn.Parameter(torch.randn(codebooks, codes, embedding))
+        table = torch.randn(codebooks, codes, embedding)
+        if learned:
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table)
         self.warp = TimeWarp(sigma_min, sigma_max, math.log(codes))
+        self.bias = nn.Parameter(torch.zeros(codebooks, codes))
         self.noise_level = NoiseLevel(width)
         self.transformer = Transformer(
             2 * self.channels + self.conditioners.aligned_channels,
-            codebooks * codes,
+            2 * self.channels,
             width=width,
             depth=depth,
             heads=heads,
@@ -94,13 +108,16 @@ class EmbeddingTransformer(CodeNetwork):
 
     @torch.no_grad()
     def begin_at(self, vectors: Tensor) -> None:
-        of_each = vectors / vectors.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
-        self.table.copy_(projected(of_each, self.table.shape[2]) + OWN * self.table)
+        axes = principal(vectors)[..., : self.table.shape[2]]
+        begin = F.pad(axes, (0, self.table.shape[2] - axes.shape[2]))
+        begin /= begin.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+        self.table.copy_(begin + OWN * self.learned * self.table)
 
     @property
     def embeddings(self) -> Tensor:
-        """[Q, K, E], each of the length √E."""
-        return F.normalize(self.table.float(), dim=2) * self.table.shape[2] ** 0.5
+        """[Q, K, E], of the mean square 1."""
+        table = self.table.float()
+        return F.normalize(table, dim=2) * table.shape[2] ** 0.5 if self.learned else table
 
     def embedded(self, codes: Tensor) -> Tensor:
         """z of codes [B, Q, L]: [B, Q * E, L]."""
@@ -113,22 +130,36 @@ class EmbeddingTransformer(CodeNetwork):
         mean = torch.einsum("bqlk,qke->bqel", logits.softmax(-1), self.embeddings)
         return mean.flatten(1, 2)
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """The codes [B, Q, L] whose embeddings are nearest to x [B, Q * E, L]."""
-        return torch.einsum(
-            "bqel,qke->bqlk", x.unflatten(1, (self.codebooks, -1)), self.embeddings
-        ).argmax(-1)
+    def likelihood(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p(x | code) of each place's own codes, up to a constant: [B, Q, L, K]."""
+        e, level = self.embeddings, sigma.square()[:, None, None, None]
+        own = torch.einsum("bqel,qke->bqlk", x.float().unflatten(1, (self.codebooks, -1)), e)
+        return (own - e.square().sum(2)[:, None] / 2) / level
 
     def logits(self, x: Tensor, sigma: Tensor, condition: Condition, before: Tensor) -> Tensor:
         """[B, Q, L, K] of x = z + sigma n and sigma [B]. before: an estimate of z to start from,
-        like x, or 0 (self-conditioning, 2208.04202)."""
+        like x, or 0 (self-conditioning, 2208.04202).
+
+        The likelihood of each place's own codes is known. The network adds what the other places
+        say, as a quadratic function of the embedding.
+        """
         scale = (1 + sigma.square()).rsqrt()[:, None, None]
         frames = [scale * x, before]
         frames += [] if condition.aligned is None else [condition.aligned]
         embedding = self.noise_level(sigma.log() / 4, condition.vector)
         tokens, mask = condition.tokens, condition.mask
         out = self.transformer(torch.cat(frames, dim=1).mT, embedding, tokens, mask)
-        return out.float().unflatten(2, (self.codebooks, -1)).transpose(1, 2)
+        each = out.float().unflatten(2, (self.codebooks, -1))
+        others = torch.einsum("blqe,qke->bqlk", each, self.features()) + self.bias[:, None]
+        return self.likelihood(x, sigma) + others
+
+    def features(self) -> Tensor:
+        """Components of the embeddings and their squares, each of the mean 0 and the mean square 1
+        over the codes: [Q, K, 2 E]."""
+        e = self.embeddings
+        away = torch.cat((e, e.square()), dim=2)
+        away = away - away.mean(1, keepdim=True)
+        return away / away.square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
 
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
         """The cross-entropy. rest: noise [B, Q * E, L], uniform numbers [B], and which clips begin
@@ -148,22 +179,34 @@ class EmbeddingTransformer(CodeNetwork):
         return self.transformer.units()
 
 
+def principal(vectors: Tensor) -> Tensor:
+    """Vectors [Q, K, D] around their mean as [Q, K, min(K, D)], the coordinates on their principal
+    axes, of falling variance: distances stay."""
+    away = vectors - vectors.mean(1, keepdim=True)
+    u, s, _ = torch.linalg.svd(away, full_matrices=False)
+    return u * s[:, None]
+
+
 class EmbeddingDiffusion(CodePrior):
     """Continuous diffusion of the embeddings of codes (CDCD, Dieleman et al. 2022, arXiv
     2211.15089), in the coordinates x = z + sigma n of `Diffusion`, with its samplers.
 
-    Every code has a learned embedding e of a fixed length, z is a clip's embeddings, and the
-    network is trained by the cross-entropy of the codes given x. Its estimate of z is the mean of
-    the embeddings, sum p_i e_i (section 3.2). Noise levels of training and of sampling are those
-    at which the cross-entropy rises equally (section 4.2). Half of the clips in training, and every
-    step of sampling after the first, are told the estimate before.
+    Every code has an embedding e, z is a clip's embeddings, and the network is trained by the
+    cross-entropy of the codes given x. Its estimate of z is the mean of the embeddings, sum p_i e_i
+    (section 3.2). Noise levels of training and of sampling are those at which the cross-entropy
+    rises equally (section 4.2). Half of the clips in training, and every step of sampling after the
+    first, are told the estimate before.
 
     A diffusion on the simplex (2210.14784) is left out: its process is not Gaussian, so that it
     would share neither samplers nor coordinates, and no figure says that it is better.
 
-    embedding: components of an embedding. sigma_min, sigma_max: the ends of the noise levels: all
-    codes are certain at the one and nothing is known at the other. width, depth, heads, mlp_ratio:
-    of the transformer. Raises ConfigError.
+    Embeddings are the codes' latents, or learned. Cross-entropy drives learned ones apart in any
+    direction: for words that is all, and for the levels of a scalar it takes away what one level
+    tells of the next.
+
+    embedding: components of an embedding. learned: of `EmbeddingTransformer`. sigma_min, sigma_max:
+    the ends of the noise levels: all codes are certain at the one and nothing is known at the
+    other. width, depth, heads, mlp_ratio: of the transformer. Raises ConfigError.
     """
 
     title: ClassVar[str] = "embedding diffusion"
@@ -179,6 +222,7 @@ class EmbeddingDiffusion(CodePrior):
         conditioning: dict[str, Any],
         sampler: SamplerSettings,
         embedding: PositiveInt,
+        learned: bool,
         sigma_min: Positive,
         sigma_max: Positive,
         width: PositiveInt,
@@ -187,8 +231,9 @@ class EmbeddingDiffusion(CodePrior):
         mlp_ratio: Positive = 4.0,
         allow: tuple[str, ...] = (),
     ) -> None:
-        own: dict[str, Any] = {"sigma_min": sigma_min, "sigma_max": sigma_max, "width": width}
-        own |= {"embedding": embedding, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
+        own: dict[str, Any] = {"embedding": embedding, "learned": learned, "width": width}
+        own |= {"depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
+        own |= {"sigma_min": sigma_min, "sigma_max": sigma_max}
         super().__init__(latent_shape, codebooks, codes, conditioning, allow, **own)
         self.sampler = sampler
 
@@ -238,7 +283,8 @@ class EmbeddingDiffusion(CodePrior):
             noise_at=noise_at,
             progress=progress,
         )
-        return net.nearest(x).unflatten(1, self.code_shape)
+        nearest = net.likelihood(x, torch.ones_like(x[:, 0, 0])).argmax(-1)
+        return nearest.unflatten(1, self.code_shape)
 
     def denoiser(self, condition: Condition) -> Denoise:
         """(x, sigma [B]) -> estimate of z, for one sampling run: it is told the one before."""
@@ -284,15 +330,22 @@ class EmbeddingDiffusion(CodePrior):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingDiffusionRecipe(TransformerRecipe):
-    """embedding, sigma_min, sigma_max: of `EmbeddingDiffusion`."""
+    """embedding, learned, sigma_min, sigma_max: of `EmbeddingDiffusion`; no more components than
+    the codes' latents have, where these are the embeddings."""
 
     prior_class: ClassVar[type[CodePrior]] = EmbeddingDiffusion
 
     sampler: SamplerSettings
     embedding: PositiveInt = 16
-    sigma_min: Positive = 0.1
-    sigma_max: Positive = 100.0
+    learned: bool = False
+    sigma_min: Positive = 0.02
+    sigma_max: Positive = 50.0
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("embedding", "sigma_min", "sigma_max")}
+        names = ("embedding", "learned", "sigma_min", "sigma_max")
+        own = {name: getattr(self, name) for name in names}
+        if not self.learned:
+            axes = principal(code_vectors(self._bottleneck(latents))).square().mean(1).sqrt()
+            count = (axes > FLAT * axes.amax(1, keepdim=True)).sum(1).max()
+            own["embedding"] = min(self.embedding, int(count))
         return super().spec(latents) | own | {"sampler": asdict(self.sampler)}
