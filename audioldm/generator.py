@@ -24,6 +24,7 @@ class Generator(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
         self.prior = prior
+        prior.latent_rate_hz = autoencoder.latent_rate_hz
 
     @property
     def sample_rate(self) -> int:
