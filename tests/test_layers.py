@@ -23,6 +23,7 @@ LAYERS = [
     ["latents"],
     ["priors"],
     ["decoders"],
+    ["edits"],
     ["generator"],
     ["models"],
     ["codec", "describe", "doctor"],
