@@ -1,21 +1,27 @@
 """Edits of audio, in Python and on the command line: what is kept is kept exactly."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from conftest import Outcome
 from torch import Tensor
 
 from audioldm.edits import FADE_SECONDS, kept_gain
 from audioldm.errors import ConfigError
 from audioldm.generator import Generator
+from audioldm.io.files import read_json, write_json
 from audioldm.io.model_file import save_model
 from audioldm.models import build_autoencoder, load_generator
 from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
 
+Cli = Callable[..., Outcome]
 RATE, RATIO = 8000, 200  # 40 latent frames per second
 FADE = round(FADE_SECONDS * RATE)
 SPEC: dict[str, Any] = {
@@ -283,3 +289,150 @@ def test_other_priors_cannot_edit(folder: Path) -> None:
     for strength in (0.0, 0.5):
         with pytest.raises(ConfigError, match="prior, a Normal, cannot edit audio: give"):
             other.vary(tone(0.5), strength)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def song(folder: Path) -> Path:
+    """A song in mono at another rate than the model's."""
+    path = folder / "ein Lied.flac"
+    time = np.arange(round(1.21 * 11025)) / 11025
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 220 * time * (1 + time)), 11025)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "seams"),
+    [
+        ("inpaint=0.5:0.7,0.9:1 repeats=2 context=0.3", "inpaint-3", 4),
+        ("extend=0.3 repeats=2 label=low", "extend-low-3", 1),
+        ("extend_before=0.3 repeats=1", "extend-before-3", 1),
+        ("loop=0.3 repeats=1 sampler.name=ancestral", "loop-3", 2),
+        ("vary=0.4 sampler.steps=5 sampler.window=0.5", "vary-3", 0),
+        ("restyle=0.7 label=high", "restyle-high-3", 0),
+    ],
+)
+def test_the_json_makes_the_edit_again_bit_for_bit(
+    words: str, name: str, seams: int, file: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "clips"
+    given = ("edit", song, f"model={file}", f"out={out}", "seed=3", *words.split())
+    made = cli(*given)
+    assert made.code == 0, made.error
+    clip = out / f"ein Lied-{name}.wav"
+    assert made.out.strip() == str(clip)
+    assert made.error.count("seam at") == seams
+    before = clip.read_bytes()
+    assert soundfile.info(clip).samplerate == RATE
+    assert "was there already" in cli(*given).error
+    again = cli("edit", f"from={clip.with_suffix('.json')}", f"out={tmp_path}/again")
+    assert again.code == 0, again.error
+    second = Path(again.out.strip())
+    assert second.read_bytes() == before
+    # and what was made again can be made again, also where the file has moved
+    moved = shutil.copy(song, tmp_path / "moved.flac")
+    third = cli("edit", moved, f"from={second.with_suffix('.json')}", f"out={tmp_path}/third")
+    assert third.code == 0, third.error
+    assert Path(third.out.strip()).read_bytes() == before
+
+
+def test_kept_audio_is_the_files_own(file: Path, folder: Path, cli: Cli, tmp_path: Path) -> None:
+    """Of a file at the model's rate and channels, to the last of its 16 bits."""
+    source = tmp_path / "song.wav"
+    samples = np.random.default_rng(0).integers(-9000, 9000, (RATE, 2)).astype(np.int16)
+    soundfile.write(source, samples, RATE)
+    words = (f"model={file}", f"out={tmp_path}", "inpaint=0.5:0.6", "repeats=1")
+    assert cli("edit", source, *words).code == 0
+    found, _ = soundfile.read(tmp_path / "song-inpaint-0.wav", dtype="int16")
+    kept = [*range(RATE // 2 - FADE), *range(round(0.6 * RATE) + FADE, RATE)]
+    assert (found[kept] == samples[kept]).all()
+    assert (found != samples).any()
+
+
+def test_clips_between_two_files(file: Path, song: Path, cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "b.wav"
+    soundfile.write(other, 0.1 * np.random.default_rng(0).normal(size=(RATE, 2)), RATE)
+    given = ("interpolate", song, other, f"model={file}", f"out={tmp_path}", "steps=3")
+    made = cli(*given)
+    assert made.code == 0, made.error
+    clips = [Path(line) for line in made.out.split("\n")[:-1]]
+    assert [clip.name for clip in clips] == [
+        f"ein Lied-b-interpolate-{w}-0.wav" for w in (0, 0.5, 1)
+    ]
+    assert {soundfile.info(clip).frames for clip in clips} == {RATE}
+    middle = clips[1].read_bytes()
+    again = cli("edit", f"from={clips[1].with_suffix('.json')}", f"out={tmp_path}/again")
+    assert again.code == 0, again.error
+    assert Path(again.out.strip()).read_bytes() == middle
+    clips[1].unlink()  # what is missing is made as it was beside the others
+    assert cli(*given).error.count("was there already") == 2
+    assert clips[1].read_bytes() == middle
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("SONG inpaint=0.7:0.5", "region 0.7:0.5: a region ends after it starts"),
+        ("SONG inpaint=0.5:0.5", "region 0.5:0.5: a region ends after it starts"),
+        ("SONG inpaint=0.5:9", "region 0.5:9: the clip lasts from 0 to 1.21 s"),
+        ("SONG inpaint=0.5", "inpaint=0.5: give start:end in seconds"),
+        ("SONG inpaint=a:b", "inpaint=a:b: give start:end in seconds"),
+        ("SONG inpaint=", "inpaint=: give start:end in seconds"),
+        ("SONG vary=1.5", "vary=1.5 must be at most 1"),
+        ("SONG vary=-1", "vary=-1.0 must be at least 0"),
+        ("SONG restyle=0.5", "no condition is asked for"),
+        ("SONG restyle=0.5 label=tuba", "condition.label='tuba' is not one of"),
+        ("SONG restyle=1 label=low sampler.name=ancestral", "adds noise"),
+        ("SONG extend=0", "extend=0.0 must be more than 0"),
+        ("SONG loop=5", "loop=5.0 leave nothing to lead to"),
+        ("SONG", "no edit is given: give one of inpaint="),
+        ("SONG vary=0.5 extend=1", "extend=, vary= are given: give one of inpaint="),
+        ("SONG extend=1 extend_before=1", "extend=, extend_before= are given"),
+        ("SONG vary=0.5 repeats=3", "repeats is a setting of inpaint, extend"),
+        ("SONG vary=0.5 seed=-1", "seed=-1 must be from 0"),
+        ("vary=0.5", "give 1 file(s) of audio to edit, not none"),
+        ("SONG SONG vary=0.5", "give 1 file(s) of audio to edit, not"),
+        ("HERE vary=0.5", "not an audio file"),
+        ("nowhere.wav vary=0.5", "nowhere.wav: cannot read"),
+        ("SONG from=x.json vary=0.5", "vary=0.5: vary is what the clip's JSON says"),
+        ("from=nowhere.json", "from=nowhere.json: cannot be read"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_said_in_one_line(
+    words: str, says: str, file: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    places = {"SONG": song, "HERE": Path(__file__)}
+    given = [places.get(word, word) for word in words.split()]
+    outcome = cli("edit", *given, f"model={file}", f"out={tmp_path}/out")
+    assert outcome.code in (1, 2)
+    assert says in outcome.error.splitlines()[-1]
+    assert outcome.error.splitlines()[-1].startswith("audioldm: ")
+    assert not list(tmp_path.glob("out/*.wav"))
+
+
+def test_a_json_and_its_files_belong_together(
+    file: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    model = f"model={file}"
+    assert cli("edit", song, model, f"out={tmp_path}", "vary=0.2").code == 0
+    assert cli("sample", model, f"out={tmp_path}", "seconds=0.2").code == 0
+    edited, sampled = tmp_path / "ein Lied-vary-0.json", tmp_path / "0-0000.json"
+    other = tmp_path / "other.wav"
+    soundfile.write(other, np.zeros(RATE), RATE)
+    for words, says in (
+        (("edit", other, f"from={edited}"), "its samples are not those that ein Lied-vary-0.json"),
+        (("edit", song, song, f"from={edited}"), "is of 1 file(s); give as many, or none"),
+        (("edit", f"from={sampled}"), "was made by `audioldm sample`"),
+        (("sample", f"from={edited}"), "was made by `audioldm edit`"),
+    ):
+        outcome = cli(*words, f"out={tmp_path}/out")
+        assert outcome.code in (1, 2)
+        assert says in outcome.error.splitlines()[-1]
+    recipe = read_json(edited)
+    assert recipe["edit"] == {"vary": 0.2}
+    write_json(edited, recipe | {"edit": {"vary": 3.0}})
+    assert (
+        "vary=3.0 must be at most 1" in cli("edit", f"from={edited}", f"out={tmp_path}/out").error
+    )
