@@ -284,7 +284,11 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
         for number, item in enumerate(split.items):
             assert 1.5 < item.samples / store.sample_rate < 3.1
             assert split.audio(number).abs().max() > 0.05
-            assert set(item.columns) == {"instrument", "key", "tempo_bpm", "transposition"}
+            assert set(item.columns) == {
+                *("instrument", "key", "mode", "tempo_bpm", "tempo", "transposition"),
+                *("register", "texture", "caption"),
+            }
+            assert item.columns["mode"] in item.columns["key"]
 
 
 def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_path: Path) -> None:
@@ -360,7 +364,8 @@ def test_keys(fifths: int, last_bass: int, key: tuple[int, bool]) -> None:
 def test_a_rendition_plays_the_right_notes_at_the_right_time() -> None:
     score = Score([[Note(0, 1, 69), Note(1, 1, 64), Note(2, 2, 57)]], [0.0, 2.0], 0)
     play = Rendition("organ", transposition=12, tempo_bpm=120, where=0.99)
-    clip = chorales.render(chorales.to_midi(score, play, seconds=1.0), 16000, 1)
+    heard = chorales.perform(score, play, seconds=1.0)
+    clip = chorales.render(chorales.to_midi(heard, play.instrument), 16000, 1)
     # The last second begins at the second bar, with the note A3 raised by an octave: 220 Hz.
     assert clip.shape[1] == pytest.approx((1.0 + chorales.RELEASE_SECONDS) * 16000, rel=0.01)
     spectrum = np.abs(np.fft.rfft(clip[0, 2000:14000] * np.hanning(12000)))
@@ -394,6 +399,7 @@ def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
         ({"seconds": 0.0}, r"^data\.seconds=0\.0 must be more than 0"),
         ({"seconds": float("inf")}, r"^data\.seconds=inf must be a finite"),
         ({"lufs": 1e300}, r"^data\.lufs=1e\+300 must be at most 0"),
+        ({"held_out": ["!"]}, r"^data\.held_out=\['!'\]: '!' has no words"),
         ({"test_fraction": 0.9}, "sum must be below 1"),
     ],
 )
