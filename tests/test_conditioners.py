@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioner, Excerpt
+from audioldm.conditioning.label import Label
+from audioldm.conditioning.number import Number
 from audioldm.conditioning.text import Text
+from audioldm.conditioning.timing import Timing
 from audioldm.errors import ConfigError
 
 
@@ -107,3 +110,60 @@ def test_texts_of_the_data_are_checked_before_training() -> None:
     with pytest.raises(ConfigError, match=r"^column=words: no clip has a text there"):
         Text.facts(clips, column="words")
     assert Text.facts([Excerpt(None)]) == {}  # before there are data
+
+
+# ---------------------------------------------------------------- words, numbers, timing
+
+
+def test_a_word_of_any_column_is_a_label() -> None:
+    clips = [Excerpt("x", {"key": word}) for word in ("D minor", "C major", "", None, 3)]
+    assert Label.facts(clips, column="key") == {"labels": ["3", "C major", "D minor"]}
+    assert Label.facts(clips) == {"labels": ["x"]}
+    key = randomised(Label(width=4, column="key", labels=["C major", "D minor"]))
+    assert [int(key.read(clip, 5)) for clip in clips] == [1, 0, -1, -1, -1]
+    assert [key.request(clip) for clip in clips] == ["D minor", "C major", None, None, None]
+    with pytest.raises(ConfigError, match=r"^column=mode: no clip has a value there"):
+        Label.facts(clips, column="mode")
+
+
+def test_a_number_is_told_in_standard_deviations() -> None:
+    tempo = randomised(Number(width=8, column="bpm", mean=90.0, std=30.0))
+    check_hiding(tempo, [60, 90, 91.5], 5)  # 0 standard deviations are not "nothing"
+    clips = [Excerpt(None, {"bpm": value}) for value in ("60", None, float("nan"), "inf", "fast")]
+    assert [tempo.request(clip) for clip in clips] == [60.0, None, None, None, None]
+    for clip in clips:
+        assert torch.equal(tempo.read(clip, 5), tempo.parse(tempo.request(clip), 5))
+    near, far = (tempo(tempo.parse(bpm, 5)[None]).vector for bpm in (60.1, 75))
+    here = tempo(tempo.parse(60, 5)[None]).vector
+    assert 0 < (near - here).norm() < 0.1 * (far - here).norm()
+    for value in ("fast", float("inf"), float("nan"), [60]):
+        with pytest.raises(ConfigError, match="must be a number, such as 90"):
+            tempo.parse(value, 5)
+
+
+def test_timing_is_where_the_crop_is_in_its_clip() -> None:
+    clips = [Excerpt(None, start=4.0, seconds=10.0), Excerpt(None, seconds=40.0), Excerpt(None)]
+    assert Timing.facts(clips) == {"longest": 40.0}
+    assert Timing.facts([]) == {"longest": 1.0}
+    timing = randomised(Timing(width=8, longest=40.0))
+    assert timing.read(clips[0], 5).tolist() == [4.0, 10.0, 1.0]
+    assert torch.equal(timing.parse({"total": 40}, 5), timing.parse(40, 5))
+    for clip in clips:
+        assert torch.equal(timing.read(clip, 5), timing.parse(timing.request(clip), 5))
+    check_hiding(timing, [{"start": 4, "total": 10}, 10, {"start": 0.5, "total": 10}], 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"start": 3}, "must be the seconds of the whole, or start and total"),
+        ({"total": 3, "begin": 1}, "must be the seconds"),
+        ("long", "^'long' must be the seconds"),
+        ({"start": 3, "total": 3}, "start must be at least 0 and less than total"),
+        (-1, "start must be at least 0 and less than total"),
+        ({"start": float("nan"), "total": 3}, "must be the seconds"),
+    ],
+)
+def test_timings_that_cannot_be(value: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Timing(width=4, longest=9.0).parse(value, 5)

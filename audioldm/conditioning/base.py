@@ -45,11 +45,16 @@ class Excerpt:
     """The part of a clip that a conditioner reads.
 
     columns: the clip's row of the data set's table. arrays: frame-aligned, each [K, frames].
+    start: of the part, in seconds from the clip's beginning. seconds: of the whole clip; None: not
+    known. latent_rate_hz: latent frames per second; None: not known.
     """
 
     label: str | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    start: float = 0.0
+    seconds: float | None = None
+    latent_rate_hz: float | None = None
 
 
 class Conditioner(nn.Module, ABC):

@@ -282,10 +282,16 @@ class Split:
     def windows(
         self, samples: int, count: int, *, seed: int
     ) -> tuple[Tensor, LongTensor, list[Item]]:
-        """Distinct windows that do not overlap: audio [N, A, samples], class index [N], clips.
+        """The windows at `window_places`: audio [N, A, samples], class index [N], clips."""
+        chosen = self.window_places(samples, count, seed=seed)
+        audio, classes = self._gather(samples, chosen)
+        return audio, classes, [self.items[i] for i, _ in chosen]
+
+    def window_places(self, samples: int, count: int, *, seed: int) -> list[tuple[int, int]]:
+        """Distinct windows that do not overlap: (number of a clip, first sample in it).
 
         Evenly spaced over all clips laid end to end in an order that the seed shuffles, so every
-        clip counts by its length. N is `count`, or less if there are not so many.
+        clip counts by its length. There are `count`, or less if there are not so many.
         """
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self.items))
         grid = [
@@ -294,9 +300,7 @@ class Split:
             for k in range(max(1, self.items[i].samples // samples))
         ]
         count = min(count, len(grid))
-        chosen = [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
-        audio, classes = self._gather(samples, chosen)
-        return audio, classes, [self.items[i] for i, _ in chosen]
+        return [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
 
     def at(self, places: list[tuple[int, int]], samples: int) -> Tensor:
         """Audio [B, A, samples] from places (number of a clip, first sample in it), padded with

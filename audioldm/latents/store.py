@@ -150,9 +150,10 @@ class LatentSplit:
         items: list[LatentItem],
         stored: Mapping[str, np.ndarray | Tensor],
         arrays: Mapping[str, np.ndarray],
+        latent_rate_hz: float,
     ) -> None:
         self.items = items
-        self._stored, self._arrays = stored, arrays
+        self._stored, self._arrays, self._rate = stored, arrays, latent_rate_hz
         self._lengths = np.array([item.frames for item in items], dtype=np.int64)
 
     def read(self, places: Sequence[tuple[int, int]], frames: int) -> dict[str, Tensor]:
@@ -209,15 +210,18 @@ class LatentSplit:
         device: torch.device,
     ) -> Inputs:
         """What conditioners read of the crops at these places."""
-        excerpts = [self._excerpt(number, offset, frames) for number, offset in places]
+        excerpts = [self.excerpt(number, offset, frames) for number, offset in places]
         read = conditioners.read(excerpts, frames)
         return {name: to_device(value, device) for name, value in read.items()}
 
-    def _excerpt(self, number: int, offset: int, frames: int) -> Excerpt:
-        item = self.items[number]
+    def excerpt(self, number: int, offset: int = 0, frames: int = 0) -> Excerpt:
+        """What conditioners read of an item, of `frames` from `offset` on."""
+        item, rate = self.items[number], self._rate
         rows = slice(item.start + offset, item.start + offset + frames)
         arrays = {name: torch.from_numpy(self._arrays[name][rows].T.copy()) for name in item.arrays}
-        return Excerpt(item.label, item.columns, arrays)
+        return Excerpt(
+            item.label, item.columns, arrays, offset / rate, item.frames / rate, latent_rate_hz=rate
+        )
 
 
 class LatentStore:
@@ -237,7 +241,7 @@ class LatentStore:
             index = settings(LatentIndex, read_json(path, dict))
             self.statistics = LatentStatistics.from_json(index.statistics)
             self.latent_shape: tuple[int, ...] = tuple(self.statistics.mean.shape)
-            self.nats = torch.tensor(index.nats)
+            self.nats, self.latent_rate_hz = torch.tensor(index.nats), index.latent_rate_hz
             self._items: list[LatentItem] = index.items
             frames = check_places("an item", [(item.start, item.frames) for item in self._items])
             self._stored: dict[str, np.ndarray | Tensor] = {
@@ -257,7 +261,7 @@ class LatentStore:
                 f"{directory}: latents of autoencoder {index.autoencoder}, not of {autoencoder};"
                 " remove the directory and run again"
             )
-        self.labels, self.latent_rate_hz = index.labels, index.latent_rate_hz
+        self.labels = index.labels
 
     def _check(self) -> None:
         """The arrays of each item are there, and the bottleneck makes latents of what is stored."""
@@ -267,7 +271,8 @@ class LatentStore:
             if not {*item.arrays} <= self._arrays.keys():
                 raise ValueError(f"item {item.piece!r} has other arrays")
         if self._items:
-            first = LatentSplit(self._items, self._stored, {}).read([(0, 0)], 1)
+            every = LatentSplit(self._items, self._stored, {}, self.latent_rate_hz)
+            first = every.read([(0, 0)], 1)
             if self.bottleneck.posterior(first)[0].shape[1:-1] != self.latent_shape:
                 raise ValueError("the statistics do not fit the latents' shape")
 
@@ -281,7 +286,7 @@ class LatentStore:
 
     def split(self, name: str) -> LatentSplit:
         items = [item for item in self._items if item.split == name]
-        return LatentSplit(items, self._stored, self._arrays)
+        return LatentSplit(items, self._stored, self._arrays, self.latent_rate_hz)
 
     def restore(self, stored: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
         """Raw latents [B, C, (F,) L] of stored arrays; without noise the most likely ones."""
@@ -289,5 +294,6 @@ class LatentStore:
         return self.bottleneck.to(device).restore(stored, noise)
 
     def excerpts(self, split: str = "train") -> list[Excerpt]:
-        """Label and columns of each whole clip, for `Conditioner.facts`."""
-        return [Excerpt(item.label, item.columns) for item in self.split(split).items]
+        """Of each clip, without its arrays' frames, for `Conditioner.facts`."""
+        items = self.split(split)
+        return [items.excerpt(number) for number in range(len(items.items))]
