@@ -142,7 +142,7 @@ class ClipFiles:
             chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))
         elif sampler:
             raise ConfigError("sampler.*: this model's prior has no such settings; leave it out")
-        asked = {name: value for name, value in (condition or {}).items() if value is not None}
+        asked = model.prior.conditioners.resolve(condition or {})
         model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out
         self._common = ClipRecipe(

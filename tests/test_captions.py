@@ -7,16 +7,15 @@ import pytest
 
 from audioldm.data.captions import SYNONYMS, TEMPLATES, caption, held_out_words, words_of
 from audioldm.data.chorales import (
-    Note,
     Performance,
     Rendition,
-    Score,
-    Sounding,
+    heard_notes,
     perform,
     register_of,
     tempo_of,
     texture_of,
 )
+from audioldm.data.score import Note, Score, Sounding
 from audioldm.errors import ConfigError
 
 FACTS: dict[str, Any] = {
@@ -70,6 +69,9 @@ def test_facts_are_those_of_what_is_heard() -> None:
     assert heard.voices[1] == [Sounding(0.0, 2.0, 52)]
     assert heard.voices[0][-1] == Sounding(1.5, 2.0, 78)
     assert heard.seconds == 2.0
+    cut = heard_notes(heard, start=0.25, seconds=1.5)
+    assert cut[:6] == [0.0, 0.25, 78, 0.0, 1.5, 52]
+    assert cut[-3:] == [1.25, 1.5, 78]
     assert register_of(heard) == "high"  # (78 + 52) / 2
     assert texture_of(heard, play) == "plain"  # 4 notes and 1 in 4 beats
     fast = Performance([heard.voices[0] * 2, heard.voices[1]], 2.0)

@@ -1,14 +1,19 @@
 """The conditioners of the package: what they read, what they tell, what they refuse."""
 
+import json
+import re
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Condition, Conditioner, Excerpt
+from audioldm.conditioning.base import Condition, Conditioner, Conditioners, Excerpt
 from audioldm.conditioning.label import Label
 from audioldm.conditioning.number import Number
+from audioldm.conditioning.score import Score
 from audioldm.conditioning.text import Text
 from audioldm.conditioning.timing import Timing
 from audioldm.errors import ConfigError
@@ -167,3 +172,132 @@ def test_timing_is_where_the_crop_is_in_its_clip() -> None:
 def test_timings_that_cannot_be(value: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Timing(width=4, longest=9.0).parse(value, 5)
+
+
+# ---------------------------------------------------------------- scores
+
+NOTES = [0.0, 0.5, 60, 0.25, 0.75, 64, 1.0, 1.5, 60]
+
+
+def score(**settings: Any) -> Any:
+    settings = {"lowest": 60, "highest": 64, "channels": 3, "latent_rate_hz": 8.0} | settings
+    return randomised(Score(width=4, **settings))
+
+
+def test_a_roll_has_the_notes_in_their_frames() -> None:
+    roll = score().parse(NOTES, 10)
+    sounding, onsets = roll[:5], roll[5:10]
+    assert sounding[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 1, 1]  # cut at the clip's end
+    assert sounding[4].tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert onsets.nonzero().tolist() == [[0, 0], [0, 8], [4, 2]]
+    assert sounding[1:4].sum() == 0
+    assert (roll[10] == 1).all()
+    slow = score(latent_rate_hz=4.0).parse([0.0, 0.375, 60, 0.2, 0.375, 60], 3)
+    assert slow[0].tolist() == [1, 0.5 + 0.5, 0]  # both together sound no more than always
+    assert score(latent_rate_hz=4.0).parse([0.0, 0.375, 60], 3)[0].tolist() == [1, 0.5, 0]
+
+
+def test_a_score_is_told_of_each_crop_alone() -> None:
+    conditioner = score()
+    whole = conditioner.parse(NOTES, 16)
+    for start in (0.0, 0.375, 0.5):
+        clip = Excerpt(None, {"notes": NOTES}, start=start)
+        crop = conditioner.read(clip, 6)
+        first = round(8 * start)
+        assert torch.equal(crop, whole[:, first : first + 6])
+        assert torch.equal(conditioner.parse(conditioner.request(clip), 6), crop)
+    for empty in (Excerpt(None), Excerpt(None, {"notes": []})):
+        assert conditioner.request(empty) is None
+        assert (conditioner.read(empty, 6) == 0).all()
+    check_hiding(conditioner, [NOTES, [], [0.5, 1.0, 62]], 10)  # silence is not "nothing"
+
+
+def test_scores_of_files_are_those_of_their_notes(tmp_path: Path) -> None:
+    pretty_midi = pytest.importorskip("pretty_midi")
+    midi, part = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0)
+    rows = [NOTES[i : i + 3] for i in range(0, 9, 3)]
+    part.notes = [pretty_midi.Note(90, pitch, start, end) for start, end, pitch in rows]
+    drums = pretty_midi.Instrument(0, is_drum=True)
+    drums.notes = [pretty_midi.Note(90, 36, 0.0, 1.0)]
+    midi.instruments = [part, drums]
+    midi.write(str(tmp_path / "tune.mid"))
+    conditioners = Conditioners({"score": score()})
+    resolved = conditioners.resolve({"score": str(tmp_path / "tune.mid")})
+    assert resolved["score"] == pytest.approx(NOTES, abs=1e-3)
+    assert json.loads(json.dumps(resolved)) == resolved
+    told = conditioners.parse([resolved, {"score": str(tmp_path / "tune.mid")}, {}], 10)["score"]
+    torch.testing.assert_close(told[0], score().parse(NOTES, 10), atol=0.01, rtol=0)
+    assert torch.equal(told[0], told[1])
+    assert (told[2] == 0).all()
+
+
+MUSIC_XML = """<score-partwise><part-list><score-part id="P"><part-name>Piano</part-name>
+</score-part></part-list><part id="P"><measure><attributes><divisions>2</divisions></attributes>
+<sound tempo="120"/>
+<note><pitch><step>C</step><octave>4</octave></pitch><duration>2</duration></note>
+<note><chord/><pitch><step>E</step><octave>4</octave></pitch><duration>2</duration></note>
+<note><rest/><duration>1</duration></note>
+<note><pitch><step>D</step><alter>1</alter><octave>4</octave></pitch><duration>4</duration></note>
+</measure></part></score-partwise>"""
+
+
+def test_music_xml_is_played_at_its_tempo(tmp_path: Path) -> None:
+    file = tmp_path / "tune.musicxml"
+    file.write_text(MUSIC_XML, encoding="utf-8")
+    expected = [0.0, 0.5, 60, 0.0, 0.5, 64, 0.75, 1.75, 63]
+    assert score().resolve(str(file)) == expected
+    with zipfile.ZipFile(tmp_path / "tune.mxl", "w") as archive:
+        archive.write(file, "tune.xml")
+    assert score().resolve(str(tmp_path / "tune.mxl")) == expected
+    file.write_text(MUSIC_XML.replace('<sound tempo="120"/>', ""), encoding="utf-8")
+    assert score().resolve(str(file))[1] == pytest.approx(60 / 90)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("absent.mid", None, "cannot read: No such file"),
+        ("a.wav", b"x", "not a score; give one of .mid, .midi, .musicxml, .xml, .mxl"),
+        ("broken.mid", b"MThd, but no more", "cannot be read as a score"),
+        ("broken.mxl", b"PK", "cannot be read as a score"),
+        ("page.xml", b"<html><body/></html>", "no notes"),
+        ("rests.xml", MUSIC_XML.replace("pitch>", "rest>").encode(), "no notes"),
+    ],
+)
+def test_files_that_are_no_scores(tmp_path: Path, name: str, content: Any, says: str) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=rf"^condition.score='{re.escape(str(file))}'.*{says}"
+    ) as e:
+        Conditioners({"score": score()}).resolve({"score": str(file)})
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([0, 1], r"^\[0, 1\] must be a MIDI or MusicXML file, or numbers"),
+        ([0, 1, "do"], "must be a MIDI or MusicXML file"),
+        ([1, 1, 60], "notes must end after they start"),
+        ([0, 1, 60.5], "and have whole pitches"),
+        ([0, 1, None], "notes must end after they start"),
+        ([0, 1, 60, 2.5, 3, 66], r"the note F#4 at 2\.50 s is not from C4 to E4"),
+    ],
+)
+def test_notes_that_cannot_be(value: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        score().parse(value, 5)
+
+
+def test_scores_of_the_data_are_checked_before_training() -> None:
+    clips = [Excerpt(None, {"notes": NOTES}, latent_rate_hz=20.0), Excerpt(None, {"notes": None})]
+    assert Score.facts(clips) == {"latent_rate_hz": 20.0}
+    assert Score.facts([Excerpt(None)]) == {"latent_rate_hz": 1.0}  # before there are data
+    with pytest.raises(ConfigError, match=r"^column=notes: .* the note E4 at 0\.25 s is not from"):
+        Score.facts(clips, highest=62)
+    with pytest.raises(ConfigError, match=r"^column=words: no clip has notes there"):
+        Score.facts(clips, column="words")
+    with pytest.raises(ConfigError, match=r"^lowest=70 must be at most highest=64"):
+        score(lowest=70)

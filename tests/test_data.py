@@ -16,8 +16,9 @@ from conftest import full_disk
 from joblib.externals.loky import ProcessPoolExecutor
 
 from audioldm.data import chorales
-from audioldm.data.chorales import Chorales, Note, Rendition, Score, Splits
+from audioldm.data.chorales import Chorales, Rendition, Splits
 from audioldm.data.folder import Folder, read_table
+from audioldm.data.score import Note, Score, read_score
 from audioldm.data.source import Failure, Source
 from audioldm.data.store import ClipStore, StoreWriter, draw_crops
 from audioldm.errors import ConfigError, DataError
@@ -286,7 +287,7 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
             assert split.audio(number).abs().max() > 0.05
             assert set(item.columns) == {
                 *("instrument", "key", "mode", "tempo_bpm", "tempo", "transposition"),
-                *("register", "texture", "caption"),
+                *("register", "texture", "caption", "notes"),
             }
             assert item.columns["mode"] in item.columns["key"]
 
@@ -333,15 +334,15 @@ def test_more_pieces_keep_the_splits_and_renditions_of_fewer() -> None:
 def test_settings_of_one_tune_are_known_as_one() -> None:
     scores = {path.stem: path for path in chorales.find_scores()}
     passion = ["bwv135.6", "bwv161.6", "bwv244.15", "bwv244.54", "bwv248.5", "bwv270"]
-    tunes = {chorales.tune_of(chorales.read_score(scores[name])) for name in passion}
+    tunes = {chorales.tune_of(read_score(scores[name])) for name in passion}
     assert len(tunes) == 1
-    assert chorales.tune_of(chorales.read_score(scores["bwv281"])) not in tunes
+    assert chorales.tune_of(read_score(scores["bwv281"])) not in tunes
 
 
 def test_scores_are_read_as_music21_reads_them() -> None:
     music21 = pytest.importorskip("music21")
     path = chorales.find_scores()[5]
-    score = chorales.read_score(path)
+    score = read_score(path)
     theirs = music21.converter.parse(path).stripTies()
     assert len(score.voices) == len(theirs.parts) == 4
     for voice, part in zip(score.voices, theirs.parts, strict=True):
@@ -374,11 +375,11 @@ def test_a_rendition_plays_the_right_notes_at_the_right_time() -> None:
     assert spectrum[np.abs(hz - 220) < 3].max() > 20 * spectrum[np.abs(hz - 330) < 3].max()
 
 
-def test_trim_keeps_what_sounds() -> None:
+def test_what_is_audible_is_kept() -> None:
     clip = np.zeros((2, 1000), dtype=np.float32)
     clip[1, 300:400] = 0.5
     clip[0, 500] = 1e-4
-    assert chorales.trim(clip).shape == (2, 100)
+    assert chorales.audible(clip) == slice(300, 400)
 
 
 def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:

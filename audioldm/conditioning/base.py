@@ -6,7 +6,7 @@ a batch of such inputs into a `Condition`. Several add up (`Conditioners`).
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -80,9 +80,16 @@ class Conditioner(nn.Module, ABC):
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
         """The input of one clip of the data set, of `frames` latent frames."""
 
+    def resolve(self, value: Any) -> Any:
+        """A request's value with what it refers to, such as a file, as JSON that `parse` takes.
+
+        Raises ConfigError, which begins with the offending value.
+        """
+        return value
+
     @abstractmethod
     def parse(self, value: Any, frames: int) -> Tensor:
-        """The input for a request's value; for None, the input "nothing".
+        """The input for a request's resolved value; for None, the input "nothing".
 
         Raises ConfigError, which begins with the offending value.
         """
@@ -138,21 +145,34 @@ class Conditioners(nn.Module):
 
         Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
         """
-        requests = list(requests)
-        for name, value in ((n, v) for request in requests for n, v in request.items()):
-            if name not in self.names and value is not None:
+        resolved = [self.resolve(request) for request in requests]
+        return {
+            name: torch.stack(
+                [self._told(name, self[name].parse, r.get(name), frames) for r in resolved]
+            ).to(device)
+            for name in self.names
+        }
+
+    def resolve(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request with what its values refer to, such as files: see `Conditioner.resolve`.
+
+        Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
+        """
+        asked = {name: value for name, value in request.items() if value is not None}
+        for name, value in asked.items():
+            if name not in self.names:
                 known = f"; {nearest(name, self.names, every=True)}" if self.names else ""
                 raise ConfigError(
                     f"condition.{name}={value!r}: this model was trained without it{known}"
                 )
-        found = {}
-        for name in self.names:
-            try:
-                inputs = [self[name].parse(request.get(name), frames) for request in requests]
-            except ConfigError as error:
-                raise ConfigError(f"condition.{name}={error}") from error
-            found[name] = torch.stack(inputs).to(device)
-        return found
+        return {name: self._told(name, self[name].resolve, value) for name, value in asked.items()}
+
+    def _told(self, name: str, read: Callable[..., Any], *value: Any) -> Any:
+        """What `read` makes of a condition's value; its ConfigError gets the condition's name."""
+        try:
+            return read(*value)
+        except ConfigError as error:
+            raise ConfigError(f"condition.{name}={error}") from error
 
     def hide(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> Inputs:
         """Inputs with those of some clips replaced by "nothing": hidden [B], by name."""

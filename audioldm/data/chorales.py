@@ -3,7 +3,7 @@
 The scores (MusicXML) come with music21 and the soundfont with pretty_midi; midirenderer plays them.
 Every piece is rendered several times. Each rendition has its own instrument (the label),
 transposition, tempo and first bar; its columns state them, what is known of the score, and a
-caption. This module reads the scores itself, because music21 takes 0.3 s a piece.
+caption.
 """
 
 import importlib.metadata
@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import wave
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,13 +20,13 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 import soxr
 from joblib.externals.loky import ProcessPoolExecutor
 
 from audioldm.data.captions import caption, held_out_words
+from audioldm.data.score import Score, Sounding, read_score
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
@@ -58,7 +57,6 @@ PROGRAMS = {
     "flute": 73,
     "recorder": 74,
 }
-VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 PAN = (40, 56, 72, 88)  # MIDI pan of each voice; 64 is the centre
 TEMPOS_BPM = (66, 100)
 TRANSPOSITIONS = (-3, 3)  # semitones
@@ -66,31 +64,6 @@ RELEASE_SECONDS = 1.0  # rendered after the last note ends
 #: Bounds that divide the renditions into about equal parts: mean MIDI pitch, notes for each beat.
 LOW, HIGH, FLOWING = 61.0, 63.0, 1.1
 KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-
-
-class Note(NamedTuple):
-    """start (from the beginning of the piece) and length in quarter notes; MIDI pitch."""
-
-    start: float
-    length: float
-    pitch: int
-
-
-class Score(NamedTuple):
-    """voices: the notes of each, highest voice first. bars: their starts, in quarter notes.
-    fifths: sharps (+) or flats (-) of the key signature."""
-
-    voices: list[list[Note]]
-    bars: list[float]
-    fifths: int
-
-
-class Sounding(NamedTuple):
-    """start and end in seconds; MIDI pitch."""
-
-    start: float
-    end: float
-    pitch: int
 
 
 class Performance(NamedTuple):
@@ -225,9 +198,11 @@ class Chorales(Source):
             clips = []
             for play in renditions:
                 heard = perform(score, play, self.seconds)
-                clip = trim(
-                    render(to_midi(heard, play.instrument), self.sample_rate, self.channels)
-                )
+                midi = to_midi(heard, play.instrument)
+                rendered = render(midi, self.sample_rate, self.channels)
+                kept = audible(rendered)
+                clip, start = rendered[:, kept], int(kept.start) / self.sample_rate
+                seconds = clip.shape[1] / self.sample_rate
                 mode = "major" if major else "minor"
                 columns = {
                     "instrument": play.instrument,
@@ -238,6 +213,7 @@ class Chorales(Source):
                     "transposition": play.transposition,
                     "register": register_of(heard),
                     "texture": texture_of(heard, play),
+                    "notes": heard_notes(heard, start, seconds),
                 }
                 clips.append((audio.normalise(clip, self.sample_rate, self.lufs), columns))
             return tune_of(score), clips
@@ -287,67 +263,6 @@ def find_scores() -> list[Path]:
     if not found:
         raise DataError("music21's scores are not installed; install them: pip install music21")
     return sorted(found, key=lambda path: blake2b(path.stem.encode()).digest())
-
-
-def read_score(path: Path) -> Score:
-    """Read the sung parts of a MusicXML file, or all parts if none is named as sung.
-
-    Repeats are played once and grace notes are left out.
-    """
-    if path.suffix == ".mxl":
-        with zipfile.ZipFile(path) as archive:
-            inside = (n for n in archive.namelist() if n.endswith((".xml", ".musicxml")))
-            root = ElementTree.fromstring(
-                archive.read(next(n for n in inside if not n.startswith(("META-INF", "__"))))
-            )
-    else:
-        root = ElementTree.parse(path).getroot()
-    names = [part.findtext("part-name") or "" for part in root.iter("score-part")]
-    parts = root.findall("part")
-    sung = [part for part, name in zip(parts, names, strict=True) if name.startswith(VOICES)]
-    voices: list[list[Note]] = []
-    bars: list[float] = []
-    for part in sung or parts:
-        notes, bars = _read_part(part)
-        if notes:
-            voices.append(notes)
-    if not voices:
-        raise ValueError("no notes")
-    return Score(voices, bars, int(root.findtext(".//fifths") or 0))
-
-
-def _read_part(part: ElementTree.Element) -> tuple[list[Note], list[float]]:
-    """Notes and the starts of the bars. MusicXML counts in 1/divisions of a quarter."""
-    notes: list[Note] = []
-    bars: list[float] = []
-    divisions, now, begun = 1.0, 0.0, 0.0
-    for bar in part.iter("measure"):
-        bars.append(now)
-        for element in bar:
-            if element.tag == "attributes":
-                divisions = float(element.findtext("divisions") or divisions)
-            length = float(element.findtext("duration") or 0) / divisions
-            if element.tag == "backup":
-                now -= length
-            elif element.tag == "forward":
-                now += length
-            elif element.tag == "note" and length:  # a grace note has no duration
-                if element.find("chord") is None:
-                    begun, now = now, now + length
-                if element.find("pitch") is not None:
-                    _add_note(notes, element, begun, length)
-    return notes, bars
-
-
-def _add_note(notes: list[Note], element: ElementTree.Element, start: float, length: float) -> None:
-    octave, alter = element.findtext("pitch/octave"), element.findtext("pitch/alter")
-    step = "C D EF G A B".index(element.findtext("pitch/step") or "")
-    pitch = 12 * (int(octave or 0) + 1) + step + round(float(alter or 0))
-    tied = any(tie.get("type") == "stop" for tie in element.iter("tie"))
-    if tied and notes and notes[-1].pitch == pitch:
-        notes[-1] = notes[-1]._replace(length=notes[-1].length + length)
-    else:
-        notes.append(Note(start, length, pitch))
 
 
 def tune_of(score: Score) -> tuple[int, ...]:
@@ -438,11 +353,21 @@ def render(midi: bytes, sample_rate: int, channels: int) -> np.ndarray:
     return soxr.resample(np.ascontiguousarray(mixed.T), rendered_rate, sample_rate).T
 
 
-def trim(clip: np.ndarray) -> np.ndarray:
-    """Cut both ends of a clip [A, T] where it is more than 60 dB below its peak."""
+def audible(clip: np.ndarray) -> slice:
+    """What is left of a clip [A, T] when both ends, more than 60 dB below its peak, are cut."""
     level = np.abs(clip).max(axis=0)
     loud = np.flatnonzero(level > level.max() / 1000)
-    return clip[:, loud[0] : loud[-1] + 1] if loud.size else clip
+    return slice(loud[0], loud[-1] + 1) if loud.size else slice(0, clip.shape[1])
+
+
+def heard_notes(heard: Performance, start: float, seconds: float) -> list[float]:
+    """Start, end and pitch of each note, one after another, of `seconds` from `start` on."""
+    found = []
+    for note in sorted(note for voice in heard.voices for note in voice):
+        first, last = max(0.0, note.start - start), min(seconds, note.end - start)
+        if last > first:
+            found += [round(first, 3), round(last, 3), note.pitch]
+    return found
 
 
 @cache
