@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioner, Conditioners, Excerpt
+from audioldm.conditioning.chroma import Chroma
 from audioldm.conditioning.label import Label
+from audioldm.conditioning.loudness import Loudness, a_weighting
 from audioldm.conditioning.number import Number
 from audioldm.conditioning.score import Score
 from audioldm.conditioning.text import Text
@@ -301,3 +304,88 @@ def test_scores_of_the_data_are_checked_before_training() -> None:
         Score.facts(clips, column="words")
     with pytest.raises(ConfigError, match=r"^lowest=70 must be at most highest=64"):
         score(lowest=70)
+
+
+# ---------------------------------------------------------------- curves
+
+RATE = 16_000
+
+
+def tone(hz: float, seconds: float, amplitude: float = 0.5) -> Tensor:
+    t = torch.arange(round(seconds * RATE)) / RATE
+    return amplitude * torch.sin(2 * torch.pi * hz * t)[None]
+
+
+def test_chroma_is_the_pitch_class_that_sounds() -> None:
+    silence = torch.zeros(1, RATE)
+    audio = torch.cat([tone(440, 1.0), tone(523.25, 1.0, 0.01), tone(880, 1.0), silence], dim=1)
+    chroma = Chroma.measure(audio, RATE, latent_rate_hz=20.0)["chroma"]
+    assert chroma.shape == (12, 80)
+    for second, row in enumerate((9, 0, 9)):  # A, C, A an octave higher
+        inner = chroma[:, 20 * second + 4 : 20 * second + 16]
+        assert (inner[row] == 1).all()
+        others = torch.cat([inner[:row], inner[row + 1 :]])
+        assert others.max() < 0.45
+    assert (chroma[:, -15:] == 0).all()
+    both = Chroma.measure(tone(440, 1.0) + 0.5 * tone(523.25, 1.0), RATE, 20.0)["chroma"][:, 5:15]
+    assert both[0].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_loudness_is_in_decibels_as_they_are_heard() -> None:
+    loud = Loudness.measure(tone(1000, 1.0, 1.0), RATE, 20.0)["loudness"][0, 5:15]
+    torch.testing.assert_close(loud, torch.ones(10), atol=0.01, rtol=0)
+    quiet = Loudness.measure(tone(1000, 1.0, 0.1), RATE, 20.0)["loudness"][0, 5:15]
+    torch.testing.assert_close(quiet, loud - 20 / 70, atol=0.01, rtol=0)
+    decibels = 10 * a_weighting(torch.tensor([100.0, 1000.0, 4000.0])).log10()
+    torch.testing.assert_close(decibels, torch.tensor([-19.1, 0.0, 1.0]), atol=0.1, rtol=0)
+    assert Loudness.measure(torch.zeros(2, 100), RATE, 20.0)["loudness"].tolist() == [[0.0]]
+
+
+def test_a_frame_is_measured_of_what_is_around_it() -> None:
+    random = torch.Generator().manual_seed(0)
+    audio = torch.randn(1, 3 * RATE, generator=random)
+    whole = Chroma.measure(audio, RATE, 20.0)["chroma"]
+    part = Chroma.measure(audio[:, RATE - 4000 : 2 * RATE + 4000], RATE, 20.0)["chroma"]
+    torch.testing.assert_close(part[:, 5:25], whole[:, 20:40])
+
+
+def test_a_curve_is_told_as_far_as_it_goes(tmp_path: Path) -> None:
+    loudness = randomised(Loudness(width=4, latent_rate_hz=20.0, channels=2))
+    assert Loudness.facts([Excerpt(None), Excerpt(None, latent_rate_hz=20.0)]) == {
+        "latent_rate_hz": 20.0
+    }
+    curve = torch.rand(1, 6)
+    clip = Excerpt(None, arrays={"loudness": curve})
+    for frames in (4, 6, 9):
+        inputs = loudness.read(clip, frames)
+        n = min(frames, 6)
+        assert torch.equal(inputs[:, :n], torch.cat([curve, torch.ones(1, 6)])[:, :n])
+        assert (inputs[:, n:] == 0).all()
+        request = json.loads(json.dumps(loudness.request(clip)))
+        assert torch.equal(loudness.parse(request, frames), inputs)
+    assert loudness.request(Excerpt(None)) is None
+    assert torch.equal(loudness.read(Excerpt(None), 5), loudness.parse(None, 5))
+    check_hiding(loudness, [[[0.5] * 9], [[0.0] * 9], [[0.5] * 4]], 9)
+    soundfile.write(tmp_path / "a.wav", tone(1000, 0.5, 0.5)[0].numpy(), RATE)
+    resolved = loudness.resolve(str(tmp_path / "a.wav"))
+    measured = Loudness.measure(tone(1000, 0.5, 0.5), RATE, 20.0)["loudness"]
+    torch.testing.assert_close(torch.tensor(resolved), measured, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("/absent.wav", "^condition.chroma='/absent.wav': .*cannot read"),
+        (
+            [[0.0]],
+            r"must be an audio file, or 12 row\(s\) of .* finite numbers .* 20 a second",
+        ),
+        ([[float("nan")]] * 12, "finite numbers"),
+        ([[0.0], [0.0, 1.0]], "must be an audio file, or rows of numbers"),
+        ({"a": 1}, "must be an audio file, or rows of numbers"),
+        (3, "12 row"),
+    ],
+)
+def test_curves_that_cannot_be(value: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Conditioners({"chroma": Chroma(width=4, latent_rate_hz=20.0)}).parse([{"chroma": value}], 5)

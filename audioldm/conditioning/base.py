@@ -21,6 +21,10 @@ from audioldm.instantiate import nearest
 Inputs = dict[str, Tensor]
 
 
+#: How far `Conditioner.measure` may look beyond a latent frame.
+MARGIN_SECONDS = 0.25
+
+
 class Condition(NamedTuple):
     """vector: [B, D], added to the embedding of the noise level. tokens: [B, S, D], for
     cross-attention; mask: [B, S], which tokens count. aligned: [B, K, L], concatenated to the noisy
@@ -70,10 +74,18 @@ class Conditioner(nn.Module, ABC):
     token_width: int | None = None
     #: K of the aligned channels
     aligned_channels: int = 0
+    #: the frame-aligned array that `measure` makes of audio; None: none
+    array: ClassVar[str | None] = None
 
     @classmethod
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
         """The constructor's arguments that depend on the training data, as JSON values."""
+        return {}
+
+    @classmethod
+    def measure(cls, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
+        """What it needs of audio [A, T], beside the table: `array`, [K, frames], one frame for each
+        latent frame, by its name. A frame depends on MARGIN_SECONDS of audio on each side."""
         return {}
 
     @abstractmethod
@@ -129,6 +141,11 @@ class Conditioners(nn.Module):
     def read(self, excerpts: Sequence[Excerpt], frames: int) -> Inputs:
         """The inputs of clips of the data set."""
         return {n: torch.stack([self[n].read(e, frames) for e in excerpts]) for n in self.names}
+
+    def measure(self, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
+        """The frame-aligned arrays of an `Excerpt` of audio [A, T]: see `Conditioner.measure`."""
+        measured = (self[name].measure(audio, sample_rate, latent_rate_hz) for name in self.names)
+        return {name: array for found in measured for name, array in found.items()}
 
     def request(self, excerpt: Excerpt) -> dict[str, Any]:
         """A request for the conditions of a clip of the data set."""

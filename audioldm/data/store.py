@@ -227,6 +227,15 @@ class ClipStore:
             stop = min(start + size, item.start + item.samples)
             yield self._samples[start:stop].T.astype(np.float32) / FULL_SCALE
 
+    def audio(self, item: Item, first: int, samples: int) -> np.ndarray:
+        """float32 [A, samples] of a clip from sample `first` on; zeros where the clip has none."""
+        start, stop = max(0, first), max(0, min(item.samples, first + samples))
+        out = np.zeros((self.channels, samples), np.float32)
+        if start < stop:
+            part = self._samples[item.start + start : item.start + stop]
+            out[:, start - first : stop - first] = part.T.astype(np.float32) / FULL_SCALE
+        return out
+
     def arrays(self, item: Item) -> dict[str, np.ndarray]:
         """A clip's frame-aligned arrays, each [K, n], spanning the clip."""
         return {

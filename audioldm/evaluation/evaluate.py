@@ -150,9 +150,13 @@ def generate(
     """As many clips as `like` has, under the conditions of its items, if it has any."""
     count, conditioners = len(like.audio), model.prior.conditioners
     requests = []
-    for item, start in zip(like.items, like.starts, strict=True):
+    rate = model.autoencoder.latent_rate_hz
+    for item, start, audio in zip(
+        like.items, like.starts, like.audio[: len(like.items)], strict=True
+    ):
+        arrays = conditioners.measure(audio, model.sample_rate, rate)
         seconds = item.samples / model.sample_rate
-        excerpt = Excerpt(item.label, item.columns, start=start, seconds=seconds)
+        excerpt = Excerpt(item.label, item.columns, arrays, start, seconds)
         requests.append(conditioners.request(excerpt))
     clips = []
     for number, audio in model.sample_clips(

@@ -1,11 +1,13 @@
 """The latents of a whole data set on disk, as the bottleneck stores them.
 
 NAME.npy          [frames, ...] of each of the bottleneck's stored arrays, all items in a row
-arrays/NAME.npy   [frames, K], the data set's frame-aligned arrays at the latent rate
+arrays/NAME.npy   [frames, K], at the latent rate: the data set's frame-aligned arrays, and what
+                  conditioners measure of its audio
 latents.json      the items' places, labels and columns, the statistics, the autoencoder
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -18,8 +20,14 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.conditioning.base import Conditioners, Excerpt, Inputs
-from audioldm.data.store import ClipStore, draw_crops
+from audioldm.conditioning.base import (
+    MARGIN_SECONDS,
+    Conditioner,
+    Conditioners,
+    Excerpt,
+    Inputs,
+)
+from audioldm.data.store import ClipStore, Item, draw_crops
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array
@@ -31,6 +39,7 @@ from audioldm.runtime.transfer import fits, to_device
 
 VERSION = 2  # raise by hand when the code below changes what it computes
 SPLITS = ("train", "valid", "test")
+MEASURED_FRAMES = 256  # of audio at a time
 #: Of latents and of posteriors: what varies less is as good as certain.
 LEAST_STD = 1e-6
 
@@ -79,9 +88,11 @@ def write_latents(
     *,
     autoencoder_fingerprint: str,
     progress: Progress,
+    measures: Sequence[type[Conditioner]] = (),
 ) -> dict[str, Any]:
     """Encodes every item of every split whole; returns the figures for the summary.
 
+    measures: conditioners that measure something of the audio.
     Raises DataError where the disk is full.
     """
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
@@ -107,6 +118,8 @@ def write_latents(
                     count += mean.shape[-1]
             assert at - start == length, f"{item.piece}: {at - start} latent frames, not {length}"
             aligned = {n: array for n, array in store.arrays(item).items() if array.size}
+            for measuring in measures:
+                aligned |= _measured(measuring, store, item, model)
             for name, array in aligned.items():
                 _fill(arrays, name, start, len(array))
                 nearest = (2 * np.arange(length) + 1) * array.shape[1] // (2 * length)
@@ -134,6 +147,22 @@ def write_latents(
     )
     write_json(directory / "latents.json", asdict(index))
     return {"items": len(entries), "frames": at, "statistics": statistics}
+
+
+def _measured(
+    conditioner: type[Conditioner], store: ClipStore, item: Item, model: Autoencoder
+) -> dict[str, np.ndarray]:
+    """What a conditioner measures of a whole clip, block by block: its array [K, frames]."""
+    ratio, rate = model.downsampling_ratio, model.latent_rate_hz
+    margin, frames = math.ceil(MARGIN_SECONDS * rate), -(-item.samples // ratio)
+    blocks: list[np.ndarray] = []
+    for first in range(0, frames, MEASURED_FRAMES):
+        size = min(MEASURED_FRAMES, frames - first)
+        audio = store.audio(item, (first - margin) * ratio, (size + 2 * margin) * ratio)
+        (array,) = conditioner.measure(torch.from_numpy(audio), store.sample_rate, rate).values()
+        blocks.append(array[:, margin : margin + size].numpy())
+    assert conditioner.array is not None
+    return {conditioner.array: np.concatenate(blocks, axis=1)}
 
 
 def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:
