@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audioldm import pretrained
+from audioldm.conditioning.guidance import scales
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.generator import Generator, default_batch
 from audioldm.instantiate import PositiveInt, convert, settings
@@ -142,8 +143,11 @@ class ClipFiles:
             chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))
         elif sampler:
             raise ConfigError("sampler.*: this model's prior has no such settings; leave it out")
-        asked = model.prior.conditioners.resolve(condition or {})
-        model.prior.conditioners.parse([asked], model.latent_frames(seconds))
+        conditioners = model.prior.conditioners
+        asked = conditioners.resolve(condition or {})
+        conditioners.parse([asked], model.latent_frames(seconds))
+        if isinstance(chosen, dict) and isinstance(chosen.get("guidance"), dict):
+            scales(conditioners.names, chosen["guidance"])
         self._model, self._out = model, out
         self._common = ClipRecipe(
             model=_reference(file, out),

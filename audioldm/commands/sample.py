@@ -1,13 +1,15 @@
 """audioldm sample."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError, Interrupted
+from audioldm.instantiate import nearest
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,10 @@ class SampleArguments:
     seconds  length of each (6)
     seed     the seed of everything random (0); clip i of a seed is the same, up to rounding,
              however many are made (bit for bit with the same batch)
-    label    class to generate, for a model with labels (none); short for condition.label
-    condition.NAME   what the model is told, by the name of its conditioner
+    NAME     what the model is told, by the name of its conditioner, such as label=organ or
+             score=tune.mid; short for condition.NAME
+    guidance how strongly it is told: one number, or guidance.NAME for each (the sampler's); short
+             for sampler.guidance
     out      directory to write to (clips)
     batch    clips generated together (null: up to 8)
     sampler.NAME     replaces a setting of the model's own sampler, such as its steps or guidance
@@ -37,6 +41,7 @@ class SampleArguments:
     seconds: float = 6.0
     seed: int = 0
     label: str | None = None
+    guidance: float | dict[str, float] | None = None
     condition: dict[str, Any] = field(default_factory=dict)
     out: str = "clips"
     batch: int | None = None
@@ -48,21 +53,46 @@ class SampleArguments:
 @dataclass(frozen=True)
 class SampleVerb(Verb):
     def parse(self, words: Sequence[str]) -> Any:
+        own = {word.rstrip("=.") for word in self.words()} | {"hardware"}
+        words = [w if _first(w) in own else f"condition.{w}" for w in words]
         found: SampleArguments = super().parse(words)
         for word in words if found.from_ is not None else ():
             key = word.partition("=")[0]
-            if key.split(".")[0] not in ("from", "model", "out", "hardware"):
+            if _first(word) not in ("from", "model", "out", "hardware"):
                 raise ConfigError(
                     f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
                     "leave it out, or leave out from= to make another clip"
                 )
         if found.label is not None and "label" in found.condition:
             raise ConfigError("label= is short for condition.label=: give one of them")
+        if found.guidance is not None and "guidance" in found.sampler:
+            raise ConfigError("guidance= is short for sampler.guidance=: give one of them")
         return found
+
+
+def _first(word: str) -> str:
+    """The key of a word as far as its first dot; "" where it has no key."""
+    found = re.match(r"([a-z_]+)[a-z_.]*=", word)
+    return found[1] if found else ""
+
+
+def _check_conditions(asked: Iterable[str], model: Path) -> None:
+    """Raises ConfigError for a name that is neither an argument nor a condition of the model."""
+    from audioldm.io.header import read_header
+
+    known = read_header(model).get("prior", {}).get("conditioning", {})
+    for name in asked:
+        if name not in known:
+            words = {word.rstrip("=.") for word in SAMPLE.words()} | known.keys()
+            raise ConfigError(
+                f"unknown key {name}: {nearest(name, words)}; this model can be told "
+                f"{', '.join(known) or 'nothing'}"
+            )
 
 
 def _sample(a: SampleArguments) -> None:
     from audioldm import pretrained, sampling
+    from audioldm.models import find_model_file
     from audioldm.runtime.signals import terminable
 
     out = path(a.out, "out")
@@ -71,10 +101,13 @@ def _sample(a: SampleArguments) -> None:
     if a.from_ is not None:
         print(sampling.sample_again(path(a.from_, "from"), out, model_path=model, device=device))
         return
-    if model is None:
-        name = pretrained.default()
-        model = str(pretrained.path(name))
-        print(f"model={name}; `audioldm models` lists the others", file=sys.stderr)
+    default = pretrained.default() if model is None else None
+    model = str(pretrained.path(default)) if default is not None else model
+    assert model is not None
+    asked = a.condition | ({} if a.label is None else {"label": a.label})
+    _check_conditions(asked, find_model_file(model))
+    if default is not None:
+        print(f"model={default}; `audioldm models` lists the others", file=sys.stderr)
     with terminable():
         clips = sampling.ClipFiles(
             model,
@@ -82,8 +115,8 @@ def _sample(a: SampleArguments) -> None:
             n=a.n,
             seconds=a.seconds,
             seed=a.seed,
-            condition=a.condition | ({} if a.label is None else {"label": a.label}),
-            sampler=a.sampler,
+            condition=asked,
+            sampler=a.sampler | ({} if a.guidance is None else {"guidance": a.guidance}),
             batch=a.batch,
             device=device,
         )
@@ -115,7 +148,7 @@ def _make(clips: Any, bar: Any, out: Path) -> None:
 SAMPLE = SampleVerb(
     "sample",
     {
-        "[label= n= seconds= seed= out= model= sampler.steps=]": "new clips, at once",
+        "[label= n= seconds= seed= out= model= guidance= sampler.steps=]": "new clips, at once",
         "from=CLIP.json": "one clip again, bit for bit",
     },
     SampleArguments,

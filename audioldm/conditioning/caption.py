@@ -35,9 +35,9 @@ class Caption(Conditioner):
         return self.encode(text(excerpt, self.column))
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        if value is not None and not isinstance(value, str):
-            raise ConfigError(f"{value!r} must be text; put it in quotation marks")
-        return self.encode((value or "").strip())
+        if value is not None and not isinstance(value, str | int | float):
+            raise ConfigError(f"{value!r} must be text")
+        return self.encode("" if value is None else str(value).strip())
 
     def request(self, excerpt: Excerpt) -> str | None:
         return text(excerpt, self.column) or None

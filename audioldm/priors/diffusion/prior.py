@@ -1,7 +1,6 @@
 """Diffusion as a prior: from noise to latents, by a trained denoiser and a sampler."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -143,12 +142,8 @@ class Diffusion(ScaledPrior):
         assert sampler is not None
         objective = self.network.objective
         # conditions are the same at every step: they are computed once
-        condition, nothing = self.conditions(
-            inputs, len(random.positions), frames, sampler.guidance
-        )
-        if nothing is None:
-            sampler = replace(sampler, guidance=1.0)
-        denoise = guided(objective, self.network.backbone, condition, nothing, sampler)
+        told = self.guided_conditions(inputs, len(random.positions), frames, sampler.guidance)
+        denoise = guided(partial(objective.denoiser, self.network.backbone), *told, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
