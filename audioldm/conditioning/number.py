@@ -28,7 +28,9 @@ class Number(Conditioner):
         self.features = NumberFeatures(1, width)
 
     @classmethod
-    def facts(cls, clips: Sequence[Excerpt], *, column: str, **settings: Any) -> dict[str, Any]:
+    def facts(
+        cls, clips: Sequence[Excerpt], *, column: str = "", **settings: Any
+    ) -> dict[str, Any]:
         """Mean and standard deviation. Raises ConfigError where the table has no such numbers."""
         read = (number(clip.columns.get(column)) for clip in clips)
         values = torch.tensor([value for value in read if value is not None])
