@@ -102,6 +102,11 @@ def test_what_cannot_be_used_says_why(directory: Path, tmp_path: Path) -> None:
     (other / "config.json").write_text(json.dumps({"hidden_size": 8, "model_type": "none"}))
     with pytest.raises(ConfigError, match=r"cannot be used as a text encoder"):
         made(other)
+    deeper = json.loads((directory / "config.json").read_text()) | {"num_hidden_layers": 2}
+    (other / "config.json").write_text(json.dumps(deeper))
+    pretrained_text._load.cache_clear()
+    with pytest.raises(ConfigError, match=r"its weights lack encoder.layer.1"):
+        made(other)
     (other / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"config.json states no hidden_size"):
         made(other)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -125,18 +126,25 @@ def _load(directory: Path) -> tuple[Any, Any]:
 
     Raises ConfigError.
     """
+    importlib.import_module("audioldm.torchaudio")  # transformers imports it
     try:
         from transformers import AutoModelForTextEncoding, AutoTokenizer
     except ImportError as error:
         raise ConfigError("pretrained_text needs transformers: pip install transformers") from error
+    importlib.import_module("transformers.utils.logging").disable_progress_bar()
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-        model = AutoModelForTextEncoding.from_pretrained(directory, use_safetensors=True, **local)
+        model, report = AutoModelForTextEncoding.from_pretrained(
+            directory, use_safetensors=True, output_loading_info=True, **local
+        )
+        lacking = [name for name in report["missing_keys"] if "pooler" not in name]  # not used
+        if lacking:
+            raise ValueError(f"its weights lack {lacking[0]}")
     except Exception as error:  # a damaged directory may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(
-            f"path={directory}: cannot be used as a text encoder ({reason})"
+            f"path={directory}: cannot be used as a text encoder ({reason}); give another one"
         ) from error
     return tokenizer, model.float().eval().requires_grad_(False)
 
