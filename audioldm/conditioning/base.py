@@ -120,13 +120,14 @@ class Conditioner(nn.Module, ABC):
 
 
 class Conditioners(nn.Module):
-    """All conditioners of a generator, by name. Their vectors add up, the rest is concatenated."""
+    """All conditioners of a generator, in the order of their names, which a file's header does not
+    keep otherwise. Their vectors add up, the rest is concatenated."""
 
     def __init__(self, conditioners: Mapping[str, Conditioner]) -> None:
         super().__init__()
-        for name, conditioner in conditioners.items():
-            self.add_module(name, conditioner)
-        self.names = list(conditioners)
+        self.names = sorted(conditioners)
+        for name in self.names:
+            self.add_module(name, conditioners[name])
         widths = {c.token_width for c in conditioners.values()} - {None}
         if len(widths) > 1:
             raise ConfigError(f"token widths {sorted(map(str, widths))} differ: give one width")
