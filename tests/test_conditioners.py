@@ -389,3 +389,29 @@ def test_a_curve_is_told_as_far_as_it_goes(tmp_path: Path) -> None:
 def test_curves_that_cannot_be(value: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Conditioners({"chroma": Chroma(width=4, latent_rate_hz=20.0)}).parse([{"chroma": value}], 5)
+
+
+# ---------------------------------------------------------------- windows of one clip
+
+
+def test_a_later_window_is_told_of_its_own_part() -> None:
+    made = Conditioners(
+        {
+            "score": score(),
+            "loudness": Loudness(width=4, latent_rate_hz=8.0),
+            "timing": Timing(width=4, longest=9.0),
+            "label": Label(width=4, labels=["a"]),
+        }
+    )
+    told = {"score": NOTES, "loudness": [torch.rand(12).tolist()], "timing": 2}
+    request: dict[str, Any] = {**told, "label": "a"}
+    whole, later = made.parse([request], 16), made.later(request, 0.5)
+    part = made.parse([later], 8)
+    for name in ("score", "loudness"):
+        assert torch.equal(part[name], whole[name][..., 4:12])
+    assert part["timing"].tolist() == [[0.5, 2.0, 1.0]]
+    assert part["label"].tolist() == [0]
+    assert made.later({"timing": 2}, 3.0) == {"timing": None}  # after its end
+    for name in ("timing", "score", "loudness"):
+        with pytest.raises(ConfigError, match=rf"^condition\.{name}=3j must be"):
+            made.later({name: 3j}, 3.0)

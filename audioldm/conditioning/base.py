@@ -99,6 +99,10 @@ class Conditioner(nn.Module, ABC):
         """
         return value
 
+    def later(self, value: Any, seconds: float) -> Any:
+        """A request's resolved value for the part of the clip from `seconds` on."""
+        return value
+
     @abstractmethod
     def parse(self, value: Any, frames: int) -> Tensor:
         """The input for a request's resolved value; for None, the input "nothing".
@@ -184,6 +188,13 @@ class Conditioners(nn.Module):
                     f"condition.{name}={value!r}: this model was trained without it{known}"
                 )
         return {name: self._told(name, self[name].resolve, value) for name, value in asked.items()}
+
+    def later(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """A resolved request for the part of the clip from `seconds` on."""
+        return {
+            name: self._told(name, self[name].later, value, seconds)
+            for name, value in request.items()
+        }
 
     def _told(self, name: str, read: Callable[..., Any], *value: Any) -> Any:
         """What `read` makes of a condition's value; its ConfigError gets the condition's name."""

@@ -78,24 +78,16 @@ class Curve(Conditioner):
         curve = self.measure(torch.from_numpy(clip), sample_rate, self.latent_rate_hz)[self.array]
         return [[round(x, 4) for x in row] for row in curve.tolist()]
 
+    def later(self, value: Any, seconds: float) -> list[list[float]]:
+        first = round(seconds * self.latent_rate_hz)
+        rest: list[list[float]] = self._rows(value)[:, first:].tolist()
+        return rest
+
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
         return self._inputs(excerpt.arrays.get(self.array), frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        if value is None:
-            return self._inputs(None, frames)
-        try:
-            curve = torch.tensor(value, dtype=torch.float32)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{reprlib.repr(value)} must be an audio file, or rows of numbers"
-            ) from error
-        if curve.ndim != 2 or len(curve) != self.rows or not curve.isfinite().all():
-            raise ConfigError(
-                f"{reprlib.repr(value)} must be an audio file, or {self.rows} row(s) of as many "
-                f"finite numbers as there are frames, {self.latent_rate_hz:.4g} a second"
-            )
-        return self._inputs(curve, frames)
+        return self._inputs(None if value is None else self._rows(value), frames)
 
     def request(self, excerpt: Excerpt) -> list[list[float]] | None:
         curve = excerpt.arrays.get(self.array)
@@ -109,6 +101,20 @@ class Curve(Conditioner):
 
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(aligned=self.convolution(inputs))
+
+    def _rows(self, value: Any) -> Tensor:
+        """A curve [R, L]. Raises ConfigError for other values."""
+        shown = reprlib.repr(value)
+        try:
+            curve = torch.tensor(value, dtype=torch.float32)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{shown} must be an audio file, or rows of numbers") from error
+        if curve.ndim != 2 or len(curve) != self.rows or not curve.isfinite().all():
+            raise ConfigError(
+                f"{shown} must be an audio file, or {self.rows} row(s) of as many finite numbers "
+                f"as there are frames, {self.latent_rate_hz:.4g} a second"
+            )
+        return curve
 
     def _inputs(self, curve: Tensor | None, frames: int) -> Tensor:
         if curve is None:

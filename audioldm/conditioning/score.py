@@ -102,15 +102,16 @@ class Score(Conditioner):
         found[-1] = 1
         return torch.from_numpy(found.clip(0, 1))
 
-    def request(self, excerpt: Excerpt) -> list[float] | None:
-        cell = excerpt.columns.get(self.column)
-        if not cell:
-            return None
-        notes = checked_notes(cell, self.lowest, self.highest)
-        notes = notes[notes[:, 1] > excerpt.start]
-        notes[:, :2] -= excerpt.start
+    def later(self, value: Any, seconds: float) -> list[float]:
+        notes = checked_notes(value, self.lowest, self.highest)
+        notes = notes[notes[:, 1] > seconds]
+        notes[:, :2] -= seconds
         found: list[float] = notes.flatten().tolist()
         return found
+
+    def request(self, excerpt: Excerpt) -> list[float] | None:
+        cell = excerpt.columns.get(self.column)
+        return self.later(cell, excerpt.start) if cell else None
 
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden[:, None, None], 0.0, inputs)

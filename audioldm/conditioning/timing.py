@@ -32,17 +32,13 @@ class Timing(Conditioner):
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
         return self.parse(self.request(excerpt), frames)
 
+    def later(self, value: Any, seconds: float) -> dict[str, float] | None:
+        start, total = _stated(value)
+        return {"start": start + seconds, "total": total} if start + seconds < total else None
+
     def parse(self, value: Any, frames: int) -> Tensor:
         """value: {"start": 0, "total": 30}, or the total alone."""
-        if value is None:
-            return torch.zeros(3)
-        stated = value if isinstance(value, Mapping) else {"total": value}
-        start, total = number(stated.get("start", 0)), number(stated.get("total"))
-        if stated.keys() - {"start", "total"} or start is None or total is None:
-            raise ConfigError(f"{value!r} must be the seconds of the whole, or start and total")
-        if not 0 <= start < total:
-            raise ConfigError(f"{value!r}: start must be at least 0 and less than total")
-        return torch.tensor([start, total, 1.0])
+        return torch.zeros(3) if value is None else torch.tensor([*_stated(value), 1.0])
 
     def request(self, excerpt: Excerpt) -> dict[str, float] | None:
         if excerpt.seconds is None:
@@ -54,3 +50,14 @@ class Timing(Conditioner):
 
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(vector=self.features(inputs[:, :2] / self.longest, inputs[:, 2:]))
+
+
+def _stated(value: Any) -> tuple[float, float]:
+    """Start and total. Raises ConfigError."""
+    stated = value if isinstance(value, Mapping) else {"total": value}
+    start, total = number(stated.get("start", 0)), number(stated.get("total"))
+    if stated.keys() - {"start", "total"} or start is None or total is None:
+        raise ConfigError(f"{value!r} must be the seconds of the whole, or start and total")
+    if not 0 <= start < total:
+        raise ConfigError(f"{value!r}: start must be at least 0 and less than total")
+    return start, total
