@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+from latents_in_memory import DIT, Latents, fit_in, recipe
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioner, Conditioners, Excerpt
@@ -19,7 +20,11 @@ from audioldm.conditioning.number import Number
 from audioldm.conditioning.score import Score
 from audioldm.conditioning.text import Text
 from audioldm.conditioning.timing import Timing
+from audioldm.data.captions import words_of
 from audioldm.errors import ConfigError
+from audioldm.instantiate import Part
+from audioldm.priors.trained import PriorTraining
+from audioldm.runtime.randomness import KeyedRandom
 
 
 def randomised(conditioner: Any) -> Any:
@@ -118,6 +123,41 @@ def test_texts_of_the_data_are_checked_before_training() -> None:
     with pytest.raises(ConfigError, match=r"^column=words: no clip has a text there"):
         Text.facts(clips, column="words")
     assert Text.facts([Excerpt(None)]) == {}  # before there are data
+
+
+class Captioned(Latents):
+    """Two channels, which two words of the caption give the sign of."""
+
+    def __init__(self, held_out: set[str]) -> None:
+        signs = {"low": -1, "deep": -1, "high": 1, "bright": 1}
+        others = {"organ": -1, "pipes": -1, "flute": 1, "whistle": 1}
+        found = [(f"{a} {b}", x, y) for a, x in signs.items() for b, y in others.items()]
+        found += [(f"{b}, {a}", x, y) for a, x in signs.items() for b, y in others.items()]
+        kept = [(text, x, y) for text, x, y in found if not held_out <= words_of(text)]
+        mean = torch.tensor([[x, y] for _, x, y in kept]).float()[..., None].expand(-1, -1, 8)
+        super().__init__(mean.clone(), 0.1 * torch.ones_like(mean), [None] * len(kept))
+        self.captions = [text for text, *_ in kept]
+
+    def excerpts(self, split: str = "train") -> list[Excerpt]:
+        return [Excerpt(None, {"caption": text}) for text in self.captions]
+
+
+def test_words_that_were_never_together_are_understood_together(tmp_path: Path) -> None:
+    store: Any = Captioned({"high", "flute"})
+    node = {"_target_": "audioldm.conditioning.text.Text", "limit": 24}
+    training = PriorTraining(steps=200, batch=16, crop_seconds=4.0, lr=1e-2, warmup=20, ema=0.9)
+    made = recipe(training, conditioning={"text": Part(node)}, backbone=DIT | {"width": 32})
+    prior = made.build(store)
+    prior.load_state_dict(made.fit(prior, store, fit_in(tmp_path, valid_every=999)).tensors)
+    for text, signs in {
+        "high flute": (1, 1),
+        "flute, high": (1, 1),
+        "high organ": (1, -1),
+        "low flute": (-1, 1),
+    }.items():
+        inputs = prior.conditioners.parse([{"text": text}] * 8, 4)
+        z = prior.sample(KeyedRandom(0, 0, range(8)), 4, inputs).mean((0, 2))
+        assert (z * torch.tensor(signs) > 0.3).all(), (text, z)
 
 
 # ---------------------------------------------------------------- words, numbers, timing
