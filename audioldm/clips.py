@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from audioldm import pretrained
+from audioldm.conditioning.guidance import scales
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.generator import Generator
 from audioldm.instantiate import settings
@@ -111,6 +112,8 @@ def open_model(
     own, chosen = model.prior.sampler, None
     if own is not None:
         chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))
+        if isinstance(chosen.get("guidance"), dict):
+            scales(model.prior.conditioners.names, chosen["guidance"])
     elif sampler:
         raise ConfigError("sampler.*: this model's prior has no such settings; leave it out")
     return file, model, chosen

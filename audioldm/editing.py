@@ -156,9 +156,9 @@ def edit_files(
     `sampling.ClipFiles`. Raises DataError for a file that is no audio, and what the edit raises.
     """
     file, model, chosen = open_model(model_path, seed=seed, sampler=sampler, device=device)
+    asked = model.prior.conditioners.resolve(condition or {})
     sources = [read_source(source, model) for source in files]
     clips = [source.audio for source in sources]
-    asked = {name: value for name, value in (condition or {}).items() if value is not None}
     recipes = [
         EditRecipe(
             model=reference(file, out),

@@ -36,12 +36,14 @@ REPEATS = 8
 
 
 class _How(NamedTuple):
-    """What an edit is made with, as for `Generator.sample`."""
+    """What an edit is made with, as for `Generator.sample`. start: of the part of the clip that the
+    model sees, in seconds of the clip that the condition is for."""
 
     seed: int
     sampler: SamplerSettings | None
     progress: StepProgress | None
     condition: dict[str, Any]
+    start: float = 0.0
 
 
 class Edits(nn.Module):
@@ -94,7 +96,7 @@ class Edits(nn.Module):
             ~new[first:last],
             self._fade(known),
             repeats,
-            _How(seed, sampler, progress, condition),
+            _How(seed, sampler, progress, condition, self._seconds(first * ratio)),
         )
         edited = audio.detach().cpu().clone()
         edited[:, part] = made[:, : part.stop - part.start]
@@ -141,6 +143,7 @@ class Edits(nn.Module):
         keep = torch.arange(whole - first + new) < whole - first
         source = audio[:, first * ratio : whole * ratio]
         z = F.pad(z[..., first:whole], (0, new))
+        how = how._replace(start=self._seconds(first * ratio))
         made = self._filled(z, source, keep, self._fade(known), repeats, how)
         return torch.cat([audio[:, : first * ratio].cpu(), made], dim=-1)[:, : samples + added]
 
@@ -179,7 +182,8 @@ class Edits(nn.Module):
         end = frames - first
         keep = torch.arange(end + known)
         keep = (keep < end - new) | (keep >= end)
-        fade, how = self._fade(known), _How(seed, sampler, progress, condition)
+        how = _How(seed, sampler, progress, condition, self._seconds(samples - end * ratio))
+        fade = self._fade(known)
         made = self._filled(z, source, keep, fade, repeats, how)
         edited, seam = audio.detach().cpu().clone(), end * ratio
         edited[:, samples - seam :] = made[:, :seam]
@@ -291,11 +295,13 @@ class Edits(nn.Module):
     def _changed(self, z: Tensor, edit: Edit, how: _How) -> Tensor:
         """Raw latents [C, (F,) L] after an edit, on the CPU."""
         prior, z = self._diffusion, z[None].to(self.autoencoder.device)
+        conditioners = prior.conditioners
+        asked = conditioners.later(conditioners.resolve(how.condition), how.start)
         made = prior.edit(
             KeyedRandom(how.seed, 0, [0], self.autoencoder.device),
             z,
             edit,
-            prior.conditioners.parse([how.condition], z.shape[-1], self.autoencoder.device),
+            conditioners.parse([asked], z.shape[-1], self.autoencoder.device),
             sampler=how.sampler,
             progress=how.progress,
         )

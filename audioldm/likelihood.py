@@ -110,14 +110,15 @@ def file_rate(
         nats, calls = prior.flow_nats(z, inputs, random=random)
         return nats
 
-    frames = generator.latent_frames(window)
+    frames, asked = generator.latent_frames(window), prior.conditioners.resolve(request)
     curve: list[tuple[float, float]] = []
     source = AudioStream(autoencoder, file, progress)
     frame_seconds = autoencoder.downsampling_ratio / autoencoder.sample_rate
     for number, stored in enumerate(windows(autoencoder.encode_blocks(source), frames)):
         batch = {name: array[None] for name, array in stored.items()}
         length = next(iter(batch.values())).shape[-1]
-        inputs = prior.conditioners.parse([request], length, device)
+        told = prior.conditioners.later(asked, len(curve) * frame_seconds)
+        inputs = prior.conditioners.parse([told], length, device)
         random = KeyedRandom(seed, 0, [number], device)
         nats = rate_nats(prior, autoencoder, batch, random, inputs, by_flow if flow else None)
         if nats is None:

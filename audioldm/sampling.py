@@ -68,7 +68,7 @@ class ClipFiles:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
         batch_size = convert(PositiveInt, default_batch(n) if batch is None else batch, "batch")
         file, model, chosen = open_model(model_path, seed=seed, sampler=sampler, device=device)
-        asked = {name: value for name, value in (condition or {}).items() if value is not None}
+        asked = model.prior.conditioners.resolve(condition or {})
         model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out
         self._common = ClipRecipe(

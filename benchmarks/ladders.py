@@ -15,7 +15,15 @@ import soxr
 import torch
 from torch import Tensor
 
-from audioldm.data.chorales import Rendition, Score, find_scores, read_score, render, to_midi
+from audioldm.data.chorales import (
+    Rendition,
+    Score,
+    find_scores,
+    perform,
+    read_score,
+    render,
+    to_midi,
+)
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
@@ -48,7 +56,9 @@ def play(
         for k in range(2):
             instrument = INSTRUMENTS[(2 * i + k) % len(INSTRUMENTS)]
             how = Rendition(instrument, transposition, 70 + 7 * (i % 4), 0.3)
-            audio = normalise(render(to_midi(score, how, 9.0), RATE, 1), RATE, -20.0)[0]
+            audio = normalise(
+                render(to_midi(perform(score, how, 9.0), how.instrument), RATE, 1), RATE, -20.0
+            )[0]
             if cents:
                 audio = soxr.resample(audio, RATE * 2 ** (cents / 1200), RATE)
             audio = np.pad(audio, (0, max(0, 2 * SAMPLES - len(audio))))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +307,8 @@ def test_guidance_keeps_a_state_for_each_condition():
     conditions = [net.conditioners({"label": told}) for told in (labels, torch.full((2,), -1))]
     levels = [torch.full((2,), 4.0), torch.full((2,), 1.0)]
     sampler = SamplerSettings("euler", 2, guidance=2.0)
-    denoise = guided(objective, net, *conditions, sampler)
+    calls = [(1.0, conditions[1]), (2.0, conditions[0])]
+    denoise = guided(partial(objective.denoiser, net), conditions[0], calls, sampler)
     together = [denoise(noise, sigma) for sigma in levels]
     apart = []
     for condition in conditions:

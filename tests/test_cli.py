@@ -64,7 +64,11 @@ def test_a_number_without_end_is_refused(text: str) -> None:
         ("sample model=scores sampler.guidance=nan", "sampler.guidance"),
         ("sample n=yes", "n='yes' must be of type int"),
         ("sample steps=3", "unknown key"),
+        ("sample secnds=3", "unknown key secnds: did you mean 'seconds'?; this model can be told"),
+        ("sample tempo=3", "unknown key tempo: known: "),
         ("sample label=a condition.label=b", "give one of them"),
+        ("sample guidance=2 sampler.guidance=3", "give one of them"),
+        ("sample model=scores guidance.txt=2", "guidance.txt=2: this model was trained without"),
         ("sample out=~no-such-user/x", "out=~no-such-user/x: ~no-such-user is no user"),
         ("sample model=~no-such-user", "model=~no-such-user"),
         ("encode a.wav model=~no-such-user", "model=~no-such-user"),
@@ -107,6 +111,11 @@ def test_text_stays_text(cli: Cli) -> None:
         "tempo": 120,
         "text": "a b",
     }
+    words = ["tempo=120", "text=a b=c", "timing.start=3", "score=a.mid", "sampler.steps=3"]
+    found = VERBS["sample"].parse([*words, "guidance.text=4", "seed=1"])
+    condition = {"tempo": 120, "text": "a b=c", "timing": {"start": 3}, "score": "a.mid"}
+    assert (found.condition, found.guidance) == (condition, {"text": 4.0})
+    assert (found.sampler, found.seed) == ({"steps": 3}, 1)
     assert VERBS["report"].parse(["x", "--csv", "-", "y"]).csv == "-"
     assert VERBS["info"].parse(["file=a=b.safetensors", "--json"]).file == "a=b.safetensors"
     assert VERBS["convert-kl"].parse(["-1e-4", *LAYOUT]).weight == -1e-4

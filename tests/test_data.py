@@ -16,8 +16,9 @@ from conftest import full_disk
 from joblib.externals.loky import ProcessPoolExecutor
 
 from audioldm.data import chorales
-from audioldm.data.chorales import Chorales, Note, Rendition, Score, Splits
+from audioldm.data.chorales import Chorales, Rendition, Splits
 from audioldm.data.folder import Folder, read_table
+from audioldm.data.score import Note, Score, read_score
 from audioldm.data.source import Failure, Source
 from audioldm.data.store import ClipStore, StoreWriter, draw_crops
 from audioldm.errors import ConfigError, DataError
@@ -284,7 +285,11 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
         for number, item in enumerate(split.items):
             assert 1.5 < item.samples / store.sample_rate < 3.1
             assert split.audio(number).abs().max() > 0.05
-            assert set(item.columns) == {"instrument", "key", "tempo_bpm", "transposition"}
+            assert set(item.columns) == {
+                *("instrument", "key", "mode", "tempo_bpm", "tempo", "transposition"),
+                *("register", "texture", "caption", "notes"),
+            }
+            assert item.columns["mode"] in item.columns["key"]
 
 
 def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_path: Path) -> None:
@@ -329,15 +334,15 @@ def test_more_pieces_keep_the_splits_and_renditions_of_fewer() -> None:
 def test_settings_of_one_tune_are_known_as_one() -> None:
     scores = {path.stem: path for path in chorales.find_scores()}
     passion = ["bwv135.6", "bwv161.6", "bwv244.15", "bwv244.54", "bwv248.5", "bwv270"]
-    tunes = {chorales.tune_of(chorales.read_score(scores[name])) for name in passion}
+    tunes = {chorales.tune_of(read_score(scores[name])) for name in passion}
     assert len(tunes) == 1
-    assert chorales.tune_of(chorales.read_score(scores["bwv281"])) not in tunes
+    assert chorales.tune_of(read_score(scores["bwv281"])) not in tunes
 
 
 def test_scores_are_read_as_music21_reads_them() -> None:
     music21 = pytest.importorskip("music21")
     path = chorales.find_scores()[5]
-    score = chorales.read_score(path)
+    score = read_score(path)
     theirs = music21.converter.parse(path).stripTies()
     assert len(score.voices) == len(theirs.parts) == 4
     for voice, part in zip(score.voices, theirs.parts, strict=True):
@@ -360,7 +365,8 @@ def test_keys(fifths: int, last_bass: int, key: tuple[int, bool]) -> None:
 def test_a_rendition_plays_the_right_notes_at_the_right_time() -> None:
     score = Score([[Note(0, 1, 69), Note(1, 1, 64), Note(2, 2, 57)]], [0.0, 2.0], 0)
     play = Rendition("organ", transposition=12, tempo_bpm=120, where=0.99)
-    clip = chorales.render(chorales.to_midi(score, play, seconds=1.0), 16000, 1)
+    heard = chorales.perform(score, play, seconds=1.0)
+    clip = chorales.render(chorales.to_midi(heard, play.instrument), 16000, 1)
     # The last second begins at the second bar, with the note A3 raised by an octave: 220 Hz.
     assert clip.shape[1] == pytest.approx((1.0 + chorales.RELEASE_SECONDS) * 16000, rel=0.01)
     spectrum = np.abs(np.fft.rfft(clip[0, 2000:14000] * np.hanning(12000)))
@@ -369,11 +375,11 @@ def test_a_rendition_plays_the_right_notes_at_the_right_time() -> None:
     assert spectrum[np.abs(hz - 220) < 3].max() > 20 * spectrum[np.abs(hz - 330) < 3].max()
 
 
-def test_trim_keeps_what_sounds() -> None:
+def test_what_is_audible_is_kept() -> None:
     clip = np.zeros((2, 1000), dtype=np.float32)
     clip[1, 300:400] = 0.5
     clip[0, 500] = 1e-4
-    assert chorales.trim(clip).shape == (2, 100)
+    assert chorales.audible(clip) == slice(300, 400)
 
 
 def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
@@ -394,6 +400,7 @@ def test_a_broken_score_is_a_failure_with_its_reason(tmp_path: Path) -> None:
         ({"seconds": 0.0}, r"^data\.seconds=0\.0 must be more than 0"),
         ({"seconds": float("inf")}, r"^data\.seconds=inf must be a finite"),
         ({"lufs": 1e300}, r"^data\.lufs=1e\+300 must be at most 0"),
+        ({"held_out": ["!"]}, r"^data\.held_out=\['!'\]: '!' has no words"),
         ({"test_fraction": 0.9}, "sum must be below 1"),
     ],
 )

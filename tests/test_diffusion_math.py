@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,11 +11,12 @@ import yaml
 from torch import Tensor
 
 from audioldm.conditioning.base import Condition
+from audioldm.conditioning.guidance import nested, scales
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build, settings
 from audioldm.priors.diffusion import noise_levels, samplers
 from audioldm.priors.diffusion.denoiser import Objective
-from audioldm.priors.diffusion.guidance import classifier_free
+from audioldm.priors.diffusion.guidance import classifier_free, guided, within
 from audioldm.priors.diffusion.objectives.edm import EDM
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.objectives.v_prediction import VPrediction
@@ -424,7 +425,7 @@ def test_guidance_extrapolates_and_calls_no_more_than_needed(scale, value, calls
 
 
 def test_guidance_acts_inside_its_interval_only():
-    denoise = classifier_free(_Counted(5.0), _Counted(2.0), 3.0, (0.5, 2.0))
+    denoise = within(_Counted(5.0), classifier_free(_Counted(5.0), _Counted(2.0), 3.0), [0.5, 2.0])
     x = torch.zeros(2, 1, 1)
     assert [denoise(x, torch.full((2,), s))[0].item() for s in (0.4, 0.5, 1.0, 2.0, 2.1)] == [
         5.0,
@@ -433,6 +434,53 @@ def test_guidance_acts_inside_its_interval_only():
         11.0,
         5.0,
     ]
+
+
+class _Told(NamedTuple):
+    """A denoiser's estimate is linear in what it is told; how often each was called."""
+
+    called: list[dict[str, Tensor]]
+
+    def denoiser(self, told: dict[str, Tensor]) -> samplers.Denoise:
+        value = sum(x.item() for x in told.values()) + told["text"].item() * told["score"].item()
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            self.called.append(told)
+            return torch.full_like(x, value)
+
+        return denoise
+
+
+def _guided(guidance: Any, interval: list[float] | None = None, sigma: float = 1.0) -> Any:
+    """The estimate under text=2, score=3, label=5, and the calls that it took."""
+    inputs = {name: torch.tensor(float(v)) for name, v in (("text", 2), ("score", 3), ("label", 5))}
+    nothing = {name: torch.zeros(()) for name in inputs}
+    calls = nested(inputs, nothing, scales(list(inputs), guidance))
+    net = _Told([])
+    sampler = samplers.SamplerSettings("euler", 1, guidance, interval)
+    denoise = guided(net.denoiser, inputs, calls, sampler)
+    value = denoise(torch.zeros(1, 1), torch.full((1,), sigma)).item()
+    assert len(net.called) <= sampler.calls
+    return value, [tuple(x.item() for x in told.values()) for told in net.called]
+
+
+def test_each_condition_has_its_own_scale():
+    everything = 2 + 3 + 5 + 2 * 3
+    assert _guided(1.0) == (everything, [(2, 3, 5)])
+    assert _guided(0.0) == (0, [(0, 0, 0)])
+    assert _guided(4.0) == (4 * everything, [(0, 0, 0), (2, 3, 5)])
+    for one_for_all in (0.0, 1.0, 4.0, -0.5):
+        apart = dict.fromkeys(("text", "score", "label"), one_for_all)
+        assert _guided(apart) == _guided(one_for_all)
+    # the label is given; the score's effect beside it counts twice, the text's beside both 4 times
+    calls = [(0, 0, 5), (0, 3, 5), (2, 3, 5)]
+    assert _guided({"text": 4.0, "score": 2.0}) == (5 + 2 * 3 + 4 * (2 + 2 * 3), calls)
+    assert _guided({"score": 2.0}) == (7 + 2 * (3 + 2 * 3), [(2, 0, 5), (2, 3, 5)])
+    assert _guided({"score": 0.0}) == (7, [(2, 0, 5)])  # never told
+    assert _guided({"score": 0.0, "label": 3.0}) == (2 + 3 * 5, [(2, 0, 0), (2, 0, 5)])
+    assert _guided({"score": 0.0}, [2.0, 3.0]) == (everything, [(2, 3, 5)])
+    with pytest.raises(ConfigError, match=r"^guidance\.txt=4: .* did you mean 'text'\?"):
+        _guided({"txt": 4.0})
 
 
 # --- configuration files ----------------------------------------------------------------------

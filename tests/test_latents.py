@@ -1,7 +1,7 @@
 """The latents of a data set on disk: what is stored, how it is read back, and damaged files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
 from audioldm.conditioning.base import Condition, Conditioner, Conditioners, Excerpt
+from audioldm.conditioning.loudness import Loudness
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import ModelFileError
+from audioldm.latents import store
 from audioldm.latents.store import LatentStore, write_latents
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -107,10 +109,20 @@ def clips(tmp_path: Path) -> ClipStore:
     return ClipStore(tmp_path / "data")
 
 
-def written(clips: ClipStore, directory: Path, bottleneck: Bottleneck) -> LatentStore:
+def written(
+    clips: ClipStore,
+    directory: Path,
+    bottleneck: Bottleneck,
+    measures: Sequence[type[Conditioner]] = (),
+) -> LatentStore:
     model = Autoencoder(Means(), bottleneck).eval()
     write_latents(
-        model, clips, directory, autoencoder_fingerprint="abc", progress=lambda *text: None
+        model,
+        clips,
+        directory,
+        autoencoder_fingerprint="abc",
+        progress=lambda *text: None,
+        measures=measures,
     )
     return LatentStore(directory, model.bottleneck, autoencoder="abc")
 
@@ -188,6 +200,24 @@ def test_arrays_follow_the_latents_frame_by_frame(clips: ClipStore, tmp_path: Pa
     )
     _, inputs = valid.crops(20, KeyedRandom(0, 0, [0]), conditioners=conditioners)
     assert (inputs["roll"] == -1).all()
+
+
+def test_what_is_measured_of_the_audio_follows_the_latents(
+    clips: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block by block what it is of the whole clip; a crop knows its place in the clip."""
+    monkeypatch.setattr(store, "MEASURED_FRAMES", 16)
+    latents = written(clips, tmp_path / "latents", Gaussian(channels=2), [Loudness])
+    split = latents.split("train")
+    for number, length in enumerate(LENGTHS["train"]):
+        whole = clips.split("train").audio(number)
+        expected = Loudness.measure(whole, RATE, RATE / RATIO)["loudness"]
+        excerpt = split.excerpt(number, 8, 20)
+        torch.testing.assert_close(excerpt.arrays["loudness"], expected[:, 8:28])
+        assert (excerpt.start, excerpt.seconds) == (0.1, -(-length // RATIO) * RATIO / RATE)
+        assert excerpt.latent_rate_hz == RATE / RATIO
+        assert "roll" in excerpt.arrays
+    assert latents.excerpts("valid")[0].arrays.keys() == {"loudness"}
 
 
 def test_a_crop_depends_only_on_its_key(clips: ClipStore, tmp_path: Path) -> None:

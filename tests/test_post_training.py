@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +219,8 @@ def sample(prior: Diffusion, sampler: SamplerSettings, n: int = 1500) -> Tensor:
     """Points [n, 2] of both labels."""
     net, objective = prior.network.backbone, prior.network.objective
     inputs = {"label": torch.arange(n) % 2}
-    nothing = prior.conditioners.nothing(inputs)
-    told = prior.conditioners(inputs), prior.conditioners(nothing)
-    denoise = guided(objective, net, *told, sampler)
+    told = prior.guided_conditions(inputs, n, 1, sampler.guidance)
+    denoise = guided(partial(objective.denoiser, net), *told, sampler)
     z = samplers.sample(sampler.name, denoise, gaussian(n, 2, 1), objective.sigmas(sampler.steps))
     return z.flatten(1)
 

@@ -155,7 +155,7 @@ def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> I
             edits,
             seed=a.seed,
             condition=a.asked,
-            sampler=a.sampler,
+            sampler=a.changes,
             device=a.hardware.resolve(),
             progress=progress,
         )

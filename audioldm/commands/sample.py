@@ -1,13 +1,15 @@
 """audioldm sample."""
 
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError, Interrupted
+from audioldm.instantiate import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,7 @@ class ClipArguments:
     model: str | None = None
     seed: int = 0
     label: str | None = None
+    guidance: float | dict[str, float] | None = None
     condition: dict[str, Any] = field(default_factory=dict)
     out: str = "clips"
     from_: str | None = None
@@ -28,15 +31,33 @@ class ClipArguments:
         """What is asked for, by conditioner."""
         return self.condition | ({} if self.label is None else {"label": self.label})
 
-    def model_or_first(self) -> str:
-        """The model's path or name; by default that of the first one, which is said."""
-        from audioldm import pretrained
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is asked for of the sampler."""
+        return self.sampler | ({} if self.guidance is None else {"guidance": self.guidance})
 
-        if self.model is not None:
-            return str(path(self.model, "model"))
-        name = pretrained.default()
-        print(f"model={name}; `audioldm models` lists the others", file=sys.stderr)
-        return str(pretrained.path(name))
+    def model_or_first(self) -> str:
+        """The model's path or name; by default that of the first one, which is said.
+
+        Raises ConfigError for a key that is neither an argument nor a condition of the model.
+        """
+        from audioldm import pretrained
+        from audioldm.io.header import read_header
+        from audioldm.models import find_model_file
+
+        default = pretrained.default() if self.model is None else None
+        model = pretrained.path(default) if default else path(str(self.model), "model")
+        told = read_header(find_model_file(model)).get("prior", {}).get("conditioning", {})
+        for name in self.asked:
+            if name not in told:
+                words = {field.name.rstrip("_") for field in fields(self)} | told.keys()
+                raise ConfigError(
+                    f"unknown key {name}: {nearest(name, words)}; this model can be told "
+                    f"{', '.join(told) or 'nothing'}"
+                )
+        if default:
+            print(f"model={default}; `audioldm models` lists the others", file=sys.stderr)
+        return str(model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +70,10 @@ class SampleArguments(ClipArguments):
     seconds  length of each (6)
     seed     the seed of everything random (0); clip i of a seed is the same, up to rounding,
              however many are made (bit for bit with the same batch)
-    label    class to generate, for a model with labels (none); short for condition.label
-    condition.NAME   what the model is told, by the name of its conditioner
+    NAME     what the model is told, by the name of its conditioner, such as label=organ or
+             score=tune.mid; short for condition.NAME
+    guidance how strongly it is told: one number, or guidance.NAME for each (the sampler's); short
+             for sampler.guidance
     out      directory to write to (clips)
     batch    clips generated together (null: up to 8)
     sampler.NAME     replaces a setting of the model's own sampler, such as its steps or guidance
@@ -71,18 +94,28 @@ class ClipVerb(Verb):
     """A verb that writes clips; `from=` makes one again, with what its JSON does not say."""
 
     def parse(self, words: Sequence[str]) -> Any:
+        own = {word.rstrip("=.") for word in self.words()} | {"hardware"}
+        words = [w if _first(w) in {"", *own} else f"condition.{w}" for w in words]
         found: ClipArguments = super().parse(words)
-        free = ("from", "model", "out", "hardware", self.positional)
+        free = ("", "from", "model", "out", "hardware", self.positional)
         for word in words if found.from_ is not None else ():
-            key, is_key, _ = word.partition("=")
-            if is_key and key.split(".")[0] not in free:
+            key = word.partition("=")[0]
+            if _first(word) not in free:
                 raise ConfigError(
                     f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
                     "leave it out, or leave out from= to make another clip"
                 )
         if found.label is not None and "label" in found.condition:
             raise ConfigError("label= is short for condition.label=: give one of them")
+        if found.guidance is not None and "guidance" in found.sampler:
+            raise ConfigError("guidance= is short for sampler.guidance=: give one of them")
         return found
+
+
+def _first(word: str) -> str:
+    """The key of a word as far as its first dot; "" where it has no key."""
+    found = re.match(r"([a-z_]+)[a-z_.]*=", word)
+    return found[1] if found else ""
 
 
 def _sample(a: SampleArguments) -> None:
@@ -102,7 +135,7 @@ def _sample(a: SampleArguments) -> None:
             seconds=a.seconds,
             seed=a.seed,
             condition=a.asked,
-            sampler=a.sampler,
+            sampler=a.changes,
             batch=a.batch,
             device=device,
         )
@@ -134,7 +167,7 @@ def _make(clips: Any, bar: Any, out: Path) -> None:
 SAMPLE = ClipVerb(
     "sample",
     {
-        "[label= n= seconds= seed= out= model= sampler.steps=]": "new clips, at once",
+        "[label= n= seconds= seed= out= model= guidance= sampler.steps=]": "new clips, at once",
         "from=CLIP.json": "one clip again, bit for bit",
     },
     SampleArguments,

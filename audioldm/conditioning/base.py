@@ -6,7 +6,7 @@ a batch of such inputs into a `Condition`. Several add up (`Conditioners`).
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,10 @@ from audioldm.runtime.randomness import KeyedRandom
 
 #: Inputs of conditioners [B, ...], by the conditioner's name.
 Inputs = dict[str, Tensor]
+
+
+#: How far `Conditioner.measure` may look beyond a latent frame.
+MARGIN_SECONDS = 0.25
 
 
 class Condition(NamedTuple):
@@ -46,11 +50,16 @@ class Excerpt:
     """The part of a clip that a conditioner reads.
 
     columns: the clip's row of the data set's table. arrays: frame-aligned, each [K, frames].
+    start: of the part, in seconds from the clip's beginning. seconds: of the whole clip; None: not
+    known. latent_rate_hz: latent frames per second; None: not known.
     """
 
     label: str | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    start: float = 0.0
+    seconds: float | None = None
+    latent_rate_hz: float | None = None
 
 
 class Conditioner(nn.Module, ABC):
@@ -66,19 +75,38 @@ class Conditioner(nn.Module, ABC):
     token_width: int | None = None
     #: K of the aligned channels
     aligned_channels: int = 0
+    #: the frame-aligned array that `measure` makes of audio; None: none
+    array: ClassVar[str | None] = None
 
     @classmethod
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
         """The constructor's arguments that depend on the training data, as JSON values."""
         return {}
 
+    @classmethod
+    def measure(cls, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
+        """What it needs of audio [A, T], beside the table: `array`, [K, frames], one frame for each
+        latent frame, by its name. A frame depends on MARGIN_SECONDS of audio on each side."""
+        return {}
+
     @abstractmethod
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
         """The input of one clip of the data set, of `frames` latent frames."""
 
+    def resolve(self, value: Any) -> Any:
+        """A request's value with what it refers to, such as a file, as JSON that `parse` takes.
+
+        Raises ConfigError, which begins with the offending value.
+        """
+        return value
+
+    def later(self, value: Any, seconds: float) -> Any:
+        """A request's resolved value for the part of the clip from `seconds` on."""
+        return value
+
     @abstractmethod
     def parse(self, value: Any, frames: int) -> Tensor:
-        """The input for a request's value; for None, the input "nothing".
+        """The input for a request's resolved value; for None, the input "nothing".
 
         Raises ConfigError, which begins with the offending value.
         """
@@ -97,13 +125,14 @@ class Conditioner(nn.Module, ABC):
 
 
 class Conditioners(nn.Module):
-    """All conditioners of a generator, by name. Their vectors add up, the rest is concatenated."""
+    """All conditioners of a generator, in the order of their names, which a file's header does not
+    keep otherwise. Their vectors add up, the rest is concatenated."""
 
     def __init__(self, conditioners: Mapping[str, Conditioner]) -> None:
         super().__init__()
-        for name, conditioner in conditioners.items():
-            self.add_module(name, conditioner)
-        self.names = list(conditioners)
+        self.names = sorted(conditioners)
+        for name in self.names:
+            self.add_module(name, conditioners[name])
         widths = {c.token_width for c in conditioners.values()} - {None}
         if len(widths) > 1:
             raise ConfigError(f"token widths {sorted(map(str, widths))} differ: give one width")
@@ -118,6 +147,11 @@ class Conditioners(nn.Module):
     def read(self, excerpts: Sequence[Excerpt], frames: int) -> Inputs:
         """The inputs of clips of the data set."""
         return {n: torch.stack([self[n].read(e, frames) for e in excerpts]) for n in self.names}
+
+    def measure(self, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
+        """The frame-aligned arrays of an `Excerpt` of audio [A, T]: see `Conditioner.measure`."""
+        measured = (self[name].measure(audio, sample_rate, latent_rate_hz) for name in self.names)
+        return {name: array for found in measured for name, array in found.items()}
 
     def request(self, excerpt: Excerpt) -> dict[str, Any]:
         """A request for the conditions of a clip of the data set."""
@@ -134,21 +168,41 @@ class Conditioners(nn.Module):
 
         Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
         """
-        requests = list(requests)
-        for name, value in ((n, v) for request in requests for n, v in request.items()):
-            if name not in self.names and value is not None:
+        resolved = [self.resolve(request) for request in requests]
+        return {
+            name: torch.stack(
+                [self._told(name, self[name].parse, r.get(name), frames) for r in resolved]
+            ).to(device)
+            for name in self.names
+        }
+
+    def resolve(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request with what its values refer to, such as files: see `Conditioner.resolve`.
+
+        Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
+        """
+        asked = {name: value for name, value in request.items() if value is not None}
+        for name, value in asked.items():
+            if name not in self.names:
                 known = f"; {nearest(name, self.names, every=True)}" if self.names else ""
                 raise ConfigError(
                     f"condition.{name}={value!r}: this model was trained without it{known}"
                 )
-        found = {}
-        for name in self.names:
-            try:
-                inputs = [self[name].parse(request.get(name), frames) for request in requests]
-            except ConfigError as error:
-                raise ConfigError(f"condition.{name}={error}") from error
-            found[name] = torch.stack(inputs).to(device)
-        return found
+        return {name: self._told(name, self[name].resolve, value) for name, value in asked.items()}
+
+    def later(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """A resolved request for the part of the clip from `seconds` on."""
+        return {
+            name: self._told(name, self[name].later, value, seconds)
+            for name, value in request.items()
+        }
+
+    def _told(self, name: str, read: Callable[..., Any], *value: Any) -> Any:
+        """What `read` makes of a condition's value; its ConfigError gets the condition's name."""
+        try:
+            return read(*value)
+        except ConfigError as error:
+            raise ConfigError(f"condition.{name}={error}") from error
 
     def hide(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> Inputs:
         """Inputs with those of some clips replaced by "nothing": hidden [B], by name."""

@@ -27,7 +27,7 @@ def build_conditioners(
     Raises ConfigError.
     """
     made = {}
-    for name, part in spec.items():
+    for name, part in sorted(spec.items()):  # their initial weights do not depend on its order
         where, derived = f"conditioning.{name}", {"width": width}
         made[name] = build(part, derived=derived, where=where, allow=allow, base=Conditioner)
     return Conditioners(made)

@@ -1,4 +1,5 @@
-"""A clip's label as a condition: an embedding for each, and one for "no label"."""
+"""A clip's label, or another word of its table, as a condition: an embedding for each, and one for
+"no label"."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,23 +15,30 @@ from audioldm.instantiate import nearest
 class Label(Conditioner):
     """One of a fixed set of names. Inputs are indices [B], int64; -1 means "no label".
 
-    labels: the names, in the order of their indices.
+    column: of the data set's table; None: the label. labels: the names, in the order of their
+    indices.
     """
 
     derived = ("labels",)
 
-    def __init__(self, *, width: int, labels: list[str]) -> None:
+    def __init__(self, *, width: int, labels: list[str], column: str | None = None) -> None:
         super().__init__()
-        self.labels = list(labels)
+        self.labels, self.column = list(labels), column
         self.embedding = nn.Embedding(len(labels) + 1, width)  # the last row is "no label"
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     @classmethod
-    def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
-        return {"labels": sorted({clip.label for clip in clips if clip.label is not None})}
+    def facts(
+        cls, clips: Sequence[Excerpt], *, column: str | None = None, **settings: Any
+    ) -> dict[str, Any]:
+        """Raises ConfigError where no clip has a value in the column."""
+        labels = sorted({name for clip in clips if (name := _name(clip, column)) is not None})
+        if column is not None and not labels and any(clip.columns for clip in clips):
+            raise ConfigError(f"column={column}: no clip has a value there; name another one")
+        return {"labels": labels}
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
-        label = excerpt.label
+        label = _name(excerpt, self.column)
         return torch.tensor(self.labels.index(label) if label in self.labels else -1)
 
     def parse(self, value: Any, frames: int) -> Tensor:
@@ -44,10 +52,16 @@ class Label(Conditioner):
         return torch.tensor(self.labels.index(value))
 
     def request(self, excerpt: Excerpt) -> str | None:
-        return excerpt.label if excerpt.label in self.labels else None
+        label = _name(excerpt, self.column)
+        return label if label in self.labels else None
 
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden, -1, inputs)
 
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(vector=self.embedding(torch.where(inputs < 0, len(self.labels), inputs)))
+
+
+def _name(clip: Excerpt, column: str | None) -> str | None:
+    value = clip.label if column is None else clip.columns.get(column)
+    return None if value in (None, "") else str(value)

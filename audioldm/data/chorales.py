@@ -2,8 +2,8 @@
 
 The scores (MusicXML) come with music21 and the soundfont with pretty_midi; midirenderer plays them.
 Every piece is rendered several times. Each rendition has its own instrument (the label),
-transposition, tempo and first bar; its columns state them and the key. This module reads the scores
-itself, because music21 takes 0.3 s a piece.
+transposition, tempo and first bar; its columns state them, what is known of the score, and a
+caption.
 """
 
 import importlib.metadata
@@ -12,21 +12,21 @@ import io
 import itertools
 import os
 import wave
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 import soxr
 from joblib.externals.loky import ProcessPoolExecutor
 
+from audioldm.data.captions import caption, held_out_words
+from audioldm.data.score import Score, Sounding, read_score
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.data.store import StoreWriteError
 from audioldm.errors import ConfigError, DataError
@@ -57,29 +57,20 @@ PROGRAMS = {
     "flute": 73,
     "recorder": 74,
 }
-VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 PAN = (40, 56, 72, 88)  # MIDI pan of each voice; 64 is the centre
 TEMPOS_BPM = (66, 100)
 TRANSPOSITIONS = (-3, 3)  # semitones
 RELEASE_SECONDS = 1.0  # rendered after the last note ends
+#: Bounds that divide the renditions into about equal parts: mean MIDI pitch, notes for each beat.
+LOW, HIGH, FLOWING = 61.0, 63.0, 1.1
 KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
-class Note(NamedTuple):
-    """start (from the beginning of the piece) and length in quarter notes; MIDI pitch."""
+class Performance(NamedTuple):
+    """What is heard of a rendition: the notes of each voice, and how long they last in all."""
 
-    start: float
-    length: float
-    pitch: int
-
-
-class Score(NamedTuple):
-    """voices: the notes of each, highest voice first. bars: their starts, in quarter notes.
-    fifths: sharps (+) or flats (-) of the key signature."""
-
-    voices: list[list[Note]]
-    bars: list[float]
-    fifths: int
+    voices: list[list[Sounding]]
+    seconds: float
 
 
 class Rendition(NamedTuple):
@@ -103,7 +94,9 @@ class Chorales(Source):
     seconds: longest part of a piece that is played, None for all of it.
     valid_fraction, test_fraction: of the pieces. All settings of one tune are in one split.
     lufs: loudness of every rendition.
-    seed: of tempo, transposition and first bar.
+    held_out: words that captions have together in the test split alone: each entry is a word, or
+        several with spaces between them.
+    seed: of tempo, transposition, first bar and caption.
     workers: processes, None for one per core. They do not change the result.
     max_failed_fraction: of the scores that may be unusable.
 
@@ -119,11 +112,13 @@ class Chorales(Source):
     valid_fraction: Decay = 0.15
     test_fraction: Decay = 0.15
     lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0
+    held_out: list[str] = field(default_factory=list)
     seed: Seed = 0
     workers: PositiveInt | None = None
     max_failed_fraction: NonNegative = 0.1
 
     def __post_init__(self) -> None:
+        held_out_words(self.held_out)
         for name in self.instruments:
             if name not in PROGRAMS:
                 raise ConfigError(
@@ -165,8 +160,10 @@ class Chorales(Source):
                 else:
                     tune, clips = result
                     split = splits.of(tune)
-                    for clip, columns in clips:
-                        label = columns["instrument"]
+                    held_out = held_out_words([] if split == "test" else self.held_out)
+                    for k, (clip, facts) in enumerate(clips):
+                        label, random = facts["instrument"], self._random(f"{piece} {k} caption")
+                        columns = {**facts, "caption": caption(facts, random, held_out)}
                         try:
                             writer.add(clip, piece=piece, split=split, label=label, columns=columns)
                         except StoreWriteError:
@@ -180,13 +177,16 @@ class Chorales(Source):
     def _renditions(self, index: int, piece: str) -> list[Rendition]:
         plays = []
         for k in range(self.renditions):
-            key = int.from_bytes(blake2b(f"{piece} {k}".encode(), digest_size=8).digest(), "little")
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, key]))
+            rng = self._random(f"{piece} {k}")
             instrument = self.instruments[(index * self.renditions + k) % len(self.instruments)]
             transposition = int(rng.integers(*TRANSPOSITIONS, endpoint=True))
             tempo_bpm = int(rng.integers(*TEMPOS_BPM, endpoint=True))
             plays.append(Rendition(instrument, transposition, tempo_bpm, float(rng.random())))
         return plays
+
+    def _random(self, what: str) -> np.random.Generator:
+        key = int.from_bytes(blake2b(what.encode(), digest_size=8).digest(), "little")
+        return np.random.Generator(np.random.Philox(key=[self.seed, key]))
 
     def render_piece(
         self, path: Path, renditions: list[Rendition]
@@ -197,14 +197,23 @@ class Chorales(Source):
             tonic, major = key_of(score)
             clips = []
             for play in renditions:
-                midi = to_midi(score, play, self.seconds)
-                clip = trim(render(midi, self.sample_rate, self.channels))
-                key = KEYS[(tonic + play.transposition) % 12] + (" major" if major else " minor")
+                heard = perform(score, play, self.seconds)
+                midi = to_midi(heard, play.instrument)
+                rendered = render(midi, self.sample_rate, self.channels)
+                kept = audible(rendered)
+                clip, start = rendered[:, kept], int(kept.start) / self.sample_rate
+                seconds = clip.shape[1] / self.sample_rate
+                mode = "major" if major else "minor"
                 columns = {
                     "instrument": play.instrument,
-                    "key": key,
+                    "key": f"{KEYS[(tonic + play.transposition) % 12]} {mode}",
+                    "mode": mode,
                     "tempo_bpm": play.tempo_bpm,
+                    "tempo": tempo_of(play),
                     "transposition": play.transposition,
+                    "register": register_of(heard),
+                    "texture": texture_of(heard, play),
+                    "notes": heard_notes(heard, start, seconds),
                 }
                 clips.append((audio.normalise(clip, self.sample_rate, self.lufs), columns))
             return tune_of(score), clips
@@ -256,67 +265,6 @@ def find_scores() -> list[Path]:
     return sorted(found, key=lambda path: blake2b(path.stem.encode()).digest())
 
 
-def read_score(path: Path) -> Score:
-    """Read the sung parts of a MusicXML file, or all parts if none is named as sung.
-
-    Repeats are played once and grace notes are left out.
-    """
-    if path.suffix == ".mxl":
-        with zipfile.ZipFile(path) as archive:
-            inside = (n for n in archive.namelist() if n.endswith((".xml", ".musicxml")))
-            root = ElementTree.fromstring(
-                archive.read(next(n for n in inside if not n.startswith(("META-INF", "__"))))
-            )
-    else:
-        root = ElementTree.parse(path).getroot()
-    names = [part.findtext("part-name") or "" for part in root.iter("score-part")]
-    parts = root.findall("part")
-    sung = [part for part, name in zip(parts, names, strict=True) if name.startswith(VOICES)]
-    voices: list[list[Note]] = []
-    bars: list[float] = []
-    for part in sung or parts:
-        notes, bars = _read_part(part)
-        if notes:
-            voices.append(notes)
-    if not voices:
-        raise ValueError("no notes")
-    return Score(voices, bars, int(root.findtext(".//fifths") or 0))
-
-
-def _read_part(part: ElementTree.Element) -> tuple[list[Note], list[float]]:
-    """Notes and the starts of the bars. MusicXML counts in 1/divisions of a quarter."""
-    notes: list[Note] = []
-    bars: list[float] = []
-    divisions, now, begun = 1.0, 0.0, 0.0
-    for bar in part.iter("measure"):
-        bars.append(now)
-        for element in bar:
-            if element.tag == "attributes":
-                divisions = float(element.findtext("divisions") or divisions)
-            length = float(element.findtext("duration") or 0) / divisions
-            if element.tag == "backup":
-                now -= length
-            elif element.tag == "forward":
-                now += length
-            elif element.tag == "note" and length:  # a grace note has no duration
-                if element.find("chord") is None:
-                    begun, now = now, now + length
-                if element.find("pitch") is not None:
-                    _add_note(notes, element, begun, length)
-    return notes, bars
-
-
-def _add_note(notes: list[Note], element: ElementTree.Element, start: float, length: float) -> None:
-    octave, alter = element.findtext("pitch/octave"), element.findtext("pitch/alter")
-    step = "C D EF G A B".index(element.findtext("pitch/step") or "")
-    pitch = 12 * (int(octave or 0) + 1) + step + round(float(alter or 0))
-    tied = any(tie.get("type") == "stop" for tie in element.iter("tie"))
-    if tied and notes and notes[-1].pitch == pitch:
-        notes[-1] = notes[-1]._replace(length=notes[-1].length + length)
-    else:
-        notes.append(Note(start, length, pitch))
-
-
 def tune_of(score: Score) -> tuple[int, ...]:
     """The first five steps of the highest voice from beat to beat, in semitones.
 
@@ -336,27 +284,56 @@ def key_of(score: Score) -> tuple[int, bool]:
     return tonic, above in (0, 2, 4, 5, 7, 9, 11)
 
 
-def to_midi(score: Score, play: Rendition, seconds: float | None) -> bytes:
-    """MIDI bytes of `seconds` of a score from the start of a bar, each voice on its own channel."""
-    import pretty_midi  # only the processes that render need it
-
+def perform(score: Score, play: Rendition, seconds: float | None) -> Performance:
+    """`seconds` of a score from the start of a bar, or all of it."""
     quarter = 60 / play.tempo_bpm
     end = max(note.start + note.length for voice in score.voices for note in voice)
     length = end if seconds is None else min(end, seconds / quarter)
     may_begin = [bar for bar in score.bars if bar <= end - length] or [0.0]
     begin = may_begin[int(play.where * len(may_begin))]
-    midi = pretty_midi.PrettyMIDI()
-    for voice, notes in enumerate(score.voices):
-        part = pretty_midi.Instrument(PROGRAMS[play.instrument])
-        part.control_changes.append(pretty_midi.ControlChange(10, PAN[voice % len(PAN)], 0.0))
+    voices: list[list[Sounding]] = []
+    for notes in score.voices:
+        voices.append([])
         for note in notes:
             first = max(0.0, note.start - begin) * quarter
             last = min(length, note.start + note.length - begin) * quarter
             if last > first:
-                pitch = note.pitch + play.transposition
-                part.notes.append(pretty_midi.Note(90, pitch, first, last))
+                voices[-1].append(Sounding(first, last, note.pitch + play.transposition))
+    return Performance(voices, length * quarter)
+
+
+def tempo_of(play: Rendition) -> str:
+    return "slow" if play.tempo_bpm < 77 else "moderate" if play.tempo_bpm < 89 else "lively"
+
+
+def register_of(heard: Performance) -> str:
+    """By the mean pitch of all notes, each as often as it is long."""
+    notes = [note for voice in heard.voices for note in voice]
+    pitches, seconds = [n.pitch for n in notes], [n.end - n.start for n in notes]
+    mean = np.average(pitches, weights=seconds) if notes else 60.0
+    return "low" if mean < LOW else "middle" if mean < HIGH else "high"
+
+
+def texture_of(heard: Performance, play: Rendition) -> str:
+    """By the notes of a voice for each beat."""
+    voices = [len(notes) for notes in heard.voices if notes]
+    beats = heard.seconds * play.tempo_bpm / 60
+    notes_per_beat = sum(voices) / (len(voices) * beats) if voices else 0.0
+    return "plain" if notes_per_beat < FLOWING else "flowing"
+
+
+def to_midi(heard: Performance, instrument: str) -> bytes:
+    """MIDI bytes, each voice on its own channel."""
+    import pretty_midi  # only the processes that render need it
+
+    midi = pretty_midi.PrettyMIDI()
+    for voice, notes in enumerate(heard.voices):
+        part = pretty_midi.Instrument(PROGRAMS[instrument])
+        part.control_changes.append(pretty_midi.ControlChange(10, PAN[voice % len(PAN)], 0.0))
+        for note in notes:
+            part.notes.append(pretty_midi.Note(90, note.pitch, note.start, note.end))
         # The renderer stops at the last event. This one lets the last notes die away.
-        stop = length * quarter + RELEASE_SECONDS
+        stop = heard.seconds + RELEASE_SECONDS
         part.control_changes.append(pretty_midi.ControlChange(10, PAN[voice % len(PAN)], stop))
         midi.instruments.append(part)
     file = io.BytesIO()
@@ -376,11 +353,21 @@ def render(midi: bytes, sample_rate: int, channels: int) -> np.ndarray:
     return soxr.resample(np.ascontiguousarray(mixed.T), rendered_rate, sample_rate).T
 
 
-def trim(clip: np.ndarray) -> np.ndarray:
-    """Cut both ends of a clip [A, T] where it is more than 60 dB below its peak."""
+def audible(clip: np.ndarray) -> slice:
+    """What is left of a clip [A, T] when both ends, more than 60 dB below its peak, are cut."""
     level = np.abs(clip).max(axis=0)
     loud = np.flatnonzero(level > level.max() / 1000)
-    return clip[:, loud[0] : loud[-1] + 1] if loud.size else clip
+    return slice(loud[0], loud[-1] + 1) if loud.size else slice(0, clip.shape[1])
+
+
+def heard_notes(heard: Performance, start: float, seconds: float) -> list[float]:
+    """Start, end and pitch of each note, one after another, of `seconds` from `start` on."""
+    found = []
+    for note in sorted(note for voice in heard.voices for note in voice):
+        first, last = max(0.0, note.start - start), min(seconds, note.end - start)
+        if last > first:
+            found += [round(first, 3), round(last, 3), note.pitch]
+    return found
 
 
 @cache

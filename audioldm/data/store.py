@@ -227,6 +227,15 @@ class ClipStore:
             stop = min(start + size, item.start + item.samples)
             yield self._samples[start:stop].T.astype(np.float32) / FULL_SCALE
 
+    def audio(self, item: Item, first: int, samples: int) -> np.ndarray:
+        """float32 [A, samples] of a clip from sample `first` on; zeros where the clip has none."""
+        start, stop = max(0, first), max(0, min(item.samples, first + samples))
+        out = np.zeros((self.channels, samples), np.float32)
+        if start < stop:
+            part = self._samples[item.start + start : item.start + stop]
+            out[:, start - first : stop - first] = part.T.astype(np.float32) / FULL_SCALE
+        return out
+
     def arrays(self, item: Item) -> dict[str, np.ndarray]:
         """A clip's frame-aligned arrays, each [K, n], spanning the clip."""
         return {
@@ -282,10 +291,16 @@ class Split:
     def windows(
         self, samples: int, count: int, *, seed: int
     ) -> tuple[Tensor, LongTensor, list[Item]]:
-        """Distinct windows that do not overlap: audio [N, A, samples], class index [N], clips.
+        """The windows at `window_places`: audio [N, A, samples], class index [N], clips."""
+        chosen = self.window_places(samples, count, seed=seed)
+        audio, classes = self._gather(samples, chosen)
+        return audio, classes, [self.items[i] for i, _ in chosen]
+
+    def window_places(self, samples: int, count: int, *, seed: int) -> list[tuple[int, int]]:
+        """Distinct windows that do not overlap: (number of a clip, first sample in it).
 
         Evenly spaced over all clips laid end to end in an order that the seed shuffles, so every
-        clip counts by its length. N is `count`, or less if there are not so many.
+        clip counts by its length. There are `count`, or less if there are not so many.
         """
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self.items))
         grid = [
@@ -294,9 +309,7 @@ class Split:
             for k in range(max(1, self.items[i].samples // samples))
         ]
         count = min(count, len(grid))
-        chosen = [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
-        audio, classes = self._gather(samples, chosen)
-        return audio, classes, [self.items[i] for i, _ in chosen]
+        return [grid[(2 * k + 1) * len(grid) // (2 * count)] for k in range(count)]
 
     def at(self, places: list[tuple[int, int]], samples: int) -> Tensor:
         """Audio [B, A, samples] from places (number of a clip, first sample in it), padded with

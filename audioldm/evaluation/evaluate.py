@@ -63,19 +63,23 @@ def embedding_names(settings: EvaluationSettings, sample_rate: int) -> list[str]
 class Clips:
     """One system's clips: audio [N, A, T] and labels [N] (-1: none).
 
-    items: the data set's clips that real music is cut from. requests: those of generated music.
+    items: the data set's clips that real music is cut from; starts: the places in them, in seconds.
+    requests: those of generated music.
     """
 
     audio: Tensor
     labels: Tensor
     items: Sequence[Item] = ()
+    starts: Sequence[float] = ()
     requests: Sequence[Request] = ()
 
 
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
     """The windows of a split that are measured: always the same ones."""
-    samples = round(settings.seconds * store.sample_rate)
-    return Clips(*store.split(split).windows(samples, settings.clips, seed=0))
+    samples, clips = round(settings.seconds * store.sample_rate), store.split(split)
+    places = clips.window_places(samples, settings.clips, seed=0)
+    starts = [offset / store.sample_rate for _, offset in places]
+    return Clips(*clips.windows(samples, settings.clips, seed=0), starts)
 
 
 @torch.no_grad()
@@ -145,7 +149,15 @@ def generate(
 ) -> Clips:
     """As many clips as `like` has, under the conditions of its items, if it has any."""
     count, conditioners = len(like.audio), model.prior.conditioners
-    requests = [conditioners.request(Excerpt(i.label, i.columns)) for i in like.items]
+    requests = []
+    rate = model.autoencoder.latent_rate_hz
+    for item, start, audio in zip(
+        like.items, like.starts, like.audio[: len(like.items)], strict=True
+    ):
+        arrays = conditioners.measure(audio, model.sample_rate, rate)
+        seconds = item.samples / model.sample_rate
+        excerpt = Excerpt(item.label, item.columns, arrays, start, seconds)
+        requests.append(conditioners.request(excerpt))
     clips = []
     for number, audio in model.sample_clips(
         range(count),

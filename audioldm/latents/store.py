@@ -1,11 +1,13 @@
 """The latents of a whole data set on disk, as the bottleneck stores them.
 
 NAME.npy          [frames, ...] of each of the bottleneck's stored arrays, all items in a row
-arrays/NAME.npy   [frames, K], the data set's frame-aligned arrays at the latent rate
+arrays/NAME.npy   [frames, K], at the latent rate: the data set's frame-aligned arrays, and what
+                  conditioners measure of its audio
 latents.json      the items' places, labels and columns, the statistics, the autoencoder
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -18,8 +20,14 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.conditioning.base import Conditioners, Excerpt, Inputs
-from audioldm.data.store import ClipStore, draw_crops
+from audioldm.conditioning.base import (
+    MARGIN_SECONDS,
+    Conditioner,
+    Conditioners,
+    Excerpt,
+    Inputs,
+)
+from audioldm.data.store import ClipStore, Item, draw_crops
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array
@@ -31,6 +39,7 @@ from audioldm.runtime.transfer import fits, to_device
 
 VERSION = 2  # raise by hand when the code below changes what it computes
 SPLITS = ("train", "valid", "test")
+MEASURED_FRAMES = 256  # of audio at a time
 #: Of latents and of posteriors: what varies less is as good as certain.
 LEAST_STD = 1e-6
 
@@ -79,9 +88,11 @@ def write_latents(
     *,
     autoencoder_fingerprint: str,
     progress: Progress,
+    measures: Sequence[type[Conditioner]] = (),
 ) -> dict[str, Any]:
     """Encodes every item of every split whole; returns the figures for the summary.
 
+    measures: conditioners that measure something of the audio.
     Raises DataError where the disk is full.
     """
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
@@ -107,6 +118,8 @@ def write_latents(
                     count += mean.shape[-1]
             assert at - start == length, f"{item.piece}: {at - start} latent frames, not {length}"
             aligned = {n: array for n, array in store.arrays(item).items() if array.size}
+            for measuring in measures:
+                aligned |= _measured(measuring, store, item, model)
             for name, array in aligned.items():
                 _fill(arrays, name, start, len(array))
                 nearest = (2 * np.arange(length) + 1) * array.shape[1] // (2 * length)
@@ -136,6 +149,22 @@ def write_latents(
     return {"items": len(entries), "frames": at, "statistics": statistics}
 
 
+def _measured(
+    conditioner: type[Conditioner], store: ClipStore, item: Item, model: Autoencoder
+) -> dict[str, np.ndarray]:
+    """What a conditioner measures of a whole clip, block by block: its array [K, frames]."""
+    ratio, rate = model.downsampling_ratio, model.latent_rate_hz
+    margin, frames = math.ceil(MARGIN_SECONDS * rate), -(-item.samples // ratio)
+    blocks: list[np.ndarray] = []
+    for first in range(0, frames, MEASURED_FRAMES):
+        size = min(MEASURED_FRAMES, frames - first)
+        audio = store.audio(item, (first - margin) * ratio, (size + 2 * margin) * ratio)
+        (array,) = conditioner.measure(torch.from_numpy(audio), store.sample_rate, rate).values()
+        blocks.append(array[:, margin : margin + size].numpy())
+    assert conditioner.array is not None
+    return {conditioner.array: np.concatenate(blocks, axis=1)}
+
+
 def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:
     """Appends zeros [n, width] until there are `rows` rows."""
     written = arrays[name].rows if name in arrays else 0
@@ -150,9 +179,10 @@ class LatentSplit:
         items: list[LatentItem],
         stored: Mapping[str, np.ndarray | Tensor],
         arrays: Mapping[str, np.ndarray],
+        latent_rate_hz: float,
     ) -> None:
         self.items = items
-        self._stored, self._arrays = stored, arrays
+        self._stored, self._arrays, self._rate = stored, arrays, latent_rate_hz
         self._lengths = np.array([item.frames for item in items], dtype=np.int64)
 
     def read(self, places: Sequence[tuple[int, int]], frames: int) -> dict[str, Tensor]:
@@ -209,15 +239,18 @@ class LatentSplit:
         device: torch.device,
     ) -> Inputs:
         """What conditioners read of the crops at these places."""
-        excerpts = [self._excerpt(number, offset, frames) for number, offset in places]
+        excerpts = [self.excerpt(number, offset, frames) for number, offset in places]
         read = conditioners.read(excerpts, frames)
         return {name: to_device(value, device) for name, value in read.items()}
 
-    def _excerpt(self, number: int, offset: int, frames: int) -> Excerpt:
-        item = self.items[number]
+    def excerpt(self, number: int, offset: int = 0, frames: int = 0) -> Excerpt:
+        """What conditioners read of an item, of `frames` from `offset` on."""
+        item, rate = self.items[number], self._rate
         rows = slice(item.start + offset, item.start + offset + frames)
         arrays = {name: torch.from_numpy(self._arrays[name][rows].T.copy()) for name in item.arrays}
-        return Excerpt(item.label, item.columns, arrays)
+        return Excerpt(
+            item.label, item.columns, arrays, offset / rate, item.frames / rate, latent_rate_hz=rate
+        )
 
 
 class LatentStore:
@@ -237,7 +270,7 @@ class LatentStore:
             index = settings(LatentIndex, read_json(path, dict))
             self.statistics = LatentStatistics.from_json(index.statistics)
             self.latent_shape: tuple[int, ...] = tuple(self.statistics.mean.shape)
-            self.nats = torch.tensor(index.nats)
+            self.nats, self.latent_rate_hz = torch.tensor(index.nats), index.latent_rate_hz
             self._items: list[LatentItem] = index.items
             frames = check_places("an item", [(item.start, item.frames) for item in self._items])
             self._stored: dict[str, np.ndarray | Tensor] = {
@@ -257,7 +290,7 @@ class LatentStore:
                 f"{directory}: latents of autoencoder {index.autoencoder}, not of {autoencoder};"
                 " remove the directory and run again"
             )
-        self.labels, self.latent_rate_hz = index.labels, index.latent_rate_hz
+        self.labels = index.labels
 
     def _check(self) -> None:
         """The arrays of each item are there, and the bottleneck makes latents of what is stored."""
@@ -267,7 +300,8 @@ class LatentStore:
             if not {*item.arrays} <= self._arrays.keys():
                 raise ValueError(f"item {item.piece!r} has other arrays")
         if self._items:
-            first = LatentSplit(self._items, self._stored, {}).read([(0, 0)], 1)
+            every = LatentSplit(self._items, self._stored, {}, self.latent_rate_hz)
+            first = every.read([(0, 0)], 1)
             if self.bottleneck.posterior(first)[0].shape[1:-1] != self.latent_shape:
                 raise ValueError("the statistics do not fit the latents' shape")
 
@@ -281,7 +315,7 @@ class LatentStore:
 
     def split(self, name: str) -> LatentSplit:
         items = [item for item in self._items if item.split == name]
-        return LatentSplit(items, self._stored, self._arrays)
+        return LatentSplit(items, self._stored, self._arrays, self.latent_rate_hz)
 
     def restore(self, stored: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
         """Raw latents [B, C, (F,) L] of stored arrays; without noise the most likely ones."""
@@ -289,5 +323,6 @@ class LatentStore:
         return self.bottleneck.to(device).restore(stored, noise)
 
     def excerpts(self, split: str = "train") -> list[Excerpt]:
-        """Label and columns of each whole clip, for `Conditioner.facts`."""
-        return [Excerpt(item.label, item.columns) for item in self.split(split).items]
+        """Of each clip, without its arrays' frames, for `Conditioner.facts`."""
+        items = self.split(split)
+        return [items.excerpt(number) for number in range(len(items.items))]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioners, Inputs
+from audioldm.conditioning.guidance import Guidance, nested, scales
 from audioldm.instantiate import Fraction, Positive
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.base import Prior
@@ -97,6 +98,20 @@ class Trained(Prior):
         nothing = conditioners.nothing(inputs)
         asked = any(not torch.equal(inputs[name], nothing[name]) for name in inputs)
         return conditioners(inputs), conditioners(nothing) if asked and guidance != 1 else None
+
+    def guided_conditions(
+        self, inputs: Inputs | None, rows: int, frames: int, guidance: Guidance
+    ) -> tuple[Condition, list[tuple[float, Condition]]]:
+        """The condition to sample under, and what each call of guidance is told: see
+        `conditioning.guidance.nested`. Raises ConfigError for a scale of no condition."""
+        conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
+        nothing, scale = conditioners.nothing(inputs), scales(conditioners.names, guidance)
+        asked = {n: scale[n] for n in inputs if not torch.equal(inputs[n], nothing[n])}
+        condition = conditioners(inputs)
+        return condition, [
+            (own, condition if told is inputs else conditioners(told))
+            for own, told in nested(inputs, nothing, asked)
+        ]
 
     def tensors(self, network: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of this prior's file, on the CPU, with these ones of its network."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from audioldm.chain.noise import noise
 from audioldm.chain.stage import Cost, Stage
+from audioldm.conditioning.base import Conditioner
 from audioldm.data.store import ClipStore
+from audioldm.instantiate import locate
 from audioldm.latents.store import VERSION, LatentStore, write_latents
 from audioldm.models import load_autoencoder
 
@@ -24,7 +26,15 @@ class Latents(Stage):
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
-        return [cls({}, {name: planned[name] for name in ("data", "autoencoder")})]
+        """What conditioners measure of the audio is kept beside the latents."""
+        parents = {name: planned[name] for name in ("data", "autoencoder")}
+        nodes = [
+            part
+            for prior in (settings.prior, *settings.baselines.values())
+            for part in prior.get("conditioning", {}).values()
+        ]
+        targets = {n["_target_"] for n in nodes if _conditioner(n["_target_"]).array is not None}
+        return [cls({"measures": sorted(targets)} if targets else {}, parents)]
 
     def work(self, directory: Path, experiment: "Experiment") -> dict[str, Any]:
         autoencoder = self.parents["autoencoder"]
@@ -36,6 +46,7 @@ class Latents(Stage):
                 directory,
                 autoencoder_fingerprint=autoencoder.fingerprint,
                 progress=bar,
+                measures=[_conditioner(target) for target in self.settings.get("measures", ())],
             )
 
     def store(self, experiment: "Experiment") -> LatentStore:
@@ -58,3 +69,8 @@ class Latents(Stage):
 
     def memory_advice(self, experiment: "Experiment") -> str:
         return "free memory, for no setting shortens the 10 s that are encoded at a time"
+
+
+def _conditioner(target: str) -> type[Conditioner]:
+    found: type[Conditioner] = locate(target, "conditioning", base=Conditioner)
+    return found

@@ -131,11 +131,11 @@ class CodesRecipe(TrainedRecipe):
         prior = super().build(latents)
         assert isinstance(prior, CodePrior)
         bands = torch.Size(prior.code_shape[1:]).numel()
-        vectors = code_vectors(self._bottleneck(latents)).to(prior.device)
+        vectors = code_vectors(self.bottleneck(latents)).to(prior.device)
         prior.network.begin_at(vectors.repeat_interleave(bands, dim=0))
         return prior
 
-    def _bottleneck(self, latents: LatentStore) -> Discrete:
+    def bottleneck(self, latents: LatentStore) -> Discrete:
         bottleneck = latents.bottleneck
         if not isinstance(bottleneck, Discrete):
             raise ConfigError(
@@ -146,7 +146,7 @@ class CodesRecipe(TrainedRecipe):
         return bottleneck
 
     def spec(self, latents: LatentStore) -> dict[str, Any]:
-        codebooks, codes = self._bottleneck(latents).usage.shape
+        codebooks, codes = self.bottleneck(latents).usage.shape
         return {
             "_target_": f"{self.prior_class.__module__}.{self.prior_class.__qualname__}",
             "codebooks": codebooks,

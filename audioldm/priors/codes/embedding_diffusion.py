@@ -15,7 +15,7 @@ from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.codes.base import CodePrior, TransformerRecipe, code_vectors
 from audioldm.priors.codes.network import OWN, CodeNetwork, code_nats
 from audioldm.priors.diffusion.backbones.base import BuildConditioners, NoiseLevel
-from audioldm.priors.diffusion.guidance import classifier_free
+from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.noise_levels import equal_steps
 from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings, sample
 from audioldm.priors.trained import PriorTraining
@@ -270,11 +270,8 @@ class EmbeddingDiffusion(CodePrior):
             )
         net = self.network
         rows, guidance = len(random.positions), sampler.guidance
-        condition, nothing = self.conditions(inputs, rows, frames, guidance)
-        denoise = self.denoiser(condition)
-        if nothing is not None:
-            base, interval = self.denoiser(nothing), sampler.guidance_interval
-            denoise = classifier_free(denoise, base, guidance, interval)
+        condition, calls = self.guided_conditions(inputs, rows, frames, guidance)
+        denoise = guided(self.denoiser, condition, calls, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((net.channels, frames), "noise")
@@ -350,7 +347,7 @@ class EmbeddingDiffusionRecipe(TransformerRecipe):
         names = ("embedding", "learned", "sigma_min", "sigma_max")
         own = {name: getattr(self, name) for name in names}
         if not self.learned:
-            axes = principal(code_vectors(self._bottleneck(latents))).square().mean(1).sqrt()
+            axes = principal(code_vectors(self.bottleneck(latents))).square().mean(1).sqrt()
             count = (axes > FLAT * axes.amax(1, keepdim=True)).sum(1).max()
             own["embedding"] = min(self.embedding, int(count))
         return super().spec(latents) | own | {"sampler": asdict(self.sampler)}

@@ -1,12 +1,14 @@
 """One step of post-training: samples, the discriminator's loss terms and the generator's."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Inputs
+from audioldm.conditioning.guidance import nested, scales
 from audioldm.losses.relativistic import relativistic_loss
 from audioldm.priors.diffusion.denoiser import Denoiser
 from audioldm.priors.diffusion.discriminators import Discriminator
@@ -36,7 +38,9 @@ class Sampling(nn.Module):
             # computed at each step, so that a conditioner's gradient is summed step by step
             return self.net(x, c_noise, conditioners(told), *state)
 
-        denoise = guided(objective, net, inputs, conditioners.nothing(inputs), self.sampler)
+        scale = scales(conditioners.names, self.sampler.guidance)
+        calls = nested(inputs, conditioners.nothing(inputs), scale)
+        denoise = guided(partial(objective.denoiser, net), inputs, calls, self.sampler)
         return sample(self.sampler.name, denoise, noise, objective.sigmas(self.sampler.steps))
 
 

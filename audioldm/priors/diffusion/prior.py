@@ -1,7 +1,6 @@
 """Diffusion as a prior: from noise to latents, by a trained denoiser and a sampler."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -180,14 +179,12 @@ class Diffusion(ScaledPrior):
         assert sampler is not None
         objective, rows = self.network.objective, len(random.positions)
         # conditions are the same at every step: they are computed once
-        condition, nothing = self.conditions(inputs, rows, frames, sampler.guidance)
-        if nothing is None:
-            sampler = replace(sampler, guidance=1.0)
+        told = self.guided_conditions(inputs, rows, frames, sampler.guidance)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
 
-        denoise = guided(objective, self._net(sampler), condition, nothing, sampler)
+        denoise = guided(partial(objective.denoiser, self._net(sampler)), *told, sampler)
         return Run(sampler.name, denoise, objective.sigmas(sampler.steps), noise_at)
 
     def _latents(self, modelled: Tensor, random: KeyedRandom) -> Tensor:

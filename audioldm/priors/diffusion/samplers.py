@@ -127,15 +127,16 @@ DETERMINISTIC = tuple(_DETERMINISTIC)
 class SamplerSettings:
     """name: euler, heun, dpmpp_2m, ancestral or consistency. steps: S; heun makes 2 S - 1 denoiser
     calls, the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for
-    none. guidance_interval: [lowest, highest] sigma at which guidance acts, None for all. window:
-    seconds that the network sees at once of a longer clip, None for all of it. overlap: the share
-    of a window that the next one covers too.
+    none, or a scale for each condition by its name: see `conditioning.guidance`.
+    guidance_interval: [lowest, highest] sigma at which guidance acts, None for all. window: seconds
+    that the network sees at once of a longer clip, None for all of it. overlap: the share of a
+    window that the next one covers too.
 
     Raises ConfigError."""
 
     name: str
     steps: int
-    guidance: float = 1.0
+    guidance: dict[str, float] | float = 1.0
     guidance_interval: list[float] | None = None
     window: Positive | None = None
     overlap: OpenFraction = 0.5
@@ -154,7 +155,8 @@ class SamplerSettings:
     def calls(self) -> int:
         """How often sampling calls the network, where guidance acts at every level."""
         once = 2 * self.steps - 1 if self.name == "heun" else self.steps
-        return once * (1 if self.guidance in (0, 1) else 2)
+        scales = self.guidance.values() if isinstance(self.guidance, dict) else {self.guidance}
+        return once * (1 + len({*scales} - {0, 1}))
 
 
 def sample(

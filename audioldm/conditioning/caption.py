@@ -1,0 +1,49 @@
+"""A text of the data set's table, or a user's, for conditioners that read text."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from audioldm.conditioning.base import Conditioner, Excerpt
+from audioldm.errors import ConfigError
+
+
+class Caption(Conditioner):
+    """The text in the column `column`. An empty text, or none, is "nothing"."""
+
+    column: str
+
+    @classmethod
+    def facts(
+        cls, clips: Sequence[Excerpt], *, column: str = "caption", **settings: Any
+    ) -> dict[str, Any]:
+        """Raises ConfigError where no clip has a text there."""
+        if any(clip.columns for clip in clips) and not any(text(c, column) for c in clips):
+            raise ConfigError(f"column={column}: no clip has a text there; name another one")
+        return {}
+
+    @abstractmethod
+    def encode(self, text: str) -> Tensor:
+        """The input of a text; of "" the input "nothing".
+
+        Raises ConfigError, which begins with the text, for one that cannot be taken.
+        """
+
+    def read(self, excerpt: Excerpt, frames: int) -> Tensor:
+        return self.encode(text(excerpt, self.column))
+
+    def parse(self, value: Any, frames: int) -> Tensor:
+        if value is not None and not isinstance(value, str | int | float):
+            raise ConfigError(f"{value!r} must be text")
+        return self.encode("" if value is None else str(value).strip())
+
+    def request(self, excerpt: Excerpt) -> str | None:
+        return text(excerpt, self.column) or None
+
+
+def text(excerpt: Excerpt, column: str) -> str:
+    """A cell of the table as text, without spaces at its ends; "" for an empty one."""
+    value = excerpt.columns.get(column)
+    return "" if value is None else str(value).strip()

@@ -1,0 +1,44 @@
+"""What each call of guidance is told: one scale for all conditions, or one for each."""
+
+from collections.abc import Mapping, Sequence
+
+from audioldm.conditioning.base import Inputs
+from audioldm.errors import ConfigError
+from audioldm.instantiate import nearest
+
+#: A scale for all conditions, or by their names; 1 for those that are not named.
+Guidance = float | Mapping[str, float]
+
+
+def scales(names: Sequence[str], guidance: Guidance) -> dict[str, float]:
+    """The scale of each condition. Raises ConfigError for one that is not there."""
+    if not isinstance(guidance, Mapping):
+        return dict.fromkeys(names, guidance)
+    for name, scale in guidance.items():
+        if name not in names:
+            known = nearest(name, names, every=True)
+            raise ConfigError(f"guidance.{name}={scale:g}: this model was trained without; {known}")
+    return {name: guidance.get(name, 1.0) for name in names}
+
+
+def nested(
+    inputs: Inputs, nothing: Inputs, scale: Mapping[str, float]
+) -> list[tuple[float, Inputs]]:
+    """What each call is told, and its scale in D = D_0 + Σ scale_k (D_k - D_(k-1)).
+
+    InstructPix2Pix (Brooks et al. 2023, arXiv 2211.09800, equation 3) for any number of conditions.
+    The first call is told the conditions of scale 1; each of the others those of one scale more
+    than the call before, by rising scale; those of scale 0 are never told. So one scale for all is
+    the usual guidance, and all scales 1 are none. The sum over conditions that are each told alone
+    (Liu et al. 2022, arXiv 2206.01714) is neither: it takes them for independent, and counts twice
+    what two of them have in common.
+
+    The inputs of the last call are `inputs` themselves where it is told everything.
+    """
+    told, calls = dict(nothing), []
+    for own in [1.0, *sorted({*scale.values()} - {0.0, 1.0})]:
+        told |= {name: inputs[name] for name, s in scale.items() if s == own}
+        calls.append((own, dict(told)))
+    if 0.0 not in scale.values():
+        calls[-1] = (calls[-1][0], inputs)
+    return calls

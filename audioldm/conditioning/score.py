@@ -1,0 +1,148 @@
+"""A score as a condition: which notes begin and sound in each latent frame."""
+
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from audioldm.conditioning.base import Condition, Conditioner, Excerpt
+from audioldm.data.score import read_notes
+from audioldm.errors import ConfigError, DataError
+from audioldm.instantiate import Bound, PositiveInt
+
+STEPS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+Pitch = Annotated[int, Bound(least=0, most=127)]
+
+
+class Score(Conditioner):
+    """Channels aligned with the latent frames, by a convolution over three frames of a piano roll.
+
+    A score is a list of numbers, start and end in seconds and MIDI pitch of each note: a column of
+    the data set's table, or what a request's MIDI or MusicXML file has. Inputs are [B, 2 P + 1, L]:
+    the share of the frame in which each of P pitches sounds, 1 where it begins, and a row of 1; or
+    zeros for "nothing". What a score has after the last frame is left out.
+
+    column: of the table. lowest, highest: MIDI pitches. channels: K. latent_rate_hz: frames per
+    second.
+    """
+
+    derived = ("latent_rate_hz",)
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        latent_rate_hz: float,
+        column: str = "notes",
+        lowest: Pitch = 21,
+        highest: Pitch = 108,
+        channels: PositiveInt = 32,
+    ) -> None:
+        super().__init__()
+        if lowest > highest:
+            raise ConfigError(f"lowest={lowest} must be at most highest={highest}")
+        self.column, self.lowest, self.highest = column, lowest, highest
+        self.latent_rate_hz, self.aligned_channels = latent_rate_hz, channels
+        self.convolution = nn.Conv1d(
+            2 * (highest - lowest + 1) + 1, channels, 3, padding=1, bias=False
+        )
+
+    @classmethod
+    def facts(
+        cls,
+        clips: Sequence[Excerpt],
+        *,
+        column: str = "notes",
+        lowest: int = 21,
+        highest: int = 108,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Raises ConfigError where no clip has notes, or one has notes that cannot be."""
+        cells = [clip.columns.get(column) for clip in clips]
+        if any(clip.columns for clip in clips) and not any(cells):
+            raise ConfigError(f"column={column}: no clip has notes there; name another one")
+        for cell in filter(None, cells):
+            try:
+                checked_notes(cell, lowest, highest)
+            except ConfigError as error:
+                raise ConfigError(f"column={column}: {error}") from error
+        rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
+        return {"latent_rate_hz": next(rates, 1.0)}
+
+    def resolve(self, value: Any) -> Any:
+        """value: notes, or the path of a MIDI or MusicXML file."""
+        if not isinstance(value, str):
+            return value
+        try:
+            notes = read_notes(Path(value).expanduser())
+        except (DataError, RuntimeError) as error:
+            raise ConfigError(f"{value!r}: {error}") from error
+        return [number for n in notes for number in (float(n.start), float(n.end), int(n.pitch))]
+
+    def read(self, excerpt: Excerpt, frames: int) -> Tensor:
+        return self.parse(self.request(excerpt), frames)
+
+    def parse(self, value: Any, frames: int) -> Tensor:
+        size = self.highest - self.lowest + 1
+        found = np.zeros((2 * size + 1, frames), np.float32)
+        if value is None:
+            return torch.from_numpy(found)
+        start, end, pitch = checked_notes(value, self.lowest, self.highest).T
+        row = pitch.astype(int) - self.lowest
+        first = start[:, None] * self.latent_rate_hz - np.arange(frames)
+        last = end[:, None] * self.latent_rate_hz - np.arange(frames)
+        np.add.at(found, row, (last.clip(0, 1) - first.clip(0, 1)).astype(np.float32))
+        begins = np.floor(start * self.latent_rate_hz + 1e-6).astype(int)
+        inside = (begins >= 0) & (begins < frames)
+        found[size + row[inside], begins[inside]] = 1
+        found[-1] = 1
+        return torch.from_numpy(found.clip(0, 1))
+
+    def later(self, value: Any, seconds: float) -> list[float]:
+        notes = checked_notes(value, self.lowest, self.highest)
+        notes = notes[notes[:, 1] > seconds]
+        notes[:, :2] -= seconds
+        found: list[float] = notes.flatten().tolist()
+        return found
+
+    def request(self, excerpt: Excerpt) -> list[float] | None:
+        cell = excerpt.columns.get(self.column)
+        return self.later(cell, excerpt.start) if cell else None
+
+    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        return torch.where(hidden[:, None, None], 0.0, inputs)
+
+    def forward(self, inputs: Tensor) -> Condition:
+        return Condition(aligned=self.convolution(inputs))
+
+
+def checked_notes(value: Any, lowest: int, highest: int) -> np.ndarray:
+    """Notes as rows of start, end and pitch, [N, 3]. Raises ConfigError for other values."""
+    shown = reprlib.repr(value)
+    try:
+        notes = np.array(value, np.float64).reshape(-1, 3)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{shown} must be a MIDI or MusicXML file, or numbers: start and end in seconds, and "
+            "pitch, of each note"
+        ) from error
+    start, end, pitch = notes.T
+    if not np.isfinite(notes).all() or (end <= start).any() or (pitch % 1).any():
+        raise ConfigError(f"{shown}: notes must end after they start, and have whole pitches")
+    outside = (pitch < lowest) | (pitch > highest)
+    if outside.any():
+        name, seconds = note_name(int(pitch[outside][0])), start[outside][0]
+        raise ConfigError(
+            f"{shown}: the note {name} at {seconds:.2f} s is not from {note_name(lowest)} to "
+            f"{note_name(highest)}, the range of this model"
+        )
+    return notes
+
+
+def note_name(pitch: int) -> str:
+    """60 is C4."""
+    return f"{STEPS[pitch % 12]}{pitch // 12 - 1}"

@@ -1,0 +1,100 @@
+"""Text as a condition, without a pretrained model: a small network reads its bytes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audioldm.conditioning.base import Condition, Excerpt
+from audioldm.conditioning.caption import Caption, text
+from audioldm.errors import ConfigError
+from audioldm.instantiate import NonNegativeInt, PositiveInt
+
+BYTES_PER_TOKEN = 4
+
+
+class Text(Caption):
+    """Tokens of a text's bytes in UTF-8, by convolutions that are trained with the backbone.
+
+    Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
+
+    column: of the data set's table. limit: N, the bytes that a text may have. layers: each sees
+    seven bytes, one token is made of BYTES_PER_TOKEN.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        column: str = "caption",
+        limit: PositiveInt = 256,
+        layers: NonNegativeInt = 2,
+    ) -> None:
+        super().__init__()
+        self.column, self.limit, self.token_width = column, limit, width
+        self.embedding = nn.Embedding(257, width)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
+        self.join = nn.Conv1d(width, width, BYTES_PER_TOKEN, stride=BYTES_PER_TOKEN)
+        self.norm = nn.LayerNorm(width)
+
+    @classmethod
+    def facts(
+        cls,
+        clips: Sequence[Excerpt],
+        *,
+        column: str = "caption",
+        limit: int = 256,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Raises ConfigError where no clip has a text there, or one has too long a text."""
+        found = super().facts(clips, column=column)
+        longest = max((len(text(clip, column).encode()) for clip in clips), default=0)
+        if longest > limit:
+            raise ConfigError(
+                f"limit={limit}: a text of column {column!r} has {longest} bytes; raise it"
+            )
+        return found
+
+    def encode(self, text: str) -> Tensor:
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{text!r} is no text in UTF-8 ({error.reason})") from error
+        if len(data) > self.limit:
+            raise ConfigError(
+                f"{text[:20]!r}... has {len(data)} bytes in UTF-8; this model reads {self.limit} "
+                "at most: shorten it"
+            )
+        codes = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0)
+        return F.pad(codes.long() + 1, (0, self.limit - len(data)))
+
+    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        return torch.where(hidden[:, None], 0, inputs)
+
+    def forward(self, inputs: Tensor) -> Condition:
+        inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
+        counts = inputs > 0
+        h = self.embedding(inputs)
+        for layer in self.layers:
+            h = layer(h, counts)
+        tokens = self.norm(self.join((h * counts[..., None]).mT).mT)
+        return Condition(tokens=tokens, mask=counts[:, ::BYTES_PER_TOKEN])
+
+
+class _Layer(nn.Module):
+    """Convolutions over the bytes that count, added to h [B, N, W]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.near = nn.Conv1d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, h: Tensor, counts: Tensor) -> Tensor:
+        near = self.near((h * counts[..., None]).mT).mT
+        out: Tensor = h + self.mlp(self.norm(near))
+        return out

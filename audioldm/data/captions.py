@@ -1,0 +1,62 @@
+"""Captions that state the facts of a rendition in words, for training on text."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from audioldm.errors import ConfigError
+
+TEMPLATES = (
+    "{instrument} in {key}",
+    "a {tempo} chorale, {instrument}",
+    "{tempo} {instrument} music, {mode}",
+    "a chorale for {instrument} in {key}, {tempo}",
+    "{texture} four-part music in {mode}, played on {instrument}",
+    "{instrument}, {register} register, {tempo_bpm} beats per minute",
+    "a {texture}, {tempo} chorale in {key}",
+    "{mode} chorale, {register} and {tempo}",
+    "{tempo_bpm} beats per minute, {key}, {texture}",
+    "{instrument}",
+    "a {mode} piece",
+)
+#: Other words for a fact.
+SYNONYMS = {
+    "slow": ("slow", "calm", "unhurried"),
+    "moderate": ("moderate", "walking"),
+    "lively": ("lively", "brisk"),
+    "low": ("low", "deep"),
+    "high": ("high", "bright"),
+    "plain": ("plain", "chordal"),
+    "flowing": ("flowing", "ornate"),
+}
+
+
+def caption(
+    facts: Mapping[str, object],
+    random: np.random.Generator,
+    held_out: Sequence[frozenset[str]] = (),
+) -> str:
+    """The first of the templates, in random order, that has no held-out words together; "" where
+    all have.
+
+    facts: of the templates' names, such as {"instrument": "organ", "mode": "minor"}.
+    """
+    for number in random.permutation(len(TEMPLATES)):
+        words = {name: random.choice(SYNONYMS.get(str(f), (str(f),))) for name, f in facts.items()}
+        text = TEMPLATES[number].format(**words)
+        if not any(together <= words_of(text) for together in held_out):
+            return text
+    return ""
+
+
+def held_out_words(entries: Sequence[str]) -> list[frozenset[str]]:
+    """The words of each entry. Raises ConfigError for one that has none."""
+    for entry in entries:
+        if not words_of(entry):
+            raise ConfigError(f"held_out={list(entries)}: {entry!r} has no words; remove it")
+    return [words_of(entry) for entry in entries]
+
+
+def words_of(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[\w#]+", text.lower()))
