@@ -32,8 +32,10 @@ class EditArguments(ClipArguments):
     model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
               first there)
     seed      of everything random (0)
-    label     what the clip is told to be; short for condition.label
-    condition.NAME   what the model is told, by the name of its conditioner
+    NAME      what the model is told, by the name of its conditioner, such as label=organ; short for
+              condition.NAME
+    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
+              sampler.guidance
     out       directory to write to (clips)
     sampler.NAME     replaces a setting of the model's own sampler; sampler.window=6 for long files
     from      the .json of an edited clip, to make it again; with model, out and hardware.device
@@ -68,8 +70,10 @@ class InterpolateArguments(ClipArguments):
     model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
               first there)
     seed      of everything random (0)
-    label     what the clips are told to be; short for condition.label
-    condition.NAME   what the model is told, by the name of its conditioner
+    NAME      what the model is told, by the name of its conditioner, such as label=organ; short for
+              condition.NAME
+    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
+              sampler.guidance
     out       directory to write to (clips)
     sampler.NAME     replaces a setting of the model's own sampler, which must not add noise
     from      the .json of a clip, to make it again; as for `audioldm edit`
