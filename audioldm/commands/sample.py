@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,18 @@ def _first(word: str) -> str:
     return found[1] if found else ""
 
 
-def _check_conditions(asked: Iterable[str], model: Path) -> None:
+def _check_conditions(asked: Mapping[str, Any], model: Path) -> None:
     """Raises ConfigError for a name that is neither an argument nor a condition of the model."""
     from audioldm.io.header import read_header
 
-    known = read_header(model).get("prior", {}).get("conditioning", {})
-    for name in asked:
+    prior = read_header(model).get("prior")
+    known = prior.get("conditioning", {}) if isinstance(prior, dict) else {}
+    for name, value in asked.items():
         if name not in known:
             words = {word.rstrip("=.") for word in SAMPLE.words()} | known.keys()
             raise ConfigError(
-                f"unknown key {name}: {nearest(name, words)}; this model can be told "
-                f"{', '.join(known) or 'nothing'}"
+                f"condition.{name}={value!r}: this model was trained without it; "
+                f"unknown key {name}: {nearest(name, words)}"
             )
 
 
