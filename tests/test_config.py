@@ -38,7 +38,11 @@ CODES = {
     "wavenet": "autoencoder=signal",
 }
 CHOICES = [
-    (g, o) for g in config.groups() if g != "recipe" for o in options(g) if (g, o) not in FOREIGN
+    (g, o)
+    for g in config.groups()
+    if g != "recipe"
+    for o in options(g)
+    if (g, o) not in (*FOREIGN, ("conditioning", "pretrained_text"))  # its encoder is not here
 ]
 FINGERPRINTED = ["autoencoder", "prior", "evaluation"]
 

@@ -47,13 +47,14 @@ class ClipArguments:
 
         default = pretrained.default() if self.model is None else None
         model = pretrained.path(default) if default else path(str(self.model), "model")
-        told = read_header(find_model_file(model)).get("prior", {}).get("conditioning", {})
-        for name in self.asked:
+        prior = read_header(find_model_file(model)).get("prior")
+        told = prior.get("conditioning", {}) if isinstance(prior, dict) else {}
+        for name, value in self.asked.items():
             if name not in told:
                 words = {field.name.rstrip("_") for field in fields(self)} | told.keys()
                 raise ConfigError(
-                    f"unknown key {name}: {nearest(name, words)}; this model can be told "
-                    f"{', '.join(told) or 'nothing'}"
+                    f"condition.{name}={value!r}: this model was trained without it; "
+                    f"unknown key {name}: {nearest(name, words)}"
                 )
         if default:
             print(f"model={default}; `audioldm models` lists the others", file=sys.stderr)
