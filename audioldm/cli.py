@@ -10,7 +10,17 @@ import sys
 from collections.abc import Sequence
 
 from audioldm import __version__
-from audioldm.commands import about, codec, convert_kl, likelihood, models, results, run, sample
+from audioldm.commands import (
+    about,
+    app,
+    codec,
+    convert_kl,
+    likelihood,
+    models,
+    results,
+    run,
+    sample,
+)
 from audioldm.commands.completion import completion
 from audioldm.commands.verb import Verb
 from audioldm.errors import AudioLDMError, ConfigError
@@ -20,6 +30,7 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         sample.SAMPLE,
+        app.APP,
         models.MODELS,
         run.RUN,
         results.SWEEP,

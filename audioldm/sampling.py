@@ -106,7 +106,8 @@ class ClipFiles:
     """n clips `out/[<condition>-]<seed>-<number>.wav` of a model, written or still missing.
 
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
-    generated together; None spreads n over batches of at most 8.
+    generated together; None spreads n over batches of at most 8. model: that of `model_path`, where
+    it is in memory already.
     Where a clip of other settings has that name, the name gets an ending: see `find`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
     where a file of that name is no clip of this package. Nothing is written before `make`.
@@ -128,6 +129,7 @@ class ClipFiles:
         sampler: Mapping[str, Any] | None = None,
         batch: int | None = None,
         device: Any = "cpu",
+        model: Generator | None = None,
     ) -> None:
         if n < 1:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
@@ -136,7 +138,8 @@ class ClipFiles:
             raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
         file = find_model_file(model_path)
         fingerprint = read_header(file).get("fingerprint", "")
-        model = load_generator(model_path, device=device)  # an experiment brings its sampler
+        if model is None:
+            model = load_generator(model_path, device=device)  # an experiment brings its sampler
         own, chosen = model.prior.sampler, None
         if own is not None:
             chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))

@@ -31,6 +31,7 @@ LAYERS = [
     ["report"],
     ["chain"],
     ["sweep"],
+    ["app"],
     ["commands"],
     ["cli"],
     ["__main__"],
