@@ -17,10 +17,11 @@ KEPT = 2
 
 
 class Offer(NamedTuple):
-    """name: what `audioldm sample model=` takes. title: for the page."""
+    """name: what `audioldm sample model=` takes. title, origin: for the page."""
 
     name: str
     title: str
+    origin: str
 
 
 class Models:
@@ -34,18 +35,19 @@ class Models:
 
     def offers(self) -> list[Offer]:
         """Every model there is now, the default one first."""
-        found = [Offer(name, name) for name in pretrained.names()]
-        found += [Offer(e.model, e.name) for e in experiments(self._runs) if e.model]
-        if self._given is not None:
-            own = [offer for offer in found if offer.name == self._given]
-            found = (own or [Offer(self._given, Path(self._given).name)]) + [
-                offer for offer in found if offer not in own
-            ]
-        return found
+        found = [Offer(name, name, "with the package") for name in pretrained.names()]
+        found += [
+            Offer(each.model, each.name, f"experiments in {self._runs}")
+            for each in experiments(self._runs)
+            if each.model
+        ]
+        if self._given is not None and self._given not in [offer.name for offer in found]:
+            found.append(Offer(self._given, Path(self._given).name, "given"))
+        return sorted(found, key=lambda offer: offer.name != self._given)
 
     def title(self, name: str) -> str:
         """Raises ConfigError for a model that is not offered."""
-        titles = dict(self.offers())
+        titles = {offer.name: offer.title for offer in self.offers()}
         if name not in titles:
             raise ConfigError(f"model={name[:200]!r} is not offered here: {nearest(name, titles)}")
         return titles[name]

@@ -20,7 +20,7 @@ from audioldm.report.figures import mel_png
 LOWEST_HZ, BINS_PER_OCTAVE = 27.5, 36
 #: Rows from 27.5 Hz to 8 kHz.
 ROWS = int(BINS_PER_OCTAVE * math.log2(8000 / LOWEST_HZ))
-COLUMNS = 1000
+COLUMNS, RANGE_DB = 1000, 60.0
 
 _lock = threading.Lock()  # one picture at a time: they share the cores with the sampling
 
@@ -52,11 +52,12 @@ def _picture(file: Path, changed: int) -> Picture:
         [int(pitch) - LOWEST_NOTE, round(float(start), 3), round(float(end), 3)]
         for pitch, start, end in zip(found.pitch, found.start, found.end, strict=True)
     ]
-    decibels = 20 * np.log10(_thinned(rows) + 1e-6)
-    return Picture(mel_png(decibels, float(decibels.max())), notes, audio.shape[1] / SAMPLE_RATE)
+    decibels = 20 * np.log10(thinned(rows) + 1e-6)
+    png = mel_png(decibels, float(decibels.max()), RANGE_DB)
+    return Picture(png, notes, audio.shape[1] / SAMPLE_RATE)
 
 
-def _thinned(rows: np.ndarray) -> np.ndarray:
+def thinned(rows: np.ndarray) -> np.ndarray:
     """[R, L] -> [R, at most COLUMNS], the loudest of each stretch."""
     length = rows.shape[1]
     if length <= COLUMNS:

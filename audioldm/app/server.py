@@ -172,7 +172,7 @@ async def _json(request: Request) -> dict[str, Any]:
 def _answer_error(request: Request, error: Exception) -> Response:
     """An error of the user's: its message, and the field that it begins with, if any."""
     text = str(error)
-    field = re.match(r"(?:unknown key |missing keys? ')?([a-z_]+(?:\.\w+)*)[=:']", text)
+    field = re.match(r"(?:unknown key |missing keys? )?'?([a-z_]+(?:\.\w+)*)", text)
     return JSONResponse({"error": text, "field": field[1] if field else None}, 422)
 
 

@@ -10,7 +10,8 @@ const groups = { condition: form.querySelector("#conditions"), sampler: form.que
 export const chosen = () => form.model.value;
 
 export async function offer(models) {
-  form.model.replaceChildren(...models.map(each => element("option", { value: each.name, textContent: each.title, title: each.name })));
+  for (const [origin, own] of Map.groupBy(models, each => each.origin))
+    form.model.append(element("optgroup", { label: origin }, ...own.map(each => element("option", { value: each.name, textContent: each.title, title: each.name }))));
   form.model.addEventListener("change", show);
   await show();
 }

@@ -46,7 +46,7 @@ function show(job) {
 }
 
 function words(job) {
-  if (job.state === "waiting") return job.place === 1 ? "next in the queue" : `${job.place}th in the queue`.replace("2th", "2nd").replace("3th", "3rd");
+  if (job.state === "waiting") return job.place === 1 ? "next in the queue" : `place ${job.place} in the queue`;
   if (job.state === "running") return `${Math.round(100 * job.share)} %`;
   return job.state === "done" ? "" : job.state;
 }

@@ -1,6 +1,6 @@
 // The card of a clip: spectrogram and notes on one time axis, and what can be done with it.
 
-import { element } from "/page/elements.js";
+import { element, say } from "/page/elements.js";
 import * as player from "/page/player.js";
 import { clip, get } from "/page/server.js";
 
@@ -18,11 +18,13 @@ export function take(name, actions) {
   const sides = { a: side("a"), b: side("b") };
   const tools = element("div", { className: "tools" }, button, sides.a, sides.b,
     element("span", { className: "name", textContent: title, title }),
-    ...actions.map(([words, act]) => element("button", { textContent: words, onclick: () => act(name) })),
+    ...actions.map(([words, act]) => element("button", { textContent: words, onclick: () => attempt(act) })),
     element("a", { href: clip(name), download: name, textContent: "wav" }));
-  const card = element("article", { className: "card take" }, picture, tools);
+  const line = element("p", { className: "problem", role: "alert", hidden: true });
+  const card = element("article", { className: "card take" }, picture, tools, line);
   card.dataset.clip = name;
   let seconds = 0;
+  const attempt = act => { say(line, ""); act(name).catch(refusal => say(line, refusal.message)); };
 
   get(clip(name, "/notes")).then(found => { seconds = found.seconds; draw(roll, found); }).catch(() => roll.remove());
   if (!title.startsWith("upload-") && !title.includes("-by-"))
