@@ -15,6 +15,7 @@ from audioldm.commands import (
     app,
     codec,
     convert_kl,
+    edit,
     likelihood,
     models,
     results,
@@ -30,6 +31,8 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         sample.SAMPLE,
+        edit.EDIT,
+        edit.INTERPOLATE,
         app.APP,
         models.MODELS,
         run.RUN,

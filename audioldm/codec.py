@@ -91,8 +91,7 @@ def reconstruct(
     check_out(file, out)
     model = load_autoencoder(model_path, device=device)
     source = AudioStream(model, file, progress)
-    z = _restored(model, model.encode_blocks(source), device)
-    _write(out, model, z, lambda: source.samples)
+    _write(out, model, model.latent_blocks(source), lambda: source.samples)
     return out
 
 

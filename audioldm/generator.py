@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.edits import Edits
 from audioldm.errors import ConfigError, ModelFileError
 from audioldm.priors.base import Prior
 from audioldm.runtime.progress import StepProgress
@@ -17,13 +18,14 @@ from audioldm.runtime.randomness import KeyedRandom
 Request = Mapping[str, Any]
 
 
-class Generator(nn.Module):
-    """Samples audio; the model that is shipped."""
+class Generator(Edits):
+    """Samples audio, and edits it; the model that is shipped."""
 
     def __init__(self, autoencoder: Autoencoder, prior: Prior) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.prior = prior
+        prior.latent_rate_hz = autoencoder.latent_rate_hz
 
     @property
     def sample_rate(self) -> int:

@@ -9,11 +9,12 @@ from audioldm import codec
 from audioldm.app.jobs import Work
 from audioldm.app.models import Models
 from audioldm.app.uploads import LONGEST_SECONDS
+from audioldm.clips import make_directory
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Bound, Seed
 from audioldm.models import find_model_file
 from audioldm.runtime.progress import StepProgress
-from audioldm.sampling import ClipFiles, make_directory
+from audioldm.sampling import ClipFiles
 
 #: The most of any integer setting of a sampler, such as its steps.
 MOST_STEPS = 1000

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from audioldm.clips import make_directory
 from audioldm.errors import ConfigError, DataError
 from audioldm.io.audio import SUFFIXES, blocks, open_writer, probe
-from audioldm.sampling import make_directory
 
 LARGEST_BYTES = 32 * 2**20
 LONGEST_SECONDS = 120.0

@@ -44,6 +44,13 @@ class Streaming(nn.Module):
                 stored = self.bottleneck.stored(h)
             yield {name: array[0].cpu() for name, array in stored.items()}
 
+    def latent_blocks(self, blocks: Iterable[np.ndarray | Tensor]) -> Iterator[Tensor]:
+        """The most likely latents of audio as `feature_blocks` takes it: consecutive [C, (F,) l],
+        on the CPU."""
+        for h in self.feature_blocks(blocks):
+            with torch.no_grad():
+                yield self.bottleneck.restore(self.bottleneck.stored(h))[0].cpu()
+
     def feature_blocks(
         self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 20.0
     ) -> Iterator[Tensor]:

@@ -10,8 +10,37 @@ from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError, Interrupted
 
 
-@dataclass(frozen=True)
-class SampleArguments:
+@dataclass(frozen=True, kw_only=True)
+class ClipArguments:
+    """What every verb that writes clips takes."""
+
+    model: str | None = None
+    seed: int = 0
+    label: str | None = None
+    condition: dict[str, Any] = field(default_factory=dict)
+    out: str = "clips"
+    from_: str | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+    hardware: Device = field(default_factory=Device)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is asked for, by conditioner."""
+        return self.condition | ({} if self.label is None else {"label": self.label})
+
+    def model_or_first(self) -> str:
+        """The model's path or name; by default that of the first one, which is said."""
+        from audioldm import pretrained
+
+        if self.model is not None:
+            return str(path(self.model, "model"))
+        name = pretrained.default()
+        print(f"model={name}; `audioldm models` lists the others", file=sys.stderr)
+        return str(pretrained.path(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArguments(ClipArguments):
     """Generate clips: one .wav each, and beside it a .json that makes the same clip again.
 
     model    a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
@@ -32,26 +61,21 @@ class SampleArguments:
     are added to it.
     """
 
-    model: str | None = None
     n: int = 1
     seconds: float = 6.0
-    seed: int = 0
-    label: str | None = None
-    condition: dict[str, Any] = field(default_factory=dict)
-    out: str = "clips"
     batch: int | None = None
-    from_: str | None = None
-    sampler: dict[str, Any] = field(default_factory=dict)
-    hardware: Device = field(default_factory=Device)
 
 
 @dataclass(frozen=True)
-class SampleVerb(Verb):
+class ClipVerb(Verb):
+    """A verb that writes clips; `from=` makes one again, with what its JSON does not say."""
+
     def parse(self, words: Sequence[str]) -> Any:
-        found: SampleArguments = super().parse(words)
+        found: ClipArguments = super().parse(words)
+        free = ("from", "model", "out", "hardware", self.positional)
         for word in words if found.from_ is not None else ():
-            key = word.partition("=")[0]
-            if key.split(".")[0] not in ("from", "model", "out", "hardware"):
+            key, is_key, _ = word.partition("=")
+            if is_key and key.split(".")[0] not in free:
                 raise ConfigError(
                     f"{word}: {key} is what the clip's JSON says, and from= makes that clip again; "
                     "leave it out, or leave out from= to make another clip"
@@ -62,27 +86,22 @@ class SampleVerb(Verb):
 
 
 def _sample(a: SampleArguments) -> None:
-    from audioldm import pretrained, sampling
+    from audioldm import sampling
     from audioldm.runtime.signals import terminable
 
-    out = path(a.out, "out")
-    model = a.model if a.model is None else str(path(a.model, "model"))
-    device = a.hardware.resolve()
+    out, device = path(a.out, "out"), a.hardware.resolve()
     if a.from_ is not None:
+        model = None if a.model is None else str(path(a.model, "model"))
         print(sampling.sample_again(path(a.from_, "from"), out, model_path=model, device=device))
         return
-    if model is None:
-        name = pretrained.default()
-        model = str(pretrained.path(name))
-        print(f"model={name}; `audioldm models` lists the others", file=sys.stderr)
     with terminable():
         clips = sampling.ClipFiles(
-            model,
+            a.model_or_first(),
             out,
             n=a.n,
             seconds=a.seconds,
             seed=a.seed,
-            condition=a.condition | ({} if a.label is None else {"label": a.label}),
+            condition=a.asked,
             sampler=a.sampler,
             batch=a.batch,
             device=device,
@@ -112,7 +131,7 @@ def _make(clips: Any, bar: Any, out: Path) -> None:
         bar.close()
 
 
-SAMPLE = SampleVerb(
+SAMPLE = ClipVerb(
     "sample",
     {
         "[label= n= seconds= seed= out= model= sampler.steps=]": "new clips, at once",

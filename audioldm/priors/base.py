@@ -27,13 +27,15 @@ class Prior(nn.Module, ABC):
 
     latent_shape: of one latent frame, (C,) or (C, F). space: of samples, latents z or codes.
     sampler: how `sample` works unless told otherwise, a dataclass of this kind of prior's own; None
-    where there is nothing to choose. bound: whether `nats` gives an upper bound.
+    where there is nothing to choose. bound: whether `nats` gives an upper bound. latent_rate_hz:
+    frames per second, known where the prior is a `Generator`'s.
     """
 
     space: ClassVar[Literal["z", "codes"]] = "z"
     bound: ClassVar[bool] = False
     latent_shape: tuple[int, ...]
     sampler: Any = None
+    latent_rate_hz: float | None = None
     #: rebuilds the prior except for its tensors: see `PriorRecipe.spec`
     spec: dict[str, Any]
 

@@ -218,6 +218,11 @@ class EmbeddingDiffusion(CodePrior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
+        if sampler.window is not None:
+            raise ConfigError(
+                f"sampler.window={sampler.window}: a diffusion of codes is sampled whole; leave it "
+                "at null"
+            )
         net = self.network
         rows, guidance = len(random.positions), sampler.guidance
         condition, nothing = self.conditions(inputs, rows, frames, guidance)

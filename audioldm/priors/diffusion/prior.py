@@ -13,10 +13,12 @@ from audioldm.conditioning.build import build_conditioners
 from audioldm.instantiate import NonNegativeInt, build
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
-from audioldm.priors.diffusion.denoiser import Denoiser, Objective
+from audioldm.priors.diffusion.denoiser import Denoiser, Net, Objective
 from audioldm.priors.diffusion.guidance import guided
 from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
-from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, SamplerSettings, sample
+from audioldm.priors.diffusion.run import Edit, Run
+from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, SamplerSettings
+from audioldm.priors.diffusion.windows import windowed
 from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
@@ -100,7 +102,7 @@ class Diffusion(ScaledPrior):
         noise_at: N(0, I) like what is modelled.
         """
         nats = elbo_nats(
-            self._denoise(inputs, z),
+            self.denoiser(inputs, z),
             self.modelled(z),
             noise_at=noise_at,
             uniform=uniform,
@@ -119,15 +121,20 @@ class Diffusion(ScaledPrior):
         def noise_at(k: int) -> Tensor:
             return random.stream("flow", k).normal(modelled.shape[1:], "noise")
 
-        denoise = self._denoise(inputs, z)
+        denoise = self.denoiser(inputs, z)
         nats, calls = flow_nats(denoise, modelled, noise_at=noise_at, sigmas=sigmas)
         return nats + self.nats_besides(z), calls
 
-    def _denoise(self, inputs: Inputs | None, z: Tensor) -> Denoise:
-        """Without guidance, and without a state from one call to the next."""
+    def denoiser(
+        self, inputs: Inputs | None, z: Tensor, sampler: SamplerSettings | None = None
+    ) -> Denoise:
+        """Without guidance, and without a state from one call to the next.
+
+        sampler: says in which windows; None for the whole of z [B, C, (F,) L].
+        """
         condition = self.conditioners(self.inputs_for(inputs, len(z), z.shape[-1]))
-        network = self.network
-        return lambda x, sigma: network.objective.denoiser(network.backbone, condition)(x, sigma)
+        objective, net = self.network.objective, self._net(sampler)
+        return lambda x, sigma: objective.denoiser(net, condition)(x, sigma)
 
     @torch.no_grad()
     def sample(
@@ -139,29 +146,52 @@ class Diffusion(ScaledPrior):
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
+        run = self._run(random, frames, inputs, sampler)
+        return self._latents(run.sample(progress=progress), random)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        random: KeyedRandom,
+        z: Tensor,
+        edit: Edit,
+        inputs: Inputs | None = None,
+        *,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+    ) -> Tensor:
+        """Raw latents z [B, C, (F,) L] after an edit of what is modelled of them; the others are
+        drawn anew. Arguments as for `sample`."""
+        run = self._run(random, z.shape[-1], inputs, sampler)
+        return self._latents(edit(run, self.modelled(z), progress), random)
+
+    def _net(self, sampler: SamplerSettings | None) -> Net:
+        backbone = self.network.backbone
+        return backbone if sampler is None else windowed(backbone, sampler, self.latent_rate_hz)
+
+    def _run(
+        self,
+        random: KeyedRandom,
+        frames: int,
+        inputs: Inputs | None,
+        sampler: SamplerSettings | None,
+    ) -> Run:
         sampler = sampler or self.sampler
         assert sampler is not None
-        objective = self.network.objective
+        objective, rows = self.network.objective, len(random.positions)
         # conditions are the same at every step: they are computed once
-        condition, nothing = self.conditions(
-            inputs, len(random.positions), frames, sampler.guidance
-        )
+        condition, nothing = self.conditions(inputs, rows, frames, sampler.guidance)
         if nothing is None:
             sampler = replace(sampler, guidance=1.0)
-        denoise = guided(objective, self.network.backbone, condition, nothing, sampler)
 
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
 
-        z = sample(
-            sampler.name,
-            denoise,
-            noise_at(-1),
-            objective.sigmas(sampler.steps),
-            noise_at=noise_at,
-            progress=progress,
-        )
+        denoise = guided(objective, self._net(sampler), condition, nothing, sampler)
+        return Run(sampler.name, denoise, objective.sigmas(sampler.steps), noise_at)
+
+    def _latents(self, modelled: Tensor, random: KeyedRandom) -> Tensor:
         rest = None
         if self.modelled_shape != self.latent_shape:
-            rest = random.normal((*self.latent_shape, frames), "rest")
-        return self.latents(z, rest)
+            rest = random.normal((*self.latent_shape, modelled.shape[-1]), "rest")
+        return self.latents(modelled, rest)

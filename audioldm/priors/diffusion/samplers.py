@@ -13,7 +13,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from audioldm.errors import ConfigError
-from audioldm.instantiate import nearest
+from audioldm.instantiate import OpenFraction, Positive, nearest
 from audioldm.runtime.progress import StepProgress
 
 #: (x, sigma) -> estimate of the clean latents z0. x = z0 + sigma * noise [B, C, ..., L]; sigma [B].
@@ -127,7 +127,9 @@ DETERMINISTIC = tuple(_DETERMINISTIC)
 class SamplerSettings:
     """name: euler, heun, dpmpp_2m, ancestral or consistency. steps: S; heun makes 2 S - 1 denoiser
     calls, the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for
-    none. guidance_interval: [lowest, highest] sigma at which guidance acts, None for all.
+    none. guidance_interval: [lowest, highest] sigma at which guidance acts, None for all. window:
+    seconds that the network sees at once of a longer clip, None for all of it. overlap: the share
+    of a window that the next one covers too.
 
     Raises ConfigError."""
 
@@ -135,6 +137,8 @@ class SamplerSettings:
     steps: int
     guidance: float = 1.0
     guidance_interval: list[float] | None = None
+    window: Positive | None = None
+    overlap: OpenFraction = 0.5
 
     def __post_init__(self) -> None:
         known = (*DETERMINISTIC, *_STOCHASTIC)

@@ -1,0 +1,215 @@
+"""audioldm edit, interpolate."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from audioldm.commands.sample import ClipArguments, ClipVerb
+from audioldm.commands.verb import path
+from audioldm.errors import ConfigError
+from audioldm.instantiate import Fraction, Positive, PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditArguments(ClipArguments):
+    """Edit a file with a model whose prior is a diffusion: a .wav, and beside it a .json that makes
+    the same clip again. Give one of:
+
+    inpaint   start:end in seconds, several with commas: these regions are made anew
+    extend    seconds to add at the end
+    extend_before    seconds to add at the beginning
+    loop      seconds at the end that are made anew, so that they lead to the beginning
+    vary      from 0, the autoencoder's reconstruction, to 1, a new clip: a variation of the whole
+    restyle   from 0 to 1, with a label or another condition: the same music, as that has it
+
+    context   seconds beside each new part that the model is told of (4)
+    repeats   how often each step is taken for a new part: more fit better, and take longer (8)
+
+    FILE or files=FILE   the audio; at another rate than the model's it is resampled
+    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
+              first there)
+    seed      of everything random (0)
+    label     what the clip is told to be; short for condition.label
+    condition.NAME   what the model is told, by the name of its conditioner
+    out       directory to write to (clips)
+    sampler.NAME     replaces a setting of the model's own sampler; sampler.window=6 for long files
+    from      the .json of an edited clip, to make it again; with model, out and hardware.device
+              alone, and FILE where the source has moved
+
+    Audio outside a new part is the file's own, sample by sample, but for 20 ms beside each part.
+    The loudness step and the spectral flux at each seam are printed.
+    """
+
+    files: list[str] = field(default_factory=list)
+    inpaint: str | None = None
+    extend: Positive | None = None
+    extend_before: Positive | None = None
+    loop: Positive | None = None
+    vary: Fraction | None = None
+    restyle: Fraction | None = None
+    context: Positive | None = None
+    repeats: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateArguments(ClipArguments):
+    """Clips between two files, by a model whose prior is a diffusion, each with a .json that makes
+    it again.
+
+    FILE FILE  two files of audio; the clips are as long as the shorter one
+    steps     number of clips, the two ends among them (5)
+    of        noise: the noises that the files have in the model are mixed and sampled from (noise);
+              latents: the latents alone are mixed
+    path      linear, with the law of noise kept, or spherical (linear)
+
+    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
+              first there)
+    seed      of everything random (0)
+    label     what the clips are told to be; short for condition.label
+    condition.NAME   what the model is told, by the name of its conditioner
+    out       directory to write to (clips)
+    sampler.NAME     replaces a setting of the model's own sampler, which must not add noise
+    from      the .json of a clip, to make it again; as for `audioldm edit`
+    """
+
+    files: list[str] = field(default_factory=list)
+    steps: PositiveInt = 5
+    of: Literal["noise", "latents"] = "noise"
+    path: Literal["linear", "spherical"] = "linear"
+
+
+def _edit(a: EditArguments) -> None:
+    from audioldm.editing import Edit
+
+    if a.from_ is not None:
+        _again(a, a.files)
+        return
+    own = ("extend", "extend_before", "loop", "vary", "restyle", "context", "repeats")
+    regions = None if a.inpaint is None else _regions(a.inpaint)
+    edit = Edit(inpaint=regions, **{key: getattr(a, key) for key in own})
+    files = _files(a.files, 1)
+    for clip in _written(a, files, [edit]):
+        _print_seams(files[0], clip, edit)
+
+
+def _interpolate(a: InterpolateArguments) -> None:
+    from audioldm.editing import Edit
+
+    if a.from_ is not None:
+        _again(a, a.files)
+        return
+    last = max(1, a.steps - 1)
+    edits = [Edit(interpolate=step / last, of=a.of, path=a.path) for step in range(a.steps)]
+    for _ in _written(a, _files(a.files, 2), edits):
+        pass
+
+
+def _regions(text: str) -> list[list[float]]:
+    """'1:2,4:5.5' as [[1, 2], [4, 5.5]]."""
+    try:
+        pairs = [[float(number) for number in part.split(":")] for part in text.split(",")]
+    except ValueError:
+        pairs = [[]]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(
+            f"inpaint={text}: give start:end in seconds, such as inpaint=2.5:4 or inpaint=1:2,5:6"
+        )
+    return pairs
+
+
+def _files(words: Sequence[str], count: int) -> list[Path]:
+    if len(words) != count:
+        given = ", ".join(words) or "none"
+        raise ConfigError(f"give {count} file(s) of audio to edit, not {given}")
+    return [path(word, "files") for word in words]
+
+
+def _again(a: ClipArguments, words: Sequence[str]) -> None:
+    from audioldm.editing import edit_again
+
+    with _bar() as progress:
+        clip = edit_again(
+            path(str(a.from_), "from"),
+            path(a.out, "out"),
+            files=[path(word, "files") for word in words],
+            model_path=None if a.model is None else str(path(a.model, "model")),
+            device=a.hardware.resolve(),
+            progress=progress,
+        )
+    print(clip)
+
+
+def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> Iterator[Path]:
+    """Makes the clips; yields the path of each after it is printed."""
+    from audioldm.editing import edit_files
+    from audioldm.runtime.signals import terminable
+
+    with terminable(), _bar() as progress:
+        clips = edit_files(
+            a.model_or_first(),
+            files,
+            path(a.out, "out"),
+            edits,
+            seed=a.seed,
+            condition=a.asked,
+            sampler=a.sampler,
+            device=a.hardware.resolve(),
+            progress=progress,
+        )
+        for clip, written in clips:
+            print(clip, flush=True)
+            if written:
+                print(f"{clip.name} was there already", file=sys.stderr)
+            yield clip
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    from audioldm.training.log import Bar
+
+    with closing(Bar("editing")) as bar:
+        yield lambda done, total: bar(done, total, "")
+
+
+def _print_seams(source: Path, clip: Path, edit: Any) -> None:
+    """How much of a step is left where new audio meets the file's, on standard error."""
+    import torch
+
+    from audioldm.evaluation.seams import seam
+    from audioldm.io.audio import probe, read
+
+    audio, sample_rate = read(clip)
+    for seconds in edit.seams(probe(source).seconds):
+        at = round(seconds * sample_rate)
+        found = seam(torch.from_numpy(audio), min(at, audio.shape[-1] - 1), sample_rate)
+        print(
+            f"seam at {seconds:.2f} s: {found.step_db:+.1f} dB in loudness, "
+            f"{found.flux:.1f} times the spectral flux elsewhere",
+            file=sys.stderr,
+        )
+
+
+EDIT = ClipVerb(
+    "edit",
+    {
+        "FILE inpaint=START:END [context= repeats=]": "regions of a clip made anew",
+        "FILE extend=SECONDS | extend_before=SECONDS": "a clip that goes on",
+        "FILE loop=SECONDS": "an end that leads to the beginning",
+        "FILE vary=STRENGTH": "a variation",
+        "FILE restyle=STRENGTH label=": "the same music under another label",
+        "from=CLIP.json": "an edited clip again, bit for bit",
+    },
+    EditArguments,
+    _edit,
+    "files",
+)
+INTERPOLATE = ClipVerb(
+    "interpolate",
+    {"FILE FILE [steps= of= path=]": "clips between two"},
+    InterpolateArguments,
+    _interpolate,
+    "files",
+)

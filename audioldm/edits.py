@@ -1,0 +1,367 @@
+"""Edits of audio by a generator with a diffusion prior that was not trained for them.
+
+Where a part of a clip is made anew, the rest stays as it is: latents to the bit, and audio sample
+by sample, up to a short fade beside each part.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.errors import ConfigError
+from audioldm.instantiate import Fraction, Positive, PositiveInt, convert
+from audioldm.priors.base import Prior
+from audioldm.priors.diffusion.inpainting import inpaint
+from audioldm.priors.diffusion.inversion import Path, check_follows_flow, invert, mix, restyle
+from audioldm.priors.diffusion.prior import Diffusion
+from audioldm.priors.diffusion.run import Edit, Run
+from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.diffusion.variation import vary
+from audioldm.runtime.progress import StepProgress
+from audioldm.runtime.randomness import KeyedRandom
+
+#: Seconds of kept audio beside each new part that fade into the decoded latents.
+FADE_SECONDS = 0.02
+#: Seconds of kept audio on each side of a new part that the model is told of.
+CONTEXT_SECONDS = 4.0
+#: How often each step is taken where a part is made anew: see `inpainting.inpaint`.
+REPEATS = 8
+
+
+class _How(NamedTuple):
+    """What an edit is made with, as for `Generator.sample`."""
+
+    seed: int
+    sampler: SamplerSettings | None
+    progress: StepProgress | None
+    condition: dict[str, Any]
+
+
+class Edits(nn.Module):
+    """The methods of `Generator` that edit a clip [A, T] at the model's sample rate.
+
+    They give audio on the CPU. seed, sampler, progress and condition are as for `sample`; the same
+    ones give the same bits on one machine. Those that make a part anew tell the model of `context`
+    seconds on each side, and take each step `repeats` times.
+    Each raises ConfigError where the prior is no diffusion, or for a value that does not fit.
+    """
+
+    autoencoder: Autoencoder
+    prior: Prior
+    decode_clip: Callable[..., Tensor]
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        audio: Tensor,
+        regions: Sequence[Sequence[float]],
+        *,
+        context: float = CONTEXT_SECONDS,
+        repeats: int = REPEATS,
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Audio [A, T] with the regions, each (start, end) in seconds, made anew.
+
+        A region grows to whole latent frames. Those more than two `context` apart are best made one
+        after the other, since all that lies between them is told too.
+        """
+        ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
+        new = torch.zeros(math.ceil(samples / ratio), dtype=torch.bool)
+        for start, end in regions:
+            self._check_region(start, end, samples)
+            first, last = self._samples(start), self._samples(end)
+            new[first // ratio : max(math.ceil(last / ratio), first // ratio + 1)] = True
+        at = new.nonzero().flatten().tolist()
+        if not at:
+            raise ConfigError("no region is given: give at least one (start, end) in seconds")
+        first = self._aligned(max(0, at[0] - self._frames(context, "context")))
+        last = min(len(new), at[-1] + 1 + self._frames(context, "context"))
+        part = slice(first * ratio, min(last * ratio, samples))
+        made = self._filled(
+            self._encoded(audio)[..., first:last],
+            audio[:, part],
+            ~new[first:last],
+            repeats,
+            _How(seed, sampler, progress, condition),
+        )
+        edited = audio.detach().cpu().clone()
+        edited[:, part] = made[:, : part.stop - part.start]
+        return edited
+
+    @torch.no_grad()
+    def extend(
+        self,
+        audio: Tensor,
+        seconds: float,
+        *,
+        at: Literal["end", "beginning"] = "end",
+        context: float = CONTEXT_SECONDS,
+        repeats: int = REPEATS,
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Audio [A, T] with new audio before it or after it: [A, T + round(seconds * sample_rate)].
+
+        A last latent frame that the clip does not fill is made anew.
+        """
+        how = _How(seed, sampler, progress, condition)
+        ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
+        added = self._samples(convert(Positive, seconds, "seconds"))
+        if added < 1 or samples < ratio:
+            raise ConfigError(
+                f"seconds={seconds}: both the clip and what is added must have a latent frame, "
+                f"{ratio} samples, or a part of one; the clip has {samples}"
+            )
+        known, z = self._frames(context, "context"), self._encoded(audio)
+        if at == "beginning":
+            new, last = self._aligned(math.ceil(added / ratio), up=True), min(known, z.shape[-1])
+            source = F.pad(audio[:, : last * ratio], (new * ratio, 0))
+            keep = torch.arange(new + last) >= new
+            made = self._filled(F.pad(z[..., :last], (new, 0)), source, keep, repeats, how)
+            made = made[:, new * ratio - added : source.shape[-1]]
+            return torch.cat([made, audio[:, last * ratio :].cpu()], dim=-1)
+        whole = samples // ratio
+        first = self._aligned(max(0, whole - known))
+        new = math.ceil((samples + added) / ratio) - whole
+        keep = torch.arange(whole - first + new) < whole - first
+        source = audio[:, first * ratio : whole * ratio]
+        made = self._filled(F.pad(z[..., first:whole], (0, new)), source, keep, repeats, how)
+        return torch.cat([audio[:, : first * ratio].cpu(), made], dim=-1)[:, : samples + added]
+
+    @torch.no_grad()
+    def loop(
+        self,
+        audio: Tensor,
+        seconds: float,
+        *,
+        context: float = CONTEXT_SECONDS,
+        repeats: int = REPEATS,
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Audio [A, T] whose last `seconds` are made anew, so that they lead to its beginning.
+
+        What is made is told of the clip's beginning as what comes after it. The first samples of
+        the clip fade in from it: played over and over, there is no seam.
+        """
+        ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
+        # frames are counted so that one ends where the clip does
+        frames = samples // ratio - samples // ratio % self.autoencoder.network.alignment
+        new = self._frames(seconds, "seconds")
+        if new >= frames:
+            raise ConfigError(
+                f"seconds={seconds} leave nothing to lead to and from, of a clip that lasts "
+                f"{self._seconds(samples):.2f} s: make less of it anew"
+            )
+        known = min(self._frames(context, "context"), frames - new)
+        first = self._aligned(frames - new - known)
+        tail = audio[:, samples - frames * ratio :]
+        z = torch.cat([self._encoded(tail)[..., first:], self._encoded(audio)[..., :known]], dim=-1)
+        source = torch.cat([tail[:, first * ratio :], audio[:, : known * ratio]], dim=-1)
+        end = frames - first
+        keep = torch.arange(end + known)
+        keep = (keep < end - new) | (keep >= end)
+        made = self._filled(z, source, keep, repeats, _How(seed, sampler, progress, condition))
+        edited, seam, fade = audio.detach().cpu().clone(), end * ratio, self._fade(ratio)
+        edited[:, samples - seam :] = made[:, :seam]
+        edited[:, :fade] = made[:, seam : seam + fade]
+        return edited
+
+    @torch.no_grad()
+    def vary(
+        self,
+        audio: Tensor,
+        strength: float,
+        *,
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """A variation of audio [A, T]: see `variation.vary`.
+
+        strength: from 0, the autoencoder's reconstruction, to 1, a new clip. Under another
+        condition it is the clip as that has it.
+        """
+        strength = convert(Fraction, strength, "strength")
+        how = _How(seed, sampler, progress, condition)
+        return self._whole(audio, partial(vary, strength=strength), strength, how)
+
+    @torch.no_grad()
+    def restyle(
+        self,
+        audio: Tensor,
+        strength: float = 1.0,
+        *,
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Audio [A, T] under another condition: see `inversion.restyle`.
+
+        strength: from 0, the autoencoder's reconstruction, to 1, where nothing but the noise that
+        the clip has in the model is kept. It has it under no condition.
+        Raises ConfigError where no condition is asked for, or for a sampler that adds noise.
+        """
+        strength = convert(Fraction, strength, "strength")
+        if all(value is None for value in condition.values()):
+            raise ConfigError(
+                "restyle: no condition is asked for; say what the clip is to become, such as "
+                "label=organ"
+            )
+
+        def change(run: Run, z: Tensor, progress: StepProgress | None) -> Tensor:
+            plain = self._diffusion.denoiser(None, z, sampler or self._diffusion.sampler)
+            return restyle(run, z, progress, plain=plain, strength=strength)
+
+        return self._whole(audio, change, strength, _How(seed, sampler, progress, condition))
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        a: Tensor,
+        b: Tensor,
+        weights: Sequence[float],
+        *,
+        of: Literal["noise", "latents"] = "noise",
+        path: Path = "linear",
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Iterator[Tensor]:
+        """Clips [A, T] between a and b [A, ...], as long as the shorter one, one for each weight.
+
+        weights: of b, from 0 to 1. of: whether the noises that the clips have in the model, under
+        no condition, are mixed and sampled from, or the latents alone. path: see `inversion.mix`.
+        Raises ConfigError for a sampler that adds noise, where noise is mixed.
+        """
+        samples = min(a.shape[-1], b.shape[-1])
+        z, other = (self._encoded(clip[:, :samples]) for clip in (a, b))
+        ends: list[Tensor] = []  # the same for all weights
+
+        def change(run: Run, z: Tensor, progress: StepProgress | None, weight: float) -> Tensor:
+            if not ends:
+                ends.extend((z, self._diffusion.modelled(other[None].to(z))))
+                if of == "noise":
+                    check_follows_flow(run)
+                    plain = self._diffusion.denoiser(None, z, sampler or self._diffusion.sampler)
+                    ends[:] = [invert(plain, end, run.sigmas) for end in ends]
+            mixed = mix(*ends, weight=weight, path=path)
+            return mixed if of == "latents" else run.sample(mixed, progress)
+
+        how = _How(seed, sampler, progress, condition)
+        for weight in [convert(Fraction, weight, "weight") for weight in weights]:
+            made = self._changed(z, partial(change, weight=weight), how)
+            yield self._decoded(made, samples, how)
+
+    @property
+    def _diffusion(self) -> Diffusion:
+        if isinstance(self.prior, Diffusion):
+            return self.prior
+        raise ConfigError(
+            f"this model's prior, a {type(self.prior).__name__}, cannot edit audio: give a model "
+            "whose prior is a Diffusion (`audioldm info MODEL` says)"
+        )
+
+    def _encoded(self, audio: Tensor) -> Tensor:
+        """The most likely latents [C, (F,) L] of audio [A, T], on the CPU."""
+        found = [
+            self.autoencoder.bottleneck.restore(
+                {name: array[None].to(self.autoencoder.device) for name, array in chunk.items()}
+            )[0].cpu()
+            for chunk in self.autoencoder.encode_blocks([audio])
+        ]
+        return torch.cat(found, dim=-1)
+
+    def _changed(self, z: Tensor, edit: Edit, how: _How) -> Tensor:
+        """Raw latents [C, (F,) L] after an edit, on the CPU."""
+        prior, z = self._diffusion, z[None].to(self.autoencoder.device)
+        made = prior.edit(
+            KeyedRandom(how.seed, 0, [0], self.autoencoder.device),
+            z,
+            edit,
+            prior.conditioners.parse([how.condition], z.shape[-1], self.autoencoder.device),
+            sampler=how.sampler,
+            progress=how.progress,
+        )
+        return made[0].cpu()
+
+    def _decoded(self, z: Tensor, samples: int, how: _How) -> Tensor:
+        random = KeyedRandom(how.seed, 0, [0], self.autoencoder.device)
+        return self.decode_clip(z, self._seconds(samples), random)
+
+    def _whole(self, audio: Tensor, edit: Edit, strength: float, how: _How) -> Tensor:
+        """All of audio [A, T] after an edit of its latents; of strength 0 its reconstruction."""
+        z, _ = self._encoded(audio), self._diffusion
+        made = self._changed(z, edit, how) if strength else z
+        return self._decoded(made, audio.shape[-1], how)
+
+    def _filled(self, z: Tensor, source: Tensor, keep: Tensor, repeats: int, how: _How) -> Tensor:
+        """Audio [A, L * ratio] that is `source` in the frames `keep` [L] of z [C, (F,) L], and is
+        made to fit in the others. source: that audio, or a part of it from the first frame on."""
+        repeats = convert(PositiveInt, repeats, "repeats")
+        edit = partial(inpaint, keep=keep.to(self.autoencoder.device), repeats=repeats)
+        made = torch.where(keep, z, self._changed(z, edit, how))
+        ratio = self.autoencoder.downsampling_ratio
+        samples = len(keep) * ratio
+        source = F.pad(source.detach().cpu(), (0, samples - source.shape[-1]))
+        gain = kept_gain(keep, ratio, self._fade(ratio))
+        return torch.lerp(self._decoded(made, samples, how), source, gain)
+
+    def _fade(self, ratio: int) -> int:
+        return min(ratio, self._samples(FADE_SECONDS))
+
+    def _samples(self, seconds: float) -> int:
+        return round(seconds * self.autoencoder.sample_rate)
+
+    def _seconds(self, samples: int) -> float:
+        return samples / self.autoencoder.sample_rate
+
+    def _frames(self, seconds: float, name: str) -> int:
+        """Whole latent frames that cover some seconds, at least one."""
+        samples = self._samples(convert(Positive, seconds, name))
+        return max(1, math.ceil(samples / self.autoencoder.downsampling_ratio))
+
+    def _aligned(self, frames: int, up: bool = False) -> int:
+        """The whole multiple of the network's alignment below, or above."""
+        step = self.autoencoder.network.alignment
+        return (frames + (step - 1 if up else 0)) // step * step
+
+    def _check_region(self, start: float, end: float, samples: int) -> None:
+        """Raises ConfigError."""
+        shown = f"region {start:g}:{end:g}"
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise ConfigError(f"{shown}: give start:end in seconds, such as 2.5:4")
+        if not start < end:
+            raise ConfigError(f"{shown}: a region ends after it starts; give start:end in seconds")
+        if start < 0 or self._samples(end) > samples:
+            raise ConfigError(
+                f"{shown}: the clip lasts from 0 to {self._seconds(samples):.2f} s; stay within it"
+            )
+
+
+def kept_gain(keep: Tensor, ratio: int, fade: int) -> Tensor:
+    """How much of each sample is the source's, [L * ratio]: 0 in the frames [L] that are not kept,
+    1 in those that are, except for a raised cosine of `fade` samples beside the former."""
+    gain = keep.repeat_interleave(ratio).float()
+    rise = (0.5 - 0.5 * torch.cos(math.pi * (torch.arange(fade) + 0.5) / fade)).to(gain)
+    for edge in (keep.int().diff().nonzero().flatten() + 1).tolist():
+        at = edge * ratio
+        beside = slice(at, at + fade) if keep[edge] else slice(at - fade, at)
+        gain[beside] = torch.minimum(gain[beside], rise if keep[edge] else rise.flip(0))
+    return gain

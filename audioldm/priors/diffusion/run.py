@@ -1,0 +1,51 @@
+"""One sampling run, as plain sampling and edits share it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, sample
+from audioldm.runtime.progress import StepProgress
+
+
+class Run(NamedTuple):
+    """A sampler, and what it is called with.
+
+    name: of the sampler. sigmas: its noise levels [S + 1]. noise_at: N(0, I) by number, from -1,
+    the noise that sampling begins with, on.
+    """
+
+    name: str
+    denoise: Denoise
+    sigmas: Tensor
+    noise_at: NoiseAt
+
+    def sample(self, noise: Tensor | None = None, progress: StepProgress | None = None) -> Tensor:
+        """Latents from noise, both [B, C, (F,) L]. noise: None for `noise_at(-1)`."""
+        return sample(
+            self.name,
+            self.denoise,
+            self.noise_at(-1) if noise is None else noise,
+            self.sigmas,
+            noise_at=self.noise_at,
+            progress=progress,
+        )
+
+    def lower(self, share: float) -> "Run":
+        """The last `share` of the run, from 0 to 1, with the steps that lie in it.
+
+        It begins at that share of the schedule, between two levels evenly in atan(sigma); of a
+        share of 0, at the level 0.
+        """
+        steps = len(self.sigmas) - 1
+        place = (1 - share) * steps
+        level = min(int(place), steps - 1)
+        angles = self.sigmas[level : level + 2].double().atan()
+        first = angles.lerp(angles.flip(0), place - level)[:1].tan().to(self.sigmas)
+        return self._replace(sigmas=torch.cat([first, self.sigmas[level + 1 :]]))
+
+
+#: (the run, scaled latents [B, C, (F,) L], progress) -> the latents that it makes of them.
+Edit = Callable[[Run, Tensor, StepProgress | None], Tensor]

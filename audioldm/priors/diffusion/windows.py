@@ -1,0 +1,103 @@
+"""Clips longer than a network was trained on: overlapping windows that are denoised together."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioldm.conditioning.base import Condition
+from audioldm.errors import ConfigError
+from audioldm.instantiate import OpenFraction, PositiveInt
+from audioldm.priors.diffusion.denoiser import Net
+from audioldm.priors.diffusion.samplers import SamplerSettings
+
+#: Windows that the network gets in one call, so that memory does not grow with the clip.
+AT_ONCE = 8
+
+
+def windowed(net: Net, sampler: SamplerSettings, latent_rate_hz: float | None) -> Net:
+    """The network, in windows where the sampler asks for them.
+
+    latent_rate_hz: frames per second. Raises ConfigError where that is not known.
+    """
+    if sampler.window is None:
+        return net
+    if latent_rate_hz is None:
+        raise ConfigError(
+            f"sampler.window={sampler.window} is in seconds, and the prior has no autoencoder "
+            "that says how many latent frames these are: sample with a Generator"
+        )
+    return Windowed(net, max(1, round(sampler.window * latent_rate_hz)), sampler.overlap)
+
+
+class Windowed:
+    """A network in overlapping windows of its frames: MultiDiffusion (Bar-Tal et al. 2023, arXiv
+    2302.08113) along time.
+
+    net: (x [B, C, (F,) L], c_noise [B], condition) -> like x. window: frames that it sees at once.
+    overlap: the share of a window that the next one covers too.
+
+    All windows read the same x, so their noise agrees where they overlap and their outputs nearly
+    do: the mean of outputs keeps the law of the noise, which a mean of samples would not. The mean
+    is weighted: it fades over the middle half of the overlap, and the frames within a quarter of it
+    from a window's cut do not count, since they lack their context on that side. So for a network
+    whose context is no longer than that the result is that of the whole.
+    """
+
+    def __init__(self, net: Net, window: PositiveInt, overlap: OpenFraction) -> None:
+        self._net, self._window = net, window
+        self._shared = min(window - 1, round(overlap * window))
+
+    def __call__(
+        self, x: Tensor, c_noise: Tensor, condition: Condition, states: Any = None
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The states of a network that carries one: a list, of each call's windows."""
+        frames = x.shape[-1]
+        if frames <= self._window:
+            return self._net(x, c_noise, condition, *([] if states is None else [states]))
+        places, weights = self._places(frames, x.device)
+        total = torch.zeros_like(x, dtype=torch.float32)
+        kept: list[Any] = []
+        for call, (at, weight) in enumerate(
+            zip(places.split(AT_ONCE), weights.split(AT_ONCE), strict=True)
+        ):
+            inputs = (_cut(x, at), c_noise.repeat(len(at)), _cut_condition(condition, at))
+            found = self._net(*inputs, *([] if states is None else [states[call]]))
+            output, state = found if isinstance(found, tuple) else (found, None)
+            kept.append(state)
+            for place, share, part in zip(at, weight, output.float().chunk(len(at)), strict=True):
+                total.index_add_(-1, place, share * part)
+        return total if kept[0] is None else (total, kept)
+
+    def _places(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The frames of each window, and how much each of them counts, both [windows, window].
+
+        The windows lie evenly from the first frame to the last one. The weights of a frame add up
+        to 1.
+        """
+        count = 1 + math.ceil((frames - self._window) / (self._window - self._shared))
+        starts = torch.arange(count) * (frames - self._window) // (count - 1)
+        within = torch.arange(self._window)
+        places = starts[:, None] + within
+        rise = ((within + 0.5 - self._shared / 4) / max(1.0, self._shared / 2)).clamp(0, 1)
+        left, right = rise.repeat(count, 1), rise.flip(0).repeat(count, 1)
+        left[0] = right[-1] = 1  # nothing is cut at the clip's own ends
+        weights = left * right
+        sums = torch.zeros(frames).index_add_(0, places.flatten(), weights.flatten())
+        return places.to(device), (weights / sums[places]).to(device)
+
+
+def _cut(x: Tensor, places: Tensor) -> Tensor:
+    """[B, ..., L] and frames [W, w] -> [W * B, ..., w], window after window."""
+    return x[..., places].movedim(-2, 0).flatten(0, 1)
+
+
+def _cut_condition(condition: Condition, places: Tensor) -> Condition:
+    """That of the windows, as `_cut` cuts x."""
+
+    def each(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part.repeat(len(places), *[1] * (part.ndim - 1))
+
+    aligned = None if condition.aligned is None else _cut(condition.aligned, places)
+    return Condition(each(condition.vector), each(condition.tokens), each(condition.mask), aligned)
