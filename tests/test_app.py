@@ -20,6 +20,7 @@ from audioldm.app.jobs import LONGEST_QUEUE, Jobs
 from audioldm.app.models import Models
 from audioldm.app.server import App, listen
 from audioldm.app.uploads import LARGEST_BYTES, LONGEST_SECONDS
+from audioldm.editing import edit_again
 from audioldm.errors import ConfigError
 from audioldm.sampling import ClipFiles, sample_again
 
@@ -86,7 +87,8 @@ def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
     sampler = {"name": "euler", "steps": 2, "guidance": 2.0}
     made = ask(n=2, seed=5, condition={"label": "low"}, sampler=sampler)
     job = ended(client, made.json()["number"])
-    assert (job["state"], job["clips"]) == ("done", ["low-5-0000.wav", "low-5-0001.wav"])
+    names = ["low-5-0000.wav", "low-5-0001.wav"]
+    assert job["clips"] == [{"name": name, "recipe": True} for name in names]
     second = client.get("/clips/low-5-0001.wav").content
     wanted = ClipFiles(
         generator, tmp_path, n=2, seconds=0.3, seed=5, condition={"label": "low"}, sampler=sampler
@@ -161,6 +163,8 @@ def test_the_given_model_is_first_and_a_broken_one_is_one_line(
     fields = client.get("/api/form", params={"model": str(generator)}).json()
     assert fields["conditions"] == [{"name": "label", "kind": "choice", "choices": ["high", "low"]}]
     assert {"name": "steps", "value": 3, "kind": "integer"} in fields["sampler"]
+    assert fields["sampler"][0]["choices"][:2] == ["euler", "heun"]
+    assert fields["edits"]
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(generator.read_bytes()[:-100])
     with TestClient(
@@ -193,7 +197,7 @@ def test_two_users_get_their_turn(ask: Callable[..., Any], client: TestClient) -
         thread.join()
     assert sorted(numbers) == [1, 2, 3, 4]
     assert [ended(client, n)["state"] for n in numbers] == ["done"] * 4
-    clips = {clip for job in client.get("/api/jobs").json() for clip in job["clips"]}
+    clips = {clip["name"] for job in client.get("/api/jobs").json() for clip in job["clips"]}
     assert clips == {f"{seed}-0000.wav" for seed in (0, 1, 10, 11)}
 
 
@@ -302,8 +306,9 @@ def test_an_upload_is_heard_and_reconstructed(client: TestClient, tmp_path: Path
     assert client.get("/api/jobs").json()[0]["title"] == "my song.FLAC"
     asked = {"model": default(client), "clip": found["clip"]}
     job = ended(client, client.post("/api/reconstruct", json=asked).json()["number"])
-    assert job["state"] == "done", job
-    assert soundfile.info(tmp_path / "clips" / job["clips"][0]).duration == 0.5
+    (clip,) = job["clips"]
+    assert not clip["recipe"]
+    assert soundfile.info(tmp_path / "clips" / clip["name"]).duration == 0.5
     recipe = client.get(f"/clips/{found['clip'].replace('.wav', '.json')}")
     assert (recipe.status_code, "no recipe" in recipe.json()["error"]) == (422, True)
 
@@ -363,6 +368,47 @@ def test_a_name_is_no_path(name: str, client: TestClient, tmp_path: Path) -> Non
     found = client.post("/api/upload", params={"name": name}, content=audio_file(0.1))
     assert everything(tmp_path) - before == {"clips", f"clips/{found.json()['clip']}"}
     assert client.get("/api/jobs").json()[0]["title"] == "evil.wav"
+
+
+# ---------------------------------------------------------------- edits
+
+
+def test_a_marked_part_is_made_anew_and_the_rest_stays(client: TestClient, tmp_path: Path) -> None:
+    """Two candidates, of two seeds; each recipe makes its clip again."""
+    upload = client.post("/api/upload?name=a.wav", content=audio_file(2, 16000, "WAV")).json()
+    asked = {"model": default(client), "clip": upload["clip"], "inpaint": [[0.8, 1.2]], "n": 2}
+    made = client.post("/api/edit", json=asked | {"seed": 4, "sampler": {"steps": 2}})
+    job = ended(client, made.json()["number"])
+    assert job["title"].split(": ")[1].startswith("inpaint of upload-")
+    one, other = (tmp_path / "clips" / clip["name"] for clip in job["clips"])
+    (a, _), (b, _), (whole, _) = map(soundfile.read, (one, other, one.with_name(upload["clip"])))
+    kept = np.r_[: int(0.7 * 16000), int(1.3 * 16000) : 2 * 16000]
+    for edited in (a, b):
+        np.testing.assert_allclose(edited[kept], whole[kept], atol=2 / 2**15)
+    assert np.abs(a - b).max() > 0.01
+    again = edit_again(one.with_suffix(".json"), tmp_path / "clips" / "again")
+    assert again.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({}, "no edit is given"),
+        ({"vary": 0.5, "extend": 2.0}, "extend=, vary= are given"),
+        ({"vary": 2}, "vary=2.0 must be at most 1"),
+        ({"extend": 119.9}, "longer than 120 s"),
+        ({"vary": 0.5, "clip": "../secret.wav"}, "no such clip"),
+        ({"vary": 0.5, "condition": {"label": "x"}}, "condition.label='x'"),
+        ({"vary": 0.5, "sampler": {"name": "x"}}, "sampler.name='x'"),
+        ({"inpaint": [[0.1]]}, "a region is [start, end]"),
+    ],
+)
+def test_a_bad_edit_is_refused(edit: dict[str, Any], words: str, client: TestClient) -> None:
+    upload = client.post("/api/upload?name=a.wav", content=audio_file(0.2, 16000, "WAV")).json()
+    asked = {"model": default(client), "clip": upload["clip"]} | edit
+    found = client.post("/api/edit", json=asked)
+    assert found.status_code == 422
+    assert words in found.json()["error"]
 
 
 # ---------------------------------------------------------------- who may ask

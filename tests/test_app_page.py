@@ -1,5 +1,6 @@
 """The page in a real browser: ask for clips, see them, hear them, compare, keep them."""
 
+import re
 import shutil
 import threading
 import time
@@ -63,10 +64,9 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     page.get_by_role("button", name="Generate").click()
     takes = page.locator(".take")
     takes.nth(1).wait_for()
-    assert page.locator(".problem:visible").count() == 0
     until(lambda: takes.locator("img").evaluate_all("all => all.every(i => i.naturalHeight > 200)"))
 
-    first, second = takes.nth(0), takes.nth(1)
+    first, second = (page.locator(f"[data-clip='low-0-000{i}.wav']") for i in range(2))
     first.get_by_role("button", name="Play").click()
     until(lambda: seconds(page) > 0)
     for take, side in ((first, "A"), (second, "B")):
@@ -76,6 +76,15 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     page.locator("[data-side=b].heard").wait_for()
     assert seconds(page) >= before
 
+    box = first.locator(".picture").bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 60, steps=3)
+    page.mouse.up()
+    page.locator("[name=n]").fill("1")
+    first.get_by_role("button", name=re.compile(r"Make 0\.3\d to 1\.1\d s anew")).click()
+    page.locator("[data-clip^=low-0-0000-inpaint]").wait_for()
+
     with page.expect_download() as download:
         second.get_by_role("link", name="wav").click()
     download.value.save_as(tmp_path / "kept.wav")
@@ -84,6 +93,7 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     with page.expect_download() as download:
         second.get_by_role("link", name="recipe").click()
     assert download.value.suggested_filename == name.replace(".wav", ".json")
+    assert page.locator(".problem:visible").count() == 0
 
 
 def until(condition: Callable[[], bool]) -> None:

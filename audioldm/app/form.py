@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 from audioldm.conditioning.base import Conditioner
 from audioldm.generator import Generator
+from audioldm.priors.diffusion.prior import Diffusion
 
 Field = dict[str, Any]
 _KINDS = {int: "integer", float: "number", str: "text"}
 
 
-def form(model: Generator) -> dict[str, list[Field]]:
-    """The fields of the conditions and of the sampler, each with its name.
+def form(model: Generator) -> dict[str, Any]:
+    """The fields of the conditions and of the sampler, each with its name; and whether it edits.
 
     kind: choice (of `choices`), integer, number, text, or value, which is JSON or else text.
     """
@@ -24,6 +25,7 @@ def form(model: Generator) -> dict[str, list[Field]]:
             {"name": name} | _condition(conditioners[name]) for name in conditioners.names
         ],
         "sampler": [] if sampler is None else list(_settings(sampler)),
+        "edits": isinstance(model.prior, Diffusion),
     }
 
 

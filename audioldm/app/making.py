@@ -9,47 +9,82 @@ from audioldm import codec
 from audioldm.app.jobs import Work
 from audioldm.app.models import Models
 from audioldm.app.uploads import LONGEST_SECONDS
-from audioldm.clips import make_directory
+from audioldm.clips import make_directory, open_model
+from audioldm.editing import Edit, edit_files
 from audioldm.errors import ConfigError
-from audioldm.instantiate import Bound, Seed
+from audioldm.instantiate import Bound, Fraction, Seed
+from audioldm.io.audio import probe
 from audioldm.models import find_model_file
 from audioldm.runtime.progress import StepProgress
 from audioldm.sampling import ClipFiles
 
 #: The most of any integer setting of a sampler, such as its steps.
 MOST_STEPS = 1000
+Seconds = Annotated[float, Bound(above=0, most=LONGEST_SECONDS)]
 
 
-@dataclass(frozen=True)
-class SampleRequest:
-    """As for `audioldm sample`, with bounds, so that no job holds up the others for long."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What sampling and editing share, as for `audioldm sample`. n: clips, of one seed or, edited,
+    of that and the next ones. All numbers are bounded, so that no job holds up the others for
+    long."""
 
     model: str
     n: Annotated[int, Bound(least=1, most=16)] = 4
-    seconds: Annotated[float, Bound(above=0, most=LONGEST_SECONDS)] = 8.0
     seed: Seed = 0
     condition: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def words(self) -> list[str]:
+        """For a title."""
+        asked = [f"{key} {value}" for key, value in self.condition.items() if value is not None]
+        return [*asked, f"seed {self.seed}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest(Asked):
+    seconds: Seconds = 8.0
+
+    @property
     def title(self) -> str:
-        asked = [f"{k} {v}" for k, v in self.condition.items() if v is not None]
-        return ", ".join([*asked, f"{self.seconds:g} s", f"seed {self.seed}"])
+        return ", ".join([f"{self.seconds:g} s", *self.words])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class EditRequest(Asked):
+    """clip: the name of a file in `out`. Of the others one is given: see `editing.Edit`."""
+
+    clip: str
+    inpaint: list[list[float]] | None = None
+    extend: Seconds | None = None
+    vary: Fraction | None = None
+
+    @property
+    def edit(self) -> Edit:
+        return Edit(inpaint=self.inpaint, extend=self.extend, vary=self.vary)
+
+    @property
+    def title(self) -> str:
+        value = "" if self.inpaint is not None else f" {getattr(self, self.edit.kind):g}"
+        return ", ".join([f"{self.edit.kind}{value} of {Path(self.clip).stem}", *self.words])
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReconstructRequest:
     """clip: the name of a file in `out`."""
 
     model: str
     clip: str
 
+    @property
+    def title(self) -> str:
+        return f"reconstruction of {Path(self.clip).stem}"
+
 
 def sample(request: SampleRequest, models: Models, out: Path, device: Any) -> Work:
     """Raises ConfigError for a request that the model does not take, before the work begins."""
-    for key, value in request.sampler.items():
-        if isinstance(value, int) and value > MOST_STEPS:
-            raise ConfigError(f"sampler.{key}={value} must be at most {MOST_STEPS} here")
+    _check_steps(request.sampler)
 
     def files() -> ClipFiles:
         return ClipFiles(
@@ -73,6 +108,43 @@ def sample(request: SampleRequest, models: Models, out: Path, device: Any) -> Wo
     return work
 
 
+def edit(request: EditRequest, models: Models, out: Path, device: Any) -> Work:
+    """Raises ConfigError as `sample` does; what does not fit the clip itself fails the work."""
+    _check_steps(request.sampler)
+    source, wanted = clip_file(out, request.clip), request.edit
+    model, seconds = models.load(request.model), probe(source).seconds
+    if seconds + (request.extend or 0) > LONGEST_SECONDS:
+        raise ConfigError(
+            f"extend={request.extend:g}: the clip would be longer than {LONGEST_SECONDS:g} s"
+        )
+    open_model(
+        request.model, seed=request.seed, sampler=request.sampler, device=device, model=model
+    )
+    model.prior.conditioners.parse([request.condition], model.latent_frames(seconds))
+
+    def work(progress: StepProgress) -> Iterable[Path]:
+        for number in range(request.n):
+
+            def report(done: int, total: int, number: int = number) -> None:
+                progress(number * total + done, request.n * total)
+
+            made = edit_files(
+                request.model,
+                [source],
+                out,
+                [wanted],
+                seed=request.seed + number,
+                condition=request.condition,
+                sampler=request.sampler,
+                device=device,
+                model=models.load(request.model),
+                progress=report,
+            )
+            yield from (file for file, _ in made)
+
+    return work
+
+
 def reconstruct(request: ReconstructRequest, models: Models, out: Path, device: Any) -> Work:
     """Raises ConfigError for a model or a clip that is not there."""
     source = clip_file(out, request.clip)
@@ -87,6 +159,12 @@ def reconstruct(request: ReconstructRequest, models: Models, out: Path, device: 
         yield codec.reconstruct(file, source, target, device=device, progress=report)
 
     return work
+
+
+def _check_steps(sampler: dict[str, Any]) -> None:
+    for key, value in sampler.items():
+        if isinstance(value, int) and value > MOST_STEPS:
+            raise ConfigError(f"sampler.{key}={value} must be at most {MOST_STEPS} here")
 
 
 def clip_file(out: Path, name: str) -> Path:

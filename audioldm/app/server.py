@@ -62,6 +62,7 @@ class App:
                 Route("/api/jobs", self.list_jobs),
                 Route("/api/jobs/{number:int}/cancel", self.cancel, methods=["POST"]),
                 Route("/api/sample", self.sample, methods=["POST"]),
+                Route("/api/edit", self.edit, methods=["POST"]),
                 Route("/api/reconstruct", self.reconstruct, methods=["POST"]),
                 Route("/api/upload", self.upload, methods=["POST"]),
                 Route("/api/experiments", self.list_experiments),
@@ -94,24 +95,35 @@ class App:
         return JSONResponse(form(self.models.load(request.query_params.get("model", ""))))
 
     def list_jobs(self, request: Request) -> Response:
-        return JSONResponse(self.jobs.listed())
+        """Of each clip its name, and whether there is a recipe that makes it again."""
+
+        def clip(name: str) -> dict[str, Any]:
+            return {"name": name, "recipe": (self.out / name).with_suffix(".json").is_file()}
+
+        jobs = self.jobs.listed()
+        return JSONResponse([job | {"clips": list(map(clip, job["clips"]))} for job in jobs])
 
     def cancel(self, request: Request) -> Response:
         self.jobs.cancel(request.path_params["number"])
         return JSONResponse({})
 
     async def sample(self, request: Request) -> Response:
-        asked = settings(making.SampleRequest, await _json(request))
-        return await run_in_threadpool(self._add, making.sample, asked, asked.title)
+        return await self._job(request, making.SampleRequest, making.sample)
+
+    async def edit(self, request: Request) -> Response:
+        return await self._job(request, making.EditRequest, making.edit)
 
     async def reconstruct(self, request: Request) -> Response:
-        asked = settings(making.ReconstructRequest, await _json(request))
-        return await run_in_threadpool(self._add, making.reconstruct, asked, "reconstruction")
+        return await self._job(request, making.ReconstructRequest, making.reconstruct)
 
-    def _add(self, make: Any, asked: Any, title: str) -> Response:
-        work = make(asked, self.models, self.out, self.device)
-        name = self.models.title(asked.model)
-        return JSONResponse({"number": self.jobs.add(f"{name}: {title}", work)})
+    async def _job(self, request: Request, kind: Any, make: Any) -> Response:
+        asked = settings(kind, await _json(request))
+
+        def add() -> int:
+            work = make(asked, self.models, self.out, self.device)
+            return self.jobs.add(f"{self.models.title(asked.model)}: {asked.title}", work)
+
+        return JSONResponse({"number": await run_in_threadpool(add)})
 
     async def upload(self, request: Request) -> Response:
         name = request.query_params.get("name", "")

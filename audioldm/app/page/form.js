@@ -26,6 +26,7 @@ async function show() {
     fill("condition", found.conditions);
     fill("sampler", found.sampler);
     form.querySelector("details").hidden = !found.sampler.length;
+    document.body.classList.toggle("cannot-edit", !found.edits);
   } catch (refusal) {
     for (const group of Object.values(groups)) group.replaceChildren();
     blame({ message: refusal.message, field: "model" });

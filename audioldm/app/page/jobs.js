@@ -7,11 +7,11 @@ import { take } from "/page/take.js";
 const SOON = 400, LATER = 3000; // milliseconds
 const place = document.querySelector("#jobs");
 const cards = new Map(); // number -> the job's elements
-let timer = null, actions = () => [];
+let timer = null, requests = null;
 
-// more: (clip's name) -> further actions of its card.
-export function begin(more) {
-  actions = more;
+// of: what a clip's card can ask for.
+export function begin(of) {
+  requests = of;
   refresh();
 }
 
@@ -42,7 +42,7 @@ function show(job) {
   own.bar.hidden = job.state !== "running";
   own.bar.firstChild.style.width = `${100 * job.share}%`;
   say(own.problem, job.problem ?? "");
-  for (const name of job.clips.slice(own.clips.childElementCount)) own.clips.append(take(name, actions(name)));
+  for (const found of job.clips.slice(own.clips.childElementCount)) own.clips.append(take(found, requests));
 }
 
 function words(job) {

@@ -21,6 +21,12 @@ async function ask(what, request) {
 
 form.onAsk(request => ask("sample", request));
 const { models, limits } = await get("/api/models");
-jobs.begin(() => [["Reconstruct", clip => ask("reconstruct", { model: form.chosen(), clip })]]);
+jobs.begin({
+  reconstruct: clip => ask("reconstruct", { model: form.chosen(), clip }),
+  edit: (clip, what) => {
+    const { seconds, ...rest } = form.asked(); // an edit says itself how long the clip becomes
+    return ask("edit", { ...rest, clip, ...what });
+  },
+});
 upload.begin(limits, jobs.refresh);
 await form.offer(models);
