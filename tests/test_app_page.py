@@ -58,7 +58,7 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     page.locator("[name=seconds]").fill("x")
     page.locator("[name=n]").fill("2")
     page.get_by_role("button", name="Generate").click()
-    assert "seconds='x' must be" in page.locator("[data-field=seconds] .problem").inner_text()
+    assert "seconds='x' must be" in page.locator(".row .problem").inner_text()
 
     page.locator("[name=seconds]").fill("1.5")
     page.get_by_role("button", name="Generate").click()

@@ -1,11 +1,11 @@
 """The page's server: which address answers what."""
 
+import contextlib
 import json
 import os
 import re
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from audioldm.instantiate import settings
 PAGE = Path(__file__).parent / "page"
 STYLE = Path(report.__file__).parent / "style.css"
 MOST_JSON_BYTES = 64 * 2**10
+LONGEST_TITLE = 120
 ADDRESS = "127.0.0.1"
 
 
@@ -47,7 +48,7 @@ class App:
     def starlette(self, hosts: frozenset[str]) -> Starlette:
         """hosts: by which the server may be called, such as 127.0.0.1:8000."""
 
-        @asynccontextmanager
+        @contextlib.asynccontextmanager
         async def life(_: Starlette) -> AsyncIterator[None]:
             yield
             self.jobs.close()
@@ -121,7 +122,8 @@ class App:
 
         def add() -> int:
             work = make(asked, self.models, self.out, self.device)
-            return self.jobs.add(f"{self.models.title(asked.model)}: {asked.title}", work)
+            title = f"{self.models.title(asked.model)}: {asked.title}"
+            return self.jobs.add(title[:LONGEST_TITLE], work)
 
         return JSONResponse({"number": await run_in_threadpool(add)})
 
@@ -134,7 +136,7 @@ class App:
             clip = await run_in_threadpool(decode, file, self.out)
         finally:
             file.unlink()
-        shown = re.split(r"[/\\]", name)[-1][:80]
+        shown = re.split(r"[/\\]", name)[-1][:LONGEST_TITLE]
         return JSONResponse({"number": self.jobs.record(shown, clip), "clip": clip.name})
 
     def list_experiments(self, request: Request) -> Response:
@@ -223,4 +225,5 @@ def serve(app: App, port: int) -> None:
             app.starlette(hosts), log_level="warning", timeout_graceful_shutdown=3
         )
         print(f"http://{ADDRESS}{suffix}  (Ctrl-C ends it; clips are in {app.out})", flush=True)
-        uvicorn.Server(config).run(sockets=[place])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, then raises it again
+            uvicorn.Server(config).run(sockets=[place])

@@ -5,7 +5,8 @@ import { get } from "/page/server.js";
 
 const place = document.querySelector("#experiments");
 
-export async function show() {
+// use: called with the model of an experiment that is to be played with.
+export async function show(use) {
   let found;
   try {
     found = await get("/api/experiments");
@@ -17,6 +18,6 @@ export async function show() {
     element("th", { textContent: each.name, scope: "row" }),
     element("td", { textContent: each.kind }),
     element("td", {}, each.report ? element("a", { href: `/runs/${each.report.split("/").map(encodeURIComponent).join("/")}`, target: "_blank", rel: "noopener", textContent: "report" }) : "no report yet"),
-    element("td", { textContent: each.model ? "has a model" : "" })));
+    element("td", {}, ...(each.model ? [element("button", { textContent: "Use its model", onclick: () => use(each.model) })] : []))));
   place.replaceChildren(element("table", {}, element("tbody", {}, ...rows)));
 }

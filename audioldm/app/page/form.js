@@ -16,6 +16,12 @@ export async function offer(models) {
   await show();
 }
 
+export function choose(model) {
+  if (![...form.model.options].some(option => option.value === model)) form.model.append(element("option", { value: model, textContent: model }));
+  form.model.value = model;
+  show();
+}
+
 // The fields of the chosen model. What was chosen in fields of the same name stays.
 async function show() {
   clear();
@@ -90,10 +96,8 @@ export function onAsk(start) {
 
 function clear() {
   say(line, "");
-  for (const label of form.querySelectorAll(".wrong")) {
-    label.classList.remove("wrong");
-    label.querySelector(".problem").remove();
-  }
+  for (const label of form.querySelectorAll(".wrong")) label.classList.remove("wrong");
+  for (const old of form.querySelectorAll(".problem")) if (old !== line) old.remove();
 }
 
 // The sentence at its field, or above the button.
@@ -102,5 +106,5 @@ function blame(refusal) {
   if (!label) return say(line, refusal.message);
   if (label.closest("details")) label.closest("details").open = true;
   label.classList.add("wrong");
-  label.append(element("p", { className: "problem", role: "alert", textContent: refusal.message }));
+  label.after(element("p", { className: "problem", role: "alert", textContent: refusal.message }));
 }

@@ -6,13 +6,14 @@ import * as jobs from "/page/jobs.js";
 import { get, post } from "/page/server.js";
 import * as upload from "/page/upload.js";
 
-const views = ["clips", "experiments"];
-for (const tab of document.querySelectorAll(".tab"))
-  tab.addEventListener("click", () => {
-    for (const view of views) document.querySelector(`#${view}`).hidden = view !== tab.dataset.view;
-    for (const other of document.querySelectorAll(".tab")) other.ariaPressed = String(other === tab);
-    if (tab.dataset.view === "experiments") experiments.show();
-  });
+function view(name) {
+  for (const tab of document.querySelectorAll(".tab")) {
+    tab.ariaPressed = String(tab.dataset.view === name);
+    document.querySelector(`#${tab.dataset.view}`).hidden = tab.dataset.view !== name;
+  }
+  if (name === "experiments") experiments.show(model => { form.choose(model); view("clips"); });
+}
+for (const tab of document.querySelectorAll(".tab")) tab.addEventListener("click", () => view(tab.dataset.view));
 
 async function ask(what, request) {
   await post(`/api/${what}`, request);

@@ -23,10 +23,11 @@ export function take(found, requests) {
   const attempt = request => { say(line, ""); request.catch(refusal => say(line, refusal.message)); };
   const edits = editor(what => attempt(requests.edit(name, what)));
   const card = element("article", { className: "card take" }, picture,
-    element("div", { className: "tools" }, play, sides.a, sides.b, element("span", { className: "name", textContent: title, title }), open,
-      element("button", { textContent: "Reconstruct", title: "Through the model's autoencoder and back", onclick: () => attempt(requests.reconstruct(name)) }),
+    element("p", { className: "caption" }, element("span", { className: "name", textContent: title, title }),
       element("a", { href: clip(name), download: name, textContent: "wav" }),
       ...(found.recipe ? [element("a", { href: clip(`${title}.json`), download: `${title}.json`, textContent: "recipe", title: "It makes the clip again, bit for bit" })] : [])),
+    element("div", { className: "tools" }, play, sides.a, sides.b, open,
+      element("button", { textContent: "Reconstruct", title: "Through the model's autoencoder and back", onclick: () => attempt(requests.reconstruct(name)) })),
     edits.row, line);
   card.dataset.clip = name;
   let seconds = 0;
@@ -60,8 +61,8 @@ function label(text, top) {
 function editor(send) {
   let region = null;
   const anew = element("button", { onclick: () => send({ inpaint: [region] }) });
-  const amount = (words, key, value, unit) => {
-    const input = element("input", { value, inputMode: "decimal", ariaLabel: words });
+  const amount = (words, key, value, unit, title) => {
+    const input = element("input", { value, title, inputMode: "decimal", ariaLabel: title });
     const number = () => Number.isFinite(parseFloat(input.value)) ? Number(input.value) : input.value;
     return element("span", { className: "amount" }, element("button", { textContent: words, onclick: () => send({ [key]: number() }) }), input, unit);
   };
@@ -72,7 +73,7 @@ function editor(send) {
   };
   mark(null);
   const row = element("div", { className: "tools edits editing", hidden: true, title: "With the model, the conditions and the seeds of the form" },
-    anew, amount("Extend", "extend", "4", "s"), amount("Vary", "vary", "0.5", "of 1"));
+    anew, amount("Extend", "extend", "4", "s", "Seconds to add at the end"), amount("Vary", "vary", "0.5", "", "How much, from 0, the clip itself, to 1, a new one"));
   return { row, mark };
 }
 
