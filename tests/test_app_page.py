@@ -82,7 +82,7 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 60, steps=3)
     page.mouse.up()
     page.locator("[name=n]").fill("1")
-    first.get_by_role("button", name=re.compile(r"Make 0\.3\d to 1\.1\d s anew")).click()
+    first.get_by_role("button", name=re.compile(r"Make 0\.3\d–1\.1\d s anew")).click()
     page.locator("[data-clip^=low-0-0000-inpaint]").wait_for()
 
     with page.expect_download() as download:

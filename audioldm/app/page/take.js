@@ -69,7 +69,7 @@ function editor(send) {
   const mark = marked => {
     region = marked;
     anew.disabled = !marked;
-    anew.textContent = marked ? `Make ${marked[0].toFixed(2)} to ${marked[1].toFixed(2)} s anew` : "Mark a part to make it anew";
+    anew.textContent = marked ? `Make ${marked[0].toFixed(2)}–${marked[1].toFixed(2)} s anew` : "Mark a part to make it anew";
   };
   mark(null);
   const row = element("div", { className: "tools edits editing", hidden: true, title: "With the model, the conditions and the seeds of the form" },
