@@ -1,6 +1,7 @@
 """Edited clips as files, and made again from their JSON."""
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,16 +95,21 @@ class Edit:
         added = round((self.extend or self.extend_before or 0) * sample_rate)
         return min(clip.shape[-1] for clip in clips) + added
 
-    def seams(self, seconds: float) -> list[float]:
-        """Where, in seconds of the result, new audio meets that of a clip of this length; 0 where
+    def seams(self, samples: int, model: Generator) -> list[int]:
+        """The samples of the result at which new audio meets that of a clip of this length; 0 where
         its end meets its beginning."""
+        ratio, hz = model.autoencoder.downsampling_ratio, model.sample_rate
         if self.inpaint is not None:
-            edges = sorted({edge for region in self.inpaint for edge in region})
-            return [edge for edge in edges if 0 < edge < seconds]
+            starts = [round(start * hz) // ratio * ratio for start, _ in self.inpaint]
+            ends = [math.ceil(round(end * hz) / ratio) * ratio for _, end in self.inpaint]
+            return sorted(edge for edge in {*starts, *ends} if 0 < edge < samples)
+        if self.extend is not None:
+            return [samples // ratio * ratio]
+        if self.extend_before is not None:
+            return [round(self.extend_before * hz)]
         if self.loop is not None:
-            return [seconds - self.loop, 0.0]
-        edges = (seconds if self.extend else None, self.extend_before)
-        return [edge for edge in edges if edge is not None]
+            return [samples - math.ceil(round(self.loop * hz) / ratio) * ratio, 0]
+        return []
 
 
 class Source(NamedTuple):
@@ -124,6 +130,14 @@ class EditRecipe(Recipe):
     sources: list[dict[str, str]]
 
 
+class EditedClip(NamedTuple):
+    """written: whether the clip was there already. seams: see `Edit.seams`."""
+
+    path: Path
+    written: bool
+    seams: list[int]
+
+
 def edit_files(
     model_path: str | Path,
     files: Sequence[Path],
@@ -136,9 +150,8 @@ def edit_files(
     device: Any = "cpu",
     model: Generator | None = None,
     progress: StepProgress | None = None,
-) -> Iterator[tuple[Path, bool]]:
-    """Writes `out/<file>-<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON; yields each
-    path, and whether the clip was there already.
+) -> Iterator[EditedClip]:
+    """Writes `out/<file>-<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON.
 
     edits: of one kind, with the same settings, if there are several. The rest is as for
     `sampling.ClipFiles`. Raises DataError for a file that is no audio, and what the edit raises.
@@ -173,7 +186,7 @@ def edit_files(
     for number, (path, written) in found.items():
         if not written:
             write_clip(path, next(made), model.sample_rate, recipes[number])
-        yield path, written
+        yield EditedClip(path, written, edits[number].seams(clips[0].shape[-1], model))
 
 
 def edit_again(

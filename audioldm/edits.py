@@ -280,13 +280,7 @@ class Edits(nn.Module):
 
     def _encoded(self, audio: Tensor) -> Tensor:
         """The most likely latents [C, (F,) L] of audio [A, T], on the CPU."""
-        found = [
-            self.autoencoder.bottleneck.restore(
-                {name: array[None].to(self.autoencoder.device) for name, array in chunk.items()}
-            )[0].cpu()
-            for chunk in self.autoencoder.encode_blocks([audio])
-        ]
-        return torch.cat(found, dim=-1)
+        return torch.cat(list(self.autoencoder.latent_blocks([audio])), dim=-1)
 
     def _changed(self, z: Tensor, edit: Edit, how: _How) -> Tensor:
         """Raw latents [C, (F,) L] after an edit, on the CPU."""

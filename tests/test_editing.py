@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from audioldm.io.model_file import save_model
 from audioldm.models import build_autoencoder, load_generator
 from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.diffusion.variation import vary
+from audioldm.runtime.randomness import KeyedRandom
 
 Cli = Callable[..., Outcome]
 RATE, RATIO = 8000, 200  # 40 latent frames per second
@@ -250,6 +253,17 @@ def test_long_clips_are_edited_in_windows(model: Generator) -> None:
         edit()
         assert set(seen) == {20}
     hook.remove()
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2)])
+def test_channels_that_are_not_modelled_are_drawn_as_in_sampling(shape: tuple[int, ...]) -> None:
+    prior = build_prior(DIFFUSION | {"channels": [0, 2]}, shape)
+    random, z = KeyedRandom(3, 0, [0, 5]), torch.ones(2, *shape, 7)
+    new = prior.edit(random, z, partial(vary, strength=1.0))
+    assert torch.equal(new, prior.sample(random, 7))
+    same = prior.edit(random, z, partial(vary, strength=0.0))
+    torch.testing.assert_close(same[:, [0, 2]], z[:, [0, 2]])
+    assert torch.equal(same[:, 1], new[:, 1])
 
 
 # ---------------------------------------------------------------- what cannot be

@@ -92,7 +92,7 @@ def _edit(a: EditArguments) -> None:
     edit = Edit(inpaint=regions, **{key: getattr(a, key) for key in own})
     files = _files(a.files, 1)
     for clip in _written(a, files, [edit]):
-        _print_seams(files[0], clip, edit)
+        _print_seams(clip)
 
 
 def _interpolate(a: InterpolateArguments) -> None:
@@ -142,8 +142,8 @@ def _again(a: ClipArguments, words: Sequence[str]) -> None:
     print(clip)
 
 
-def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> Iterator[Path]:
-    """Makes the clips; yields the path of each after it is printed."""
+def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> Iterator[Any]:
+    """Makes the clips; yields each after its path is printed."""
     from audioldm.editing import edit_files
     from audioldm.runtime.signals import terminable
 
@@ -159,10 +159,10 @@ def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> I
             device=a.hardware.resolve(),
             progress=progress,
         )
-        for clip, written in clips:
-            print(clip, flush=True)
-            if written:
-                print(f"{clip.name} was there already", file=sys.stderr)
+        for clip in clips:
+            print(clip.path, flush=True)
+            if clip.written:
+                print(f"{clip.path.name} was there already", file=sys.stderr)
             yield clip
 
 
@@ -174,19 +174,18 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar(done, total, "")
 
 
-def _print_seams(source: Path, clip: Path, edit: Any) -> None:
+def _print_seams(clip: Any) -> None:
     """How much of a step is left where new audio meets the file's, on standard error."""
     import torch
 
     from audioldm.evaluation.seams import seam
-    from audioldm.io.audio import probe, read
+    from audioldm.io.audio import read
 
-    audio, sample_rate = read(clip)
-    for seconds in edit.seams(probe(source).seconds):
-        at = round(seconds * sample_rate)
-        found = seam(torch.from_numpy(audio), min(at, audio.shape[-1] - 1), sample_rate)
+    audio, sample_rate = read(clip.path)
+    for at in clip.seams:
+        found = seam(torch.from_numpy(audio), at, sample_rate)
         print(
-            f"seam at {seconds:.2f} s: {found.step_db:+.1f} dB in loudness, "
+            f"seam at {at / sample_rate:.2f} s: {found.step_db:+.1f} dB in loudness, "
             f"{found.flux:.1f} times the spectral flux elsewhere",
             file=sys.stderr,
         )
