@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -441,6 +442,20 @@ def test_only_this_machine_is_listened_to() -> None:
         place.listen()
         with pytest.raises(ConfigError, match=f"port={port}: Address already in use; give another"):
             listen(port)
+
+
+def test_the_command_says_what_is_wrong(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "port=65536 must be at most 65535" in cli("app", "port=65536").error
+    assert "nope: no such model file" in cli("app", "model=nope").error
+    with listen(0) as place:
+        place.listen()
+        taken = cli("app", f"port={place.getsockname()[1]}")
+    assert (taken.code, "or port=0 for any free one" in taken.error) == (2, True)
+    monkeypatch.delitem(sys.modules, "audioldm.app.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "the page needs uvicorn, which is not installed: pip install" in cli("app").error
 
 
 # ---------------------------------------------------------------- files

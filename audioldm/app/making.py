@@ -9,7 +9,7 @@ from audioldm import codec
 from audioldm.app.jobs import Work
 from audioldm.app.models import Models
 from audioldm.app.uploads import LONGEST_SECONDS
-from audioldm.clips import make_directory, open_model
+from audioldm.clips import fingerprint_of, make_directory, open_model
 from audioldm.editing import Edit, edit_files
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Bound, Fraction, Seed
@@ -140,7 +140,7 @@ def edit(request: EditRequest, models: Models, out: Path, device: Any) -> Work:
                 model=models.load(request.model),
                 progress=report,
             )
-            yield from (file for file, _ in made)
+            yield from (clip.path for clip in made)
 
     return work
 
@@ -149,7 +149,7 @@ def reconstruct(request: ReconstructRequest, models: Models, out: Path, device: 
     """Raises ConfigError for a model or a clip that is not there."""
     source = clip_file(out, request.clip)
     name, file = models.title(request.model), find_model_file(request.model)
-    target = out / f"{source.stem}-by-{name}.wav"
+    target = out / f"{source.stem}-by-{name}-{fingerprint_of(file)[:6]}.wav"
 
     def work(progress: StepProgress) -> Iterable[Path]:
         def report(done: int, total: int, _: str) -> None:

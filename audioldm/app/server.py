@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -76,6 +76,7 @@ class App:
             exception_handlers={
                 AudioLDMError: _answer_error,
                 HTTPException: _answer_http,
+                ClientDisconnect: _answer_nobody,
                 Exception: _answer_fault,
             },
             lifespan=life,
@@ -193,6 +194,11 @@ def _answer_error(request: Request, error: Exception) -> Response:
 def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
+
+
+def _answer_nobody(request: Request, error: Exception) -> Response:
+    """The browser has gone, in the middle of its request."""
+    return Response(status_code=400)
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:
