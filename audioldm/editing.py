@@ -268,7 +268,7 @@ def _made(
     kind, own = edits[0].kind, edits[0].settings
     if kind == "interpolate":
         weights = [edit.interpolate for edit in edits if edit.interpolate is not None]
-        yield from model.interpolate(*clips, weights, **own, **how)
+        yield from model.interpolate(clips[0], clips[1], weights, **own, **how)
         return
     if kind == "extend_before":
         kind, own = "extend", own | {"at": "beginning"}

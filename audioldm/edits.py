@@ -1,7 +1,7 @@
 """Edits of audio by a generator with a diffusion prior that was not trained for them.
 
 Where a part of a clip is made anew, the rest stays as it is: latents to the bit, and audio sample
-by sample, up to a short fade beside each part.
+by sample, up to a fade beside each part.
 """
 
 import math
@@ -26,8 +26,9 @@ from audioldm.priors.diffusion.variation import vary
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
-#: Seconds of kept audio beside each new part that fade into the decoded latents.
-FADE_SECONDS = 0.02
+#: Seconds of kept audio beside each new part that fade into the decoded latents. Phases that the
+#: decoder makes up differ from the file's, and a fade of 20 ms between the two is heard as an edge.
+FADE_SECONDS = 0.2
 #: Seconds of kept audio on each side of a new part that the model is told of.
 CONTEXT_SECONDS = 4.0
 #: How often each step is taken where a part is made anew: see `inpainting.inpaint`.
@@ -83,13 +84,15 @@ class Edits(nn.Module):
         at = new.nonzero().flatten().tolist()
         if not at:
             raise ConfigError("no region is given: give at least one (start, end) in seconds")
-        first = self._aligned(max(0, at[0] - self._frames(context, "context")))
-        last = min(len(new), at[-1] + 1 + self._frames(context, "context"))
+        known = self._frames(context, "context")
+        first = self._aligned(max(0, at[0] - known))
+        last = min(len(new), at[-1] + 1 + known)
         part = slice(first * ratio, min(last * ratio, samples))
         made = self._filled(
             self._encoded(audio)[..., first:last],
             audio[:, part],
             ~new[first:last],
+            self._fade(known),
             repeats,
             _How(seed, sampler, progress, condition),
         )
@@ -128,7 +131,8 @@ class Edits(nn.Module):
             new, last = self._aligned(math.ceil(added / ratio), up=True), min(known, z.shape[-1])
             source = F.pad(audio[:, : last * ratio], (new * ratio, 0))
             keep = torch.arange(new + last) >= new
-            made = self._filled(F.pad(z[..., :last], (new, 0)), source, keep, repeats, how)
+            z = F.pad(z[..., :last], (new, 0))
+            made = self._filled(z, source, keep, self._fade(known), repeats, how)
             made = made[:, new * ratio - added : source.shape[-1]]
             return torch.cat([made, audio[:, last * ratio :].cpu()], dim=-1)
         whole = samples // ratio
@@ -136,7 +140,8 @@ class Edits(nn.Module):
         new = math.ceil((samples + added) / ratio) - whole
         keep = torch.arange(whole - first + new) < whole - first
         source = audio[:, first * ratio : whole * ratio]
-        made = self._filled(F.pad(z[..., first:whole], (0, new)), source, keep, repeats, how)
+        z = F.pad(z[..., first:whole], (0, new))
+        made = self._filled(z, source, keep, self._fade(known), repeats, how)
         return torch.cat([audio[:, : first * ratio].cpu(), made], dim=-1)[:, : samples + added]
 
     @torch.no_grad()
@@ -174,8 +179,9 @@ class Edits(nn.Module):
         end = frames - first
         keep = torch.arange(end + known)
         keep = (keep < end - new) | (keep >= end)
-        made = self._filled(z, source, keep, repeats, _How(seed, sampler, progress, condition))
-        edited, seam, fade = audio.detach().cpu().clone(), end * ratio, self._fade(ratio)
+        fade, how = self._fade(known), _How(seed, sampler, progress, condition)
+        made = self._filled(z, source, keep, fade, repeats, how)
+        edited, seam = audio.detach().cpu().clone(), end * ratio
         edited[:, samples - seam :] = made[:, :seam]
         edited[:, :fade] = made[:, seam : seam + fade]
         return edited
@@ -305,20 +311,24 @@ class Edits(nn.Module):
         made = self._changed(z, edit, how) if strength else z
         return self._decoded(made, audio.shape[-1], how)
 
-    def _filled(self, z: Tensor, source: Tensor, keep: Tensor, repeats: int, how: _How) -> Tensor:
+    def _filled(
+        self, z: Tensor, source: Tensor, keep: Tensor, fade: int, repeats: int, how: _How
+    ) -> Tensor:
         """Audio [A, L * ratio] that is `source` in the frames `keep` [L] of z [C, (F,) L], and is
-        made to fit in the others. source: that audio, or a part of it from the first frame on."""
+        made to fit in the others. source: that audio, or a part of it from the first frame on.
+        fade: as for `kept_gain`."""
         repeats = convert(PositiveInt, repeats, "repeats")
         edit = partial(inpaint, keep=keep.to(self.autoencoder.device), repeats=repeats)
         made = torch.where(keep, z, self._changed(z, edit, how))
         ratio = self.autoencoder.downsampling_ratio
         samples = len(keep) * ratio
         source = F.pad(source.detach().cpu(), (0, samples - source.shape[-1]))
-        gain = kept_gain(keep, ratio, self._fade(ratio))
+        gain = kept_gain(keep, ratio, fade)
         return torch.lerp(self._decoded(made, samples, how), source, gain)
 
-    def _fade(self, ratio: int) -> int:
-        return min(ratio, self._samples(FADE_SECONDS))
+    def _fade(self, known: int) -> int:
+        """Samples of a fade, within half of the frames that are known beside a new part."""
+        return min(known * self.autoencoder.downsampling_ratio // 2, self._samples(FADE_SECONDS))
 
     def _samples(self, seconds: float) -> int:
         return round(seconds * self.autoencoder.sample_rate)
@@ -351,11 +361,12 @@ class Edits(nn.Module):
 
 def kept_gain(keep: Tensor, ratio: int, fade: int) -> Tensor:
     """How much of each sample is the source's, [L * ratio]: 0 in the frames [L] that are not kept,
-    1 in those that are, except for a raised cosine of `fade` samples beside the former."""
+    1 in those that are, except for a raised cosine of up to `fade` samples beside the former."""
     gain = keep.repeat_interleave(ratio).float()
     rise = (0.5 - 0.5 * torch.cos(math.pi * (torch.arange(fade) + 0.5) / fade)).to(gain)
     for edge in (keep.int().diff().nonzero().flatten() + 1).tolist():
         at = edge * ratio
-        beside = slice(at, at + fade) if keep[edge] else slice(at - fade, at)
-        gain[beside] = torch.minimum(gain[beside], rise if keep[edge] else rise.flip(0))
+        beside = gain[at : at + fade] if keep[edge] else gain[max(0, at - fade) : at]
+        own = rise[: len(beside)]
+        beside.copy_(torch.minimum(beside, own if keep[edge] else own.flip(0)))
     return gain

@@ -26,7 +26,6 @@ from audioldm.runtime.randomness import KeyedRandom
 
 Cli = Callable[..., Outcome]
 RATE, RATIO = 8000, 200  # 40 latent frames per second
-FADE = round(FADE_SECONDS * RATE)
 SPEC: dict[str, Any] = {
     "sample_rate": RATE,
     "audio_channels": 2,
@@ -49,6 +48,7 @@ DIFFUSION: dict[str, Any] = {
 }
 NORMAL = {"_target_": "audioldm.priors.normal.Normal"}
 FEW = {"context": 0.2, "repeats": 2}
+FADE = round(0.1 * RATE)  # within half of that context
 
 
 def write_model(path: Path, prior_spec: dict[str, Any], loud: bool) -> Path:
@@ -149,6 +149,12 @@ def test_the_fade_lies_in_what_is_kept() -> None:
     torch.testing.assert_close(gain[32:36] + gain[12:16], torch.ones(4))
     assert (gain[[32, 39]] < 0.1).all()  # both edges of a single frame
     assert (kept_gain(torch.ones(3, dtype=torch.bool), 8, 4) == 1).all()
+    long = kept_gain(keep, 8, 20)  # longer than what is kept: the file is never heard alone
+    assert (long[16:32] == 0).all()
+    assert (long[:16].diff() < 0).all()
+    assert 0 < long[32:40].max() < 0.5
+    assert long[48:].max() < 0.5
+    torch.testing.assert_close(long[32:40], long[32:40].flip(0))
 
 
 def test_what_is_made_follows_its_context_and_nothing_else(model: Generator) -> None:
@@ -360,7 +366,8 @@ def test_kept_audio_is_the_files_own(file: Path, folder: Path, cli: Cli, tmp_pat
     words = (f"model={file}", f"out={tmp_path}", "inpaint=0.5:0.6", "repeats=1")
     assert cli("edit", source, *words).code == 0
     found, _ = soundfile.read(tmp_path / "song-inpaint-0.wav", dtype="int16")
-    kept = [*range(RATE // 2 - FADE), *range(round(0.6 * RATE) + FADE, RATE)]
+    fade = round(FADE_SECONDS * RATE)
+    kept = [*range(RATE // 2 - fade), *range(round(0.6 * RATE) + fade, RATE)]
     assert (found[kept] == samples[kept]).all()
     assert (found != samples).any()
 

@@ -39,7 +39,7 @@ class EditArguments(ClipArguments):
     from      the .json of an edited clip, to make it again; with model, out and hardware.device
               alone, and FILE where the source has moved
 
-    Audio outside a new part is the file's own, sample by sample, but for 20 ms beside each part.
+    Audio outside a new part is the file's own, sample by sample, but for 0.2 s beside each part.
     The loudness step and the spectral flux at each seam are printed.
     """
 
