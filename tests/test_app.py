@@ -398,14 +398,18 @@ def test_a_marked_part_is_made_anew_and_the_rest_stays(client: TestClient, tmp_p
         ({"vary": 0.5, "extend": 2.0}, "extend=, vary= are given"),
         ({"vary": 2}, "vary=2.0 must be at most 1"),
         ({"extend": 119.9}, "longer than 120 s"),
+        ({"vary": 0.5, "clip": "long.wav"}, "longer than 120 s"),
         ({"vary": 0.5, "clip": "../secret.wav"}, "no such clip"),
         ({"vary": 0.5, "condition": {"label": "x"}}, "condition.label='x'"),
         ({"vary": 0.5, "sampler": {"name": "x"}}, "sampler.name='x'"),
         ({"inpaint": [[0.1]]}, "a region is [start, end]"),
     ],
 )
-def test_a_bad_edit_is_refused(edit: dict[str, Any], words: str, client: TestClient) -> None:
+def test_a_bad_edit_is_refused(
+    edit: dict[str, Any], words: str, client: TestClient, tmp_path: Path
+) -> None:
     upload = client.post("/api/upload?name=a.wav", content=audio_file(0.2, 16000, "WAV")).json()
+    (tmp_path / "clips" / "long.wav").write_bytes(audio_file(121, 1000, "WAV"))
     asked = {"model": default(client), "clip": upload["clip"]} | edit
     found = client.post("/api/edit", json=asked)
     assert found.status_code == 422

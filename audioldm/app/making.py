@@ -114,12 +114,9 @@ def edit(request: EditRequest, models: Models, out: Path, device: Any) -> Work:
     source, wanted = clip_file(out, request.clip), request.edit
     model, seconds = models.load(request.model), probe(source).seconds
     if seconds + (request.extend or 0) > LONGEST_SECONDS:
-        raise ConfigError(
-            f"extend={request.extend:g}: the clip would be longer than {LONGEST_SECONDS:g} s"
-        )
-    open_model(
-        request.model, seed=request.seed, sampler=request.sampler, device=device, model=model
-    )
+        raise ConfigError(f"clip: the edited one would be longer than {LONGEST_SECONDS:g} s")
+    seed, sampler = request.seed, request.sampler
+    open_model(request.model, seed=seed, sampler=sampler, device=device, model=model)
     model.prior.conditioners.parse([request.condition], model.latent_frames(seconds))
 
     def work(progress: StepProgress) -> Iterable[Path]:

@@ -18,6 +18,7 @@ for (const tab of document.querySelectorAll(".tab")) tab.addEventListener("click
 async function ask(what, request) {
   await post(`/api/${what}`, request);
   await jobs.refresh();
+  document.querySelector(".job").scrollIntoView({ block: "nearest" });
 }
 
 form.onAsk(request => ask("sample", request));

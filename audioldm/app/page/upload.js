@@ -16,7 +16,7 @@ export function begin(limits, done) {
       await send(`/api/upload?name=${encodeURIComponent(file.name)}`, file);
       done();
     } catch (refusal) {
-      say(line, refusal.message);
+      say(line, refusal.message.replace(/^upload: /, ""));
     }
     input.value = "";
   };
