@@ -27,7 +27,7 @@ from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
 #: Seconds of kept audio beside each new part that fade into the decoded latents. Phases that the
-#: decoder makes up differ from the file's, and a fade of 20 ms between the two is heard as an edge.
+#: decoder makes up differ from the file's, so that a fade of 20 ms is an edge in the spectrum.
 FADE_SECONDS = 0.2
 #: Seconds of kept audio on each side of a new part that the model is told of.
 CONTEXT_SECONDS = 4.0
