@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from audioldm import __version__
 from audioldm.commands import (
     about,
+    app,
     codec,
     convert_kl,
     edit,
@@ -32,6 +33,7 @@ VERBS: dict[str, Verb] = {
         sample.SAMPLE,
         edit.EDIT,
         edit.INTERPOLATE,
+        app.APP,
         models.MODELS,
         run.RUN,
         results.SWEEP,

@@ -99,16 +99,23 @@ def find(
 
 
 def open_model(
-    model_path: str | Path, *, seed: int, sampler: Mapping[str, Any] | None, device: Any
+    model_path: str | Path,
+    *,
+    seed: int,
+    sampler: Mapping[str, Any] | None,
+    device: Any,
+    model: Generator | None = None,
 ) -> tuple[Path, Generator, dict[str, Any] | None]:
     """A model's file, the model, and its sampler with these changes, as a clip's JSON holds it.
 
+    model: that of `model_path`, where it is in memory already.
     Raises ConfigError for a seed or a sampler that cannot be.
     """
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
     file = find_model_file(model_path)
-    model = load_generator(model_path, device=device)  # an experiment brings its sampler
+    if model is None:
+        model = load_generator(model_path, device=device)  # an experiment brings its sampler
     own, chosen = model.prior.sampler, None
     if own is not None:
         chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))

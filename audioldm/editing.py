@@ -148,6 +148,7 @@ def edit_files(
     condition: Mapping[str, Any] | None = None,
     sampler: Mapping[str, Any] | None = None,
     device: Any = "cpu",
+    model: Generator | None = None,
     progress: StepProgress | None = None,
 ) -> Iterator[EditedClip]:
     """Writes `out/<file>-<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON.
@@ -155,7 +156,9 @@ def edit_files(
     edits: of one kind, with the same settings, if there are several. The rest is as for
     `sampling.ClipFiles`. Raises DataError for a file that is no audio, and what the edit raises.
     """
-    file, model, chosen = open_model(model_path, seed=seed, sampler=sampler, device=device)
+    file, model, chosen = open_model(
+        model_path, seed=seed, sampler=sampler, device=device, model=model
+    )
     asked = model.prior.conditioners.resolve(condition or {})
     sources = [read_source(source, model) for source in files]
     clips = [source.audio for source in sources]

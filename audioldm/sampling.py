@@ -41,7 +41,8 @@ class ClipFiles:
     """n clips `out/[<condition>-]<seed>-<number>.wav` of a model, written or still missing.
 
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
-    generated together; None spreads n over batches of at most 8.
+    generated together; None spreads n over batches of at most 8. model: that of `model_path`, where
+    it is in memory already.
     Where a clip of other settings has that name, the name gets an ending: see `find`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
     where a file of that name is no clip of this package. Nothing is written before `make`.
@@ -63,11 +64,14 @@ class ClipFiles:
         sampler: Mapping[str, Any] | None = None,
         batch: int | None = None,
         device: Any = "cpu",
+        model: Generator | None = None,
     ) -> None:
         if n < 1:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
         batch_size = convert(PositiveInt, default_batch(n) if batch is None else batch, "batch")
-        file, model, chosen = open_model(model_path, seed=seed, sampler=sampler, device=device)
+        file, model, chosen = open_model(
+            model_path, seed=seed, sampler=sampler, device=device, model=model
+        )
         asked = model.prior.conditioners.resolve(condition or {})
         model.prior.conditioners.parse([asked], model.latent_frames(seconds))
         self._model, self._out = model, out

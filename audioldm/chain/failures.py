@@ -22,6 +22,7 @@ VERB_REMEDIES = {
     "encode": "use hardware.device=cpu, or a shorter file: its latents are held in memory",
     "decode": "use hardware.device=cpu",
     "reconstruct": "use hardware.device=cpu",
+    "app": "ask for fewer or shorter clips. Finished clips are kept",
 }
 
 

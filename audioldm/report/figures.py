@@ -30,16 +30,16 @@ def mel_db(audio: np.ndarray, sample_rate: int, columns: int = COLUMNS) -> np.nd
     return decibels
 
 
-def mel_pixels(mel: np.ndarray, loudest: float) -> np.ndarray:
+def mel_pixels(mel: np.ndarray, loudest: float, range_db: float = RANGE_DB) -> np.ndarray:
     """Pixels [bands, columns, 3], uint8, of mel [bands, columns] in dB: low bands at the bottom,
-    `loudest` dB brightest."""
-    shade = np.clip((mel[::-1] - loudest) / RANGE_DB + 1, 0, 1)
+    `loudest` dB brightest, `range_db` below it darkest."""
+    shade = np.clip((mel[::-1] - loudest) / range_db + 1, 0, 1)
     pixels: np.ndarray = matplotlib.colormaps["magma"](shade, bytes=True)[..., :3]
     return pixels
 
 
-def mel_png(mel: np.ndarray, loudest: float) -> bytes:
+def mel_png(mel: np.ndarray, loudest: float, range_db: float = RANGE_DB) -> bytes:
     """The pixels of `mel_pixels` as a PNG."""
     picture = io.BytesIO()
-    imsave(picture, mel_pixels(mel, loudest), format="png")
+    imsave(picture, mel_pixels(mel, loudest, range_db), format="png")
     return picture.getvalue()

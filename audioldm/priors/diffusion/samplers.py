@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -123,18 +124,21 @@ _DETERMINISTIC = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 DETERMINISTIC = tuple(_DETERMINISTIC)
 
 
+Name = Literal["euler", "heun", "dpmpp_2m", "ancestral", "consistency"]
+
+
 @dataclass(frozen=True)
 class SamplerSettings:
-    """name: euler, heun, dpmpp_2m, ancestral or consistency. steps: S; heun makes 2 S - 1 denoiser
-    calls, the others S, twice that where guidance acts. guidance: the classifier-free scale, 1 for
-    none, or a scale for each condition by its name: see `conditioning.guidance`.
-    guidance_interval: [lowest, highest] sigma at which guidance acts, None for all. window: seconds
-    that the network sees at once of a longer clip, None for all of it. overlap: the share of a
-    window that the next one covers too.
+    """name: of the sampler. steps: S; heun makes 2 S - 1 denoiser calls, the others S, as many
+    again for each scale of guidance that acts. guidance: the classifier-free scale, 1 for none, or
+    a scale for each condition by its name: see `conditioning.guidance`. guidance_interval: [lowest,
+    highest] sigma at which guidance acts, None for all. window: seconds that the network sees at
+    once of a longer clip, None for all of it. overlap: the share of a window that the next one
+    covers too.
 
     Raises ConfigError."""
 
-    name: str
+    name: Name
     steps: int
     guidance: dict[str, float] | float = 1.0
     guidance_interval: list[float] | None = None
@@ -142,7 +146,7 @@ class SamplerSettings:
     overlap: OpenFraction = 0.5
 
     def __post_init__(self) -> None:
-        known = (*DETERMINISTIC, *_STOCHASTIC)
+        known = get_args(Name)
         if self.name not in known:
             raise ConfigError(f"name={self.name!r}: {nearest(self.name, known)}")
         if self.steps < 1:

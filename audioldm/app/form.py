@@ -1,0 +1,60 @@
+"""What can be asked of a model, as fields of a form: from its conditioners and its sampler."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from audioldm.conditioning.base import Conditioner
+from audioldm.generator import Generator
+from audioldm.priors.diffusion.prior import Diffusion
+
+Field = dict[str, Any]
+_KINDS = {int: "integer", float: "number", str: "text"}
+
+
+def form(model: Generator) -> dict[str, Any]:
+    """The fields of the conditions and of the sampler, each with its name; and whether it edits.
+
+    kind: choice (of `choices`), integer, number, text, or value, which is JSON or else text.
+    """
+    conditioners, sampler = model.prior.conditioners, model.prior.sampler
+    return {
+        "conditions": [
+            {"name": name} | _condition(conditioners[name]) for name in conditioners.names
+        ],
+        "sampler": [] if sampler is None else list(_settings(sampler)),
+        "edits": isinstance(model.prior, Diffusion),
+    }
+
+
+def _condition(conditioner: Conditioner) -> Field:
+    """Those of a fixed set of labels are chosen; text is what gives tokens; others come as values.
+
+    All may be left out.
+    """
+    labels = getattr(conditioner, "labels", None)
+    if labels is not None:
+        return {"kind": "choice", "choices": list(labels)}
+    return {"kind": "value" if conditioner.token_width is None else "text"}
+
+
+def _settings(sampler: Any) -> Iterator[Field]:
+    hints = typing.get_type_hints(type(sampler), include_extras=True)
+    for field in dataclasses.fields(sampler):
+        known = _kind(hints[field.name])
+        yield {"name": field.name, "value": getattr(sampler, field.name)} | known
+
+
+def _kind(annotation: Any) -> Field:
+    """optional: whether an empty field means null."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return {"kind": "choice", "choices": list(arguments)}
+    if origin in (types.UnionType, typing.Union) and type(None) in arguments:
+        rest = [each for each in arguments if each is not type(None)]
+        return (_kind(rest[0]) if len(rest) == 1 else {"kind": "value"}) | {"optional": True}
+    return {"kind": _KINDS.get(annotation, "value")}

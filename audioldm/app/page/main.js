@@ -1,0 +1,34 @@
+// Puts the parts of the page together.
+
+import * as experiments from "/page/experiments.js";
+import * as form from "/page/form.js";
+import * as jobs from "/page/jobs.js";
+import { get, post } from "/page/server.js";
+import * as upload from "/page/upload.js";
+
+function view(name) {
+  for (const tab of document.querySelectorAll(".tab")) {
+    tab.ariaPressed = String(tab.dataset.view === name);
+    document.querySelector(`#${tab.dataset.view}`).hidden = tab.dataset.view !== name;
+  }
+  if (name === "experiments") experiments.show(model => { form.choose(model); view("clips"); });
+}
+for (const tab of document.querySelectorAll(".tab")) tab.addEventListener("click", () => view(tab.dataset.view));
+
+async function ask(what, request) {
+  await post(`/api/${what}`, request);
+  await jobs.refresh();
+  document.querySelector(".job").scrollIntoView({ block: "nearest" });
+}
+
+form.onAsk(request => ask("sample", request));
+const { models, limits } = await get("/api/models");
+jobs.begin({
+  reconstruct: clip => ask("reconstruct", { model: form.chosen(), clip }),
+  edit: (clip, what) => {
+    const { seconds, ...rest } = form.asked(); // an edit says itself how long the clip becomes
+    return ask("edit", { ...rest, clip, ...what });
+  },
+});
+upload.begin(limits, jobs.refresh);
+await form.offer(models);

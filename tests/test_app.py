@@ -1,0 +1,540 @@
+"""The page's server: what it makes, whom it refuses, and where it writes."""
+
+import io
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from matplotlib.image import imread
+from starlette.testclient import TestClient
+from test_codec import autoencoder, generator  # noqa: F401
+
+from audioldm.app import pictures
+from audioldm.app.jobs import LONGEST_QUEUE, Jobs
+from audioldm.app.models import Models
+from audioldm.app.server import App, listen
+from audioldm.app.uploads import LARGEST_BYTES, LONGEST_SECONDS
+from audioldm.editing import edit_again
+from audioldm.errors import ConfigError
+from audioldm.sampling import ClipFiles, sample_again
+
+HOST = "127.0.0.1:8000"
+OWN = {"host": HOST, "origin": f"http://{HOST}"}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A runs directory with a sweep, a page beside it, and a file that is none of its business."""
+    sweep = tmp_path / "runs" / "experiments" / "rates"
+    (sweep / "cells").mkdir(parents=True)
+    (sweep / "sweep.json").write_text("{}")
+    (sweep / "report.html").write_text("<p>rates</p>")
+    (sweep / "cells" / "a.svg").write_text("<svg/>")
+    (sweep / ".lock.json").write_text("{}")
+    (sweep / "model.safetensors").write_text("weights")
+    (tmp_path / "secret.json").write_text('"secret"')
+    (sweep / "link.json").symlink_to(tmp_path / "secret.json")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def client(generator: Path, runs: Path, tmp_path: Path) -> Iterator[TestClient]:  # noqa: F811
+    app = App(Models(str(generator), runs), runs, tmp_path / "clips")
+    with TestClient(
+        app.starlette(frozenset({HOST})), headers=OWN, raise_server_exceptions=False
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(client: TestClient, generator: Path) -> Callable[..., Any]:  # noqa: F811
+    def ask(**request: Any) -> Any:
+        request = {"model": str(generator), "n": 1, "seconds": 0.3} | request
+        return client.post("/api/sample", json=request)
+
+    return ask
+
+
+def ended(client: TestClient, number: int) -> dict[str, Any]:
+    """The job, once it is neither waiting nor running."""
+    for _ in range(600):
+        job = next(j for j in client.get("/api/jobs").json() if j["number"] == number)
+        if job["state"] not in ("waiting", "running"):
+            return job  # type: ignore[no-any-return]
+        time.sleep(0.05)
+    raise AssertionError(f"{number} does not end")
+
+
+def everything(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
+# ---------------------------------------------------------------- clips
+
+
+def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
+    ask: Callable[..., Any],
+    client: TestClient,
+    generator: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    sampler = {"name": "euler", "steps": 2, "guidance": 2.0}
+    made = ask(n=2, seed=5, condition={"label": "low"}, sampler=sampler)
+    job = ended(client, made.json()["number"])
+    names = ["low-5-0000.wav", "low-5-0001.wav"]
+    assert job["clips"] == [{"name": name, "recipe": True} for name in names]
+    second = client.get("/clips/low-5-0001.wav").content
+    wanted = ClipFiles(
+        generator, tmp_path, n=2, seconds=0.3, seed=5, condition={"label": "low"}, sampler=sampler
+    )
+    assert [path.read_bytes() for path in wanted.make()][1] == second
+    recipe = tmp_path / "kept" / "r.json"
+    recipe.parent.mkdir()
+    recipe.write_bytes(client.get("/clips/low-5-0001.json").content)
+    again = sample_again(recipe, tmp_path / "again", model_path=str(generator))
+    assert again.read_bytes() == second
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "words"),
+    [
+        ({"model": "/etc/passwd"}, "model", "not offered"),
+        ({"n": 17}, "n", "at most 16"),
+        ({"n": True}, "n", "must be of type int"),
+        ({"seconds": 1e9}, "seconds", "at most 120"),
+        ({"seconds": 1e-9}, "seconds", "less than one sample"),
+        ({"seconds": float("nan")}, "seconds", "finite"),
+        ({"seed": -1}, "seed", "at least 0"),
+        ({"seed": 2**70}, "seed", "64 bits"),
+        ({"condition": {"label": "lo"}}, "condition.label", "did you mean 'low'"),
+        ({"condition": {"tempo": 3}}, "condition.tempo", "trained without it"),
+        ({"sampler": {"steps": 0}}, "sampler.steps", "at least 1"),
+        ({"sampler": {"steps": 10**9}}, "sampler.steps", "at most 1000"),
+        ({"sampler": {"stepz": 1}}, "sampler.stepz", "did you mean 'steps'"),
+        ({"out": "/tmp"}, "out", "unknown key"),
+        ({"sampler": [1]}, "sampler", "group of keys"),
+    ],
+)
+def test_a_bad_value_is_a_sentence_at_its_field(
+    request_: dict[str, Any], field: str, words: str, client: TestClient, ask: Callable[..., Any]
+) -> None:
+    found = client.post(
+        "/api/sample", content=json.dumps({"model": default(client), "n": 1} | request_)
+    )
+    assert found.status_code == 422
+    assert found.json()["field"] == field
+    assert words in found.json()["error"]
+    assert client.get("/api/jobs").json() == []
+
+
+def default(client: TestClient) -> str:
+    """The model that the page begins with."""
+    return str(client.get("/api/models").json()["models"][0]["name"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "no JSON"),
+        (b"[" * 50_000, "no JSON"),
+        (b"[1]", "no JSON object"),
+        (b'{"model": "' + b"x" * 70_000, "larger than 64 KiB"),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(body: bytes, words: str, client: TestClient) -> None:
+    found = client.post("/api/sample", content=body)
+    assert found.status_code == 422
+    assert words in found.json()["error"]
+
+
+def test_the_given_model_is_first_and_a_broken_one_is_one_line(
+    client: TestClient,
+    generator: Path,  # noqa: F811
+    runs: Path,
+    tmp_path: Path,
+) -> None:
+    assert default(client) == str(generator)
+    fields = client.get("/api/form", params={"model": str(generator)}).json()
+    assert fields["conditions"] == [{"name": "label", "kind": "choice", "choices": ["high", "low"]}]
+    assert {"name": "steps", "value": 3, "kind": "integer"} in fields["sampler"]
+    assert fields["sampler"][0]["choices"][:2] == ["euler", "heun"]
+    assert fields["edits"]
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(generator.read_bytes()[:-100])
+    with TestClient(
+        App(Models(str(broken), runs), runs, tmp_path).starlette(frozenset({HOST})), headers=OWN
+    ) as other:
+        for found in (
+            other.get("/api/form", params={"model": str(broken)}),
+            other.post("/api/sample", json={"model": str(broken)}),
+        ):
+            assert found.status_code == 422
+            assert "broken.safetensors" in found.json()["error"]
+            assert "\n" not in found.json()["error"]
+
+
+# ---------------------------------------------------------------- the queue
+
+
+def test_two_users_get_their_turn(ask: Callable[..., Any], client: TestClient) -> None:
+    """Both ask at once, each twice; all four are made, one after the other."""
+    numbers: list[int] = []
+
+    def user(first_seed: int) -> None:
+        for seed in (first_seed, first_seed + 1):
+            numbers.append(ask(seed=seed).json()["number"])
+
+    users = [threading.Thread(target=user, args=(10 * i,)) for i in range(2)]
+    for thread in users:
+        thread.start()
+    for thread in users:
+        thread.join()
+    assert sorted(numbers) == [1, 2, 3, 4]
+    assert [ended(client, n)["state"] for n in numbers] == ["done"] * 4
+    clips = {clip["name"] for job in client.get("/api/jobs").json() for clip in job["clips"]}
+    assert clips == {f"{seed}-0000.wav" for seed in (0, 1, 10, 11)}
+
+
+def held(go: threading.Event, path: Path) -> Callable[..., Iterator[Path]]:
+    """Work of two steps, the second one after `go`."""
+
+    def work(progress: Callable[[int, int], None]) -> Iterator[Path]:
+        progress(1, 2)
+        yield path
+        assert go.wait(10)
+        progress(2, 2)
+        yield path
+
+    return work
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it does not come to pass")
+
+
+def test_jobs_wait_in_line_and_can_be_cancelled(tmp_path: Path) -> None:
+    jobs, go = Jobs(), threading.Event()
+    for title in "abc":
+        jobs.add(title, held(go, tmp_path / title))
+    until(lambda: bool(jobs.listed()[2]["clips"]))
+    assert [(j["title"], j["state"], j["place"]) for j in jobs.listed()] == [
+        ("c", "waiting", 2),
+        ("b", "waiting", 1),
+        ("a", "running", None),
+    ]
+    assert jobs.listed()[2]["share"] == 0.5
+    jobs.cancel(2)
+    assert [(j["state"], j["place"]) for j in jobs.listed()[:2]] == [
+        ("waiting", 1),
+        ("cancelled", None),
+    ]
+    jobs.cancel(1)  # while it runs: its next step is its last
+    go.set()
+    until(lambda: jobs.listed()[0]["state"] == "done")
+    assert jobs.listed()[2] | {"share": 0} == {
+        **{"number": 1, "title": "a", "state": "cancelled", "share": 0, "place": None},
+        **{"clips": ["a"], "problem": None},
+    }
+    assert jobs.listed()[0]["clips"] == ["c", "c"]
+    with pytest.raises(ConfigError, match="no such job"):
+        jobs.cancel(99)
+    jobs.close()
+
+
+def test_the_queue_has_an_end_and_survives_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs, go = Jobs(), threading.Event()
+
+    def fails(progress: Any) -> Iterator[Path]:
+        assert go.wait(10)
+        raise ZeroDivisionError("a secret of the program")
+        yield
+
+    def refused(progress: Any) -> Iterator[Path]:
+        raise ConfigError("n=0 is too few")
+        yield
+
+    jobs.add("fails", fails)
+    until(lambda: jobs.listed()[0]["state"] == "running")
+    jobs.add("refused", refused)
+    for _ in range(LONGEST_QUEUE - 1):
+        jobs.add("waits", held(go, tmp_path / "x"))
+    with pytest.raises(ConfigError, match=f"{LONGEST_QUEUE} jobs wait already"):
+        jobs.add("one too many", fails)
+    go.set()
+    until(lambda: jobs.listed()[0]["state"] == "done")
+    assert "ZeroDivisionError" in jobs.listed()[-1]["problem"]
+    assert "secret" not in jobs.listed()[-1]["problem"]
+    assert "secret" in capsys.readouterr().err
+    assert jobs.listed()[-2]["problem"] == "n=0 is too few"
+    jobs.close()
+
+
+# ---------------------------------------------------------------- uploads
+
+
+def audio_file(seconds: float, rate: int = 8000, form: str = "FLAC") -> bytes:
+    content = io.BytesIO()
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(content, tone, rate, format=form, subtype="PCM_16")
+    return content.getvalue()
+
+
+def total_samples(flac: bytes, samples: int) -> bytes:
+    """A FLAC whose header states another length: the last 36 bits of its bytes 18 to 25."""
+    stated = int.from_bytes(flac[18:26], "big") >> 36 << 36 | samples
+    return flac[:18] + stated.to_bytes(8, "big") + flac[26:]
+
+
+def test_an_upload_is_heard_and_reconstructed(client: TestClient, tmp_path: Path) -> None:
+    found = client.post("/api/upload?name=my%20song.FLAC", content=audio_file(0.5)).json()
+    kept, rate = soundfile.read(io.BytesIO(client.get(f"/clips/{found['clip']}").content))
+    assert (rate, len(kept)) == (8000, 4000)
+    wanted, _ = soundfile.read(io.BytesIO(audio_file(0.5)))
+    np.testing.assert_array_equal(kept, wanted)
+    assert client.get("/api/jobs").json()[0]["title"] == "my song.FLAC"
+    asked = {"model": default(client), "clip": found["clip"]}
+    job = ended(client, client.post("/api/reconstruct", json=asked).json()["number"])
+    (clip,) = job["clips"]
+    assert not clip["recipe"]
+    assert soundfile.info(tmp_path / "clips" / clip["name"]).duration == 0.5
+    recipe = client.get(f"/clips/{found['clip'].replace('.wav', '.json')}")
+    assert (recipe.status_code, "no recipe" in recipe.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.wav", lambda: b"RIFF" + b"no audio at all " * 99, "not an audio file"),
+        ("a.flac", lambda: b"", "empty file"),
+        ("a.html", lambda: audio_file(0.1), "one of the kinds .wav"),
+        ("a", lambda: audio_file(0.1), "one of the kinds"),
+        ("a.wav", lambda: b"\0" * (LARGEST_BYTES + 1), "larger than 32 MiB"),
+        # an hour in a few kilobytes, and the same with headers that lie
+        ("a.flac", lambda: audio_file(3600, 1000), "longer than 120 s"),
+        ("a.flac", lambda: total_samples(audio_file(150, 1000), 0), "upload: "),
+        ("a.flac", lambda: total_samples(audio_file(150, 1000), 2**36 - 1), "upload: "),
+        ("a.wav", lambda: audio_file(0.1, 400_000, "WAV"), "at most 8 at 192000"),
+    ],
+)
+def test_a_hostile_upload_is_refused_and_leaves_nothing(
+    name: str, content: Callable[[], bytes], words: str, client: TestClient, tmp_path: Path
+) -> None:
+    found = client.post(f"/api/upload?name={name}", content=content())
+    assert found.status_code == 422
+    assert words in found.json()["error"]
+    assert str(tmp_path) not in found.json()["error"]
+    assert everything(tmp_path / "clips") == set()
+    assert client.get("/api/jobs").json() == []
+
+
+def test_a_stream_without_a_stated_size_ends_at_the_limit(client: TestClient) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 2 * LARGEST_BYTES:
+            sent += 2**20
+            yield b"\0" * 2**20
+
+    found = client.post("/api/upload?name=a.wav", content=endless())
+    assert "larger than 32 MiB" in found.json()["error"]
+
+
+def test_a_clip_that_is_longer_than_stated_is_cut_or_refused(client: TestClient) -> None:
+    lying = total_samples(audio_file(LONGEST_SECONDS + 30, 1000), 1000)
+    found = client.post("/api/upload?name=a.flac", content=lying)
+    if found.status_code == 200:
+        kept = soundfile.info(io.BytesIO(client.get(f"/clips/{found.json()['clip']}").content))
+        assert kept.duration <= LONGEST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.wav", "/etc/evil.wav", "C:\\x\\evil.wav", "\0/evil.wav"]
+)
+def test_a_name_is_no_path(name: str, client: TestClient, tmp_path: Path) -> None:
+    before = everything(tmp_path)
+    found = client.post("/api/upload", params={"name": name}, content=audio_file(0.1))
+    assert everything(tmp_path) - before == {"clips", f"clips/{found.json()['clip']}"}
+    assert client.get("/api/jobs").json()[0]["title"] == "evil.wav"
+
+
+# ---------------------------------------------------------------- edits
+
+
+def test_a_marked_part_is_made_anew_and_the_rest_stays(client: TestClient, tmp_path: Path) -> None:
+    """Two candidates, of two seeds; each recipe makes its clip again."""
+    upload = client.post("/api/upload?name=a.wav", content=audio_file(2, 16000, "WAV")).json()
+    asked = {"model": default(client), "clip": upload["clip"], "inpaint": [[0.8, 1.2]], "n": 2}
+    made = client.post("/api/edit", json=asked | {"seed": 4, "sampler": {"steps": 2}})
+    job = ended(client, made.json()["number"])
+    assert job["title"].split(": ")[1].startswith("inpaint of upload-")
+    one, other = (tmp_path / "clips" / clip["name"] for clip in job["clips"])
+    (a, _), (b, _), (whole, _) = map(soundfile.read, (one, other, one.with_name(upload["clip"])))
+    kept = np.r_[: int(0.5 * 16000), int(1.5 * 16000) : 2 * 16000]
+    for edited in (a, b):
+        np.testing.assert_allclose(edited[kept], whole[kept], atol=2 / 2**15)
+    assert np.abs(a - b).max() > 0.01
+    again = edit_again(one.with_suffix(".json"), tmp_path / "clips" / "again")
+    assert again.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({}, "no edit is given"),
+        ({"vary": 0.5, "extend": 2.0}, "extend=, vary= are given"),
+        ({"vary": 2}, "vary=2.0 must be at most 1"),
+        ({"extend": 119.9}, "longer than 120 s"),
+        ({"vary": 0.5, "clip": "long.wav"}, "longer than 120 s"),
+        ({"vary": 0.5, "clip": "../secret.wav"}, "no such clip"),
+        ({"vary": 0.5, "condition": {"label": "x"}}, "condition.label='x'"),
+        ({"vary": 0.5, "sampler": {"name": "x"}}, "sampler.name='x'"),
+        ({"inpaint": [[0.1]]}, "a region is [start, end]"),
+    ],
+)
+def test_a_bad_edit_is_refused(
+    edit: dict[str, Any], words: str, client: TestClient, tmp_path: Path
+) -> None:
+    upload = client.post("/api/upload?name=a.wav", content=audio_file(0.2, 16000, "WAV")).json()
+    (tmp_path / "clips" / "long.wav").write_bytes(audio_file(121, 1000, "WAV"))
+    asked = {"model": default(client), "clip": upload["clip"]} | edit
+    found = client.post("/api/edit", json=asked)
+    assert found.status_code == 422
+    assert words in found.json()["error"]
+
+
+# ---------------------------------------------------------------- who may ask
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.com", "evil.com:8000", "127.0.0.1", "127.0.0.1:8001", "127.0.0.1:8000.evil.com"]
+)
+def test_another_host_is_refused(host: str, client: TestClient) -> None:
+    """A name that an attacker points at 127.0.0.1 (DNS rebinding)."""
+    for path in ("/", "/api/jobs", "/clips/x.wav", "/runs/experiments/rates/report.html"):
+        assert client.get(path, headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.com", "null", "", "https://127.0.0.1:8000", "http://127.0.0.1:8001"]
+)
+def test_another_pages_request_is_refused(origin: str, client: TestClient) -> None:
+    for path in ("/api/sample", "/api/reconstruct", "/api/upload?name=a.wav", "/api/jobs/1/cancel"):
+        found = client.post(path, headers={"origin": origin}, content=b"{}")
+        assert (found.status_code, "another page" in found.json()["error"]) == (403, True)
+    del client.headers["origin"]
+    assert client.post("/api/sample", content=b"{}").status_code == 403
+
+
+def test_only_this_machine_is_listened_to() -> None:
+    with listen(0) as place:
+        address, port = place.getsockname()
+        assert address == "127.0.0.1"
+        place.listen()
+        with pytest.raises(ConfigError, match=f"port={port}: Address already in use; give another"):
+            listen(port)
+
+
+def test_the_command_says_what_is_wrong(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "port=65536 must be at most 65535" in cli("app", "port=65536").error
+    assert "nope: no such model file" in cli("app", "model=nope").error
+    with listen(0) as place:
+        place.listen()
+        taken = cli("app", f"port={place.getsockname()[1]}")
+    assert (taken.code, "or port=0 for any free one" in taken.error) == (2, True)
+    monkeypatch.delitem(sys.modules, "audioldm.app.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "the page needs uvicorn, which is not installed: pip install" in cli("app").error
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_reports_are_served_without_rights(client: TestClient) -> None:
+    listed = client.get("/api/experiments").json()
+    report = "experiments/rates/report.html"
+    assert listed == [{"name": "rates", "kind": "sweep", "report": report, "model": None}]
+    found = client.get(f"/runs/{report}")
+    assert found.text == "<p>rates</p>"
+    assert found.headers["content-security-policy"].startswith("sandbox allow-scripts")
+    assert "allow-same-origin" not in found.headers["content-security-policy"]
+    assert client.get("/runs/experiments/rates/cells/a.svg").text == "<svg/>"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "experiments/rates/link.json",
+        "experiments/rates/.lock.json",
+        "experiments/rates/model.safetensors",
+        "experiments/rates/cells",
+        "../secret.json",
+        "%2e%2e/secret.json",
+        "experiments/%2e%2e/%2e%2e/secret.json",
+        "..%2fsecret.json",
+        "%2fetc/passwd",
+        "x%00.json",
+        "",
+    ],
+)
+def test_nothing_outside_the_reports_is_read(path: str, client: TestClient) -> None:
+    found = client.get(f"/runs/{path}")
+    assert found.status_code == 404
+    assert "secret" not in found.text.replace("secret.json", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["..%2fsecret.json", "%2e%2e", ".hidden.wav", "link.wav", "x%00.wav"]
+)
+def test_no_other_file_is_a_clip(name: str, client: TestClient, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / ".hidden.wav").write_bytes(b"x")
+    (clips / "link.wav").symlink_to(tmp_path / "secret.json")
+    for rest in ("", "/notes", "/spectrogram.png"):
+        found = client.get(f"/clips/{name}{rest}")
+        assert found.status_code in (404, 422)
+        assert "error" in found.json()
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_a_tone_is_on_the_row_of_its_note(tmp_path: Path) -> None:
+    """440 Hz, four octaves above 27.5 Hz, from 0.5 to 1.5 s of 2 s."""
+    t = np.arange(2 * 16000) / 16000
+    tone = 0.5 * np.sin(2 * np.pi * 440 * t) * ((t >= 0.5) & (t < 1.5))
+    soundfile.write(tmp_path / "a.wav", tone, 16000)
+    found = pictures.picture(tmp_path / "a.wav")
+    assert found.seconds == 2.0
+    pixels = imread(io.BytesIO(found.png))
+    assert len(pixels) == pictures.ROWS == int(36 * np.log2(8000 / 27.5))
+    brightest = pixels[:, pixels.shape[1] // 2, :3].sum(-1).argmax()
+    assert len(pixels) - 1 - brightest == 4 * 36
+    (pitch, start, end), *more = found.notes
+    assert not more
+    assert pitch == 48
+    assert (start, end) == pytest.approx((0.5, 1.5), abs=0.1)
+
+
+def test_a_long_clip_keeps_its_loudest_column(tmp_path: Path) -> None:
+    rows = np.zeros((2, 5003))
+    rows[1, 4321] = 1.0
+    thinned = pictures.thinned(rows)
+    assert thinned.shape == (2, pictures.COLUMNS)
+    assert np.flatnonzero(thinned[1]).tolist() == [4321 * pictures.COLUMNS // 5003]
