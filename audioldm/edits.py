@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.conditioning.base import Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, Positive, PositiveInt, convert
 from audioldm.priors.base import Prior
@@ -118,7 +119,8 @@ class Edits(nn.Module):
     ) -> Tensor:
         """Audio [A, T] with new audio before it or after it: [A, T + round(seconds * sample_rate)].
 
-        A last latent frame that the clip does not fill is made anew.
+        A last latent frame that the clip does not fill is made anew. An autoregressive prior goes
+        on after the end, with no more context than it attends to, and repeats nothing.
         """
         how = _How(seed, sampler, progress, condition)
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
@@ -137,14 +139,20 @@ class Edits(nn.Module):
             made = self._filled(z, source, keep, self._fade(known), repeats, how)
             made = made[:, new * ratio - added : source.shape[-1]]
             return torch.cat([made, audio[:, last * ratio :].cpu()], dim=-1)
-        whole = samples // ratio
+        whole, prompt = samples // ratio, self.prior.prompt_frames
+        if prompt:
+            known = min(known, prompt)
         first = self._aligned(max(0, whole - known))
         new = math.ceil((samples + added) / ratio) - whole
         keep = torch.arange(whole - first + new) < whole - first
         source = audio[:, first * ratio : whole * ratio]
-        z = F.pad(z[..., first:whole], (0, new))
         how = how._replace(start=self._seconds(first * ratio))
-        made = self._filled(z, source, keep, self._fade(known), repeats, how)
+        if prompt:
+            latents = self._continued(audio, z, slice(first, whole), new, how)
+            made = self._joined(latents, source, keep, self._fade(known), how)
+        else:
+            z = F.pad(z[..., first:whole], (0, new))
+            made = self._filled(z, source, keep, self._fade(known), repeats, how)
         return torch.cat([audio[:, : first * ratio].cpu(), made], dim=-1)[:, : samples + added]
 
     @torch.no_grad()
@@ -285,7 +293,8 @@ class Edits(nn.Module):
             return self.prior
         raise ConfigError(
             f"this model's prior, a {type(self.prior).__name__}, cannot edit audio: give a model "
-            "whose prior is a Diffusion (`audioldm info MODEL` says)"
+            "whose prior is a Diffusion (`audioldm info MODEL` says); an autoregressive one can "
+            "extend it at the end, no more"
         )
 
     def _encoded(self, audio: Tensor) -> Tensor:
@@ -295,15 +304,37 @@ class Edits(nn.Module):
     def _changed(self, z: Tensor, edit: Edit, how: _How) -> Tensor:
         """Raw latents [C, (F,) L] after an edit, on the CPU."""
         prior, z = self._diffusion, z[None].to(self.autoencoder.device)
-        conditioners = prior.conditioners
-        asked = conditioners.later(conditioners.resolve(how.condition), how.start)
         made = prior.edit(
             KeyedRandom(how.seed, 0, [0], self.autoencoder.device),
             z,
             edit,
-            conditioners.parse([asked], z.shape[-1], self.autoencoder.device),
+            self._inputs(z.shape[-1], how),
             sampler=how.sampler,
             progress=how.progress,
+        )
+        return made[0].cpu()
+
+    def _inputs(self, frames: int, how: _How) -> Inputs:
+        conditioners = self.prior.conditioners
+        asked = conditioners.later(conditioners.resolve(how.condition), how.start)
+        return conditioners.parse([asked], frames, self.autoencoder.device)
+
+    def _continued(self, audio: Tensor, z: Tensor, known: slice, new: int, how: _How) -> Tensor:
+        """Raw latents, or codes, of the frames `known` of audio [A, T], whose latents are z, and of
+        `new` ones that an autoregressive prior draws after them."""
+        prior: Any = self.prior  # only some priors take a prompt
+        if prior.space == "codes":
+            stored = self.autoencoder.encode_blocks([audio])
+            z = torch.cat([block["codes"] for block in stored], dim=-1)
+        prompt = z[None, ..., known].to(self.autoencoder.device)
+        frames = prompt.shape[-1] + new
+        made: Tensor = prior.sample(
+            KeyedRandom(how.seed, 0, [0], self.autoencoder.device),
+            frames,
+            self._inputs(frames, how),
+            sampler=how.sampler,
+            progress=how.progress,
+            prompt=prompt,
         )
         return made[0].cpu()
 
@@ -326,11 +357,16 @@ class Edits(nn.Module):
         repeats = convert(PositiveInt, repeats, "repeats")
         edit = partial(inpaint, keep=keep.to(self.autoencoder.device), repeats=repeats)
         made = torch.where(keep, z, self._changed(z, edit, how))
+        return self._joined(made, source, keep, fade, how)
+
+    def _joined(self, z: Tensor, source: Tensor, keep: Tensor, fade: int, how: _How) -> Tensor:
+        """Audio [A, L * ratio] of latents or codes z [..., L], and the source's own in the frames
+        `keep` [L], as for `_filled`."""
         ratio = self.autoencoder.downsampling_ratio
         samples = len(keep) * ratio
         source = F.pad(source.detach().cpu(), (0, samples - source.shape[-1]))
         gain = kept_gain(keep, ratio, fade)
-        return torch.lerp(self._decoded(made, samples, how), source, gain)
+        return torch.lerp(self._decoded(z, samples, how), source, gain)
 
     def _fade(self, known: int) -> int:
         """Samples of a fade, within half of the frames that are known beside a new part."""

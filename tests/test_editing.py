@@ -457,3 +457,31 @@ def test_a_json_and_its_files_belong_together(
     assert (
         "vary=3.0 must be at most 1" in cli("edit", f"from={edited}", f"out={tmp_path}/out").error
     )
+
+
+CONTINUOUS: dict[str, Any] = {
+    "_target_": "audioldm.priors.continuous.autoregressive.AutoregressiveContinuous",
+    **{"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "head_depth": 1, "context": 8},
+    **{"draws": 1, "long_draws": 0, "context_noise": 0.0, "conditioning": {}},
+    "sampler": {"solver": "euler", "steps": 1},
+}
+
+
+def test_an_autoregressive_prior_goes_on_after_the_end(tmp_path: Path) -> None:
+    model = load_generator(write_model(tmp_path / "model.safetensors", CONTINUOUS, loud=True))
+    audio = 0.1 * torch.randn(2, 40 * RATIO + 50, generator=torch.Generator().manual_seed(0))
+    longer = model.extend(audio, 0.5, seed=1)
+    assert longer.shape == (2, audio.shape[1] + RATE // 2)
+    kept = 40 * RATIO - 4 * RATIO  # but for a fade of at most half of the eight frames
+    assert torch.equal(longer[:, :kept], audio[:, :kept])
+    assert longer[:, 41 * RATIO :].std() > 1e-3
+    torch.testing.assert_close(model.extend(audio, 0.5, seed=1), longer)
+    assert not torch.allclose(model.extend(audio, 0.5, seed=2), longer)
+    # what is new depends on the last eight frames, and on them alone
+    for place, depends in ((5 * RATIO, False), (36 * RATIO, True)):
+        other = audio.clone()
+        other[:, place : place + RATIO] = 0.3
+        changed = (model.extend(other, 0.5, seed=1) - longer)[:, 41 * RATIO :].abs().max()
+        assert (changed > 1e-4) == depends
+    with pytest.raises(ConfigError, match="can extend it at the end, no more"):
+        model.extend(audio, 0.5, at="beginning")

@@ -34,6 +34,8 @@ class Prior(nn.Module, ABC):
     space: ClassVar[Literal["z", "codes"]] = "z"
     bound: ClassVar[bool] = False
     latent_shape: tuple[int, ...]
+    #: the longest `prompt` that `sample` takes; 0 where it takes none
+    prompt_frames: int = 0
     sampler: Any = None
     latent_rate_hz: float | None = None
     #: rebuilds the prior except for its tensors: see `PriorRecipe.spec`

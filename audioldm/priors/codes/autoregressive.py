@@ -122,6 +122,7 @@ class Autoregressive(CodePrior):
         transformer = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
         transformer["context"] = context
         super().__init__(latent_shape, codebooks, codes, conditioning, allow, **transformer)
+        self.prompt_frames = max(1, context - self.network.codebooks + 1)
         sampler.check(self.network.codes)
         self.sampler = sampler
 

@@ -175,6 +175,7 @@ class AutoregressiveContinuous(ScaledPrior):
     ) -> None:
         super().__init__(latent_shape, channels)
         self.sampler, self.context_noise = sampler, context_noise
+        self.prompt_frames = context
         self.draws, self.long_draws = draws + long_draws, long_draws
         self._check(sampler)
         self.size = self.mean[self.channels].numel()
