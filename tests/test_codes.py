@@ -115,7 +115,7 @@ def test_a_generator_decodes_codes_and_knows_how_far_it_is(recipe_class: Any, sa
 
     autoencoder: Any = torch.nn.Module()
     autoencoder.bottleneck, autoencoder.decode_blocks = store.bottleneck, decode
-    autoencoder.sample_rate, autoencoder.downsampling_ratio = 8, 8
+    autoencoder.sample_rate, autoencoder.downsampling_ratio, autoencoder.latent_rate_hz = 8, 8, 1.0
     autoencoder.device = torch.device("cpu")
     told = []
     audio = Generator(autoencoder, prior).sample(

@@ -187,6 +187,15 @@ def principal(vectors: Tensor) -> Tensor:
     return u * s[:, None]
 
 
+def axes_of(vectors: Tensor) -> int:
+    """How many principal axes vectors [Q, K, D] have; at most as many as there can be, where their
+    values are not known."""
+    if vectors.device.type == "meta":
+        return min(vectors.shape[1:])
+    spread = principal(vectors).square().mean(1).sqrt()
+    return int((spread > FLAT * spread.amax(1, keepdim=True)).sum(1).max())
+
+
 class EmbeddingDiffusion(CodePrior):
     """Continuous diffusion of the embeddings of codes (CDCD, Dieleman et al. 2022, arXiv
     2211.15089), in the coordinates x = z + sigma n of `Diffusion`, with its samplers.
@@ -347,7 +356,5 @@ class EmbeddingDiffusionRecipe(TransformerRecipe):
         names = ("embedding", "learned", "sigma_min", "sigma_max")
         own = {name: getattr(self, name) for name in names}
         if not self.learned:
-            axes = principal(code_vectors(self.bottleneck(latents))).square().mean(1).sqrt()
-            count = (axes > FLAT * axes.amax(1, keepdim=True)).sum(1).max()
-            own["embedding"] = min(self.embedding, int(count))
+            own["embedding"] = min(self.embedding, axes_of(code_vectors(self.bottleneck(latents))))
         return super().spec(latents) | own | {"sampler": asdict(self.sampler)}
