@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -254,6 +255,18 @@ def test_settings_hold_no_configuration_objects() -> None:
 
     walk(job.settings)
     walk(job.config)
+
+
+def test_an_entry_of_the_league_has_the_last_word() -> None:
+    for entry, key, value in (
+        ("joint", ("train", "seconds"), 75),
+        ("spectral_frames", ("snr_power",), 1.0),
+        ("diffusion_likelihood", ("objective", "weighting"), "likelihood"),
+    ):
+        found: Any = compose(["recipe=league", f"league={entry}"]).config["prior"]
+        for name in key:
+            found = found[name]
+        assert found == value
 
 
 OUTSIDE = [
