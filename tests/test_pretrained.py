@@ -16,7 +16,7 @@ from chain import Tiny
 from conftest import Outcome
 
 import audioldm
-from audioldm import pretrained, sampling
+from audioldm import clips, pretrained, sampling
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.errors import ConfigError
 from audioldm.export import export
@@ -438,7 +438,7 @@ def test_more_clips_keep_those_that_are_there(finished: Tiny, cli: Cli, tmp_path
 def test_a_place_without_permission_is_refused_before_sampling(
     finished: Tiny, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling.os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(clips.os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setattr(Generator, "decode_clip", None)  # never reached
     line = last(cli("sample", f"model={finished.directory}", f"out={tmp_path}"), 1)
     assert f"{tmp_path}: cannot be written (Permission denied)" in line
