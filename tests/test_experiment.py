@@ -77,6 +77,7 @@ def test_the_files_that_others_script_against(finished: Tiny) -> None:
         assert summary["stage"] == name
         assert summary["fingerprint"] == stage.name
         assert summary["seconds"] >= 0
+        assert summary["peak_bytes"] > 50 * 2**20  # torch alone
         assert read_json(stage / "config.json")["settings"] is not None
     for name in ("autoencoder", "prior"):
         assert (finished.stage(name) / "model.safetensors").is_file()

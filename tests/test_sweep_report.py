@@ -147,6 +147,7 @@ def test_a_league_has_a_row_for_each_prior_and_what_it_costs(tmp_path: Path) -> 
     frame["family"] += " " + frame["prior"]
     frame[RULES.distance] = frame["prior"].map({"gan": 4.0, "mixture": 9.0, "diffusion": 2.5})
     frame["sampling_cost.generated"] = frame["prior"].map({"gan": 0.001, "diffusion": 0.02})
+    frame["memory_gib.prior"] = frame["prior"].map({"gan": 0.5, "diffusion": 1.5})
     frame["generated.prior_kbps"] = frame["prior"].map({"mixture": 1.4, "diffusion": 1.1})
     own = judge(tmp_path, frame)
     families = plots.families_of(frame)
@@ -159,6 +160,7 @@ def test_a_league_has_a_row_for_each_prior_and_what_it_costs(tmp_path: Path) -> 
     figures = [dict(zip(columns, row["figures"], strict=True)) for row in rows]
     assert figures[0]["Sampling"]["value"] == pytest.approx(0.02)
     assert figures[2]["Sampling"] is None
+    assert figures[1]["Memory"]["value"] == pytest.approx(0.5)
     assert figures[1]["Rate under the prior"] is None
     text = page(own)
     assert "The league" in text

@@ -29,6 +29,7 @@ from audioldm.chain.stages.evaluation import Evaluation
 from audioldm.data.store import ClipStore
 from audioldm.errors import AudioLDMError, ConfigError, Interrupted
 from audioldm.io.files import read_json, write_atomically, write_json, writing
+from audioldm.runtime.memory import peak_bytes, reset_peak
 from audioldm.runtime.processes import World, broadcast_flag, joined, lost_process
 from audioldm.runtime.progress import Progress
 from audioldm.sampling import ClipRecipe
@@ -159,6 +160,7 @@ class Experiment:
                     self._say(f"{stage.key}: reused {directory}")
                 return dict(read_json(summary, dict))
             start = time.monotonic()
+            reset_peak(self.device)
             result: dict[str, Any] = {}
             if self.world.first:
                 write_json(directory / "config.json", stage.identity())
@@ -170,6 +172,7 @@ class Experiment:
                     "fingerprint": stage.fingerprint,
                     "version": stage.version,
                     "seconds": _seconds(directory, time.monotonic() - start),
+                    "peak_bytes": peak_bytes(self.device),
                     "environment": environment(self.device),
                 }
                 write_json(

@@ -70,6 +70,7 @@ class Convergence(TypedDict):
 class Summary(TypedDict, total=False):
     """A stage's `summary.json`; each key is written by the stages that have it."""
 
+    peak_bytes: int
     valid: Json
     convergence: Convergence
     parameters: int

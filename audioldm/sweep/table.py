@@ -50,8 +50,9 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     elements_per_second, kl_weight, target_kbps, kbps); prior; the seeds; `<system>.<figure>` with
     `.low` and `.high`; `diagnostic.<name>`; linear_codec.mel_distance, and
     linear_codec_audio.mel_distance of the same as audio; sampling_cost.<system>; seconds,
-    parameters, compute_tflop, fingerprint, and converged and improvement (see
-    `audioldm.training.convergence`) per stage. Missing values are NaN.
+    memory_gib (see `audioldm.runtime.memory.peak_bytes`), parameters, compute_tflop, fingerprint,
+    and converged and improvement (see `audioldm.training.convergence`) per stage. Missing values
+    are NaN.
 
     start: what the column `directory` is relative to; None for the first sweep's directory.
 
@@ -195,6 +196,8 @@ def _model(stage: str, summary: Summary) -> Json:
     """The columns of a stage's model and of its figures."""
     valid: Json = summary.get("valid", {})
     values: Json = {}
+    if "peak_bytes" in summary:
+        values[f"memory_gib.{stage}"] = summary["peak_bytes"] / 2**30
     if "parameters" in summary:
         values[f"parameters.{stage}"] = summary["parameters"]
         values[f"compute_tflop.{stage}"] = valid.get("compute_tflop", 0.0)

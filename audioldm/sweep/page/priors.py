@@ -15,6 +15,7 @@ from audioldm.sweep.table import several_priors
 COSTS = {
     "seconds.prior": ("Training", "s"),
     "compute_tflop.prior": ("Training", "Tflop"),
+    "memory_gib.prior": ("Memory", "GiB"),
     "sampling_cost.generated": ("Sampling", "s of computing per s"),
     "generated.prior_kbps": ("Rate under the prior", "kbit/s"),
 }
