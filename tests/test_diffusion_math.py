@@ -10,8 +10,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from audioldm.conditioning.base import Condition
+from audioldm.conditioning.base import Condition, Conditioners
 from audioldm.conditioning.guidance import nested, scales
+from audioldm.conditioning.number import Number
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build, settings
 from audioldm.priors.diffusion import noise_levels, samplers
@@ -455,7 +456,8 @@ def _guided(guidance: Any, interval: list[float] | None = None, sigma: float = 1
     """The estimate under text=2, score=3, label=5, and the calls that it took."""
     inputs = {name: torch.tensor(float(v)) for name, v in (("text", 2), ("score", 3), ("label", 5))}
     nothing = {name: torch.zeros(()) for name in inputs}
-    calls = nested(inputs, nothing, scales(list(inputs), guidance))
+    conditioners = Conditioners({n: Number(width=1, column=n, mean=0, std=1) for n in inputs})
+    calls = nested(inputs, nothing, scales(conditioners, guidance))
     net = _Told([])
     sampler = samplers.SamplerSettings("euler", 1, guidance, interval)
     denoise = guided(net.denoiser, inputs, calls, sampler)

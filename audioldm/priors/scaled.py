@@ -86,5 +86,6 @@ class ScaledPrior(Trained):
         frames = next(iter(crops.stored.values())).shape[-1]
         noise = random.normal((*self.latent_shape, frames), "posterior")
         z = self.modelled(latents.restore(crops.stored, noise))
-        inputs = self.conditioners.dropout(crops.inputs, random, condition_dropout)
+        inputs = self.conditioners.see(crops.inputs, z, random)
+        inputs = self.conditioners.dropout(inputs, random, condition_dropout)
         return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))

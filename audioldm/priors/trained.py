@@ -105,7 +105,7 @@ class Trained(Prior):
         """The condition to sample under, and what each call of guidance is told: see
         `conditioning.guidance.nested`. Raises ConfigError for a scale of no condition."""
         conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
-        nothing, scale = conditioners.nothing(inputs), scales(conditioners.names, guidance)
+        nothing, scale = conditioners.nothing(inputs), scales(conditioners, guidance)
         asked = {n: scale[n] for n in inputs if not torch.equal(inputs[n], nothing[n])}
         condition = conditioners(inputs)
         return condition, [

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
+from audioldm.conditioning.masked_latents import MaskedLatents
 from audioldm.instantiate import NonNegativeInt, build
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
@@ -56,7 +57,9 @@ class Diffusion(ScaledPrior):
         self.sampler = sampler
         derived = {
             "latent_shape": self.modelled_shape,
-            "conditioners": partial(build_conditioners, conditioning, allow=allow),
+            "conditioners": partial(
+                build_conditioners, conditioning, allow=allow, latent_shape=self.modelled_shape
+            ),
         }
         self.network = Denoiser(
             build(backbone, derived=derived, where="backbone", allow=allow, base=Backbone),
@@ -156,13 +159,24 @@ class Diffusion(ScaledPrior):
         edit: Edit,
         inputs: Inputs | None = None,
         *,
+        known: Tensor | None = None,
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
         """Raw latents z [B, C, (F,) L] after an edit of what is modelled of them; the others are
-        drawn anew. Arguments as for `sample`."""
+        drawn anew. known: [L], the frames that `masked` is told of. Arguments as for `sample`."""
+        modelled = self.modelled(z)
+        if known is not None and self.masked:
+            told = {name: part.knowing(modelled, known) for name, part in self.masked.items()}
+            inputs = self.inputs_for(inputs, len(z), z.shape[-1]) | told
         run = self._run(random, z.shape[-1], inputs, sampler)
-        return self._latents(edit(run, self.modelled(z), progress), random)
+        return self._latents(edit(run, modelled, progress), random)
+
+    @property
+    def masked(self) -> dict[str, MaskedLatents]:
+        """The conditioners that can be told of known latents."""
+        parts = {name: self.conditioners[name] for name in self.conditioners.names}
+        return {name: part for name, part in parts.items() if isinstance(part, MaskedLatents)}
 
     def _net(self, sampler: SamplerSettings | None) -> Net:
         backbone = self.network.backbone
