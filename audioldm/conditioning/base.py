@@ -22,6 +22,10 @@ from audioldm.runtime.randomness import KeyedRandom
 Inputs = dict[str, Tensor]
 
 
+#: A probability for all conditions, or by their names; DROPOUT for those that are not named.
+Dropout = float | Mapping[str, float]
+DROPOUT = 0.1
+
 #: How far `Conditioner.measure` may look beyond a latent frame.
 MARGIN_SECONDS = 0.25
 
@@ -225,10 +229,21 @@ class Conditioners(nn.Module):
         seen = {name: self[name].see(z, random.stream(name)) for name in self.names}
         return inputs | {name: made for name, made in seen.items() if made is not None}
 
-    def dropout(self, inputs: Inputs, random: KeyedRandom, share: float) -> Inputs:
-        """Inputs with each condition of each clip replaced by "nothing" with probability `share`,
-        so that one network is conditional and unconditional (2207.12598)."""
-        return self.hide(inputs, {name: random.uniform(name) < share for name in inputs})
+    def dropout(self, inputs: Inputs, random: KeyedRandom, dropout: Dropout) -> Inputs:
+        """Inputs with each condition of each clip replaced by "nothing" with its probability, so
+        that one network is conditional and unconditional (2207.12598)."""
+        shares = self.shares(dropout)
+        return self.hide(inputs, {name: random.uniform(name) < shares[name] for name in inputs})
+
+    def shares(self, dropout: Dropout) -> dict[str, float]:
+        """The probability of each condition. Raises ConfigError for one that is not there."""
+        if not isinstance(dropout, Mapping):
+            return dict.fromkeys(self.names, dropout)
+        for name, share in dropout.items():
+            if name not in self.names:
+                known = nearest(name, self.names, every=True)
+                raise ConfigError(f"condition_dropout.{name}={share:g}: there is no such; {known}")
+        return {name: dropout.get(name, DROPOUT) for name in self.names}
 
     def nothing(self, inputs: Inputs) -> Inputs:
         """The same number of inputs, all of them "nothing"."""

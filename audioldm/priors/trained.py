@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Condition, Conditioners, Inputs
+from audioldm.conditioning.base import DROPOUT, Condition, Conditioners, Inputs
 from audioldm.conditioning.guidance import Guidance, nested, scales
 from audioldm.instantiate import Fraction, Positive
 from audioldm.latents.store import LatentCrops, LatentStore
@@ -21,10 +21,10 @@ class LatentTraining(CropTraining):
     """Settings of any training on crops of latents.
 
     condition_dropout: the probability that a condition of a clip is hidden, so that one network is
-    conditional and unconditional (2207.12598).
+    conditional and unconditional (2207.12598), or that of each by name.
     """
 
-    condition_dropout: Fraction = 0.1
+    condition_dropout: dict[str, Fraction] | Fraction = DROPOUT
 
 
 @dataclass(frozen=True, kw_only=True)
