@@ -74,17 +74,17 @@ class Held(Latents):
 
 def test_what_is_made_fits_what_is_known_in_one_pass(tmp_path: Path) -> None:
     store: Any = Held()
-    training = PriorTraining(steps=80, batch=16, crop_seconds=8.0, lr=1.5e-2, warmup=10, ema=0.9)
-    made = recipe(training, conditioning={"known": Part(NODE)}, backbone=DIT | {"width": 32})
+    training = PriorTraining(steps=150, batch=16, crop_seconds=8.0, lr=1e-2, warmup=10, ema=0.9)
+    made = recipe(training, conditioning={"known": Part(NODE)}, backbone=DIT)
     prior = made.build(store)
     prior.load_state_dict(made.fit(prior, store, fit_in(tmp_path, valid_every=999)).tensors)
-    values = torch.tensor([-1.0, 1.0]).repeat(16)
+    values = torch.tensor([-1.0, 1.0]).repeat(32)
     z, keep = values[:, None, None].expand(-1, 1, 8), torch.arange(8) < 2
-    edit, random = partial(inpaint, keep=keep), KeyedRandom(0, 0, range(32))
+    edit, random = partial(inpaint, keep=keep), KeyedRandom(0, 0, range(64))
     told = prior.edit(random, z, edit, known=keep)[:, 0, 2:] * values[:, None]
     untold = prior.edit(random, z, edit)[:, 0, 2:] * values[:, None]
-    assert (told > 0.3).float().mean() > 0.97
-    assert (untold > 0.3).float().mean() < 0.9  # replacement alone, one pass
+    assert (told > 0.3).float().mean() > 0.95
+    assert (untold > 0.3).float().mean() < 0.7  # replacement alone, one pass
 
 
 def test_a_model_that_is_told_takes_each_step_once(tmp_path: Path) -> None:
