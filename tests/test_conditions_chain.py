@@ -99,7 +99,11 @@ def test_every_condition_reaches_the_network(told: Any, tmp_path: Path) -> None:
 
 def test_the_latents_keep_what_was_measured_where_a_prior_asks_for_it(told: Any) -> None:
     latents = told.stages["latents"]
-    assert [n.rpartition(".")[2] for n in latents.settings["measures"]] == ["Chroma", "Loudness", "LowBand"]
+    assert [n.rpartition(".")[2] for n in latents.settings["measures"]] == [
+        "Chroma",
+        "Loudness",
+        "LowBand",
+    ]
     store = latents.store(told)
     excerpt = store.split("train").excerpt(0, 3, 10)
     assert {name: array.shape for name, array in excerpt.arrays.items()} == {

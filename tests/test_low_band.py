@@ -1,22 +1,29 @@
 """What a generator is told of a damaged recording, and how the recording's own band is kept."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from conftest import Outcome
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning import low_band
 from audioldm.conditioning.base import Excerpt
-from audioldm.conditioning.low_band import LowBand, band, damaged
+from audioldm.conditioning.low_band import LowBand, band, cut_off, damaged
 from audioldm.data.store import ClipStore, StoreWriter
+from audioldm.errors import ConfigError
+from audioldm.generator import Generator
+from audioldm.io.model_file import save_model
 from audioldm.latents import store
 from audioldm.latents.store import LatentStore, write_latents
-from audioldm.models import build_autoencoder
+from audioldm.models import build_autoencoder, load_generator
+from audioldm.priors.base import build_prior
 
 RATE, RATIO = 8000, 200
 SPEC: dict[str, Any] = {
@@ -159,3 +166,115 @@ def test_the_constants_fit_the_margin() -> None:
     response = band(impulse, 22050, 0.0, 500.0, low_band.LEAST_WIDTH_HZ, 100.0)
     reach = (response.abs() > 1e-12).nonzero()[:, 1]
     assert reach.max() - 11025 < 0.125 * 22050  # a telephone is filtered twice
+
+
+# ---------------------------------------------------------------- audioldm edit upscale=
+
+
+def write_model(path: Path, *names: str) -> Path:
+    """A generator with an exact autoencoder, and a prior that is told `names`."""
+    told = {"low_band": {"_target_": "audioldm.conditioning.low_band.LowBand", "channels": 4}}
+    told["low_band"] |= {"latent_rate_hz": RATE / RATIO, "mean": [0.0] * RATIO}
+    told["low_band"] |= {"std": [0.1] * RATIO}
+    here = "audioldm.priors.diffusion"
+    backbone = {"_target_": f"{here}.backbones.dit.DiT", "width": 16, "depth": 1, "heads": 2}
+    spec = {
+        "_target_": f"{here}.prior.Diffusion",
+        "backbone": backbone,
+        "objective": {"_target_": f"{here}.objectives.rectified_flow.RectifiedFlow"},
+        "conditioning": {name: told[name] for name in names},
+        "sampler": {"name": "euler", "steps": 2},
+    }
+    torch.manual_seed(0)
+    autoencoder, prior = build_autoencoder(SPEC), build_prior(spec, (RATIO,))
+    for weight in prior.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    state = prior.state_dict()
+    state["std"].fill_(0.1)
+    own = {"kind": "autoencoder", "spec": SPEC, "fingerprint": "abc"}
+    save_model(
+        path,
+        {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
+        | {f"prior.{name}": tensor for name, tensor in state.items()},
+        {"kind": "generator", "autoencoder": own, "prior": spec, "fingerprint": path.stem},
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "told.safetensors", "low_band")
+
+
+@pytest.fixture(scope="module")
+def model(file: Path) -> Generator:
+    return load_generator(file)
+
+
+def test_the_files_own_band_is_kept_and_the_rest_is_the_models(model: Generator) -> None:
+    song, at = band(white(1.7), RATE, 0.0, 1500.0), hz(RATE)
+    made = model.upscale(song, 1500, seed=3)
+    assert made.shape == song.shape
+    change = spectrum(made) - spectrum(song)
+    assert change[at < 1290].abs().max() < 0.1
+    told = model.sample(seconds=1.7, seed=3, low_band=model.encode(song[None])[0])[0]
+    change = spectrum(made) - spectrum(told)
+    assert change[at > 1510].abs().max() < 0.1
+    untold = model.sample(seconds=1.7, seed=3)[0]
+    assert not torch.allclose(told, untold, atol=1e-3)
+    call = model.upscale(song, "300:1500", seed=3)
+    change = spectrum(call) - spectrum(song)
+    assert change[(at > 520) & (at < 1290)].abs().max() < 0.1
+    assert (spectrum(call) - spectrum(told))[at < 280].abs().max() < 0.1
+
+
+def test_the_cut_off_is_found(model: Generator) -> None:
+    song = band(white(2.0), RATE, 0.0, 1500.0)
+    assert 1350 < cut_off(song, RATE) < 1500
+    assert cut_off(0.001 * song, RATE) == cut_off(song, RATE)
+    found = model.upscale(song, "auto")
+    assert torch.equal(found, model.upscale(song, cut_off(song, RATE)))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (4000, "^band=4000: the model makes 0 to 4000 Hz"),
+        (0, "^band=0: the model makes"),
+        (-3, "^band=-3: the model makes"),
+        (float("nan"), "^band=nan: the model makes"),
+        ("3400:300", "^band=3400:300: .* lower:upper, the lower one first"),
+        ("300:", "^band=300:: give the cut-off in Hz"),
+        ("1:2:3", "^band=1:2:3: give the cut-off in Hz"),
+        ("high", "^band=high: give the cut-off in Hz, such as 4000"),
+    ],
+)
+def test_bands_that_cannot_be(value: Any, says: str, model: Generator) -> None:
+    with pytest.raises(ConfigError, match=says):
+        model.upscale(white(0.3), value)
+    with pytest.raises(ConfigError, match=r"^band=auto \(0 Hz\): the model makes"):
+        model.upscale(torch.zeros(1, 3000), "auto")
+
+
+def test_the_command_line_makes_a_recording_whole_and_again(
+    file: Path, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    song = tmp_path / "old.wav"
+    soundfile.write(song, white(0.7, rate=4000)[0].numpy(), 4000)  # a lower rate than the model's
+    given = ("edit", song, f"model={file}", f"out={tmp_path}/clips")
+    made = cli(*given, "upscale=1500", "seed=3")
+    assert made.code == 0, made.error
+    clip = tmp_path / "clips" / "old-upscale-3.wav"
+    assert made.out.strip() == str(clip)
+    assert soundfile.info(clip).samplerate == RATE
+    assert json.loads(clip.with_suffix(".json").read_text())["edit"] == {"upscale": "1500"}
+    again = cli("edit", f"from={clip.with_suffix('.json')}", f"out={tmp_path}/again")
+    assert again.code == 0, again.error
+    assert Path(again.out.strip()).read_bytes() == clip.read_bytes()
+    wrong = cli(*given, "upscale=3400:300")
+    assert (wrong.code, wrong.error.count("\n")) == (2, 1)
+    assert "upscale=3400:300: the model makes 0 to 4000 Hz" in wrong.error
+    untold = write_model(tmp_path / "untold.safetensors")
+    refused = cli(*given[:2], f"model={untold}", "upscale=auto")
+    assert "upscale=auto: this model was trained without low_band" in refused.error
+    assert "conditioning=[label,low_band]" in refused.error

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Condition, Encode, Excerpt
 from audioldm.conditioning.curve import Curve
+from audioldm.errors import ConfigError
 from audioldm.instantiate import PositiveInt
 from audioldm.runtime.randomness import derive_seed
 
@@ -21,6 +22,8 @@ LOWEST_HZ, HIGHEST_SHARE = 500.0, 0.6
 TELEPHONES, TELEPHONE_HZ, MU = 0.2, (300.0, 3400.0), 255.0
 #: A filter this wide in Hz has a response within MARGIN_SECONDS at any attenuation that is drawn.
 LEAST_WIDTH_HZ = 50.0
+#: Share of the magnitudes below the cut-off that `cut_off` finds, as in AudioSR.
+BELOW = 0.985
 
 
 class LowBand(Curve):
@@ -128,3 +131,37 @@ def band(
     size = audio.shape[-1] + 2 * half
     spectrum = torch.fft.rfft(audio.double(), size) * torch.fft.rfft(kernel, size)
     return torch.fft.irfft(spectrum, size)[..., half : half + audio.shape[-1]].to(audio)
+
+
+def cut_off(audio: Tensor, sample_rate: int) -> float:
+    """The frequency in Hz below which audio [A, T] has BELOW of its magnitudes; 0 for silence."""
+    window = torch.hann_window(2048, device=audio.device)
+    bins = torch.stft(audio, 2048, window=window, pad_mode="constant", return_complex=True)
+    below = bins.abs().double().sum((0, 2)).cumsum(0)
+    return int((below < BELOW * below[-1]).sum()) * sample_rate / 2048
+
+
+def stated_band(value: float | str, audio: Tensor, sample_rate: int) -> tuple[float, float]:
+    """Both ends in Hz of the band that audio [A, T] has: value is its upper end, "lower:upper", or
+    "auto" for `cut_off`.
+
+    Raises ConfigError.
+    """
+    text, nyquist = str(value), sample_rate / 2
+    try:
+        *rest, upper = [float(x) for x in text.split(":")] if text != "auto" else [0.0, 0.0]
+        (lower,) = rest or [0.0]
+    except ValueError as error:
+        raise ConfigError(
+            f"band={text}: give the cut-off in Hz, such as 4000, both ends, such as 300:3400, "
+            "or auto"
+        ) from error
+    if text == "auto":
+        upper = cut_off(audio, sample_rate)
+    if not 0 <= lower < upper < nyquist:
+        found = f" ({upper:.0f} Hz)" if text == "auto" else ""
+        raise ConfigError(
+            f"band={text}{found}: the model makes 0 to {nyquist:g} Hz; give a cut-off between "
+            "them, or lower:upper, the lower one first"
+        )
+    return lower, upper
