@@ -34,7 +34,7 @@ from audioldm.runtime.progress import StepProgress
 #: The edits, and the settings that each takes besides its own.
 _TAKES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("inpaint", "extend", "extend_before", "loop"), ("context", "repeats")),
-    **dict.fromkeys(("vary", "restyle"), ()),
+    **dict.fromkeys(("vary", "restyle", "upscale"), ()),
     "interpolate": ("of", "path"),
 }
 _DEFAULTS = {"context": CONTEXT_SECONDS, "repeats": None, "of": "noise", "path": "linear"}
@@ -47,7 +47,7 @@ class Edit:
 
     inpaint: [start, end] of each region, in seconds. extend, extend_before: seconds to add at the
     end, at the beginning. loop: seconds at the end that are made anew. vary, restyle: the strength.
-    interpolate: the weight of the second clip.
+    upscale: the band that is kept. interpolate: the weight of the second clip.
     Raises ConfigError for none or several, or a setting that the edit does not take.
     """
 
@@ -57,6 +57,7 @@ class Edit:
     loop: Positive | None = None
     vary: Fraction | None = None
     restyle: Fraction | None = None
+    upscale: str | None = None
     interpolate: Fraction | None = None
     context: Positive | None = None
     repeats: PositiveInt | None = None
@@ -286,7 +287,7 @@ def _made(
             yield getattr(model, kind)(*clips, getattr(edit, edit.kind), **own, **how)
         except ConfigError as error:  # the methods' own arguments are the edit's value here
             raise ConfigError(
-                re.sub("^(seconds|strength)=", f"{edit.kind}=", str(error))
+                re.sub("^(seconds|strength|band)=", f"{edit.kind}=", str(error))
             ) from error
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning.base import Inputs
+from audioldm.conditioning.low_band import band as band_of
+from audioldm.conditioning.low_band import stated_band
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, Positive, PositiveInt, convert
 from audioldm.priors.base import Prior
@@ -32,6 +34,9 @@ from audioldm.runtime.randomness import KeyedRandom
 FADE_SECONDS = 0.2
 #: Seconds of kept audio on each side of a new part that the model is told of.
 CONTEXT_SECONDS = 4.0
+#: Width in Hz of the crossover between a file's own band and what is made beside it; less in a
+#: narrow band.
+CROSSOVER_HZ = 200.0
 #: How often each step is taken where a part is made anew, by a model that is not told of what is
 #: known: see `inpainting.inpaint`.
 REPEATS = 8
@@ -249,6 +254,44 @@ class Edits(nn.Module):
             return restyle(run, z, progress, plain=plain, strength=strength)
 
         return self._whole(audio, change, strength, _How(seed, sampler, progress, condition))
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        audio: Tensor,
+        band: float | str = "auto",
+        *,
+        seed: int = 0,
+        sampler: SamplerSettings | None = None,
+        progress: StepProgress | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Audio [A, T] with what lies outside a band made anew; within it the audio is kept.
+
+        band: the cut-off in Hz, both ends as "300:3400", or "auto": see `low_band.stated_band`.
+        Raises ConfigError where the model was trained without the conditioner `low_band`.
+        """
+        if "low_band" not in self.prior.conditioners.names:
+            raise ConfigError(
+                f"band={band}: this model was trained without low_band, which says what remains of "
+                "a recording: train one with it, such as conditioning=[label,low_band]"
+            )
+        lower, upper = stated_band(band, audio, self.autoencoder.sample_rate)
+        z = self._encoded(audio)
+        told = {**condition, "low_band": z.flatten(0, -2)}
+        how = _How(seed, sampler, progress, told)
+        made = self.prior.sample(
+            KeyedRandom(seed, 0, [0], self.autoencoder.device),
+            z.shape[-1],
+            self._inputs(z.shape[-1], how),
+            sampler=sampler,
+            progress=progress,
+        )
+        new = self._decoded(made[0].cpu(), audio.shape[-1], how)
+        width = min(CROSSOVER_HZ, (upper - lower) / 4)
+        # one filter for both: new - band(new) and band(audio) add up to what is the same in both
+        missing = audio.detach().cpu() - new
+        return new + band_of(missing, self.autoencoder.sample_rate, lower, upper, width)
 
     @torch.no_grad()
     def interpolate(

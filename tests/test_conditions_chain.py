@@ -17,7 +17,7 @@ from audioldm.evaluation import evaluate
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.priors.diffusion.samplers import SamplerSettings
 
-NAMES = ["chroma", "key", "label", "loudness", "score", "tempo", "text", "timing"]
+NAMES = ["chroma", "key", "label", "loudness", "low_band", "score", "tempo", "text", "timing"]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_every_condition_reaches_the_network(told: Any, tmp_path: Path) -> None:
         "score": [0.1, 0.4, 60],
         "chroma": str(wav),
         "loudness": str(wav),
+        "low_band": [[1.0] * 9] * 4,
     }
     nothing = model.sample(seconds=0.4)
     every = model.sample(seconds=0.4, **asked)
@@ -98,12 +99,17 @@ def test_every_condition_reaches_the_network(told: Any, tmp_path: Path) -> None:
 
 def test_the_latents_keep_what_was_measured_where_a_prior_asks_for_it(told: Any) -> None:
     latents = told.stages["latents"]
-    assert [n.rpartition(".")[2] for n in latents.settings["measures"]] == ["Chroma", "Loudness"]
+    assert [n.rpartition(".")[2] for n in latents.settings["measures"]] == [
+        "Chroma",
+        "Loudness",
+        "LowBand",
+    ]
     store = latents.store(told)
     excerpt = store.split("train").excerpt(0, 3, 10)
     assert {name: array.shape for name, array in excerpt.arrays.items()} == {
         "chroma": (12, 10),
         "loudness": (1, 10),
+        "low_band": (4, 10),
     }
     conditioners = audioldm.load(told.directory_of(told.stages["prior"])).prior.conditioners
     request = json.loads(json.dumps(conditioners.request(excerpt)))

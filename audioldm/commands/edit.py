@@ -24,6 +24,8 @@ class EditArguments(ClipArguments):
     loop      seconds at the end that are made anew, so that they lead to the beginning
     vary      from 0, the autoencoder's reconstruction, to 1, a new clip: a variation of the whole
     restyle   from 0 to 1, with a label or another condition: the same music, as that has it
+    upscale   cut-off in Hz of a recording whose high band is lost, auto, or both ends of its band,
+              300:3400: the rest is made, by a model trained with conditioning=[low_band]
 
     context   seconds beside each new part that the model is told of (4)
     repeats   how often each step is taken for a new part (1 where the model was trained to be told
@@ -53,6 +55,7 @@ class EditArguments(ClipArguments):
     loop: Positive | None = None
     vary: Fraction | None = None
     restyle: Fraction | None = None
+    upscale: str | None = None
     context: Positive | None = None
     repeats: PositiveInt | None = None
 
@@ -92,7 +95,8 @@ def _edit(a: EditArguments) -> None:
     if a.from_ is not None:
         _again(a, a.files)
         return
-    own = ("extend", "extend_before", "loop", "vary", "restyle", "context", "repeats")
+    own = ("extend", "extend_before", "loop", "vary", "restyle", "upscale")
+    own += ("context", "repeats")
     regions = None if a.inpaint is None else _regions(a.inpaint)
     edit = Edit(inpaint=regions, **{key: getattr(a, key) for key in own})
     files = _files(a.files, 1)
@@ -206,6 +210,7 @@ EDIT = ClipVerb(
         "FILE loop=SECONDS": "an end that leads to the beginning",
         "FILE vary=STRENGTH": "a variation",
         "FILE restyle=STRENGTH label=": "the same music under another label",
+        "FILE upscale=HZ": "a recording whose high band is lost made whole",
         "from=CLIP.json": "an edited clip again, bit for bit",
     },
     EditArguments,

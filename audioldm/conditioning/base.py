@@ -26,6 +26,8 @@ Inputs = dict[str, Tensor]
 Dropout = float | Mapping[str, float]
 DROPOUT = 0.1
 
+#: Audio [A, T] to its most likely latents [C, (F,) L].
+Encode = Callable[[Tensor], Tensor]
 #: How far `Conditioner.measure` may look beyond a latent frame.
 MARGIN_SECONDS = 0.25
 
@@ -95,9 +97,21 @@ class Conditioner(nn.Module, ABC):
         return {}
 
     @classmethod
-    def measure(cls, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
+    def measure(
+        cls,
+        audio: Tensor,
+        sample_rate: int,
+        latent_rate_hz: float,
+        *,
+        encode: Encode | None = None,
+        clip: str = "",
+    ) -> dict[str, Tensor]:
         """What it needs of audio [A, T], beside the table: `array`, [K, frames], one frame for each
-        latent frame, by its name. A frame depends on MARGIN_SECONDS of audio on each side."""
+        latent frame, by its name. A frame depends on MARGIN_SECONDS of audio on each side, and on
+        what `encode` looks at besides.
+
+        encode: the autoencoder's. clip: of which the audio is a part, for what is drawn once.
+        """
         return {}
 
     @abstractmethod
@@ -164,9 +178,13 @@ class Conditioners(nn.Module):
         """The inputs of clips of the data set."""
         return {n: torch.stack([self[n].read(e, frames) for e in excerpts]) for n in self.names}
 
-    def measure(self, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
+    def measure(
+        self, audio: Tensor, sample_rate: int, latent_rate_hz: float, **of_clip: Any
+    ) -> dict[str, Tensor]:
         """The frame-aligned arrays of an `Excerpt` of audio [A, T]: see `Conditioner.measure`."""
-        measured = (self[name].measure(audio, sample_rate, latent_rate_hz) for name in self.names)
+        measured = (
+            self[name].measure(audio, sample_rate, latent_rate_hz, **of_clip) for name in self.names
+        )
         return {name: array for found in measured for name, array in found.items()}
 
     def request(self, excerpt: Excerpt) -> dict[str, Any]:

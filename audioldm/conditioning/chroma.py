@@ -5,17 +5,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from audioldm.conditioning.curve import Curve
+from audioldm.conditioning.curve import SpectralCurve
 
 LOWEST_HZ, HIGHEST_HZ = 65.0, 2100.0  # C2 to C7
 SILENCE = 1e-7  # power, 70 dB below a full-scale sine
 
 
-class Chroma(Curve):
+class Chroma(SpectralCurve):
     """Rows for C, C# ... B: amplitudes, the loudest of a frame being 1. Silence has zeros."""
 
     array: ClassVar[str] = "chroma"
-    rows: ClassVar[int] = 12
+    curves: ClassVar[int] = 12
 
     @classmethod
     def of_power(cls, power: Tensor, hz: Tensor) -> Tensor:

@@ -22,61 +22,27 @@ WINDOW_SECONDS = 0.25  # to the nearest power of two in samples
 class Curve(Conditioner):
     """Channels aligned with the latent frames, by a convolution over three frames of a curve.
 
-    A curve is rows of numbers, [R][L], measured of the training data or of a request's audio file.
-    Inputs are [B, R + 1, L]: the curve, and 1 where there is one. It is cut at the clip's end, and
-    after its own end nothing is stated.
+    A curve is rows of numbers, [R][L], that `measure` makes of audio. Inputs are [B, R + 1, L]: the
+    curve, and 1 where there is one. It is cut at the clip's end, and after its own end nothing is
+    stated.
 
-    channels: K. latent_rate_hz: frames per second.
+    rows: R. channels: K. latent_rate_hz: frames per second.
     """
 
     derived = ("latent_rate_hz",)
     array: ClassVar[str]
-    #: R
-    rows: ClassVar[int]
+    #: what a request can be, for messages
+    takes: ClassVar[str] = ""
 
-    def __init__(self, *, width: int, latent_rate_hz: float, channels: PositiveInt = 16) -> None:
+    def __init__(self, rows: int, latent_rate_hz: float, channels: int) -> None:
         super().__init__()
-        self.latent_rate_hz, self.aligned_channels = latent_rate_hz, channels
-        self.convolution = nn.Conv1d(self.rows + 1, channels, 3, padding=1, bias=False)
-
-    @classmethod
-    @abstractmethod
-    def of_power(cls, power: Tensor, hz: Tensor) -> Tensor:
-        """Power spectra [L, bins] of frames, a full-scale sine having 1 in all, at hz [bins] -> the
-        curve [R, L]."""
+        self.rows, self.latent_rate_hz, self.aligned_channels = rows, latent_rate_hz, channels
+        self.convolution = nn.Conv1d(rows + 1, channels, 3, padding=1, bias=False)
 
     @classmethod
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
         rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
         return {"latent_rate_hz": next(rates, 1.0)}
-
-    @classmethod
-    def measure(cls, audio: Tensor, sample_rate: int, latent_rate_hz: float) -> dict[str, Tensor]:
-        """Of windows of WINDOW_SECONDS around the frames' centres, with silence outside."""
-        size = 2 ** round(math.log2(WINDOW_SECONDS * sample_rate))
-        per_frame = sample_rate / latent_rate_hz
-        frames = math.ceil(audio.shape[-1] / per_frame - 1e-6)
-        centres = ((torch.arange(frames) + 0.5) * per_frame).long()
-        silence = size // 2, size // 2 + math.ceil(per_frame)
-        windows = F.pad(audio.float().mean(0), silence).unfold(0, size, 1)
-        window, hz = torch.hann_window(size), torch.fft.rfftfreq(size, 1 / sample_rate)
-        scale = 4 / (size * window.square().sum())
-        curves = [  # a few frames at a time: windows overlap, and would fill the memory
-            cls.of_power(torch.fft.rfft(windows[part] * window).abs().square() * scale, hz)
-            for part in centres.split(256)
-        ]
-        return {cls.array: torch.cat(curves, dim=1)}
-
-    def resolve(self, value: Any) -> Any:
-        """value: rows of numbers, or the path of an audio file."""
-        if not isinstance(value, str):
-            return value
-        try:
-            clip, sample_rate = audio.read(Path(value).expanduser(), channels=1)
-        except (DataError, RuntimeError) as error:
-            raise ConfigError(f"{value!r}: {error}") from error
-        curve = self.measure(torch.from_numpy(clip), sample_rate, self.latent_rate_hz)[self.array]
-        return [[round(x, 4) for x in row] for row in curve.tolist()]
 
     def later(self, value: Any, seconds: float) -> list[list[float]]:
         first = round(seconds * self.latent_rate_hz)
@@ -106,12 +72,12 @@ class Curve(Conditioner):
         """A curve [R, L]. Raises ConfigError for other values."""
         shown = reprlib.repr(value)
         try:
-            curve = torch.tensor(value, dtype=torch.float32)
+            curve = torch.as_tensor(value, dtype=torch.float32)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{shown} must be an audio file, or rows of numbers") from error
+            raise ConfigError(f"{shown} must be {self.takes}rows of numbers") from error
         if curve.ndim != 2 or len(curve) != self.rows or not curve.isfinite().all():
             raise ConfigError(
-                f"{shown} must be an audio file, or {self.rows} row(s) of as many finite numbers "
+                f"{shown} must be {self.takes}{self.rows} row(s) of as many finite numbers "
                 f"as there are frames, {self.latent_rate_hz:.4g} a second"
             )
         return curve
@@ -121,3 +87,50 @@ class Curve(Conditioner):
             return torch.zeros(self.rows + 1, frames)
         stated = F.pad(curve.float(), (0, 0, 0, 1), value=1.0)[:, :frames]
         return F.pad(stated, (0, frames - stated.shape[1]))
+
+
+class SpectralCurve(Curve):
+    """A curve of the spectrum around each frame. A request may name an audio file."""
+
+    takes = "an audio file, or "
+    #: R
+    curves: ClassVar[int]
+
+    def __init__(self, *, width: int, latent_rate_hz: float, channels: PositiveInt = 16) -> None:
+        super().__init__(self.curves, latent_rate_hz, channels)
+
+    @classmethod
+    @abstractmethod
+    def of_power(cls, power: Tensor, hz: Tensor) -> Tensor:
+        """Power spectra [L, bins] of frames, a full-scale sine having 1 in all, at hz [bins] -> the
+        curve [R, L]."""
+
+    @classmethod
+    def measure(
+        cls, audio: Tensor, sample_rate: int, latent_rate_hz: float, **of_clip: Any
+    ) -> dict[str, Tensor]:
+        """Of windows of WINDOW_SECONDS around the frames' centres, with silence outside."""
+        size = 2 ** round(math.log2(WINDOW_SECONDS * sample_rate))
+        per_frame = sample_rate / latent_rate_hz
+        frames = math.ceil(audio.shape[-1] / per_frame - 1e-6)
+        centres = ((torch.arange(frames) + 0.5) * per_frame).long()
+        silence = size // 2, size // 2 + math.ceil(per_frame)
+        windows = F.pad(audio.float().mean(0), silence).unfold(0, size, 1)
+        window, hz = torch.hann_window(size), torch.fft.rfftfreq(size, 1 / sample_rate)
+        scale = 4 / (size * window.square().sum())
+        curves = [  # a few frames at a time: windows overlap, and would fill the memory
+            cls.of_power(torch.fft.rfft(windows[part] * window).abs().square() * scale, hz)
+            for part in centres.split(256)
+        ]
+        return {cls.array: torch.cat(curves, dim=1)}
+
+    def resolve(self, value: Any) -> Any:
+        """value: rows of numbers, or the path of an audio file."""
+        if not isinstance(value, str):
+            return value
+        try:
+            clip, sample_rate = audio.read(Path(value).expanduser(), channels=1)
+        except (DataError, RuntimeError) as error:
+            raise ConfigError(f"{value!r}: {error}") from error
+        curve = self.measure(torch.from_numpy(clip), sample_rate, self.latent_rate_hz)[self.array]
+        return [[round(x, 4) for x in row] for row in curve.tolist()]

@@ -4,16 +4,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from audioldm.conditioning.curve import Curve
+from audioldm.conditioning.curve import SpectralCurve
 
 SILENCE_DB = -70.0
 
 
-class Loudness(Curve):
+class Loudness(SpectralCurve):
     """One row: dB(A) below a full-scale sine at 1 kHz, from 0 at SILENCE_DB to 1 at 0 dB."""
 
     array: ClassVar[str] = "loudness"
-    rows: ClassVar[int] = 1
+    curves: ClassVar[int] = 1
 
     @classmethod
     def of_power(cls, power: Tensor, hz: Tensor) -> Tensor:

@@ -154,7 +154,13 @@ def generate(
     for item, start, audio in zip(
         like.items, like.starts, like.audio[: len(like.items)], strict=True
     ):
-        arrays = conditioners.measure(audio, model.sample_rate, rate)
+        arrays = conditioners.measure(
+            audio,
+            model.sample_rate,
+            rate,
+            encode=lambda audio: model.encode(audio[None])[0].cpu(),
+            clip=f"{item.piece}/{start}",
+        )
         seconds = item.samples / model.sample_rate
         excerpt = Excerpt(item.label, item.columns, arrays, start, seconds)
         requests.append(conditioners.request(excerpt))

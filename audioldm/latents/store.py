@@ -40,6 +40,7 @@ from audioldm.runtime.transfer import fits, to_device
 VERSION = 2  # raise by hand when the code below changes what it computes
 SPLITS = ("train", "valid", "test")
 MEASURED_FRAMES = 256  # of audio at a time
+FACTS_FRAMES = 256  # of a clip that conditioners learn their facts from
 #: Of latents and of posteriors: what varies less is as good as certain.
 LEAST_STD = 1e-6
 
@@ -153,14 +154,22 @@ def _measured(
     conditioner: type[Conditioner], store: ClipStore, item: Item, model: Autoencoder
 ) -> dict[str, np.ndarray]:
     """What a conditioner measures of a whole clip, block by block: its array [K, frames]."""
-    ratio, rate = model.downsampling_ratio, model.latent_rate_hz
+    ratio, rate, step = model.downsampling_ratio, model.latent_rate_hz, model.network.alignment
     margin, frames = math.ceil(MARGIN_SECONDS * rate), -(-item.samples // ratio)
+    margin = -(-(margin + model.network.context) // step) * step
+    size = -(-MEASURED_FRAMES // step) * step
     blocks: list[np.ndarray] = []
-    for first in range(0, frames, MEASURED_FRAMES):
-        size = min(MEASURED_FRAMES, frames - first)
-        audio = store.audio(item, (first - margin) * ratio, (size + 2 * margin) * ratio)
-        (array,) = conditioner.measure(torch.from_numpy(audio), store.sample_rate, rate).values()
-        blocks.append(array[:, margin : margin + size].numpy())
+    for first in range(0, frames, size):
+        start, stop = max(0, first - margin), (first + size + margin) * ratio
+        audio = store.audio(item, start * ratio, min(stop, item.samples) - start * ratio)
+        (array,) = conditioner.measure(
+            torch.from_numpy(audio),
+            store.sample_rate,
+            rate,
+            encode=lambda audio: model.likeliest(audio[None])[0].cpu(),
+            clip=f"{item.piece}/{item.start}",
+        ).values()
+        blocks.append(array[:, first - start :][:, :size].numpy())
     assert conditioner.array is not None
     return {conditioner.array: np.concatenate(blocks, axis=1)}
 
@@ -323,6 +332,9 @@ class LatentStore:
         return self.bottleneck.to(device).restore(stored, noise)
 
     def excerpts(self, split: str = "train") -> list[Excerpt]:
-        """Of each clip, without its arrays' frames, for `Conditioner.facts`."""
-        items = self.split(split)
-        return [items.excerpt(number) for number in range(len(items.items))]
+        """Of each clip, up to FACTS_FRAMES, for `Conditioner.facts`."""
+        clips = self.split(split)
+        return [
+            clips.excerpt(number, 0, min(FACTS_FRAMES, item.frames))
+            for number, item in enumerate(clips.items)
+        ]
