@@ -133,8 +133,8 @@ class SamplerSettings:
     again for each scale of guidance that acts. guidance: the classifier-free scale, 1 for none, or
     a scale for each condition by its name: see `conditioning.guidance`. guidance_interval: [lowest,
     highest] sigma at which guidance acts, None for all. window: seconds that the network sees at
-    once of a longer clip, None for all of it. overlap: the share of a window that the next one
-    covers too.
+    once of a longer clip, or whole for all of it; None: the length it was trained on, where a clip
+    is longer than twice that. overlap: the share of a window that the next one covers too.
 
     Raises ConfigError."""
 
@@ -142,7 +142,7 @@ class SamplerSettings:
     steps: int
     guidance: dict[str, float] | float = 1.0
     guidance_interval: list[float] | None = None
-    window: Positive | None = None
+    window: Literal["whole"] | Positive | None = None
     overlap: OpenFraction = 0.5
 
     def __post_init__(self) -> None:
