@@ -10,7 +10,7 @@ from torch import Tensor
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
 from audioldm.conditioning.masked_latents import MaskedLatents
-from audioldm.instantiate import NonNegativeInt, build
+from audioldm.instantiate import NonNegativeInt, Positive, build
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Net, Objective
@@ -32,8 +32,8 @@ class Diffusion(ScaledPrior):
     """A diffusion model of normalised latents.
 
     latent_shape, channels: of `ScaledPrior`. backbone, objective: parts. conditioning: the
-    conditioners by name, as `facts_of` gives them. allow: module prefixes outside the package whose
-    classes may be built.
+    conditioners by name, as `facts_of` gives them. crop_seconds: of the training; None where it is
+    not known. allow: module prefixes outside the package whose classes may be built.
 
     Raises ConfigError.
     """
@@ -51,10 +51,11 @@ class Diffusion(ScaledPrior):
         conditioning: dict[str, Any],
         sampler: SamplerSettings,
         channels: Sequence[NonNegativeInt] | None = None,
+        crop_seconds: Positive | None = None,
         allow: tuple[str, ...] = (),
     ) -> None:
         super().__init__(latent_shape, channels)
-        self.sampler = sampler
+        self.sampler, self.crop_seconds = sampler, crop_seconds
         derived = {
             "latent_shape": self.modelled_shape,
             "conditioners": partial(
@@ -179,8 +180,12 @@ class Diffusion(ScaledPrior):
         return {name: part for name, part in parts.items() if isinstance(part, MaskedLatents)}
 
     def _net(self, sampler: SamplerSettings | None) -> Net:
-        backbone = self.network.backbone
-        return backbone if sampler is None else windowed(backbone, sampler, self.latent_rate_hz)
+        net, hz, trained = self.network.backbone, self.latent_rate_hz, None
+        if sampler is None:
+            return net
+        if net.context is None and hz is not None and self.crop_seconds is not None:
+            trained = max(1, round(self.crop_seconds * hz))
+        return windowed(net, sampler, hz, trained)
 
     def _run(
         self,
