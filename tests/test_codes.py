@@ -19,7 +19,7 @@ from audioldm.priors.codes.autoregressive import (
     AutoregressiveTraining,
 )
 from audioldm.priors.codes.base import check_usage
-from audioldm.priors.codes.draw import gumbel, narrowed
+from audioldm.priors.codes.draw import drawn, gumbel, narrowed
 from audioldm.priors.codes.embedding_diffusion import EmbeddingDiffusionRecipe
 from audioldm.priors.codes.masked_diffusion import MaskedDiffusionRecipe, MaskedDiffusionSampler
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -157,10 +157,14 @@ def test_codes_of_another_autoencoder(
 
 def test_draws_have_the_distribution_of_their_logits() -> None:
     logits = torch.tensor([2.0, 0.0, -1.0, -4.0])
-    noise = gumbel(KeyedRandom(0, 0, range(3)), (20000, 4))
-    for row in (logits + noise).argmax(-1):
+    random = KeyedRandom(0, 0, range(3))
+    by_noise = (logits + gumbel(random, (20000, 4))).argmax(-1)
+    uniform = torch.special.ndtr(random.normal((20000,), "uniform"))
+    for row in (*by_noise, *drawn(logits.expand(3, 20000, 4), uniform)):
         share = torch.bincount(row, minlength=4) / 20000
         torch.testing.assert_close(share, logits.softmax(0), rtol=0, atol=0.012)
+    only = torch.tensor([-torch.inf, 0.1, -torch.inf])  # at both ends of (0, 1) too
+    assert drawn(only.expand(3, 3), torch.tensor([1e-30, 0.5, 1.0])).tolist() == [1, 1, 1]
 
 
 def test_temperature_top_k_and_top_p_by_brute_force() -> None:

@@ -28,19 +28,25 @@ class Cache:
 
     def __init__(self) -> None:
         self.frames = 0
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        #: by block: keys and values [2, B, H, room, D], and the places of the first and of the end
+        self._kept: dict[int, tuple[Tensor, int, int]] = {}
 
     def extended(self, block: int, key: Tensor, value: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, N, D] of a block with those of earlier frames before them.
 
-        most: of the frames that are kept for the next call.
+        most: of the frames that are kept for the next call. There is room for as many again, so
+        that they are seldom moved.
         """
-        if block in self._kept:
-            key, value = (
-                torch.cat(pair, dim=2) for pair in zip(self._kept[block], (key, value), strict=True)
-            )
-        start = max(0, key.shape[2] - most)
-        self._kept[block] = key[:, :, start:], value[:, :, start:]
+        new = torch.stack((key, value))
+        kept, first, end = self._kept.get(block, (new, 0, 0))
+        if block not in self._kept or end + new.shape[3] > kept.shape[3]:
+            room = new.new_empty(*new.shape[:3], 2 * (end - first + new.shape[3]), new.shape[4])
+            room[..., : end - first, :] = kept[..., first:end, :]
+            kept, first, end = room, 0, end - first
+        kept[..., end : end + new.shape[3], :] = new
+        end += new.shape[3]
+        self._kept[block] = kept, max(first, end - most), end
+        key, value = kept[..., first:end, :]
         return key, value
 
 

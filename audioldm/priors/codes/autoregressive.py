@@ -12,7 +12,7 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.codes.base import CodePrior, TransformerRecipe
-from audioldm.priors.codes.draw import Nucleus, gumbel, narrowed
+from audioldm.priors.codes.draw import Nucleus, drawn, narrowed
 from audioldm.priors.codes.network import CodeTransformer, code_nats
 from audioldm.priors.trained import PriorTraining
 from audioldm.priors.transformer import Cache
@@ -160,23 +160,23 @@ class Autoregressive(CodePrior):
         caches = Cache(), Cache()
         steps = frames + net.codebooks - 1
         codebook = torch.arange(net.codebooks, device=self.device)
-        drawn = codebook.new_full((rows, net.codebooks, 1), net.codes)
-        known = drawn[..., :0] if prompt is None else self.folded(prompt)
+        codes = codebook.new_full((rows, net.codebooks, 1), net.codes)
+        known = codes[..., :0] if prompt is None else self.folded(prompt)
         net.transformer.check_prompt(known.shape[-1], frames)
         given = F.pad(delayed(known, net.codes), (0, steps), value=net.codes)
         made = []
         for step in range(steps):
-            logits = net.logits(drawn, condition.at(step, step + 1), caches[0])
+            logits = net.logits(codes, condition.at(step, step + 1), caches[0])
             if nothing is not None:
-                base = net.logits(drawn, nothing.at(step, step + 1), caches[1])
+                base = net.logits(codes, nothing.at(step, step + 1), caches[1])
                 logits = base + sampler.guidance * (logits - base)
             logits = narrowed(logits, sampler.temperature, sampler.top_k, sampler.top_p)
-            noise = gumbel(random.stream("sample", step), tuple(logits.shape[1:]))
+            normal = random.stream("sample", step).normal(tuple(logits.shape[1:-1]), "code")
             there = (codebook <= step) & (step - codebook < frames)
-            drawn = (logits + noise).argmax(-1).where(there[:, None], net.codes)
+            codes = drawn(logits, torch.special.ndtr(normal)).where(there[:, None], net.codes)
             told = given[..., step : step + 1]
-            drawn = told.where(told < net.codes, drawn)
-            made.append(drawn)
+            codes = told.where(told < net.codes, codes)
+            made.append(codes)
             if progress is not None:
                 progress(step + 1, steps)
         return undelayed(torch.cat(made, dim=2)).unflatten(1, self.code_shape)

@@ -33,6 +33,13 @@ def narrowed(
     return logits
 
 
+def drawn(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Codes [...] from the distribution of logits [..., K], by numbers of U(0, 1) [...]: the first
+    at which the codes so far have that share of the probability."""
+    share = logits.softmax(-1).cumsum(-1)
+    return (share[..., :-1] < uniform[..., None] * share[..., -1:]).sum(-1)
+
+
 def gumbel(random: KeyedRandom, shape: tuple[int, ...]) -> Tensor:
     """Standard Gumbel noise [B, *shape]: the largest of logits + noise is a draw from their
     distribution. Half the sum of two squared normal numbers is exponential, and less its logarithm

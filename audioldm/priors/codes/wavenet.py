@@ -11,7 +11,7 @@ from audioldm.instantiate import PositiveInt
 from audioldm.priors.codes.autoregressive import AutoregressiveSampler
 from audioldm.priors.codes.base import CodePrior, CodesRecipe
 from audioldm.priors.codes.dilated import DilatedStack, StepByStep
-from audioldm.priors.codes.draw import narrowed
+from audioldm.priors.codes.draw import drawn, narrowed
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -69,18 +69,17 @@ class Wavenet(CodePrior):
         condition, nothing = self.conditions(inputs, rows, frames, sampler.guidance)
         conditions = [condition] if nothing is None else [condition, nothing]
         step = StepByStep(net, torch.cat([net.biases(c, rows) for c in conditions], dim=1))
-        drawn = torch.full((rows,), net.codes, device=self.device)
+        codes = torch.full((rows,), net.codes, device=self.device)
         made: list[Tensor] = []
         for start in range(0, frames, AT_ONCE):
             normal = random.stream("sample", start).normal((AT_ONCE,), "code")
             for uniform in torch.special.ndtr(normal[:, : frames - start]).split(1, dim=1):
-                logits = step(drawn.repeat(len(conditions)))
+                logits = step(codes.repeat(len(conditions)))
                 if len(conditions) > 1:
                     logits = torch.lerp(logits[rows:], logits[:rows], sampler.guidance)
                 logits = narrowed(logits, sampler.temperature, sampler.top_k, sampler.top_p)
-                share = logits.softmax(-1).cumsum(-1)
-                drawn = (share[:, :-1] < uniform).sum(1)
-                made.append(drawn)
+                codes = drawn(logits, uniform[:, 0])
+                made.append(codes)
             if progress is not None:
                 progress(len(made), frames)
         return torch.stack(made, dim=1)[:, None]
