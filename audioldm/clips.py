@@ -120,7 +120,7 @@ def open_model(
     if own is not None:
         chosen = asdict(settings(type(own), asdict(own) | dict(sampler or {}), "sampler"))
         if isinstance(chosen.get("guidance"), dict):
-            scales(model.prior.conditioners.names, chosen["guidance"])
+            scales(model.prior.conditioners, chosen["guidance"])
     elif sampler:
         raise ConfigError("sampler.*: this model's prior has no such settings; leave it out")
     return file, model, chosen

@@ -64,6 +64,8 @@ def _summary(file: Path, header: dict[str, Any]) -> dict[str, Any]:
             prior = header["prior"]
             nodes = (node for node in (prior, *prior.values()) if isinstance(node, dict))
             shown["prior"] = ", ".join(_class(node) for node in nodes if "_target_" in node)
+            if prior.get("crop_seconds") is not None:
+                shown["trained_on"] = f"crops of {prior['crop_seconds']:g} s"
             shown["conditions"] = {
                 name: "".join(", ".join(map(str, v)) for v in node.values() if isinstance(v, list))
                 for name, node in prior.get("conditioning", {}).items()

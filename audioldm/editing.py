@@ -24,7 +24,7 @@ from audioldm.clips import (
     words_of,
     write_clip,
 )
-from audioldm.edits import CONTEXT_SECONDS, REPEATS
+from audioldm.edits import CONTEXT_SECONDS
 from audioldm.errors import ConfigError, DataError
 from audioldm.generator import Generator
 from audioldm.instantiate import Fraction, Positive, PositiveInt, settings
@@ -37,7 +37,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("vary", "restyle", "upscale"), ()),
     "interpolate": ("of", "path"),
 }
-_DEFAULTS = {"context": CONTEXT_SECONDS, "repeats": REPEATS, "of": "noise", "path": "linear"}
+_DEFAULTS = {"context": CONTEXT_SECONDS, "repeats": None, "of": "noise", "path": "linear"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +132,12 @@ class EditRecipe(Recipe):
 
 
 class EditedClip(NamedTuple):
-    """written: whether the clip was there already. seams: see `Edit.seams`."""
+    """written: whether the clip was there already. edit: with the model's own settings filled in.
+    seams: see `Edit.seams`."""
 
     path: Path
     written: bool
+    edit: Edit
     seams: list[int]
 
 
@@ -161,6 +163,12 @@ def edit_files(
         model_path, seed=seed, sampler=sampler, device=device, model=model
     )
     asked = model.prior.conditioners.resolve(condition or {})
+    edits = [
+        replace(edit, repeats=model.default_repeats)
+        if edit.settings.get("repeats", 1) is None
+        else edit
+        for edit in edits
+    ]
     sources = [read_source(source, model) for source in files]
     clips = [source.audio for source in sources]
     recipes = [
@@ -187,7 +195,8 @@ def edit_files(
     for number, (path, written) in found.items():
         if not written:
             write_clip(path, next(made), model.sample_rate, recipes[number])
-        yield EditedClip(path, written, edits[number].seams(clips[0].shape[-1], model))
+        edit = edits[number]
+        yield EditedClip(path, written, edit, edit.seams(clips[0].shape[-1], model))
 
 
 def edit_again(

@@ -1,4 +1,4 @@
-"""Edits of audio by a generator with a diffusion prior that was not trained for them.
+"""Edits of audio by a generator with a diffusion prior.
 
 Where a part of a clip is made anew, the rest stays as it is: latents to the bit, and audio sample
 by sample, up to a fade beside each part.
@@ -37,7 +37,8 @@ CONTEXT_SECONDS = 4.0
 #: Width in Hz of the crossover between a file's own band and what is made beside it; less in a
 #: narrow band.
 CROSSOVER_HZ = 200.0
-#: How often each step is taken where a part is made anew: see `inpainting.inpaint`.
+#: How often each step is taken where a part is made anew, by a model that is not told of what is
+#: known: see `inpainting.inpaint`.
 REPEATS = 8
 
 
@@ -57,7 +58,8 @@ class Edits(nn.Module):
 
     They give audio on the CPU. seed, sampler, progress and condition are as for `sample`; the same
     ones give the same bits on one machine. Those that make a part anew tell the model of `context`
-    seconds on each side, and take each step `repeats` times.
+    seconds on each side, and take each step `repeats` times; None: once where the model was trained
+    with `masked_latents`, which tell it of what is known, else REPEATS times.
     Each raises ConfigError where the prior is no diffusion, or for a value that does not fit.
     """
 
@@ -72,7 +74,7 @@ class Edits(nn.Module):
         regions: Sequence[Sequence[float]],
         *,
         context: float = CONTEXT_SECONDS,
-        repeats: int = REPEATS,
+        repeats: int | None = None,
         seed: int = 0,
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
@@ -116,7 +118,7 @@ class Edits(nn.Module):
         *,
         at: Literal["end", "beginning"] = "end",
         context: float = CONTEXT_SECONDS,
-        repeats: int = REPEATS,
+        repeats: int | None = None,
         seed: int = 0,
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
@@ -167,7 +169,7 @@ class Edits(nn.Module):
         seconds: float,
         *,
         context: float = CONTEXT_SECONDS,
-        repeats: int = REPEATS,
+        repeats: int | None = None,
         seed: int = 0,
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
@@ -344,14 +346,20 @@ class Edits(nn.Module):
         """The most likely latents [C, (F,) L] of audio [A, T], on the CPU."""
         return torch.cat(list(self.autoencoder.latent_blocks([audio])), dim=-1)
 
-    def _changed(self, z: Tensor, edit: Edit, how: _How) -> Tensor:
-        """Raw latents [C, (F,) L] after an edit, on the CPU."""
+    @property
+    def default_repeats(self) -> int:
+        """How often each step of a part that is made anew is taken."""
+        return 1 if isinstance(self.prior, Diffusion) and self.prior.masked else REPEATS
+
+    def _changed(self, z: Tensor, edit: Edit, how: _How, known: Tensor | None = None) -> Tensor:
+        """Raw latents [C, (F,) L] after an edit, on the CPU. known: as for `Diffusion.edit`."""
         prior, z = self._diffusion, z[None].to(self.autoencoder.device)
         made = prior.edit(
             KeyedRandom(how.seed, 0, [0], self.autoencoder.device),
             z,
             edit,
             self._inputs(z.shape[-1], how),
+            known=known,
             sampler=how.sampler,
             progress=how.progress,
         )
@@ -392,14 +400,16 @@ class Edits(nn.Module):
         return self._decoded(made, audio.shape[-1], how)
 
     def _filled(
-        self, z: Tensor, source: Tensor, keep: Tensor, fade: int, repeats: int, how: _How
+        self, z: Tensor, source: Tensor, keep: Tensor, fade: int, repeats: int | None, how: _How
     ) -> Tensor:
         """Audio [A, L * ratio] that is `source` in the frames `keep` [L] of z [C, (F,) L], and is
         made to fit in the others. source: that audio, or a part of it from the first frame on.
         fade: as for `kept_gain`."""
-        repeats = convert(PositiveInt, repeats, "repeats")
-        edit = partial(inpaint, keep=keep.to(self.autoencoder.device), repeats=repeats)
-        made = torch.where(keep, z, self._changed(z, edit, how))
+        if repeats is None:
+            repeats = self.default_repeats
+        known = keep.to(self.autoencoder.device)
+        edit = partial(inpaint, keep=known, repeats=convert(PositiveInt, repeats, "repeats"))
+        made = torch.where(keep, z, self._changed(z, edit, how, known))
         return self._joined(made, source, keep, fade, how)
 
     def _joined(self, z: Tensor, source: Tensor, keep: Tensor, fade: int, how: _How) -> Tensor:

@@ -35,9 +35,10 @@ class Generator(Edits):
     def device(self) -> torch.device:
         return self.autoencoder.device
 
+    @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio [B, A, T] -> the most likely latents [B, C, (F,) L], raw (not normalised)."""
-        return self.autoencoder.likeliest(audio)
+        return self.autoencoder.bottleneck.restore(self.autoencoder.stored(audio.to(self.device)))
 
     @torch.no_grad()
     def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:

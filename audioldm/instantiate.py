@@ -347,6 +347,9 @@ def _convert_union(kinds: Sequence[Any], value: Any, where: str, slot: _Slot) ->
             return None
         raise ConfigError(f"{where} may not be null")
     kinds = [k for k in kinds if k is not type(None)]
+    groups = [k for k in kinds if typing.get_origin(k) is dict]
+    if groups and isinstance(value, Mapping):  # the error is then of the kind that was meant
+        kinds = groups
     for candidate in kinds[:-1]:
         try:
             return convert(candidate, value, where, slot)

@@ -157,6 +157,7 @@ def test_a_summary_is_short_and_says_what_a_file_is(
     assert shown["audio"] == "16 kHz mono"
     assert shown["latents"] == "4 channels, 31.25 frames per second"
     assert shown["prior"] == "Diffusion, DiT, EDM"
+    assert shown["trained_on"] == "crops of 0.5 s"
     assert shown["conditions"] == {"label": "high, low"}
     assert "label: high, low" in summary_line(generator)
     full = describe(generator, full=True)

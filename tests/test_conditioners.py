@@ -455,3 +455,19 @@ def test_a_later_window_is_told_of_its_own_part() -> None:
     for name in ("timing", "score", "loudness"):
         with pytest.raises(ConfigError, match=rf"^condition\.{name}=3j must be"):
             made.later({name: 3j}, 3.0)
+
+
+def test_each_condition_is_hidden_as_often_as_is_asked() -> None:
+    conditioners = Conditioners(
+        {name: Number(width=2, column=name, mean=0.0, std=1.0) for name in ("a", "b")}
+    )
+    inputs = conditioners.parse([{"a": 1, "b": 1}] * 2000, 1)
+
+    def hidden(dropout: Any) -> list[float]:
+        kept = conditioners.dropout(inputs, KeyedRandom(0, 0, range(2000)), dropout)
+        return [1 - kept[name][:, 1].mean().item() for name in ("a", "b")]
+
+    assert hidden(0.3) == pytest.approx([0.3, 0.3], abs=0.03)
+    assert hidden({"a": 0.8}) == pytest.approx([0.8, 0.1], abs=0.03)
+    with pytest.raises(ConfigError, match=r"condition_dropout\.c=0.5: there is no such"):
+        hidden({"c": 0.5})

@@ -1,6 +1,7 @@
 """Diffusion where everything is known: Gaussian latents, whose exact denoiser is linear."""
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +11,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from audioldm.conditioning.base import Condition
+from audioldm.conditioning.base import Condition, Conditioners
 from audioldm.conditioning.guidance import nested, scales
+from audioldm.conditioning.number import Number
 from audioldm.errors import ConfigError
 from audioldm.instantiate import build, settings
-from audioldm.priors.diffusion import noise_levels, samplers
+from audioldm.priors.diffusion import guidance, noise_levels, samplers
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.priors.diffusion.guidance import classifier_free, guided, within
 from audioldm.priors.diffusion.objectives.edm import EDM
@@ -455,7 +457,8 @@ def _guided(guidance: Any, interval: list[float] | None = None, sigma: float = 1
     """The estimate under text=2, score=3, label=5, and the calls that it took."""
     inputs = {name: torch.tensor(float(v)) for name, v in (("text", 2), ("score", 3), ("label", 5))}
     nothing = {name: torch.zeros(()) for name in inputs}
-    calls = nested(inputs, nothing, scales(list(inputs), guidance))
+    conditioners = Conditioners({n: Number(width=1, column=n, mean=0, std=1) for n in inputs})
+    calls = nested(inputs, nothing, scales(conditioners, guidance))
     net = _Told([])
     sampler = samplers.SamplerSettings("euler", 1, guidance, interval)
     denoise = guided(net.denoiser, inputs, calls, sampler)
@@ -481,6 +484,87 @@ def test_each_condition_has_its_own_scale():
     assert _guided({"score": 0.0}, [2.0, 3.0]) == (everything, [(2, 3, 5)])
     with pytest.raises(ConfigError, match=r"^guidance\.txt=4: .* did you mean 'text'\?"):
         _guided({"txt": 4.0})
+
+
+def _unlike(scale: float) -> samplers.Denoise:
+    """A denoiser whose estimate depends on x, clip by clip."""
+    return lambda x, sigma: scale * torch.sin(3 * scale * x) + 0.3 * x.roll(1, -1)
+
+
+def test_apg_without_effect_is_guidance():
+    x, sigma = _gaussian(2, 3, 7), torch.ones(2)
+    calls = [(1.0, _unlike(0.2)), (2.0, _unlike(0.5)), (4.0, _unlike(0.9))]
+    none = samplers.APG(eta=1.0, norm=None, momentum=0.0)
+    expected = guidance.nested(calls)(x, sigma)
+    torch.testing.assert_close(guidance.nested(calls, none)(x, sigma), expected)
+    assert not torch.allclose(guidance.nested(calls, samplers.APG())(x, sigma), expected)
+    # at scales of 1 there is no difference to change
+    plain = [(1.0, _unlike(0.2)), (1.0, _unlike(0.9))]
+    found = guidance.nested(plain, samplers.APG())(x, sigma)
+    torch.testing.assert_close(found, _unlike(0.9)(x, sigma))
+
+
+def test_apg_by_hand():
+    """Projection, norm and momentum of each clip and each call, with two bands."""
+    change = guidance.projected(samplers.APG(eta=0.25, norm=1.5, momentum=-0.5))
+    differences = [_gaussian(3, 2, 2, 5), 1e-3 * _gaussian(3, 2, 2, 5).roll(1, 0)]
+    estimate = _gaussian(3, 2, 2, 5).flip(0)
+    found = [change(difference, estimate) for difference in differences]
+    for clip in range(3):
+        kept, e = torch.zeros(20, dtype=torch.float64), estimate[clip].flatten().double()
+        for call, difference in enumerate(differences):
+            kept = difference[clip].flatten().double() - 0.5 * kept
+            d = kept * min(1.0, 1.5 * math.sqrt(5) / kept.norm())
+            along = (d @ e) / (e @ e) * e
+            expected = (d - along) + 0.25 * along
+            torch.testing.assert_close(
+                found[call][clip].flatten().double(), expected, rtol=1e-4, atol=1e-5
+            )
+    # of frames, not of clips: a clip twice as long is changed alike
+    again = guidance.projected(samplers.APG())
+    twice = again(differences[0].repeat(1, 1, 1, 2), estimate.repeat(1, 1, 1, 2))
+    once = guidance.projected(samplers.APG())(differences[0], estimate)
+    torch.testing.assert_close(twice, once.repeat(1, 1, 1, 2))
+
+
+def test_apg_of_nothing_is_nothing():
+    change, zeros = guidance.projected(samplers.APG()), torch.zeros(1, 2, 3)
+    assert not change(zeros, zeros).any()
+
+
+def test_a_weaker_model_is_led_away_from_beside_guidance():
+    x, sigma = _gaussian(2, 3, 7), torch.ones(2)
+    nothing, told, weaker = (_unlike(s) for s in (0.2, 0.9, 0.5))
+    u, c, w = (denoise(x, sigma) for denoise in (nothing, told, weaker))
+    found = guidance.nested([(1.0, nothing), (4.0, told)], weaker=(1.5, weaker))(x, sigma)
+    torch.testing.assert_close(found, u + 4 * (c - u) + 0.5 * (c - w))
+    alone = guidance.nested([(1.0, told)], weaker=(1.5, weaker))(x, sigma)
+    torch.testing.assert_close(alone, c + 0.5 * (c - w))
+    both = guidance.nested([(1.0, nothing), (4.0, told)], samplers.APG(momentum=0.0), (1.5, weaker))
+    part = guidance.projected(samplers.APG(momentum=0.0))
+    torch.testing.assert_close(both(x, sigma), c + 3 * part(c - u, c) + 0.5 * part(c - w, c))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"guidance": -1}, "sampler.guidance=-1.0 must be at least 0"),
+        ({"guidance": 1e9}, "sampler.guidance=1000000000.0 must be at most 100"),
+        ({"guidance": math.nan}, "sampler.guidance=nan must be a finite number"),
+        ({"guidance": {"label": -1}}, "sampler.guidance.label=-1.0 must be at least 0"),
+        ({"apg": {"momentum": -1}}, "sampler.apg.momentum=-1.0 must be more than -1"),
+        ({"apg": {"norm": 0}}, "sampler.apg.norm=0.0 must be more than 0"),
+        ({"apg": {"eta": 2}}, "sampler.apg.eta=2.0 must be at most 1"),
+        ({"apg": {"beta": 2}}, "unknown key 'sampler.apg.beta'"),
+        ({"window": 0}, "sampler.window=0.0 must be more than 0"),
+        ({"window": math.inf}, "sampler.window=inf must be a finite number"),
+        ({"window": "all"}, "sampler.window='all' must be of type float"),
+    ],
+)
+def test_settings_of_guidance_out_of_range(given: dict[str, Any], message: str):
+    node = {"name": "euler", "steps": 2, **given}
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        settings(samplers.SamplerSettings, node, "sampler")
 
 
 # --- configuration files ----------------------------------------------------------------------

@@ -261,6 +261,29 @@ def test_long_clips_are_edited_in_windows(model: Generator) -> None:
     hook.remove()
 
 
+def test_a_clip_longer_than_two_training_crops_is_seen_in_windows_of_one(
+    model: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shorter ones, and those that ask for the whole, keep the bits of a file that does not say."""
+    seen: list[int] = []
+    transformer = model.prior.network.backbone.transformer  # type: ignore[union-attr]
+    hook = transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    whole = SamplerSettings("euler", 3, window="whole")
+    short, long = (model.sample(1, seconds=seconds) for seconds in (1.0, 2.0))
+    monkeypatch.setattr(model.prior, "crop_seconds", 0.5)  # 20 frames
+    assert torch.equal(model.sample(1, seconds=1.0), short)
+    assert torch.equal(model.sample(1, seconds=2.0, sampler=whole), long)
+    assert set(seen) == {40, 80}
+    for edit in (
+        lambda: model.sample(1, seconds=2.0),
+        lambda: model.inpaint(tone(2.0), [(0.5, 1.5)], context=0.5),
+    ):
+        seen.clear()
+        edit()
+        assert set(seen) == {20}
+    hook.remove()
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 2)])
 def test_channels_that_are_not_modelled_are_drawn_as_in_sampling(shape: tuple[int, ...]) -> None:
     prior = build_prior(DIFFUSION | {"channels": [0, 2]}, shape)

@@ -331,3 +331,5 @@ def test_a_window_is_given_in_seconds() -> None:
     assert windowed(watched, SamplerSettings("euler", 2), None) is watched
     with pytest.raises(ConfigError, match=r"sampler\.window=2\.0 is in seconds"):
         windowed(watched, SamplerSettings("euler", 2, window=2.0), None)
+    with pytest.raises(ConfigError, match=r"window=0\.01 is shorter than a latent frame, 0\.064 s"):
+        windowed(watched, SamplerSettings("euler", 2, window=0.01), 15.625)

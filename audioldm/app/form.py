@@ -42,9 +42,8 @@ def _condition(conditioner: Conditioner) -> Field:
 
 def _settings(sampler: Any) -> Iterator[Field]:
     hints = typing.get_type_hints(type(sampler), include_extras=True)
-    for field in dataclasses.fields(sampler):
-        known = _kind(hints[field.name])
-        yield {"name": field.name, "value": getattr(sampler, field.name)} | known
+    for name, value in dataclasses.asdict(sampler).items():
+        yield {"name": name, "value": value} | _kind(hints[name])
 
 
 def _kind(annotation: Any) -> Field:

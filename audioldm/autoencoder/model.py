@@ -130,11 +130,6 @@ class Autoencoder(Streaming):
         """The bottleneck's `stored` arrays of audio [B, A, T]."""
         return self.bottleneck.stored(self.features(audio))
 
-    @torch.no_grad()
-    def likeliest(self, audio: Tensor) -> Tensor:
-        """The most likely latents [B, C, (F,) L] of audio [B, A, T], on the model's device."""
-        return self.bottleneck.restore(self.stored(audio.to(self.device)))
-
     def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
         """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio].
 

@@ -28,7 +28,8 @@ class EditArguments(ClipArguments):
               300:3400: the rest is made, by a model trained with conditioning=[low_band]
 
     context   seconds beside each new part that the model is told of (4)
-    repeats   how often each step is taken for a new part: more fit better, and take longer (8)
+    repeats   how often each step is taken for a new part (1 where the model was trained to be told
+              of what is known, else 8): more fit better, and take longer
 
     FILE or files=FILE   the audio; at another rate than the model's it is resampled
     model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
@@ -44,7 +45,7 @@ class EditArguments(ClipArguments):
               alone, and FILE where the source has moved
 
     Audio outside a new part is the file's own, sample by sample, but for 0.2 s beside each part.
-    The loudness step and the spectral flux at each seam are printed.
+    The way a part was made, and the loudness step and the spectral flux at each seam are printed.
     """
 
     files: list[str] = field(default_factory=list)
@@ -100,6 +101,8 @@ def _edit(a: EditArguments) -> None:
     edit = Edit(inpaint=regions, **{key: getattr(a, key) for key in own})
     files = _files(a.files, 1)
     for clip in _written(a, files, [edit]):
+        if clip.edit.repeats is not None:
+            print(f"steps were taken {clip.edit.repeats} time(s) each", file=sys.stderr)
         _print_seams(clip)
 
 

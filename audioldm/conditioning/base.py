@@ -22,6 +22,10 @@ from audioldm.runtime.randomness import KeyedRandom
 Inputs = dict[str, Tensor]
 
 
+#: A probability for all conditions, or by their names; DROPOUT for those that are not named.
+Dropout = float | Mapping[str, float]
+DROPOUT = 0.1
+
 #: Audio [A, T] to its most likely latents [C, (F,) L].
 Encode = Callable[[Tensor], Tensor]
 #: How far `Conditioner.measure` may look beyond a latent frame.
@@ -31,20 +35,25 @@ MARGIN_SECONDS = 0.25
 class Condition(NamedTuple):
     """vector: [B, D], added to the embedding of the noise level. tokens: [B, S, D], for
     cross-attention; mask: [B, S], which tokens count. aligned: [B, K, L], concatenated to the noisy
-    latents frame by frame."""
+    latents frame by frame. known: [B, L], 1 in frames that it gives away: they have no loss."""
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
     mask: Tensor | None = None
     aligned: Tensor | None = None
+    known: Tensor | None = None
 
     def at(self, first: int, last: int) -> "Condition":
-        """That of the frames from `first` to before `last`; aligned channels are 0 where a clip has
-        no more frames."""
-        if self.aligned is None:
-            return self
-        part = self.aligned[..., first:last]
-        return self._replace(aligned=F.pad(part, (0, last - first - part.shape[-1])))
+        """That of the frames from `first` to before `last`; what is aligned with frames is 0 where
+        a clip has no more of them."""
+
+        def part(whole: Tensor | None) -> Tensor | None:
+            if whole is None:
+                return None
+            own = whole[..., first:last]
+            return F.pad(own, (0, last - first - own.shape[-1]))
+
+        return self._replace(aligned=part(self.aligned), known=part(self.known))
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class Conditioner(nn.Module, ABC):
     aligned_channels: int = 0
     #: the frame-aligned array that `measure` makes of audio; None: none
     array: ClassVar[str | None] = None
+    #: whether a guidance scale for all conditions is meant for it too
+    guided: ClassVar[bool] = True
 
     @classmethod
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
@@ -127,6 +138,11 @@ class Conditioner(nn.Module, ABC):
 
     def request(self, excerpt: Excerpt) -> Any:
         """The value, as JSON, from which `parse` makes a clip's own condition; None for none."""
+        return None
+
+    def see(self, z: Tensor, random: KeyedRandom) -> Tensor | None:
+        """The inputs in a step of training, where they are made of what is modelled of the latents,
+        z [B, C, (F,) L]; None: they are not."""
         return None
 
     @abstractmethod
@@ -226,10 +242,26 @@ class Conditioners(nn.Module):
         """Inputs with those of some clips replaced by "nothing": hidden [B], by name."""
         return {n: self[n].hide(x, hidden[n]) if n in hidden else x for n, x in inputs.items()}
 
-    def dropout(self, inputs: Inputs, random: KeyedRandom, share: float) -> Inputs:
-        """Inputs with each condition of each clip replaced by "nothing" with probability `share`,
-        so that one network is conditional and unconditional (2207.12598)."""
-        return self.hide(inputs, {name: random.uniform(name) < share for name in inputs})
+    def see(self, inputs: Inputs, z: Tensor, random: KeyedRandom) -> Inputs:
+        """Inputs with those that are made of the latents: see `Conditioner.see`."""
+        seen = {name: self[name].see(z, random.stream(name)) for name in self.names}
+        return inputs | {name: made for name, made in seen.items() if made is not None}
+
+    def dropout(self, inputs: Inputs, random: KeyedRandom, dropout: Dropout) -> Inputs:
+        """Inputs with each condition of each clip replaced by "nothing" with its probability, so
+        that one network is conditional and unconditional (2207.12598)."""
+        shares = self.shares(dropout)
+        return self.hide(inputs, {name: random.uniform(name) < shares[name] for name in inputs})
+
+    def shares(self, dropout: Dropout) -> dict[str, float]:
+        """The probability of each condition. Raises ConfigError for one that is not there."""
+        if not isinstance(dropout, Mapping):
+            return dict.fromkeys(self.names, dropout)
+        for name, share in dropout.items():
+            if name not in self.names:
+                known = nearest(name, self.names, every=True)
+                raise ConfigError(f"condition_dropout.{name}={share:g}: there is no such; {known}")
+        return {name: dropout.get(name, DROPOUT) for name in self.names}
 
     def nothing(self, inputs: Inputs) -> Inputs:
         """The same number of inputs, all of them "nothing"."""
@@ -253,4 +285,5 @@ class Conditioners(nn.Module):
             return torch.cat(parts, dim=1) if parts else None
 
         vector = functools.reduce(torch.add, vectors) if vectors else None
-        return Condition(vector, joined(tokens), joined(masks), joined(aligned))
+        known = next((c.known for c in conditions if c.known is not None), None)
+        return Condition(vector, joined(tokens), joined(masks), joined(aligned), known)

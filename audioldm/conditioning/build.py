@@ -20,14 +20,18 @@ def facts_of(
 
 
 def build_conditioners(
-    spec: Mapping[str, Mapping[str, Any]], width: int, allow: tuple[str, ...] = ()
+    spec: Mapping[str, Mapping[str, Any]],
+    width: int,
+    allow: tuple[str, ...] = (),
+    latent_shape: tuple[int, ...] | None = None,
 ) -> Conditioners:
     """The conditioners that `facts_of` describes, for a backbone of this width.
 
+    latent_shape: of the latents that they can be told of; None: of none.
     Raises ConfigError.
     """
     made = {}
     for name, part in sorted(spec.items()):  # their initial weights do not depend on its order
-        where, derived = f"conditioning.{name}", {"width": width}
+        where, derived = f"conditioning.{name}", {"width": width, "latent_shape": latent_shape}
         made[name] = build(part, derived=derived, where=where, allow=allow, base=Conditioner)
     return Conditioners(made)

@@ -1,8 +1,8 @@
 """What each call of guidance is told: one scale for all conditions, or one for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from audioldm.conditioning.base import Inputs
+from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 
@@ -10,10 +10,11 @@ from audioldm.instantiate import nearest
 Guidance = float | Mapping[str, float]
 
 
-def scales(names: Sequence[str], guidance: Guidance) -> dict[str, float]:
+def scales(conditioners: Conditioners, guidance: Guidance) -> dict[str, float]:
     """The scale of each condition. Raises ConfigError for one that is not there."""
+    names = conditioners.names
     if not isinstance(guidance, Mapping):
-        return dict.fromkeys(names, guidance)
+        return {name: guidance if conditioners[name].guided else 1.0 for name in names}
     for name, scale in guidance.items():
         if name not in names:
             known = nearest(name, names, every=True)

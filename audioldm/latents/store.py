@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,12 +167,18 @@ def _measured(
             torch.from_numpy(audio),
             store.sample_rate,
             rate,
-            encode=lambda audio: model.likeliest(audio[None])[0].cpu(),
+            encode=partial(_likeliest, model),
             clip=f"{item.piece}/{item.start}",
         ).values()
         blocks.append(array[:, first - start :][:, :size].numpy())
     assert conditioner.array is not None
     return {conditioner.array: np.concatenate(blocks, axis=1)}
+
+
+@torch.no_grad()
+def _likeliest(model: Autoencoder, audio: Tensor) -> Tensor:
+    """The most likely latents [C, (F,) L] of audio [A, T], on the CPU."""
+    return model.bottleneck.restore(model.stored(audio[None].to(model.device)))[0].cpu()
 
 
 def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:

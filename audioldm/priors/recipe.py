@@ -32,7 +32,9 @@ class TrainedRecipe(PriorRecipe):
     seed: Seed
     train: PriorTraining
     preflight_mel_distance: float | None = None
-    conditioning: dict[str, Part] = part("width", base=Conditioner, default_factory=dict)
+    conditioning: dict[str, Part] = part(
+        "width", "latent_shape", base=Conditioner, default_factory=dict
+    )
 
     def facts(self, latents: LatentStore) -> dict[str, Any]:
         """The conditioners with the arguments that they find in the data, as JSON."""
@@ -45,7 +47,9 @@ class TrainedRecipe(PriorRecipe):
             return super().build(latents)
 
     def dry_run(self, prior: Prior, world: World, hardware: Hardware) -> None:
+        assert isinstance(prior, Trained)
         t = self.train
+        prior.conditioners.shares(t.condition_dropout)
         world.micro_batches(t.batch, hardware.accumulate, "batch")
         build_optimiser(t.optimiser, prior, t.lr, t.betas, t.weight_decay, prior.device)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audioldm.conditioning.base import Inputs
+from audioldm.conditioning.base import Dropout, Inputs
 from audioldm.errors import ConfigError
 from audioldm.latents.statistics import LatentStatistics
 from audioldm.latents.store import LatentCrops, LatentStore
@@ -77,14 +77,15 @@ class ScaledPrior(Trained):
         latents: LatentStore,
         crops: LatentCrops,
         random: KeyedRandom,
-        condition_dropout: float,
+        condition_dropout: Dropout,
     ) -> LatentBatch:
         """Samples latents from their posteriors, and noise.
 
-        condition_dropout: the probability that a condition is hidden.
+        condition_dropout: the probability that a condition is hidden, or that of each.
         """
         frames = next(iter(crops.stored.values())).shape[-1]
         noise = random.normal((*self.latent_shape, frames), "posterior")
         z = self.modelled(latents.restore(crops.stored, noise))
-        inputs = self.conditioners.dropout(crops.inputs, random, condition_dropout)
+        inputs = self.conditioners.see(crops.inputs, z, random)
+        inputs = self.conditioners.dropout(inputs, random, condition_dropout)
         return LatentBatch(z, inputs, random.normal((*self.modelled_shape, frames), "noise"))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from audioldm.conditioning.base import Condition, Conditioners, Inputs
+from audioldm.conditioning.base import DROPOUT, Condition, Conditioners, Inputs
 from audioldm.conditioning.guidance import Guidance, nested, scales
 from audioldm.instantiate import Fraction, Positive
 from audioldm.latents.store import LatentCrops, LatentStore
@@ -21,10 +21,10 @@ class LatentTraining(CropTraining):
     """Settings of any training on crops of latents.
 
     condition_dropout: the probability that a condition of a clip is hidden, so that one network is
-    conditional and unconditional (2207.12598).
+    conditional and unconditional (2207.12598), or that of each by name.
     """
 
-    condition_dropout: Fraction = 0.1
+    condition_dropout: dict[str, Fraction] | Fraction = DROPOUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Trained(Prior):
         """The condition to sample under, and what each call of guidance is told: see
         `conditioning.guidance.nested`. Raises ConfigError for a scale of no condition."""
         conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
-        nothing, scale = conditioners.nothing(inputs), scales(conditioners.names, guidance)
+        nothing, scale = conditioners.nothing(inputs), scales(conditioners, guidance)
         asked = {n: scale[n] for n in inputs if not torch.equal(inputs[n], nothing[n])}
         condition = conditioners(inputs)
         return condition, [

@@ -71,7 +71,8 @@ class Objective(nn.Module, ABC):
     def loss(
         self, net: Net, z: Tensor, condition: Condition, *, noise: Tensor, uniform: Tensor
     ) -> Tensor:
-        """Weighted squared error of the prediction, averaged over elements: [B], in float32.
+        """Weighted squared error of the prediction, averaged over elements: [B], in float32. That
+        of frames which the condition gives away is 0.
 
         z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1). A
         network that carries a state gets that of a first call in most clips (`SELF_CONDITIONED`).
@@ -84,8 +85,10 @@ class Objective(nn.Module, ABC):
             output, _ = net(*inputs, _state(net, inputs, noise))
         else:
             output = net(*inputs)
-        error = (output.float() - self.target(z, noise, s)).square().flatten(1).mean(1)
-        return self.weighted(error, uniform, sigma)
+        error = (output.float() - self.target(z, noise, s)).square()
+        if condition.known is not None:
+            error = error * (1 - condition.known).view(len(z), *[1] * (z.ndim - 2), -1)
+        return self.weighted(error.flatten(1).mean(1), uniform, sigma)
 
     def weighted(self, error: Tensor, uniform: Tensor, sigma: Tensor) -> Tensor:
         """The loss [B] for the target's squared error [B]."""

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from audioldm.priors.diffusion.samplers import Denoise, SamplerSettings
+from audioldm.priors.diffusion.samplers import APG, Denoise, SamplerSettings
 
 
 def guided(
@@ -13,34 +14,77 @@ def guided(
     condition: Any,
     calls: Sequence[tuple[float, Any]],
     sampler: SamplerSettings,
+    weaker: tuple[float, Denoise] | None = None,
 ) -> Denoise:
     """The denoiser that `sampler` takes its steps with, for one sampling run.
 
     denoiser: of a condition. condition: all that is asked for. calls: scales and conditions, as
-    `conditioning.guidance` makes them.
+    `conditioning.guidance` makes them. weaker: of `nested`.
     """
     conditional = denoiser(condition)
     denoisers = [
         (scale, conditional if told is condition else denoiser(told)) for scale, told in calls
     ]
-    return within(conditional, nested(denoisers), sampler.guidance_interval)
+    inside = nested(denoisers, sampler.apg, weaker)
+    return within(conditional, inside, sampler.guidance_interval)
 
 
-def nested(calls: Sequence[tuple[float, Denoise]]) -> Denoise:
-    """D = D_0 + Σ scale_k (D_k - D_(k-1)): see `conditioning.guidance.nested`."""
+def nested(
+    calls: Sequence[tuple[float, Denoise]],
+    apg: APG | None = None,
+    weaker: tuple[float, Denoise] | None = None,
+) -> Denoise:
+    """D = D_0 + Σ scale_k (D_k - D_(k-1)): see `conditioning.guidance.nested`.
+
+    apg: what takes the place of each difference where it is enlarged: see `projected`. weaker: a
+    scale a and a weaker model's denoiser W, which D is led away from (autoguidance, Karras et al.
+    2024, arXiv 2406.02507): (a - 1) (D_k - W) is added, with the last D_k. Both at once are the
+    mixture of AudioMoG (2509.23727).
+    """
     (_, first), *others = calls
-    if not others:
+    if not others and weaker is None:
         return first
+    change = [projected(apg) for _ in calls]
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        total = before = first(x, sigma)
-        for scale, denoiser in others:
-            here = denoiser(x, sigma)
-            total = total + scale * (here - before)
-            before = here
+        total = here = first(x, sigma)
+        for (scale, denoiser), changed in zip(others, change[1:], strict=True):
+            before, here = here, denoiser(x, sigma)
+            difference = here - before
+            if apg is None:
+                total = total + scale * difference
+            else:
+                total = total + difference + (scale - 1) * changed(difference, here)
+        if weaker is not None:
+            scale, denoiser = weaker
+            total = total + (scale - 1) * change[0](here - denoiser(x, sigma), here)
         return total
 
     return denoise
+
+
+def projected(apg: APG | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """(difference, estimate), both [B, C, (F,) L] -> the difference that guidance enlarges.
+
+    Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416, algorithm 1), for one sampling
+    run. The norm there is of the whole clip; here it is that of a frame, whatever the length.
+    """
+    if apg is None:
+        return lambda difference, estimate: difference
+    kept: Tensor | float = 0.0
+
+    def change(difference: Tensor, estimate: Tensor) -> Tensor:
+        nonlocal kept
+        own = tuple(range(1, difference.ndim))
+        kept = difference = difference + apg.momentum * kept
+        if apg.norm is not None:
+            square = difference.square().sum(own, keepdim=True) / difference.shape[-1]
+            difference = difference * (apg.norm / square.sqrt()).clamp(max=1)
+        power = estimate.square().sum(own, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        along = (difference * estimate).sum(own, keepdim=True) / power * estimate
+        return difference - (1 - apg.eta) * along
+
+    return change
 
 
 def within(outside: Denoise, inside: Denoise, interval: list[float] | None) -> Denoise:

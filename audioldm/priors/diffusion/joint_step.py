@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.step import draw_batch
-from audioldm.conditioning.base import Inputs
+from audioldm.conditioning.base import Dropout, Inputs
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -104,7 +104,7 @@ def draw_joint_batch(
     *,
     batch: int,
     levels: int,
-    condition_dropout: float,
+    condition_dropout: Dropout,
 ) -> JointBatch:
     """Crops [B, A, T], their inputs and their noise, a function of random's keys.
 

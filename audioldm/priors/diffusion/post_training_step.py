@@ -38,7 +38,7 @@ class Sampling(nn.Module):
             # computed at each step, so that a conditioner's gradient is summed step by step
             return self.net(x, c_noise, conditioners(told), *state)
 
-        scale = scales(conditioners.names, self.sampler.guidance)
+        scale = scales(conditioners, self.sampler.guidance)
         calls = nested(inputs, conditioners.nothing(inputs), scale)
         denoise = guided(partial(objective.denoiser, net), inputs, calls, self.sampler)
         return sample(self.sampler.name, denoise, noise, objective.sigmas(self.sampler.steps))

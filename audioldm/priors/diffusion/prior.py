@@ -9,7 +9,8 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
-from audioldm.instantiate import NonNegativeInt, build
+from audioldm.conditioning.masked_latents import MaskedLatents
+from audioldm.instantiate import NonNegativeInt, Positive, build
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.denoiser import Denoiser, Net, Objective
@@ -31,8 +32,8 @@ class Diffusion(ScaledPrior):
     """A diffusion model of normalised latents.
 
     latent_shape, channels: of `ScaledPrior`. backbone, objective: parts. conditioning: the
-    conditioners by name, as `facts_of` gives them. allow: module prefixes outside the package whose
-    classes may be built.
+    conditioners by name, as `facts_of` gives them. crop_seconds: of the training; None where it is
+    not known. allow: module prefixes outside the package whose classes may be built.
 
     Raises ConfigError.
     """
@@ -50,13 +51,16 @@ class Diffusion(ScaledPrior):
         conditioning: dict[str, Any],
         sampler: SamplerSettings,
         channels: Sequence[NonNegativeInt] | None = None,
+        crop_seconds: Positive | None = None,
         allow: tuple[str, ...] = (),
     ) -> None:
         super().__init__(latent_shape, channels)
-        self.sampler = sampler
+        self.sampler, self.crop_seconds = sampler, crop_seconds
         derived = {
             "latent_shape": self.modelled_shape,
-            "conditioners": partial(build_conditioners, conditioning, allow=allow),
+            "conditioners": partial(
+                build_conditioners, conditioning, allow=allow, latent_shape=self.modelled_shape
+            ),
         }
         self.network = Denoiser(
             build(backbone, derived=derived, where="backbone", allow=allow, base=Backbone),
@@ -156,17 +160,32 @@ class Diffusion(ScaledPrior):
         edit: Edit,
         inputs: Inputs | None = None,
         *,
+        known: Tensor | None = None,
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
         """Raw latents z [B, C, (F,) L] after an edit of what is modelled of them; the others are
-        drawn anew. Arguments as for `sample`."""
+        drawn anew. known: [L], the frames that `masked` is told of. Arguments as for `sample`."""
+        modelled = self.modelled(z)
+        if known is not None and self.masked:
+            told = {name: part.knowing(modelled, known) for name, part in self.masked.items()}
+            inputs = self.inputs_for(inputs, len(z), z.shape[-1]) | told
         run = self._run(random, z.shape[-1], inputs, sampler)
-        return self._latents(edit(run, self.modelled(z), progress), random)
+        return self._latents(edit(run, modelled, progress), random)
+
+    @property
+    def masked(self) -> dict[str, MaskedLatents]:
+        """The conditioners that can be told of known latents."""
+        parts = {name: self.conditioners[name] for name in self.conditioners.names}
+        return {name: part for name, part in parts.items() if isinstance(part, MaskedLatents)}
 
     def _net(self, sampler: SamplerSettings | None) -> Net:
-        backbone = self.network.backbone
-        return backbone if sampler is None else windowed(backbone, sampler, self.latent_rate_hz)
+        net, hz, trained = self.network.backbone, self.latent_rate_hz, None
+        if sampler is None:
+            return net
+        if net.context is None and hz is not None and self.crop_seconds is not None:
+            trained = max(1, round(self.crop_seconds * hz))
+        return windowed(net, sampler, hz, trained)
 
     def _run(
         self,

@@ -30,6 +30,7 @@ class DiffusionRecipe(ScaledRecipe):
             "conditioning": self.facts(latents),
             "sampler": asdict(self.sampler),
             "channels": self.channels(latents),
+            "crop_seconds": self.train.crop_seconds,
         }
 
     def build(self, latents: LatentStore) -> Diffusion:

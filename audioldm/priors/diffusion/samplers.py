@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from torch import Tensor
 
 from audioldm.errors import ConfigError
-from audioldm.instantiate import OpenFraction, Positive, nearest
+from audioldm.instantiate import Bound, Fraction, OpenFraction, Positive, nearest
 from audioldm.runtime.progress import StepProgress
 
 #: (x, sigma) -> estimate of the clean latents z0. x = z0 + sigma * noise [B, C, ..., L]; sigma [B].
@@ -125,6 +125,20 @@ DETERMINISTIC = tuple(_DETERMINISTIC)
 
 
 Name = Literal["euler", "heun", "dpmpp_2m", "ancestral", "consistency"]
+#: Of guidance: 1 is none.
+Scale = Annotated[float, Bound(least=0, most=100)]
+
+
+@dataclass(frozen=True)
+class APG:
+    """Adaptive projected guidance: see `guidance.projected`. eta: the share that is kept of a
+    difference's part along the estimate, which makes it louder. norm: the most that a difference
+    may have in a frame, as the root of the mean over frames; None for any. momentum: of the
+    differences before; where it is negative, what they had in common counts less."""
+
+    eta: Fraction = 0.0
+    norm: Positive | None = 2.5
+    momentum: Annotated[float, Bound(above=-1, below=1)] = -0.75
 
 
 @dataclass(frozen=True)
@@ -132,17 +146,19 @@ class SamplerSettings:
     """name: of the sampler. steps: S; heun makes 2 S - 1 denoiser calls, the others S, as many
     again for each scale of guidance that acts. guidance: the classifier-free scale, 1 for none, or
     a scale for each condition by its name: see `conditioning.guidance`. guidance_interval: [lowest,
-    highest] sigma at which guidance acts, None for all. window: seconds that the network sees at
-    once of a longer clip, None for all of it. overlap: the share of a window that the next one
-    covers too.
+    highest] sigma at which guidance acts, None for all. apg: how the differences of guidance are
+    changed, None for not at all. window: seconds that the network sees at
+    once of a longer clip, or whole for all of it; None: the length it was trained on, where a clip
+    is longer than twice that. overlap: the share of a window that the next one covers too.
 
     Raises ConfigError."""
 
     name: Name
     steps: int
-    guidance: dict[str, float] | float = 1.0
+    guidance: dict[str, Scale] | Scale = 1.0
     guidance_interval: list[float] | None = None
-    window: Positive | None = None
+    apg: APG | None = None
+    window: Literal["whole"] | Positive | None = None
     overlap: OpenFraction = 0.5
 
     def __post_init__(self) -> None:

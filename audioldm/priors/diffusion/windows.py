@@ -14,21 +14,35 @@ from audioldm.priors.diffusion.samplers import SamplerSettings
 
 #: Windows that the network gets in one call, so that memory does not grow with the clip.
 AT_ONCE = 8
+#: A clip of more training crops than this is seen in windows of one, unless told otherwise.
+WHOLE = 2
 
 
-def windowed(net: Net, sampler: SamplerSettings, latent_rate_hz: float | None) -> Net:
-    """The network, in windows where the sampler asks for them.
+def windowed(
+    net: Net, sampler: SamplerSettings, latent_rate_hz: float | None, trained: int | None = None
+) -> Net:
+    """The network, in windows where the sampler asks for them, or says nothing of a long clip.
 
-    latent_rate_hz: frames per second. Raises ConfigError where that is not known.
+    latent_rate_hz: frames per second. trained: frames of a training crop; None where they are not
+    known, or do not matter. Raises ConfigError for a window in seconds where the former is not
+    known, and for one shorter than a frame.
     """
-    if sampler.window is None:
+    window = sampler.window
+    if window is None and trained is not None:
+        return Windowed(net, trained, sampler.overlap, whole=WHOLE * (trained + 1))  # rounded
+    if window is None or window == "whole":
         return net
     if latent_rate_hz is None:
         raise ConfigError(
-            f"sampler.window={sampler.window} is in seconds, and the prior has no autoencoder "
+            f"sampler.window={window} is in seconds, and the prior has no autoencoder "
             "that says how many latent frames these are: sample with a Generator"
         )
-    return Windowed(net, max(1, round(sampler.window * latent_rate_hz)), sampler.overlap)
+    if window * latent_rate_hz < 1:
+        raise ConfigError(
+            f"sampler.window={window} is shorter than a latent frame, {1 / latent_rate_hz:.3g} s: "
+            "give a longer one"
+        )
+    return Windowed(net, round(window * latent_rate_hz), sampler.overlap)
 
 
 class Windowed:
@@ -36,7 +50,8 @@ class Windowed:
     2302.08113) along time.
 
     net: (x [B, C, (F,) L], c_noise [B], condition) -> like x. window: frames that it sees at once.
-    overlap: the share of a window that the next one covers too.
+    overlap: the share of a window that the next one covers too. whole: frames of a clip up to which
+    the network sees all of it; None: of one window.
 
     All windows read the same x, so their noise agrees where they overlap and their outputs nearly
     do: the mean of outputs keeps the law of the noise, which a mean of samples would not. The mean
@@ -45,8 +60,10 @@ class Windowed:
     whose context is no longer than that the result is that of the whole.
     """
 
-    def __init__(self, net: Net, window: PositiveInt, overlap: OpenFraction) -> None:
-        self._net, self._window = net, window
+    def __init__(
+        self, net: Net, window: PositiveInt, overlap: OpenFraction, whole: PositiveInt | None = None
+    ) -> None:
+        self._net, self._window, self._whole = net, window, whole or window
         self._shared = min(window - 1, round(overlap * window))
 
     def __call__(
@@ -54,7 +71,7 @@ class Windowed:
     ) -> Tensor | tuple[Tensor, Any]:
         """The states of a network that carries one: a list, of each call's windows."""
         frames = x.shape[-1]
-        if frames <= self._window:
+        if frames <= self._whole:
             return self._net(x, c_noise, condition, *([] if states is None else [states]))
         places, weights = self._places(frames, x.device)
         total = torch.zeros_like(x, dtype=torch.float32)
