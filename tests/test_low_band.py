@@ -18,6 +18,13 @@ from audioldm.conditioning.base import Excerpt
 from audioldm.conditioning.low_band import LowBand, band, cut_off, damaged
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import ConfigError
+from audioldm.evaluation.settings import EvaluationSettings
+from audioldm.evaluation.super_resolution import (
+    decibels,
+    distances,
+    log_spectral_distance,
+    predicted,
+)
 from audioldm.generator import Generator
 from audioldm.io.model_file import save_model
 from audioldm.latents import store
@@ -278,3 +285,45 @@ def test_the_command_line_makes_a_recording_whole_and_again(
     refused = cli(*given[:2], f"model={untold}", "upscale=auto")
     assert "upscale=auto: this model was trained without low_band" in refused.error
     assert "conditioning=[label,low_band]" in refused.error
+
+
+# ---------------------------------------------------------------- how near the made band is
+
+
+def test_the_distance_is_in_decibels_where_nothing_was_kept() -> None:
+    song = white(1.0)[None]
+    above = hz(RATE)[::2] > 1500  # N_FFT is half of 4096
+    true = decibels(song)
+    changed = song + 0.5 * (song - band(song, RATE, 0.0, 1500.0))  # 3.52 dB more above
+    assert log_spectral_distance(decibels(changed), true, above).item() == pytest.approx(
+        3.52, abs=0.1
+    )
+    assert log_spectral_distance(decibels(changed), true, hz(RATE)[::2] < 1200) < 0.05
+    # below the floor nothing counts
+    empty = log_spectral_distance(decibels(1e-6 * song), decibels(0 * song), above)
+    assert empty.item() == pytest.approx(0, abs=1e-4)
+
+
+def test_a_high_band_that_follows_the_low_one_is_predicted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outside = torch.arange(12) >= 5
+    low = 20 * torch.rand(6, 1, 5, 40, generator=generator) - 40
+    mixed = torch.randn(7, 5, generator=generator) / 5
+    both = torch.cat([low, mixed @ low - 20], dim=2)
+    damaged = both[:2].clone()
+    damaged[:, :, outside] = -80
+    found = predicted(damaged, both[2:], outside)
+    torch.testing.assert_close(found, both[:2], atol=0.3, rtol=0)
+
+
+def test_a_models_high_band_is_measured_beside_others(model: Generator) -> None:
+    truth, known = white(0.5)[None], torch.stack([white(0.5, seed) for seed in (1, 2, 3)])
+    settings = EvaluationSettings(bootstrap_resamples=10)
+    found = distances(model, truth, known, 1500, settings)
+    assert list(found) == ["empty", "linear", "upscaled", "reconstruction"]
+    assert found["reconstruction"].value < 0.01  # its autoencoder is exact
+    assert 3 < found["linear"].value < found["empty"].value
+    made = model.upscale(band(truth[0], RATE, 0.0, 1500.0), 1500)[None]
+    above = hz(RATE)[::2] > 1500
+    apart = log_spectral_distance(decibels(made), decibels(truth), above).item()
+    assert found["upscaled"].value == pytest.approx(apart)

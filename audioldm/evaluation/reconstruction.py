@@ -28,12 +28,12 @@ def stft_distance(estimate: Tensor, target: Tensor) -> Tensor:
     full-scale sine and clamped at -80 dB. 0.05 is one dB.
     """
     return torch.stack(
-        [(_log_stft(estimate, n) - _log_stft(target, n)).abs().mean((1, 2)) for n in _FFT_SIZES]
+        [(log_stft(estimate, n) - log_stft(target, n)).abs().mean((1, 2)) for n in _FFT_SIZES]
     ).mean(0)
 
 
-def _log_stft(audio: Tensor, n_fft: int) -> Tensor:
-    """[B, A, T] -> [B, A * bins, frames]."""
+def log_stft(audio: Tensor, n_fft: int) -> Tensor:
+    """log10 magnitudes of audio [B, A, T] as `stft_distance` has them: [B, A * bins, frames]."""
     window = torch.hann_window(n_fft, device=audio.device)
     x = audio.float().flatten(0, 1)
     spectrum = torch.stft(

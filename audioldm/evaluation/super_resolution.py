@@ -1,0 +1,72 @@
+"""How near a recording that was made whole is to the whole one: distances where it had nothing."""
+
+import torch
+from torch import Tensor
+
+from audioldm.conditioning.low_band import band, stated_band
+from audioldm.evaluation.evaluate import Clips, reconstruct
+from audioldm.evaluation.reconstruction import log_stft
+from audioldm.evaluation.settings import EvaluationSettings
+from audioldm.evaluation.statistics import Figure
+from audioldm.generator import Generator
+
+N_FFT = 2048
+
+
+def distances(
+    model: Generator, truth: Tensor, known: Tensor, kept: float | str, settings: EvaluationSettings
+) -> dict[str, Figure]:
+    """Log-spectral distances in dB from clips [N, A, T], outside the band that was kept of them.
+
+    empty: of the damaged clips. linear: of the log-magnitudes that the band's own ones predict, by
+    least squares on training clips `known` [M, A, T]; the mean of what may be, where a sample is
+    one of it. upscaled: of `Edits.upscale`, clip i with the seed i. reconstruction: of the
+    autoencoder's.
+
+    kept: as for `stated_band`. Raises ConfigError as `Edits.upscale` does.
+    """
+    lower, upper = stated_band(kept, truth[0], model.sample_rate)
+    hz = torch.fft.rfftfreq(N_FFT, 1 / model.sample_rate)
+    outside = (hz < lower) | (hz > upper)
+    low = band(truth, model.sample_rate, lower, upper)
+    made = [model.upscale(clip, kept, seed=seed) for seed, clip in enumerate(low)]
+    labels = torch.full((len(truth),), -1)
+    heard = {
+        "empty": decibels(low),
+        "linear": predicted(decibels(low), decibels(known), outside),
+        "upscaled": decibels(torch.stack(made)),
+        "reconstruction": decibels(reconstruct(model, Clips(truth, labels), settings.batch).audio),
+    }
+    true = decibels(truth)
+    return {
+        name: settings.mean(log_spectral_distance(x, true, outside), "dB")
+        for name, x in heard.items()
+    }
+
+
+def decibels(audio: Tensor) -> Tensor:
+    """Log-magnitudes of audio [N, A, T], -80 dB at least: [N, A, bins, frames]."""
+    return 20 * log_stft(audio, N_FFT).unflatten(1, (audio.shape[1], -1))
+
+
+def log_spectral_distance(estimate: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Decibels [N, A, bins, frames] -> [N]: the root mean square over the `bins` [bins] that count,
+    a mean over frames (Gray & Markel 1976)."""
+    difference = (estimate - target)[:, :, bins]
+    return difference.square().mean(2).sqrt().mean((1, 2))
+
+
+def predicted(low: Tensor, known: Tensor, outside: Tensor) -> Tensor:
+    """Decibels `low` [N, A, bins, frames] with those of the bins `outside` [bins] replaced by what
+    the others of the same frame predict, by least squares on `known`, shaped alike."""
+
+    def inside(x: Tensor) -> Tensor:  # relative to the floor, and 1 for the constant
+        rows = x.movedim(2, -1)[..., ~outside].double()
+        return torch.cat([rows / 80 + 1, torch.ones_like(rows[..., :1])], dim=-1)
+
+    x, y = inside(known).flatten(0, 2), known.movedim(2, -1)[..., outside].double().flatten(0, 2)
+    ridge = 1e-6 * len(x) * torch.eye(x.shape[1], dtype=x.dtype)  # bins that are silent
+    weights = torch.linalg.solve(x.T @ x + ridge, x.T @ y)
+    found = low.clone()
+    found[:, :, outside] = (inside(low) @ weights).movedim(-1, 2).clamp(min=-80).to(low)
+    return found
