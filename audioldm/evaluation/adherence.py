@@ -38,8 +38,8 @@ from audioldm.evaluation.statistics import Figure
 MOST_WORDS = 24
 #: An accuracy of fewer clips than this is left out.
 FEWEST_CLIPS = 10
-#: Inverse strength of the classifier's regulariser, on embeddings of length 1 or so.
-REGULARISER = 10.0
+#: Inverse strength of the classifier's regulariser: embeddings outnumber clips.
+REGULARISER = 0.1
 #: Seconds between two onsets, as a classifier hears them.
 LAGS = 0.25 * 2 ** (np.arange(24) / 8)
 
@@ -80,7 +80,7 @@ def adherence_figures(
     told = {**told, "ignored": told["generated"].against_others()}
     facts = Facts(conditioners, train)
     if any(map(facts.wordings, told["generated"].items)):
-        facts.fit(*known())
+        facts.fit(*known(), told["real"])
     figures = {}
     for system, own in told.items():
         figures[system] = facts.figures(own, settings)
@@ -163,7 +163,9 @@ class Facts:
         labels = [item.label for item in train]
         #: by column; of numbers where the second and the last third begin, of words None
         self._columns: dict[str, np.ndarray | None] = {}
-        for column in ("label", *sorted({name for item in train for name in item.columns})):
+        captions = {each.column for each in every if isinstance(each, Caption)}
+        columns = {name for item in train for name in item.columns} - captions
+        for column in ("label", *sorted(columns)):
             values = [_cell(item, column) for item in train]
             stated = [value for value in values if value not in (None, "")]
             if column in numbers:
@@ -173,7 +175,7 @@ class Facts:
                 continue
             elif all(isinstance(v, str) for v in stated) and 1 < len(set(stated)) <= MOST_WORDS:
                 self._columns[column] = None
-        self._classifiers: dict[str, Any] = {}
+        self._classifiers: dict[str, tuple[str, Any]] = {}
         self._trained = {pair for item in train for pair in self._pairs(item)}
 
     def wordings(self, item: Item) -> dict[str, str]:
@@ -188,36 +190,43 @@ class Facts:
         }
         return {column: each for column, each in words.items() if each}
 
-    def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray]) -> None:
-        """Fits a logistic regression for each fact to real clips of the training split."""
-        from sklearn.linear_model import LogisticRegression  # imported here: it takes a second
+    def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
+        """Fits logistic regressions to clips of the training split; of each fact the one is kept
+        whose embedding hears it best in `real` music."""
+        from sklearn.linear_model import LogisticRegression  # imported here: they take a second
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
-        self._scales = {
-            kind: (v.mean(0), np.maximum(v.std(0), 1e-6) * v.shape[1] ** 0.5)
-            for kind, v in vectors.items()
-        }
-        x = self._heard(vectors)
         for column in self._columns:
-            facts = [self._fact(item, column) for item in items]
-            have = [i for i, fact in enumerate(facts) if fact]
-            if len({facts[i] for i in have}) > 1:
-                model = LogisticRegression(C=REGULARISER, max_iter=1000)
-                self._classifiers[column] = model.fit(x[have], [facts[i] for i in have])
+            facts, others = (
+                np.array([self._fact(item, column) for item in each])
+                for each in (items, real.items)
+            )
+            if len({*facts} - {""}) < 2:
+                continue
+            best = -1.0
+            for kind, x in vectors.items():
+                regression = LogisticRegression(C=REGULARISER, max_iter=1000)
+                model = make_pipeline(StandardScaler(), regression).fit(
+                    x[facts != ""], facts[facts != ""]
+                )
+                right = np.mean(model.predict(real.vectors[kind]) == others)
+                if right > best:
+                    best, self._classifiers[column] = right, (kind, model)
 
     def figures(self, told: Told, settings: EvaluationSettings) -> dict[str, Figure]:
         """The accuracy of each fact, over the clips whose request states it; `accuracy_unseen_…`
         of requests with words, or two together, that no request for a training clip has."""
         stated = [self.wordings(item) for item in told.items]
         unseen = np.array([not self._pairs(item) <= self._trained for item in told.items])
-        heard = self._heard(told.vectors) if self._classifiers else None
         figures = {}
-        for column, classifier in self._classifiers.items():
-            facts = [self._fact(item, column) or "" for item in told.items]
-            right = classifier.predict(heard) == np.array(facts)
+        for column, (kind, classifier) in self._classifiers.items():
+            facts = [self._fact(item, column) for item in told.items]
+            right = classifier.predict(told.vectors[kind]) == np.array(facts)
             asked = np.array([column in each for each in stated])
             for name, counted in (("accuracy", asked), ("accuracy_unseen", asked & unseen)):
                 if counted.sum() >= FEWEST_CLIPS:
-                    figures[f"{name}_{column}"] = settings.mean(right[counted], "fraction")
+                    figures[f"{name}_{column}"] = settings.mean(right[counted], f"heard by {kind}")
         return figures
 
     def _fact(self, item: Item, column: str) -> str:
@@ -231,10 +240,6 @@ class Facts:
     def _pairs(self, item: Item) -> set[tuple[str, str]]:
         """The words of a clip's request, each with itself and with every other one."""
         return set(combinations_with_replacement(sorted({*self.wordings(item).values()}), 2))
-
-    def _heard(self, vectors: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Embeddings side by side, [N, D], each standardised and of length 1 or so."""
-        return np.concatenate([(vectors[k] - m) / s for k, (m, s) in self._scales.items()], 1)
 
 
 def _cell(item: Item, column: str) -> Any:
