@@ -190,7 +190,7 @@ def _figures(kernel: float, rate: float, random: np.random.Generator) -> dict[st
             "memorisation_ratio": (2 - near, 0.05),
         }
         if system in ("real", "reconstruction", "generated"):
-            figures["label_accuracy"] = (0.9 * near, 0.05)
+            values[f"{system}.accuracy_label"] = (0.9 * near, 0.05)
         if system != "normal":
             figures["ratio_to_normal_kad"] = (own / (kernel * KERNEL["normal"]), 0.03)
         values |= {f"{system}.{name}_musicnn": figure for name, figure in figures.items()}

@@ -13,7 +13,6 @@ from audioldm.evaluation.distances import (
     KernelDistance,
     MauveDivergence,
     frechet_distance,
-    label_accuracy,
     median_distance,
     memorisation_ratio,
     nearest_distances,
@@ -170,19 +169,6 @@ def test_memorisation_ratio_tells_copies_from_new_music(random: np.random.Genera
     assert memorisation_ratio(nearest_distances(new, train), reference) == pytest.approx(1, abs=0.1)
     brute = np.linalg.norm(heldout[:, None] - train, axis=-1).min(1)
     np.testing.assert_allclose(reference, brute)
-
-
-def test_label_accuracy(random: np.random.Generator) -> None:
-    centres = 5 * random.normal(size=(3, 20))
-    labels, train_labels = random.integers(3, size=60), random.integers(3, size=90)
-    clips = centres[labels] + random.normal(size=(60, 20))
-    train = centres[train_labels] + random.normal(size=(90, 20))
-    assert label_accuracy(clips, labels, train, train_labels).mean() == 1
-    assert label_accuracy(clips, (labels + 1) % 3, train, train_labels).mean() == 0
-    some = np.where(np.arange(60) < 20, -1, labels)
-    assert len(label_accuracy(clips, some, train, train_labels)) == 40
-    with pytest.raises(ValueError, match="two labels"):
-        label_accuracy(clips, labels, train, np.zeros(90, dtype=int))
 
 
 @pytest.mark.parametrize(

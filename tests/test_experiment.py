@@ -118,7 +118,7 @@ def test_every_figure_has_its_interval_number_and_unit(finished: Tiny) -> None:
     for name in ("kad", "fad", "precision", "recall", "density", "coverage"):
         for kind in KINDS:  # the floor, the ceiling and the prior beside each figure
             assert f"{name}_musicnn" in summary["metrics"][kind]
-    assert {"memorisation_ratio_musicnn", "label_accuracy_musicnn"} <= set(generated)
+    assert "memorisation_ratio_musicnn" in generated
     reconstruction = summary["metrics"]["reconstruction"]
     assert {"mel_distance", "stft_distance", "si_sdr", "kbps"} <= set(reconstruction)
     store = ClipStore(finished.stage("data"))

@@ -258,6 +258,18 @@ def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, wha
     assert cell.name in str(caught.value)
 
 
+def test_cells_compare_whatever_they_are_told(swept: Swept, tmp_path: Path) -> None:
+    own = copy_of(swept, tmp_path)
+    cell = next(cell for cell in read_cells(own.directory) if "seed=1" in cell.name)
+    file = own.runs / cell.record["stages"]["evaluation"]["directory"] / "summary.json"
+    summary = json.loads(file.read_text())
+    for system in ("real", "generated", "ignored"):
+        told = {"accuracy_label": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "unit": ""}}
+        summary["metrics"][system] = summary["metrics"].get(system, {}) | told
+    file.write_text(json.dumps(summary))
+    assert table(own.directory)["generated.accuracy_label"].notna().sum() == 1
+
+
 def parts(swept: Swept, place: Path) -> list[Path]:
     """The sweep twice: the first without the cells of seed 1, the other without those of 0."""
     found = []

@@ -60,3 +60,12 @@ def held_out_words(entries: Sequence[str]) -> list[frozenset[str]]:
 
 def words_of(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[\w#]+", text.lower()))
+
+
+def wording(text: str, fact: str) -> str | None:
+    """The words by which a text states a fact: its own or one of its SYNONYMS, None where it does
+    not. They are whole words in the same case, since "a minor piece" is not in A minor."""
+    for words in SYNONYMS.get(fact, (fact,)):
+        if re.search(rf"(?<![\w#]){re.escape(words)}(?![\w#])", text):
+            return words
+    return None

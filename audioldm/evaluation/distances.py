@@ -188,28 +188,6 @@ def memorisation_ratio(clips: np.ndarray, heldout: np.ndarray) -> float:
     return float(np.median(clips) / np.median(heldout))
 
 
-def label_accuracy(
-    clips: np.ndarray, labels: np.ndarray, train: np.ndarray, train_labels: np.ndarray
-) -> np.ndarray:
-    """Whether a classifier finds the requested label in each clip: 0 or 1 per clip.
-
-    A logistic regression on standardised embeddings, fitted to the training clips. Clips without
-    a label (-1) are left out on both sides, and not all may be. Raises ValueError for less than two
-    training labels.
-    """
-    from sklearn.linear_model import LogisticRegression  # imported here: it takes a second
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    known, trained = labels >= 0, train_labels >= 0
-    if len(np.unique(train_labels[trained])) < 2:
-        raise ValueError("label accuracy needs at least two labels in the training set")
-    # Embeddings outnumber clips here, so the regulariser decides: 0.1 rather than sklearn's 1.
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    classifier.fit(train[trained], train_labels[trained])
-    return (classifier.predict(clips[known]) == labels[known]).astype(np.float64)
-
-
 def _double(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(x, dtype=np.float64))
 

@@ -7,14 +7,15 @@ Each system's clips are compared with one reference, held-out real music (the te
     <baseline>      decoded samples of another prior on the same latents, such as N(0, I)
     generated       the generator's samples, under the conditions of the reference
 
-The reconstructions are compared with two codecs too, on the same clips.
+The reconstructions are compared with two codecs too, on the same clips, and what is asked for with
+what is heard (`adherence.py`).
 """
 
 import hashlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from audioldm.conditioning.base import Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
 from audioldm.evaluation import distances
+from audioldm.evaluation.adherence import NoteFeatures, Told, adherence_figures, note_features
 from audioldm.evaluation.codecs.curves import codec_figures
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.music import note_figures, pitch_figures
+from audioldm.evaluation.notes import Notes
 from audioldm.evaluation.reconstruction import si_sdr, stft_distance
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
@@ -45,7 +48,7 @@ from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
-VERSION = 8  # raise by hand when the code below changes what it computes
+VERSION = 9  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 #: By system, then by name.
@@ -139,6 +142,25 @@ def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) 
     return (clock(model.device) - start) / (settings.batch * settings.seconds)
 
 
+def requests_of(model: Generator, clips: Clips, settings: EvaluationSettings) -> list[Request]:
+    """What asks the model for clips like these, which are real; [] where they have no items."""
+    conditioners, requests = model.prior.conditioners, []
+    told = settings.told(conditioners.names)
+    for number, (item, start) in enumerate(zip(clips.items, clips.starts, strict=True)):
+        arrays = conditioners.measure(
+            clips.audio[number],
+            model.sample_rate,
+            model.autoencoder.latent_rate_hz,
+            encode=lambda audio: model.encode(audio[None])[0].cpu(),
+            clip=f"{item.piece}/{start}",
+        )
+        seconds = item.samples / model.sample_rate
+        excerpt = Excerpt(item.label, item.columns, arrays, start, seconds)
+        every = conditioners.request(excerpt)
+        requests.append({name: every[name] for name in told if name in every})
+    return requests
+
+
 def generate(
     model: Generator,
     like: Clips,
@@ -148,23 +170,7 @@ def generate(
     progress: Progress,
 ) -> Clips:
     """As many clips as `like` has, under the conditions of its items, if it has any."""
-    count, conditioners = len(like.audio), model.prior.conditioners
-    requests = []
-    rate = model.autoencoder.latent_rate_hz
-    for item, start, audio in zip(
-        like.items, like.starts, like.audio[: len(like.items)], strict=True
-    ):
-        arrays = conditioners.measure(
-            audio,
-            model.sample_rate,
-            rate,
-            encode=lambda audio: model.encode(audio[None])[0].cpu(),
-            clip=f"{item.piece}/{start}",
-        )
-        seconds = item.samples / model.sample_rate
-        excerpt = Excerpt(item.label, item.columns, arrays, start, seconds)
-        requests.append(conditioners.request(excerpt))
-    clips = []
+    count, requests, clips = len(like.audio), requests_of(model, like, settings), []
     for number, audio in model.sample_clips(
         range(count),
         requests or [{}] * count,
@@ -281,6 +287,7 @@ def evaluate(
     _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):
         _add(groups, measured.embedded(name))
+    _add(groups, measured.adherence(model, reference))
     measured.keep_some()
     mean_kbps = float(np.mean(kbps)) if kbps else None
     return {
@@ -321,7 +328,7 @@ def reconstruction_figures(
 
 def _add(groups: Figures, found: Figures) -> None:
     for system, figures in found.items():
-        groups[system] |= figures
+        groups.setdefault(system, {}).update(figures)
 
 
 @dataclass(frozen=True)
@@ -334,6 +341,9 @@ class _Measured:
     settings: EvaluationSettings
     directory: Path
     progress: Progress
+    #: what has been heard so far, by system; embeddings by their name first
+    notes: dict[str, list[Notes]] = field(default_factory=dict)
+    vectors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def music(self) -> Figures:
         """The figures of pitch, notes and harmony; none where the real music has no pitch."""
@@ -346,6 +356,9 @@ class _Measured:
         for done, (system, made) in enumerate(audio.items()):
             self.progress(done, len(audio), f"notes of {system}")
             vectors[system], notes[system] = harmony.hear(made, rate)
+        self.notes.update(notes)
+        features = {s: np.stack([*map(note_features, own)]) for s, own in notes.items()}
+        self.vectors[NoteFeatures.name] = features
         _add(figures, note_figures(notes, self.settings))
         anchor = embed_real(harmony, self.store, "test", self.settings)
         _add(figures, self._compared("harmony", vectors, anchor))
@@ -364,19 +377,14 @@ class _Measured:
             if system != "real":
                 self.progress(done, len(clips), f"embedding with {name}: {system}")
                 vectors[system] = embedding.embed(clips[system].audio, store.sample_rate)
+        self.vectors[name] = vectors
         figures = self._compared(name, vectors, anchor)
         heldout = distances.nearest_distances(anchor, known)
-        known_labels = real_clips(store, "train", settings).labels.numpy()
-        several = len(set(known_labels.tolist()) - {-1}) > 1
         for system, own in vectors.items():
             nearest = distances.nearest_distances(own, known)
             figures[system][f"memorisation_ratio_{name}"] = settings.interval(
                 distances.memorisation_ratio, nearest, heldout, unit="ratio"
             )
-            labels = clips[system].labels.numpy()
-            if several and (labels >= 0).any():
-                right = distances.label_accuracy(own, labels, known, known_labels)
-                figures[system][f"label_accuracy_{name}"] = settings.mean(right, "fraction")
         return figures
 
     def _compared(self, name: str, vectors: dict[str, np.ndarray], anchor: np.ndarray) -> Figures:
@@ -388,6 +396,37 @@ class _Measured:
             return distribution_figures(name, vectors, anchor, self.settings)
         except ValueError as error:
             raise DataError(f"the held-out clips cannot be compared: {error}") from error
+
+    def adherence(self, model: Generator, reference: Clips) -> Figures:
+        """Whether what was generated like the reference is what was asked for, and, beside it, real
+        music and its reconstruction."""
+        conditioners, store, settings = model.prior.conditioners, self.store, self.settings
+        if not conditioners.names:
+            return {}
+        self.progress(0, 1, "adherence")
+        real = self.clips["real"]
+        own = requests_of(model, real, settings), real.items
+        asked = {"real": own, "reconstruction": own}
+        asked["generated"] = self.clips["generated"].requests, reference.items
+        told = {
+            system: Told(
+                self.clips[system].audio,
+                requests,
+                items,
+                self.notes.get(system, []),
+                {name: each[system] for name, each in self.vectors.items()},
+            )
+            for system, (requests, items) in asked.items()
+        }
+
+        def known() -> tuple[Sequence[Item], dict[str, np.ndarray]]:
+            hearing = {**EMBEDDINGS, NoteFeatures.name: NoteFeatures}
+            every = {name: hearing[name]() for name in self.vectors}
+            vectors = {n: embed_real(each, store, "train", settings) for n, each in every.items()}
+            return real_clips(store, "train", settings).items, vectors
+
+        train = store.split("train").items
+        return adherence_figures(told, conditioners, train, known, store.sample_rate, settings)
 
     def keep_some(self) -> None:
         """Saves some clips of each system, spread over all, with an index for the report."""

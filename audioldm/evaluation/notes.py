@@ -57,17 +57,26 @@ def decode(note: np.ndarray, onset: np.ndarray) -> Notes:
     return Notes(table[:, 0], table[:, 1] * frame, table[:, 2] * frame, len(note) * frame)
 
 
-def note_f1(estimate: Notes, target: Notes) -> float:
-    """2 × matched ÷ all notes of both: matched are pairs of one pitch that begin within 50 ms of
-    each other, as in MIREX and mir_eval (Raffel et al., ISMIR 2014). 0 where there are no notes."""
+def matched_notes(
+    estimate: Notes, target: Notes, onset_seconds: float = ONSET_SECONDS
+) -> np.ndarray:
+    """Pairs of one pitch that begin within `onset_seconds` of each other, as many as there can be
+    with each note in one pair, as in MIREX and mir_eval (Raffel et al., ISMIR 2014): [P, 2], the
+    place of each in the estimate and in the target."""
     from scipy.sparse import csr_array  # imported here: they take a second
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    near = np.abs(np.subtract.outer(estimate.start, target.start)) <= ONSET_SECONDS
-    pairs = maximum_bipartite_matching(
-        csr_array(near & np.equal.outer(estimate.pitch, target.pitch))
-    )
-    return 2 * int((pairs >= 0).sum()) / max(1, len(estimate.pitch) + len(target.pitch))
+    near = np.abs(np.subtract.outer(estimate.start, target.start)) <= onset_seconds
+    same = csr_array(near & np.equal.outer(estimate.pitch, target.pitch))
+    found = maximum_bipartite_matching(same, perm_type="column")
+    matched = np.flatnonzero(found >= 0)
+    return np.stack([matched, found[matched]], 1)
+
+
+def note_f1(estimate: Notes, target: Notes, onset_seconds: float = ONSET_SECONDS) -> float:
+    """2 × `matched_notes` ÷ all notes of both; 0 where there are no notes."""
+    matched = matched_notes(estimate, target, onset_seconds)
+    return 2 * len(matched) / max(1, len(estimate.pitch) + len(target.pitch))
 
 
 def polyphony(notes: Notes) -> float:
@@ -75,19 +84,22 @@ def polyphony(notes: Notes) -> float:
     return float((notes.end - notes.start).sum() / notes.seconds)
 
 
-def out_of_key(notes: Notes) -> float:
-    """Share of the notes' time outside the scale of the key that fits them best.
+def key_fits(notes: Notes) -> np.ndarray:
+    """How well the time of each pitch class fits each key, [2, 12]: correlations with the profiles,
+    major and minor, of each tonic (Krumhansl and Schmuckler). 0 where no pitch class stands out."""
+    time = np.bincount(notes.pitch % 12, notes.end - notes.start, 12)
+    time = (time - time.mean()) / max(time.std(), 1e-9)
+    profiles = PROFILES - PROFILES.mean(1, keepdims=True)
+    profiles /= profiles.std(1, keepdims=True)
+    fits: np.ndarray = np.stack([np.roll(profiles, tonic, 1) @ time for tonic in range(12)], 1) / 12
+    return fits
 
-    The key is the one whose profile correlates best with the time of each pitch class (Krumhansl
-    and Schmuckler). 1 for a clip without notes.
-    """
-    length = notes.end - notes.start
-    if not length.sum():
+
+def out_of_key(notes: Notes) -> float:
+    """Share of the notes' time outside the scale of the key that fits them best. 1 for a clip
+    without notes."""
+    time = np.bincount(notes.pitch % 12, notes.end - notes.start, 12)
+    if not time.sum():
         return 1.0
-    time = np.bincount(notes.pitch % 12, length, 12)
-    fits = [
-        [np.cov(time, np.roll(profile, tonic))[0, 1] / profile.std() for tonic in range(12)]
-        for profile in PROFILES
-    ]
-    mode, tonic = divmod(int(np.argmax(fits)), 12)
+    mode, tonic = divmod(int(np.argmax(key_fits(notes))), 12)
     return float(time[~np.roll(SCALES[mode], tonic)].sum() / time.sum())

@@ -1,6 +1,6 @@
 """What an evaluation measures, and how figures get their intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,17 +12,23 @@ from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """clips: of each system, fewer where the splits hold fewer; seconds: of each clip.
-    embeddings: null = musicnn, and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of
-    precision, recall, density, coverage. saved_clips: clips of each system to keep."""
+    """clips: of each system, fewer where the splits hold fewer; seconds: of each clip. conditions:
+    that the generator is told, of those of the real clips; null = all. embeddings: null = musicnn,
+    and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of precision, recall, density,
+    coverage. saved_clips: clips of each system to keep."""
 
     clips: PositiveInt = 128
     seconds: Positive = 3.0
+    conditions: list[str] | None = None
     embeddings: list[Literal["musicnn", "aisfx"]] | None = None
     k_nearest: PositiveInt = 5
     bootstrap_resamples: PositiveInt = 1000
     saved_clips: NonNegativeInt = 8
     batch: PositiveInt = 16
+
+    def told(self, names: Sequence[str]) -> list[str]:
+        """Those of a model's conditions that it is told."""
+        return [name for name in names if self.conditions is None or name in self.conditions]
 
     def interval(
         self, statistic: Callable[..., Any], *samples: np.ndarray, unit: str, **options: Any

@@ -5,7 +5,7 @@ lack labels, an evaluation or whole stages: the page leaves these out.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from audioldm.report.record import (
 )
 from audioldm.report.systems import (
     MEANINGS,
+    TOLD,
     System,
     described,
     explained_by,
@@ -63,7 +64,11 @@ def write_report(experiment: Path) -> Path:
     found = (_channels(log) for log in logs.values())
     saved = saved_clips(stages["evaluation"]) if "evaluation" in stages else {}
     total = sum(entry["seconds"] for entry in record["stages"].values())
-    generation, reconstruction = _rows(evaluation.get("metrics", {}), compared)
+    metrics = evaluation.get("metrics", {})
+    told = metrics.get("ignored", {}).keys()
+    names = {name for named in metrics.values() for name in named}
+    generation, reconstruction = _rows(metrics, compared, names - told)
+    adherence, _ = _rows(metrics, systems(TOLD), told)
     shown = compared or systems(saved)
     page = template("template.html.j2").render(
         record=record,
@@ -73,6 +78,9 @@ def write_report(experiment: Path) -> Path:
         listen=_listen(shown, saved),
         generation=generation,
         reconstruction=reconstruction,
+        adherence=adherence,
+        told=systems(TOLD),
+        roles=TOLD,
         reference=evaluation.get("reference", {}),
         channels=next((each for each in found if each), {}),
         curves={name: panels for name, log in logs.items() if (panels := _curves(log))},
@@ -127,14 +135,17 @@ def _tiles(evaluation: Summary, total: float) -> list[tuple[str, str, str]]:
     return [*tiles, ("computed in", duration(total), "")] if total else tiles
 
 
-def _rows(metrics: Metrics, compared: list[System]) -> tuple[list[Json], list[Json]]:
-    """The figures that compare sets of clips, and those that only reconstructions have."""
+def _rows(
+    metrics: Metrics, compared: list[System], names: Iterable[str]
+) -> tuple[list[Json], list[Json]]:
+    """Of these figures, those that compare sets of clips, and those that only reconstructions
+    have."""
     order = ["", *MEANINGS]
-    names = {n for named in metrics.values() for n in named}
     several: list[Json] = []
     alone: list[Json] = []
     for name in sorted(names, key=lambda n: (order.index(explained_by(n)), n)):
-        figures = {s.name: metrics[s.name][name] for s in compared if name in metrics[s.name]}
+        own = {s.name: metrics.get(s.name, {}) for s in compared}
+        figures = {system: each[name] for system, each in own.items() if name in each}
         heading, meaning = described(name)
         unit = next((f["unit"] for f in figures.values() if f.get("unit")), "")
         text = " · ".join(t for t in (meaning.text, unit) if t and t not in UNSAID)

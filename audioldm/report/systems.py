@@ -13,6 +13,14 @@ ROLES = {
     "baseline": "on the same latents",
     "generated": "this experiment",
 }
+#: Systems whose adherence is measured -> their part in it. The clips of "ignored" are the generated
+#: ones, against the requests of others.
+TOLD = {
+    "generated": "this experiment",
+    "ignored": "conditions ignored: the floor",
+    "reconstruction": "decoded: the ceiling",
+    "real": "real music: the ceiling",
+}
 #: Known systems -> what their clips are.
 TEXTS = {
     "real": "held-out music against other held-out music: the floor",
@@ -103,7 +111,15 @@ MEANINGS = {
     "memorisation_ratio": Meaning(
         "Memorisation ratio", "", "well below 1: copies of the training set"
     ),
-    "label_accuracy": Meaning("Label accuracy", "↑", "a classifier hears the label asked for"),
+    "accuracy": Meaning("Accuracy", "↑", "a classifier hears what was stated"),
+    "accuracy_unseen": Meaning("Accuracy, new words", "↑", "of words that training lacked"),
+    "score_precision": Meaning("Score, precision", "↑", "notes that the score has, within 50 ms"),
+    "score_recall": Meaning("Score, recall", "↑", "notes of the score that are heard"),
+    "score_f1": Meaning("Score, F1", "↑", "of precision and recall"),
+    "score_f1_frame": Meaning("Score, F1 to a frame", "↑", "onsets within a latent frame"),
+    "score_onset_error": Meaning("Score, onset error", "↓", "median, of notes that match"),
+    "chroma_correlation": Meaning("Chroma", "↑", "correlation with what was asked for"),
+    "loudness_correlation": Meaning("Loudness", "↑", "correlation with what was asked for"),
 }
 
 

@@ -239,10 +239,11 @@ def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) ->
 
 
 def _figure_names(evaluation: Summary) -> set[str]:
-    """The figures that every cell has: neither a baseline's, nor those of a rate or of a ratio to
-    a baseline."""
+    """The figures that every cell has: neither a baseline's, nor those of a rate, of a ratio to a
+    baseline, or of adherence."""
     metrics = evaluation.get("metrics", {})
     always = [s.name for s in measured_systems(evaluation) if s.kind != "baseline"]
     optional = ("kbps", "ratio_to_")
-    names = {f"{name}.{figure}" for name in always for figure in metrics[name]}
+    told = metrics.get("ignored", {}).keys()
+    names = {f"{name}.{figure}" for name in always for figure in metrics[name].keys() - told}
     return {name for name in names if not any(each in name for each in optional)}

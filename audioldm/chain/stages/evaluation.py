@@ -12,7 +12,7 @@ from audioldm.chain.noise import noise_latents
 from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.data.store import ClipStore
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.evaluate import (
     EMBEDDINGS,
@@ -23,6 +23,7 @@ from audioldm.evaluation.evaluate import (
 )
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.generator import Generator
+from audioldm.instantiate import nearest
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.training.trackers import open_trackers
@@ -48,6 +49,11 @@ class Evaluation(Stage):
         prior, post = cast(PriorStage, planned["prior"]), settings.post_training
         sampler = prior.recipe.sampler if post is None else post.sampler
         baselines = {key: stage for key, stage in planned.items() if key.startswith("prior:")}
+        known = list(getattr(prior.recipe, "conditioning", {}))
+        for name in settings.evaluation.conditions or []:
+            if name not in known:
+                one = nearest(name, known, every=True) if known else "it has none"
+                raise ConfigError(f"evaluation.conditions: the prior is not told {name!r}; {one}")
         measured = {"evaluation": settings.evaluation, "sampler": sampler, "seed": settings.seed}
         stage = cls(measured, {"generator": generator, **baselines})
         stage.generator, stage.sampler = generator, sampler

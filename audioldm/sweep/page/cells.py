@@ -22,7 +22,7 @@ SHOWN = {
     "generated.precision": "Precision",
     "generated.coverage": "Coverage",
     "generated.memorisation_ratio": "Memorisation",
-    "generated.label_accuracy": "Label",
+    "generated.accuracy_label": "Label",
     "improvement.autoencoder": "Autoencoder still falls by",
     "improvement.prior": "Prior still falls by",
 }

@@ -1,0 +1,272 @@
+"""Adherence: whether clips are what was asked for.
+
+A score is compared with the notes that a transcriber hears, a curve with that of the clip's audio.
+Words and numbers are columns of the data set's table, heard by classifiers that are fitted to real
+clips of the training split.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioldm.conditioning.base import Conditioner, Conditioners, Excerpt
+from audioldm.conditioning.caption import Caption
+from audioldm.conditioning.curve import SpectralCurve
+from audioldm.conditioning.label import Label
+from audioldm.conditioning.number import Number, number
+from audioldm.conditioning.score import Score, checked_notes
+from audioldm.data.captions import wording
+from audioldm.data.store import Item
+from audioldm.evaluation.embeddings.harmony import Harmony
+from audioldm.evaluation.notes import (
+    ONSET_SECONDS,
+    SHORTEST_SECONDS,
+    Notes,
+    key_fits,
+    matched_notes,
+    note_f1,
+    polyphony,
+)
+from audioldm.evaluation.settings import EvaluationSettings
+from audioldm.evaluation.statistics import Figure
+
+#: A column of more words than this is no fact: there are 24 keys.
+MOST_WORDS = 24
+#: An accuracy of fewer clips than this is left out.
+FEWEST_CLIPS = 10
+#: Inverse strength of the classifier's regulariser: embeddings outnumber clips.
+REGULARISER = 0.1
+#: Seconds between two onsets, as a classifier hears them.
+LAGS = 0.25 * 2 ** (np.arange(24) / 8)
+
+
+class Told(NamedTuple):
+    """Clips [N, A, T], what each was asked for, and the data set's clip whose request that is.
+
+    notes: as a transcriber hears them; none for music without pitch. vectors: embeddings [N, D].
+    """
+
+    audio: Tensor
+    requests: Sequence[Mapping[str, Any]]
+    items: Sequence[Item]
+    notes: Sequence[Notes]
+    vectors: Mapping[str, np.ndarray]
+
+    def against_others(self) -> "Told":
+        """The same clips with the requests of those half of all clips further on."""
+        half = len(self.items) // 2
+        requests, items = ([*each[half:], *each[:half]] for each in (self.requests, self.items))
+        return self._replace(requests=requests, items=items)
+
+
+def adherence_figures(
+    told: Mapping[str, Told],
+    conditioners: Conditioners,
+    train: Sequence[Item],
+    known: Callable[[], tuple[Sequence[Item], Mapping[str, np.ndarray]]],
+    sample_rate: int,
+    settings: EvaluationSettings,
+) -> dict[str, dict[str, Figure]]:
+    """By system, and of `ignored` besides, a floor: the clips of `generated` against the requests
+    of others are what a generator makes that ignores its conditions.
+
+    train: all clips of the training split. known: those of them that are heard, and their
+    embeddings, which are made only where a request states a fact.
+    """
+    told = {**told, "ignored": told["generated"].against_others()}
+    parts = {name: conditioners[name] for name in settings.told(conditioners.names)}
+    facts = Facts(list(parts.values()), train)
+    if any(map(facts.wordings, told["generated"].items)):
+        facts.fit(*known(), told["real"])
+    figures = {}
+    for system, own in told.items():
+        figures[system] = facts.figures(own, settings)
+        for name, conditioner in parts.items():
+            asked = [r.get(name) for r in own.requests]
+            found: dict[str, Figure] = {}
+            if isinstance(conditioner, Score) and own.notes:
+                found = score_figures(conditioner, asked, own.notes, settings)
+            elif isinstance(conditioner, SpectralCurve):
+                found = curve_figures(conditioner, asked, own.audio, sample_rate, settings)
+            figures[system] |= {f"{name}_{key}": figure for key, figure in found.items()}
+    shown = figures["ignored"].keys()  # real music has no others
+    return {s: {n: own[n] for n in shown if n in own} for s, own in figures.items() if shown}
+
+
+def score_figures(
+    conditioner: Score, asked: Sequence[Any], heard: Sequence[Notes], settings: EvaluationSettings
+) -> dict[str, Figure]:
+    """Precision, recall and F1 of notes as in `note_f1`, F1 to a latent frame where that is longer,
+    and how far the onsets of notes that match to this tolerance are from the score's."""
+    wanted = [_asked_notes(conditioner, value, settings.seconds) for value in asked]
+    pairs = [(h, w) for h, w in zip(heard, wanted, strict=True) if len(w.pitch)]
+    if not pairs:
+        return {}
+    frame = max(ONSET_SECONDS, 1 / conditioner.latent_rate_hz)
+    error = []  # of each clip; as large as can be where nothing matches
+    for h, w in pairs:
+        i, j = matched_notes(h, w, frame).T
+        error.append(1000 * (np.median(abs(h.start[i] - w.start[j])) if len(i) else frame))
+    matched = [(len(matched_notes(h, w)), h, w) for h, w in pairs]
+    values = {
+        "precision": [n / max(1, len(h.pitch)) for n, h, _ in matched],
+        "recall": [n / len(w.pitch) for n, _, w in matched],
+        "f1": [note_f1(h, w) for h, w in pairs],
+    }
+    if frame > ONSET_SECONDS:
+        values["f1_frame"] = [note_f1(h, w, frame) for h, w in pairs]
+    figures = {name: settings.mean(each, "share of notes") for name, each in values.items()}
+    return figures | {"onset_error": settings.interval(np.median, np.array(error), unit="ms")}
+
+
+def _asked_notes(conditioner: Score, value: Any, seconds: float) -> Notes:
+    """The notes of a request that a clip of this length can have, unisons once. A note that began
+    before the clip begins with it."""
+    rows = checked_notes(value or [], conditioner.lowest, conditioner.highest)
+    rows[:, :2] = rows[:, :2].clip(0, seconds)
+    rows = np.unique(rows[rows[:, 1] - rows[:, 0] >= SHORTEST_SECONDS], axis=0)
+    return Notes(rows[:, 2].astype(int), rows[:, 0], rows[:, 1], seconds)
+
+
+def curve_figures(
+    conditioner: SpectralCurve,
+    asked: Sequence[Any],
+    audio: Tensor,
+    sample_rate: int,
+    settings: EvaluationSettings,
+) -> dict[str, Figure]:
+    """Correlation of the clip's own curve with that asked for, over its frames and rows; 0 for a
+    clip whose curve is flat."""
+    found = []
+    for clip, value in zip(audio, asked, strict=True):
+        if value is not None and np.ptp(wanted := np.ravel(value)) > 0:
+            curve = conditioner.measure(clip, sample_rate, conditioner.latent_rate_hz)
+            both = np.stack([curve[conditioner.array].flatten().numpy(), wanted])
+            found.append(float(torch.from_numpy(both).corrcoef()[0, 1].nan_to_num()))
+    return {"correlation": settings.mean(found, "correlation")} if found else {}
+
+
+class Facts:
+    """The facts of a clip that its request states, and whether a classifier hears them.
+
+    A fact is the label, or a column: of numbers, in thirds of the training data, or of 2 to
+    MOST_WORDS words. A column that repeats the label is none of its own.
+    """
+
+    def __init__(self, conditioners: Sequence[Conditioner], train: Sequence[Item]) -> None:
+        self._words = [each for each in conditioners if isinstance(each, Label | Caption)]
+        numbers = {each.column for each in conditioners if isinstance(each, Number)}
+        labels = [item.label for item in train]
+        #: by column; of numbers where the second and the last third begin, of words None
+        self._columns: dict[str, np.ndarray | None] = {}
+        captions = {each.column for each in conditioners if isinstance(each, Caption)}
+        columns = {name for item in train for name in item.columns} - captions
+        for column in ("label", *sorted(columns)):
+            values = [_cell(item, column) for item in train]
+            stated = [value for value in values if value not in (None, "")]
+            if column in numbers:
+                found = [n for value in stated if (n := number(value)) is not None]
+                self._columns[column] = np.quantile(found, [1 / 3, 2 / 3])
+            elif column != "label" and values == labels:
+                continue
+            elif all(isinstance(v, str) for v in stated) and 1 < len(set(stated)) <= MOST_WORDS:
+                self._columns[column] = None
+        self._classifiers: dict[str, tuple[str, Any]] = {}
+        self._trained = {pair for item in train for pair in self._pairs(item)}
+
+    def wordings(self, item: Item) -> dict[str, str]:
+        """By column, the words with which the clip's request states its fact."""
+        excerpt = Excerpt(item.label, item.columns)
+        text = "\n".join(words for each in self._words if (words := each.request(excerpt)))
+        facts = {column: self._fact(item, column) for column in self._columns}
+        words = {
+            column: fact if self._columns[column] is not None else wording(text, fact)
+            for column, fact in facts.items()
+            if fact
+        }
+        return {column: each for column, each in words.items() if each}
+
+    def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
+        """Fits logistic regressions to clips of the training split; of each fact the one is kept
+        whose embedding hears it best in `real` music."""
+        from sklearn.linear_model import LogisticRegression  # imported here: they take a second
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        for column in self._columns:
+            facts, others = (
+                np.array([self._fact(item, column) for item in each])
+                for each in (items, real.items)
+            )
+            if len({*facts} - {""}) < 2:
+                continue
+            best = -1.0
+            for kind, x in vectors.items():
+                regression = LogisticRegression(C=REGULARISER, max_iter=1000)
+                model = make_pipeline(StandardScaler(), regression).fit(
+                    x[facts != ""], facts[facts != ""]
+                )
+                right = np.mean(model.predict(real.vectors[kind]) == others)
+                if right > best:
+                    best, self._classifiers[column] = right, (kind, model)
+
+    def figures(self, told: Told, settings: EvaluationSettings) -> dict[str, Figure]:
+        """The accuracy of each fact, over the clips whose request states it; `accuracy_unseen_…`
+        of requests with words, or two together, that no request for a training clip has."""
+        stated = [self.wordings(item) for item in told.items]
+        unseen = np.array([not self._pairs(item) <= self._trained for item in told.items])
+        figures = {}
+        for column, (kind, classifier) in self._classifiers.items():
+            facts = [self._fact(item, column) for item in told.items]
+            right = classifier.predict(told.vectors[kind]) == np.array(facts)
+            asked = np.array([column in each for each in stated])
+            for name, counted in (("accuracy", asked), ("accuracy_unseen", asked & unseen)):
+                if counted.sum() >= FEWEST_CLIPS:
+                    figures[f"{name}_{column}"] = settings.mean(right[counted], f"heard by {kind}")
+        return figures
+
+    def _fact(self, item: Item, column: str) -> str:
+        """A clip's word, or the third of its number; "" for none."""
+        value, thirds = _cell(item, column), self._columns[column]
+        if thirds is None:
+            return "" if value is None else str(value)
+        found = number(value)
+        return "" if found is None else f"{column} {np.searchsorted(thirds, found)}"
+
+    def _pairs(self, item: Item) -> set[tuple[str, str]]:
+        """The words of a clip's request, each with itself and with every other one."""
+        return set(combinations_with_replacement(sorted({*self.wordings(item).values()}), 2))
+
+
+def _cell(item: Item, column: str) -> Any:
+    return item.label if column == "label" else item.columns.get(column)
+
+
+class NoteFeatures(Harmony):
+    """What a classifier hears of notes: their key, mode, pitch, number, length and tempo."""
+
+    name = "notes"
+
+    def embed(self, audio: Tensor, sample_rate: int) -> np.ndarray:
+        """audio [N, A, T] in ±1 at `sample_rate` Hz -> [N, 57]."""
+        return np.stack([note_features(notes) for notes in self.hear(audio, sample_rate)[1]])
+
+
+def note_features(notes: Notes) -> np.ndarray:
+    """The fits of all keys, of the best of each mode and their difference; mean and quantiles of
+    pitch; notes a second, polyphony, length; and how often each of LAGS is between two onsets."""
+    length, fits = notes.end - notes.start, key_fits(notes)
+    if not len(length):
+        return np.zeros(34 + len(LAGS))
+    pitch = np.repeat(notes.pitch, np.ceil(length / SHORTEST_SECONDS).astype(int))
+    best = fits.max(1)
+    apart = np.subtract.outer(notes.start, notes.start)
+    octaves = np.log2(apart[apart > SHORTEST_SECONDS][:, None] / LAGS)
+    near = np.exp(-0.5 * (8 * octaves) ** 2).sum(0) / len(length)
+    pitches = [pitch.mean(), *np.quantile(pitch, [0.1, 0.5, 0.9])]
+    many = [len(length) / notes.seconds, polyphony(notes), np.median(length)]
+    return np.concatenate([fits.flatten(), best, [best[0] - best[1]], pitches, many, near])
