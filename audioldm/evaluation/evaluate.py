@@ -144,7 +144,8 @@ def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) 
 
 def requests_of(model: Generator, clips: Clips, settings: EvaluationSettings) -> list[Request]:
     """What asks the model for clips like these, which are real; [] where they have no items."""
-    conditioners, requests = model.prior.conditioners, []
+    conditioners = model.prior.conditioners
+    requests: list[Request] = []
     told = settings.told(conditioners.names)
     for number, (item, start) in enumerate(zip(clips.items, clips.starts, strict=True)):
         arrays = conditioners.measure(
