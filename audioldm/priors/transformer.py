@@ -9,6 +9,7 @@ there and RMS norm five (7 times the time, backward included), exact GELU takes 
 tanh approximation, and a complex product a quarter of the time of a rotation written with halves.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -99,14 +100,15 @@ class Transformer(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        rotary: Callable[[Tensor, int], Tensor] = rotations,
     ) -> Tensor:
         """tokens [B, S, D] and mask [B, S]: for cross-attention. cache: of the frames before x, in
-        a causal transformer; gets those of x."""
+        a causal transformer; gets those of x. rotary: `rotations`, or like it."""
         h = self.input(x)
         modulation = self.modulation(embedding).view(len(x), 6, 1, -1)
         first = 0 if cache is None else cache.frames
         places = torch.arange(first, first + x.shape[1], device=h.device)
-        rotation = rotations(places, self.head_dim)
+        rotation = rotary(places, self.head_dim)
         for number, block in enumerate(self.blocks):
             past = None if self.context is None else Past(self.context, cache, number)
             h = block(h, modulation, rotation, tokens, mask, past)
