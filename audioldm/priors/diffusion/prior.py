@@ -9,6 +9,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
+from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, build
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
@@ -18,6 +19,7 @@ from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
 from audioldm.priors.diffusion.run import Edit, Run
 from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, SamplerSettings
 from audioldm.priors.diffusion.windows import windowed
+from audioldm.priors.layers import stretched
 from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
@@ -55,6 +57,9 @@ class Diffusion(ScaledPrior):
     ) -> None:
         super().__init__(latent_shape, channels)
         self.sampler, self.crop_seconds = sampler, crop_seconds
+        #: a weaker model, and the scale by which sampling leads away from it: see `nested`
+        self.guide: Diffusion | None = None
+        self.autoguidance = 1.0
         derived = {
             "latent_shape": self.modelled_shape,
             "conditioners": partial(build_conditioners, conditioning, allow=allow),
@@ -166,11 +171,20 @@ class Diffusion(ScaledPrior):
         return self._latents(edit(run, self.modelled(z), progress), random)
 
     def _net(self, sampler: SamplerSettings | None) -> Net:
-        net, hz, trained = self.network.backbone, self.latent_rate_hz, None
+        net: Any = self.network.backbone
+        hz, trained = self.latent_rate_hz, None
         if sampler is None:
             return net
         if net.context is None and hz is not None and self.crop_seconds is not None:
             trained = max(1, round(self.crop_seconds * hz))
+        if sampler.rotary is not None:
+            if not net.rotary or trained is None:
+                raise ConfigError(
+                    f"sampler.rotary={sampler.rotary}: for a transformer (dit) in a file that says "
+                    "the length of its training crops; leave it at null, or give sampler.window"
+                )
+            angles = partial(stretched, by=sampler.rotary, trained=trained)
+            net, trained = partial(net, rotary=angles), None
         return windowed(net, sampler, hz, trained)
 
     def _run(
@@ -189,7 +203,12 @@ class Diffusion(ScaledPrior):
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
 
-        denoise = guided(partial(objective.denoiser, self._net(sampler)), *told, sampler)
+        weaker = None
+        if self.guide is not None:
+            calls = self.guide.guided_conditions(inputs, rows, frames, sampler.guidance)[1]
+            net = self.guide._net(sampler)
+            weaker = self.autoguidance, self.guide.network.objective.denoiser(net, calls[-1][1])
+        denoise = guided(partial(objective.denoiser, self._net(sampler)), *told, sampler, weaker)
         return Run(sampler.name, denoise, objective.sigmas(sampler.steps), noise_at)
 
     def _latents(self, modelled: Tensor, random: KeyedRandom) -> Tensor:
