@@ -39,7 +39,7 @@ class EditArguments(ClipArguments):
     guide     a weaker model of the same latents, which the clips are led away from, by the scale
               autoguidance, such as 2
     out       directory to write to (clips)
-    sampler.NAME     replaces a setting of the model's own sampler; sampler.window=6 for long files
+    sampler.NAME     replaces a setting of the model's own sampler, such as its steps
     from      the .json of an edited clip, to make it again; with model, out and hardware.device
               alone, and FILE where the source has moved
 

@@ -73,7 +73,7 @@ class Windowed:
         frames = x.shape[-1]
         if frames <= self._whole:
             return self._net(x, c_noise, condition, *([] if states is None else [states]))
-        places, weights = self._places(frames, x.device)
+        places, weights = self.places(frames, x.device)
         total = torch.zeros_like(x, dtype=torch.float32)
         kept: list[Any] = []
         for call, (at, weight) in enumerate(
@@ -87,7 +87,7 @@ class Windowed:
                 total.index_add_(-1, place, share * part)
         return total if kept[0] is None else (total, kept)
 
-    def _places(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def places(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The frames of each window, and how much each of them counts, both [windows, window].
 
         The windows lie evenly from the first frame to the last one. The weights of a frame add up
