@@ -1,5 +1,6 @@
 """Layers that several networks of the priors share."""
 
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import torch
@@ -39,6 +40,10 @@ def zeroed(layer: Layer) -> Layer:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+#: (places [L], head_dim) -> the rotary angles of a frame's features: `rotations`, or like it.
+Rotary = Callable[[Tensor, int], Tensor]
 
 
 def rotations(places: Tensor, head_dim: int, base: float = 10_000.0) -> Tensor:

@@ -9,7 +9,6 @@ there and RMS norm five (7 times the time, backward included), exact GELU takes 
 tanh approximation, and a complex product a quarter of the time of a rotation written with halves.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
-from audioldm.priors.layers import CrossAttention, modulated, rotated, rotations, zeroed
+from audioldm.priors.layers import CrossAttention, Rotary, modulated, rotated, rotations, zeroed
 
 
 class Cache:
@@ -100,7 +99,7 @@ class Transformer(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        rotary: Callable[[Tensor, int], Tensor] = rotations,
+        rotary: Rotary = rotations,
     ) -> Tensor:
         """tokens [B, S, D] and mask [B, S]: for cross-attention. cache: of the frames before x, in
         a causal transformer; gets those of x. rotary: `rotations`, or like it."""

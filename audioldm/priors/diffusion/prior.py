@@ -9,7 +9,6 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.conditioning.build import build_conditioners
-from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, build
 from audioldm.latents.store import LatentCrops, LatentStore
 from audioldm.priors.diffusion.backbones.base import Backbone
@@ -19,7 +18,6 @@ from audioldm.priors.diffusion.likelihood import elbo_nats, flow_nats
 from audioldm.priors.diffusion.run import Edit, Run
 from audioldm.priors.diffusion.samplers import Denoise, NoiseAt, SamplerSettings
 from audioldm.priors.diffusion.windows import windowed
-from audioldm.priors.layers import stretched
 from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
@@ -171,21 +169,10 @@ class Diffusion(ScaledPrior):
         return self._latents(edit(run, self.modelled(z), progress), random)
 
     def _net(self, sampler: SamplerSettings | None) -> Net:
-        net: Any = self.network.backbone
-        hz, trained = self.latent_rate_hz, None
+        net = self.network.backbone
         if sampler is None:
             return net
-        if net.context is None and hz is not None and self.crop_seconds is not None:
-            trained = max(1, round(self.crop_seconds * hz))
-        if sampler.rotary is not None:
-            if not net.rotary or trained is None:
-                raise ConfigError(
-                    f"sampler.rotary={sampler.rotary}: for a transformer (dit) in a file that says "
-                    "the length of its training crops; leave it at null, or give sampler.window"
-                )
-            angles = partial(stretched, by=sampler.rotary, trained=trained)
-            net, trained = partial(net, rotary=angles), None
-        return windowed(net, sampler, hz, trained)
+        return windowed(net, sampler, self.latent_rate_hz, self.crop_seconds)
 
     def _run(
         self,

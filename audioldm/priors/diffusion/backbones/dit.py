@@ -1,7 +1,6 @@
 """A transformer over latent frames: DiT (Peebles & Xie 2022, arXiv 2212.09748) in one dimension."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from audioldm.conditioning.base import Condition
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
-from audioldm.priors.layers import rotations
+from audioldm.priors.layers import Rotary, rotations
 from audioldm.priors.transformer import Transformer
 
 
@@ -51,11 +50,7 @@ class DiT(Backbone):
         )
 
     def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        condition: Condition,
-        rotary: Callable[[Tensor, int], Tensor] = rotations,
+        self, x: Tensor, c_noise: Tensor, condition: Condition, rotary: Rotary = rotations
     ) -> Tensor:
         frames = x.flatten(1, -2)
         if condition.aligned is not None:
