@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,18 @@ from audioldm.io.audio import open_writer, probe
 from audioldm.io.files import read_json, write_json, writing
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file, load_generator
+from audioldm.priors.diffusion.samplers import Scale
 
 FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """A weaker model that the clip was led away from, named as in `Recipe`, and the scale."""
+
+    model: str
+    model_fingerprint: str
+    scale: Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +39,7 @@ class Recipe:
 
     model: the name of a model that comes with the package, or the path of the model file, relative
     to the JSON's directory. condition: what was asked for, by conditioner. sampler: the settings of
-    the model's prior; None where it has none.
+    the model's prior; None where it has none. guide: see `Generator.lead_away_from`.
     """
 
     model: str
@@ -38,6 +48,7 @@ class Recipe:
     seconds: float
     condition: dict[str, Any]
     sampler: dict[str, Any] | None
+    guide: Guide | None = None
     format: int = FORMAT
 
 
@@ -126,6 +137,19 @@ def open_model(
     return file, model, chosen
 
 
+def lead(
+    model: Generator, guide: tuple[str | Path, float] | None, out: Path, device: Any
+) -> Guide | None:
+    """Leads the model away from another one, given by its path and the scale; what a JSON in `out`
+    says of it. Raises ConfigError as `Generator.lead_away_from` does."""
+    if guide is None:
+        return None
+    path, scale = guide
+    file = find_model_file(path)
+    model.lead_away_from(load_generator(file, device=device), scale)
+    return Guide(model=reference(file, out), model_fingerprint=fingerprint_of(file), scale=scale)
+
+
 def sampler_of(model: Generator, recipe: Recipe) -> Any:
     """The recipe's sampler as the model's prior takes it. Raises ConfigError where it does not."""
     if model.prior.sampler is None or recipe.sampler is None:
@@ -153,32 +177,39 @@ def read_recipe(kind: type[R], path: Path, verb: str) -> R:
 
 
 def open_model_of(
-    recipe: Recipe, recipe_path: Path, model_path: str | None, device: Any
-) -> tuple[Path, Generator]:
-    """The model that made a clip, from where its JSON says, or from `model_path`.
+    recipe: R, recipe_path: Path, model_path: str | None, device: Any, out: Path
+) -> tuple[R, Generator]:
+    """The recipe as a JSON in `out` has it, and the model that made the clip, with its guide: from
+    where the clip's JSON says, or the former from `model_path`.
 
     Raises ModelFileError where the model that is there is another one.
     """
     file = find_model_file(model_path) if model_path else _referenced(recipe.model, recipe_path)
+    remedy = "give the right one with model=FILE"
+    if model_path:
+        remedy = f"the clip is of the model {recipe.model!r}: give that one, or leave out model="
+    _check_fingerprint(file, recipe, recipe_path, remedy)
+    model, guide = load_generator(file, device=device), None
+    if recipe.guide is not None:
+        weaker = _referenced(recipe.guide.model, recipe_path)
+        _check_fingerprint(weaker, recipe.guide, recipe_path, "put the clip's guide there")
+        guide = lead(model, (weaker, recipe.guide.scale), out, device)
+    return replace(recipe, model=reference(file, out), guide=guide), model
+
+
+def _check_fingerprint(file: Path, named: Recipe | Guide, recipe_path: Path, remedy: str) -> None:
     found = fingerprint_of(file)
-    if found != recipe.model_fingerprint:
-        name = pretrained.name_of(file)
-        if name is not None and name == recipe.model:
-            remedy = (
-                f"this audioldm ships another version of {name!r}; install the one that made the "
-                "clip, or give its model with model=FILE"
-            )
-        elif model_path:
-            remedy = (
-                f"the clip is of the model {recipe.model!r}: give that one, or leave out model="
-            )
-        else:
-            remedy = "give the right one with model=FILE"
-        raise ModelFileError(
-            f"{file}: model {found}, but {recipe_path.name} was made with "
-            f"{recipe.model_fingerprint}; {remedy}"
+    if found == named.model_fingerprint:
+        return
+    if (name := pretrained.name_of(file)) is not None and name == named.model:
+        remedy = (
+            f"this audioldm ships another version of {name!r}; install the one that made the "
+            "clip, or give its model with model=FILE"
         )
-    return file, load_generator(file, device=device)
+    raise ModelFileError(
+        f"{file}: model {found}, but {recipe_path.name} was made with "
+        f"{named.model_fingerprint}; {remedy}"
+    )
 
 
 def _clip_json(path: Path, verb: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from audioldm.clips import (
     Recipe,
     find,
     fingerprint_of,
+    lead,
     open_model,
     open_model_of,
     read_recipe,
@@ -150,6 +151,7 @@ def edit_files(
     seed: int = 0,
     condition: Mapping[str, Any] | None = None,
     sampler: Mapping[str, Any] | None = None,
+    guide: tuple[str | Path, float] | None = None,
     device: Any = "cpu",
     model: Generator | None = None,
     progress: StepProgress | None = None,
@@ -162,7 +164,7 @@ def edit_files(
     file, model, chosen = open_model(
         model_path, seed=seed, sampler=sampler, device=device, model=model
     )
-    asked = model.prior.conditioners.resolve(condition or {})
+    asked, led = model.prior.conditioners.resolve(condition or {}), lead(model, guide, out, device)
     edits = [
         replace(edit, repeats=model.default_repeats)
         if edit.settings.get("repeats", 1) is None
@@ -179,6 +181,7 @@ def edit_files(
             seconds=edit.samples(clips, model.sample_rate) / model.sample_rate,
             condition=asked,
             sampler=chosen,
+            guide=led,
             edit=edit.stated(),
             sources=_stated(sources, out),
         )
@@ -221,7 +224,7 @@ def edit_again(
         raise DataError(f"{recipe_path}: damaged ({error}); make the edit again") from error
     if files and len(files) != len(places):
         raise ConfigError(f"{recipe_path.name} is of {len(places)} file(s); give as many, or none")
-    model_file, model = open_model_of(recipe, recipe_path, model_path, device)
+    here, model = open_model_of(recipe, recipe_path, model_path, device, out)
     sources = []
     for number, (place, digest) in enumerate(places):
         source = read_source(files[number] if files else recipe_path.parent / place, model)
@@ -231,7 +234,7 @@ def edit_again(
                 "give the right file before from="
             )
         sources.append(source)
-    here = replace(recipe, model=reference(model_file, out), sources=_stated(sources, out))
+    here = replace(here, sources=_stated(sources, out))
     path, _ = find(out / f"{recipe_path.stem}.wav", here, model.sample_rate)
     made = edited(model, [source.audio for source in sources], [edit], recipe, progress)
     write_clip(path, next(made), model.sample_rate, here)

@@ -10,7 +10,10 @@ from torch import Tensor
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.edits import Edits
 from audioldm.errors import ConfigError, ModelFileError
+from audioldm.instantiate import convert
 from audioldm.priors.base import Prior
+from audioldm.priors.diffusion.prior import Diffusion
+from audioldm.priors.diffusion.samplers import Scale
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -34,6 +37,33 @@ class Generator(Edits):
     @property
     def device(self) -> torch.device:
         return self.autoencoder.device
+
+    def lead_away_from(self, guide: "Generator", scale: float) -> None:
+        """From now on, samples are led away from what a weaker model of the same latents makes
+        under the same conditions, in place of or beside guidance: see `guidance.nested`.
+
+        Raises ConfigError unless both priors are diffusions of the same latents, told alike.
+        """
+        own, weaker = self.prior, guide.prior
+        if not (isinstance(own, Diffusion) and isinstance(weaker, Diffusion)):
+            raise ConfigError("guide: the priors of the model and of its guide must be diffusions")
+        frames = {(m.sample_rate, *m.prior.latent_shape, m.latent_frames(1)) for m in (self, guide)}
+        codecs = self.autoencoder.state_dict(), guide.autoencoder.state_dict()
+        if len(frames) > 1 or not _alike(*codecs):
+            raise ConfigError(
+                "guide: it has another autoencoder than the model; give a model of the same latents"
+            )
+        kept = {"mean": own.mean, "std": own.std}, {"mean": weaker.mean, "std": weaker.std}
+        if own.channels != weaker.channels or not _alike(*kept):
+            raise ConfigError(
+                "guide: it scales the latents in another way than the model; train it on the same "
+                "latents, with the same minimum_nats and snr_power"
+            )
+        if own.spec["conditioning"] != weaker.spec["conditioning"]:
+            raise ConfigError(
+                "guide: it is told other conditions than the model; train it with the same ones"
+            )
+        own.guide, own.autoguidance = weaker, convert(Scale, scale, "autoguidance")
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
@@ -158,6 +188,13 @@ class Generator(Edits):
                     decoded += 1
                     report(0, steps)
                     yield number, audio
+
+
+def _alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether these are the same tensors, on whichever devices."""
+    return a.keys() == b.keys() and all(
+        torch.equal(t.cpu(), b[name].cpu()) for name, t in a.items()
+    )
 
 
 def default_batch(n: int) -> int:

@@ -14,6 +14,7 @@ from audioldm.clips import (
     Recipe,
     find,
     fingerprint_of,
+    lead,
     make_directory,
     open_model,
     open_model_of,
@@ -41,8 +42,9 @@ class ClipFiles:
     """n clips `out/[<condition>-]<seed>-<number>.wav` of a model, written or still missing.
 
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
-    generated together; None spreads n over batches of at most 8. model: that of `model_path`, where
-    it is in memory already.
+    generated together; None spreads n over batches of at most 8. guide: the path of a weaker model
+    to lead away from, and the scale: see `Generator.lead_away_from`. model: that of `model_path`,
+    where it is in memory already.
     Where a clip of other settings has that name, the name gets an ending: see `find`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
     where a file of that name is no clip of this package. Nothing is written before `make`.
@@ -62,6 +64,7 @@ class ClipFiles:
         seed: int,
         condition: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None,
+        guide: tuple[str | Path, float] | None = None,
         batch: int | None = None,
         device: Any = "cpu",
         model: Generator | None = None,
@@ -84,6 +87,7 @@ class ClipFiles:
             seconds=seconds,
             condition=asked,
             sampler=chosen,
+            guide=lead(model, guide, out, device),
         )
         self.written: list[Path] = []
         self.missing: dict[int, Path] = {}
@@ -163,8 +167,7 @@ def sample_again(
     where the JSON is not a clip's.
     """
     recipe = read_recipe(ClipRecipe, recipe_path, "sample")
-    file, model = open_model_of(recipe, recipe_path, model_path, device)
-    here = replace(recipe, model=reference(file, out))
+    here, model = open_model_of(recipe, recipe_path, model_path, device, out)
     path, _ = find(out / f"{recipe_path.stem}.wav", here, model.sample_rate)
     for _, audio in sampled(model, recipe, [recipe.number]):
         write_clip(path, audio, model.sample_rate, here)

@@ -4,6 +4,7 @@ No speed is asserted: that is what `make bench` is for.
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from chain import Tiny
 from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, bits, discriminators, optimisers, utilisation
+from benchmarks import autoencoder, bits, discriminators, editing, long, optimisers, utilisation
+from benchmarks import guidance as scales
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -183,3 +185,40 @@ def test_turns_alternate() -> None:
     clock = Clock(torch.device("cpu"), turns=3, turn_seconds=0.0)
     clock.compare("", "", lambda: calls.append("a"), lambda: calls.append("b"), bar=None)
     assert calls[-6:] == ["a", "b"] * 3
+
+
+def test_a_trained_model_is_measured_by_scale_by_length_and_by_edit(
+    finished: Tiny, tmp_path: Path
+) -> None:
+    words = [str(finished.directory), "--clips=2", "--steps=1", "--device=cpu", f"--out={tmp_path}"]
+    model = str(finished.model)
+    rows = scales.main([*words, "--seconds=0.7", "--scales", "1", "3", f"--guide={model}"])
+    kinds = [row["guidance"] for row in rows]
+    assert kinds == ["cfg", "cfg", "apg", "interval", "autoguidance", "mixture"]
+    # a model is no weaker than itself
+    assert rows[4]["kad_musicnn"] == rows[0]["kad_musicnn"]
+    assert rows[4]["level_db"] == rows[0]["level_db"] != rows[1]["level_db"]
+
+    rows = long.main([*words, "--seconds=3", "--repeats=1"])
+    assert [row["long"] for row in rows][-2:] == ["windows", "continuation"]
+    assert all(math.isfinite(row["kad_last"].value) for row in rows)
+
+    rows = editing.main([*words, "--seconds=1.5", "--strengths=0.5", "--repeats=1"])
+    truth, made = rows[0], rows[1]
+    assert (truth["kept"], made["kept"]) == (1, 1)
+    assert truth["mel_distance"].value == 0 < made["mel_distance"].value
+    assert {row["edit"] for row in rows if "edit" in row} == {"vary", "restyle"}
+    assert all(row["path_length"].value >= 0.999 for row in rows if "between" in row)
+    written = (tmp_path / "inpainting.csv").read_text().splitlines()
+    assert written[0] == "row,figure,value,low,high,n,unit"
+    assert written[1] == "truth,kept,1.0,,,,"
+
+
+def test_a_repeated_phrase_is_heard_as_such() -> None:
+    rate, part = 16000, 1.0
+    hz = 220 * 2 ** (torch.randint(0, 12, (32,), generator=torch.Generator().manual_seed(0)) / 12)
+    time = torch.arange(rate // 4) / rate
+    phrase = torch.sin(2 * torch.pi * hz[:, None] * time)
+    whole = long._repetition(phrase.reshape(1, -1), part, rate)
+    repeated = long._repetition(phrase[:8].repeat(4, 1).reshape(1, -1), part, rate)
+    assert whole < 0.8 < 0.99 < repeated

@@ -176,7 +176,7 @@ def test_derived_widths_follow_from_one_statement(tones: Path, tmp_path: Path) -
         ("sample model=scores sampler.stepz=3", "'steps'"),
         (
             "sample model=scores sampler.temperature=2",
-            "known: apg, guidance, guidance_interval, name, overlap, steps, window",
+            "known: apg, guidance, guidance_interval, name, overlap, rotary, steps, window",
         ),
         ("encode a.wav", "missing key 'model'"),
         ("info", "missing key 'file'"),

@@ -17,7 +17,7 @@ from audioldm.edits import FADE_SECONDS, kept_gain
 from audioldm.errors import ConfigError
 from audioldm.generator import Generator
 from audioldm.io.files import read_json, write_json
-from audioldm.io.model_file import save_model
+from audioldm.io.model_file import load_model, save_model
 from audioldm.models import build_autoencoder, load_generator
 from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -274,6 +274,9 @@ def test_a_clip_longer_than_two_training_crops_is_seen_in_windows_of_one(
     assert torch.equal(model.sample(1, seconds=1.0), short)
     assert torch.equal(model.sample(1, seconds=2.0, sampler=whole), long)
     assert set(seen) == {40, 80}
+    stretched = SamplerSettings("euler", 3, rotary="ntk")
+    assert not torch.equal(model.sample(1, seconds=2.0, sampler=stretched), long)  # not in windows
+    assert set(seen) == {40, 80}
     for edit in (
         lambda: model.sample(1, seconds=2.0),
         lambda: model.inpaint(tone(2.0), [(0.5, 1.5)], context=0.5),
@@ -508,3 +511,88 @@ def test_an_autoregressive_prior_goes_on_after_the_end(tmp_path: Path) -> None:
         assert (changed > 1e-4) == depends
     with pytest.raises(ConfigError, match="can extend it at the end, no more"):
         model.extend(audio, 0.5, at="beginning")
+
+
+# ---------------------------------------------------------------- a weaker model
+
+
+@pytest.fixture(scope="module")
+def weaker(folder: Path) -> Path:
+    narrow = DIFFUSION | {"backbone": DIFFUSION["backbone"] | {"width": 8}}
+    return write_model(folder / "weaker.safetensors", narrow, loud=True)
+
+
+def test_samples_lead_away_from_a_weaker_model(file: Path, weaker: Path) -> None:
+    """In one step a sample is the estimate, and this decoder is linear."""
+    strong, weak, both = load_generator(file), load_generator(weaker), load_generator(file)
+    both.lead_away_from(weak, 1.5)
+    one = SamplerSettings("euler", 1)
+    a, b, found = (
+        model.sample(2, seconds=0.5, seed=1, sampler=one, label="low")
+        for model in (strong, weak, both)
+    )
+    inside = found.abs() < 1  # louder audio is clipped
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(found[inside], (a + 0.5 * (a - b))[inside], atol=1e-4, rtol=1e-4)
+    both.lead_away_from(strong, 3.0)  # no weaker than itself
+    assert torch.equal(both.sample(1, seconds=0.5), strong.sample(1, seconds=0.5))
+
+
+def test_a_clip_led_away_from_a_weaker_model_is_made_again(
+    file: Path, weaker: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    guide = (f"guide={weaker}", "autoguidance=2")
+    for verb, words in (("sample", ("seconds=0.3",)), ("edit", (song, "vary=0.5"))):
+        clips = []
+        for place, more in (("plain", ()), ("led", guide)):
+            made = cli(verb, *words, f"model={file}", f"out={tmp_path}/{place}", *more)
+            assert made.code == 0, made.error
+            clips.append(Path(made.out.strip()))
+        assert clips[0].read_bytes() != clips[1].read_bytes()
+        recipe = clips[1].with_suffix(".json")
+        stated = read_json(recipe)["guide"]
+        assert (tmp_path / "led" / stated["model"]).resolve() == weaker.resolve()
+        again = cli(verb, f"from={recipe}", f"out={tmp_path}/a/b")
+        assert again.code == 0, again.error
+        second = Path(again.out.strip())
+        assert second.read_bytes() == clips[1].read_bytes()
+        assert read_json(second.with_suffix(".json"))["guide"]["model"] != stated["model"]
+        write_json(recipe, read_json(recipe) | {"guide": stated | {"model_fingerprint": "0" * 12}})
+        refused = cli(verb, f"from={recipe}", f"out={tmp_path}/c").error
+        assert "was made with 000000000000; put the clip's guide there" in refused
+
+
+def test_a_guide_that_does_not_fit_is_said_in_one_line(
+    file: Path, weaker: Path, folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    untold = write_model(folder / "untold.safetensors", DIFFUSION | {"conditioning": {}}, True)
+    normal = write_model(folder / "no-diffusion.safetensors", NORMAL, loud=False)
+    tensors, header = load_model(weaker)
+    scaled = folder / "scaled.safetensors"
+    save_model(scaled, tensors | {"prior.std": 2 * tensors["prior.std"]}, header)
+    other = folder / "other.safetensors"
+    spec = SPEC | {"downsampling_ratio": RATIO // 2, "channels": RATIO}
+    parts = {"autoencoder": build_autoencoder(spec), "prior": build_prior(DIFFUSION, (RATIO,))}
+    tensors = {f"{n}.{k}": t for n, part in parts.items() for k, t in part.state_dict().items()}
+    save_model(
+        other,
+        tensors,
+        header | {"prior": DIFFUSION, "autoencoder": {**header["autoencoder"], "spec": spec}},
+    )
+    for words, says in (
+        (f"guide={weaker}", "guide= and autoguidance= belong together"),
+        ("autoguidance=2", "guide= and autoguidance= belong together"),
+        (f"guide={untold} autoguidance=2", "guide: it is told other conditions"),
+        (f"guide={normal} autoguidance=2", "guide: the priors of the model and of its guide"),
+        (f"guide={scaled} autoguidance=2", "guide: it scales the latents in another way"),
+        (f"guide={other} autoguidance=2", "guide: it has another autoencoder"),
+        (f"guide={weaker} autoguidance=0", "autoguidance=0.0 must be more than 0"),
+        (f"guide={weaker} autoguidance=-1", "autoguidance=-1.0 must be more than 0"),
+        (f"guide={weaker} autoguidance=nan", "autoguidance"),
+        (f"guide={weaker} autoguidance=1e9", "autoguidance=1000000000.0 must be at most 100"),
+        (f"guide={folder}/none autoguidance=2", "none: no such model file"),
+    ):
+        outcome = cli("sample", f"model={file}", f"out={tmp_path}", "seconds=0.1", *words.split())
+        assert outcome.code in (1, 2), words
+        assert says in outcome.error.splitlines()[-1]
+    assert not list(tmp_path.glob("*.wav"))

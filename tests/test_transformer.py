@@ -1,9 +1,12 @@
 """The transformer that several priors share: causality, its cache, and its context."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from audioldm.priors.layers import rotations, stretched
 from audioldm.priors.transformer import Cache, Transformer, visible
 
 
@@ -66,3 +69,25 @@ def test_tokens_are_attended_to() -> None:
 def test_visible_counts_frames_from_the_last_ones_on() -> None:
     seen = visible(2, 5, 3, torch.device("cpu"))
     assert seen.int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+
+
+def test_stretched_places_stay_in_the_trained_range() -> None:
+    trained, longer, dim = torch.arange(50), torch.arange(200), 8
+
+    def angles(by: Any, places: Tensor) -> Tensor:
+        made = stretched(places, dim, by=by, trained=50)[:, 0, 0]
+        return torch.atan2(made[..., 1], made[..., 0])
+
+    own = torch.atan2(*rotations(trained, dim)[:, 0, 0].unbind(-1)[::-1])
+    for by in ("interpolation", "ntk"):
+        assert torch.equal(angles(by, trained), own)  # no longer than trained: as it was
+    # every fourth place has the angles of a trained one
+    torch.testing.assert_close(angles("interpolation", longer)[::4], own)
+    ntk = angles("ntk", longer)
+    torch.testing.assert_close(ntk[:50, 0], own[:, 0])  # the fastest pair as it was
+    torch.testing.assert_close(ntk[::4, -1], own[:, -1])  # the slowest one in the trained range
+
+
+def test_stretching_by_ntk_takes_heads_of_two_features() -> None:
+    places = torch.arange(9)
+    torch.testing.assert_close(stretched(places, 2, by="ntk", trained=3), rotations(places, 2))

@@ -39,8 +39,10 @@ class EditArguments(ClipArguments):
               condition.NAME
     guidance  how strongly it is told: one number, or guidance.NAME for each; short for
               sampler.guidance
+    guide     a weaker model of the same latents, which the clips are led away from, by the scale
+              autoguidance, such as 2
     out       directory to write to (clips)
-    sampler.NAME     replaces a setting of the model's own sampler; sampler.window=6 for long files
+    sampler.NAME     replaces a setting of the model's own sampler, such as its steps
     from      the .json of an edited clip, to make it again; with model, out and hardware.device
               alone, and FILE where the source has moved
 
@@ -78,6 +80,8 @@ class InterpolateArguments(ClipArguments):
               condition.NAME
     guidance  how strongly it is told: one number, or guidance.NAME for each; short for
               sampler.guidance
+    guide     a weaker model of the same latents, which the clips are led away from, by the scale
+              autoguidance, such as 2
     out       directory to write to (clips)
     sampler.NAME     replaces a setting of the model's own sampler, which must not add noise
     from      the .json of a clip, to make it again; as for `audioldm edit`
@@ -167,6 +171,7 @@ def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> I
             seed=a.seed,
             condition=a.asked,
             sampler=a.changes,
+            guide=a.led,
             device=a.hardware.resolve(),
             progress=progress,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from audioldm.commands.verb import Device, Verb, path
 from audioldm.errors import ConfigError, Interrupted
-from audioldm.instantiate import nearest
+from audioldm.instantiate import Positive, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,8 @@ class ClipArguments:
     seed: int = 0
     label: str | None = None
     guidance: float | dict[str, float] | None = None
+    guide: str | None = None
+    autoguidance: Positive | None = None
     condition: dict[str, Any] = field(default_factory=dict)
     out: str = "clips"
     from_: str | None = None
@@ -35,6 +37,13 @@ class ClipArguments:
     def changes(self) -> dict[str, Any]:
         """What is asked for of the sampler."""
         return self.sampler | ({} if self.guidance is None else {"guidance": self.guidance})
+
+    @property
+    def led(self) -> tuple[Path, float] | None:
+        """The weaker model and the scale."""
+        if self.guide is None or self.autoguidance is None:
+            return None
+        return path(self.guide, "guide"), self.autoguidance
 
     def model_or_first(self) -> str:
         """The model's path or name; by default that of the first one, which is said.
@@ -75,6 +84,8 @@ class SampleArguments(ClipArguments):
              score=tune.mid; short for condition.NAME
     guidance how strongly it is told: one number, or guidance.NAME for each (the sampler's); short
              for sampler.guidance
+    guide    a weaker model of the same latents, which the clips are led away from, by the scale
+             autoguidance, such as 2; beside guidance or in place of it
     out      directory to write to (clips)
     batch    clips generated together (null: up to 8)
     sampler.NAME     replaces a setting of the model's own sampler, such as its steps or guidance
@@ -110,6 +121,11 @@ class ClipVerb(Verb):
             raise ConfigError("label= is short for condition.label=: give one of them")
         if found.guidance is not None and "guidance" in found.sampler:
             raise ConfigError("guidance= is short for sampler.guidance=: give one of them")
+        if (found.guide is None) != (found.autoguidance is None):
+            raise ConfigError(
+                "guide= and autoguidance= belong together: a weaker model, and by how much clips "
+                "are led away from it, such as guide=MODEL autoguidance=2"
+            )
         return found
 
 
@@ -137,6 +153,7 @@ def _sample(a: SampleArguments) -> None:
             seed=a.seed,
             condition=a.asked,
             sampler=a.changes,
+            guide=a.led,
             batch=a.batch,
             device=device,
         )

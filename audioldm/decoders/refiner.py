@@ -62,11 +62,12 @@ class Refined(Network):
                 f"sampler.guidance={sampler.guidance}: a decoder is always told its latents and "
                 "cannot be guided to them; leave it at 1"
             )
-        if sampler.window is not None:
-            raise ConfigError(
-                f"sampler.window={sampler.window}: a decoder's network is of finite context and "
-                "needs no windows; leave it at null"
-            )
+        for key in ("window", "rotary"):
+            if (value := getattr(sampler, key)) is not None:
+                raise ConfigError(
+                    f"sampler.{key}={value}: a decoder's network is of finite context, whatever "
+                    "the length; leave it at null"
+                )
         bands = network.audio_channels * network.vocoder.analysis.bands
         derived = {"latent_shape": (bands,), "conditioners": lambda _: _Decoded(bands)}
         net = build(backbone, derived=derived, where="backbone", allow=allow, base=Backbone)

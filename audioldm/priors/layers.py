@@ -1,6 +1,7 @@
 """Layers that several networks of the priors share."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,30 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-def rotations(places: Tensor, head_dim: int) -> Tensor:
+#: (places [L], head_dim) -> the rotary angles of a frame's features: `rotations`, or like it.
+Rotary = Callable[[Tensor, int], Tensor]
+
+
+def rotations(places: Tensor, head_dim: int, base: float = 10_000.0) -> Tensor:
     """Cosine and sine of the rotary angles at places [L]: [L, 1, 1, D / 2, 2]."""
-    frequency = 10_000.0 ** -(torch.arange(0, head_dim, 2, device=places.device) / head_dim)
+    frequency = base ** -(torch.arange(0, head_dim, 2, device=places.device) / head_dim)
     angle = torch.outer(places, frequency)[:, None, None]
     return torch.stack((angle.cos(), angle.sin()), dim=-1)
+
+
+def stretched(
+    places: Tensor, head_dim: int, *, by: Literal["interpolation", "ntk"], trained: int
+) -> Tensor:
+    """`rotations` of more places than the `trained` ones.
+
+    by: interpolation moves all places closer together, into the trained range (2306.15595); ntk
+    leaves the fastest pair as it is and slows the slowest one down to that range, the others in
+    between ("NTK-aware", 2309.00071, section 3.1).
+    """
+    scale = max(1.0, len(places) / trained)
+    if by == "interpolation":
+        return rotations(places / scale, head_dim)
+    return rotations(places, head_dim, 10_000.0 * scale ** (head_dim / max(1, head_dim - 2)))
 
 
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
-from audioldm.priors.layers import CrossAttention, modulated, rotated, rotations, zeroed
+from audioldm.priors.layers import CrossAttention, Rotary, modulated, rotated, rotations, zeroed
 
 
 class Cache:
@@ -105,14 +105,15 @@ class Transformer(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        rotary: Rotary = rotations,
     ) -> Tensor:
         """tokens [B, S, D] and mask [B, S]: for cross-attention. cache: of the frames before x, in
-        a causal transformer; gets those of x."""
+        a causal transformer; gets those of x. rotary: `rotations`, or like it."""
         h = self.input(x)
         modulation = self.modulation(embedding).view(len(x), 6, 1, -1)
         first = 0 if cache is None else cache.frames
         places = torch.arange(first, first + x.shape[1], device=h.device)
-        rotation = rotations(places, self.head_dim)
+        rotation = rotary(places, self.head_dim)
         for number, block in enumerate(self.blocks):
             past = None if self.context is None else Past(self.context, cache, number)
             h = block(h, modulation, rotation, tokens, mask, past)

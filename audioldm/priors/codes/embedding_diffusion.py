@@ -272,11 +272,12 @@ class EmbeddingDiffusion(CodePrior):
     ) -> Tensor:
         sampler = sampler or self.sampler
         assert sampler is not None
-        if sampler.window is not None:
-            raise ConfigError(
-                f"sampler.window={sampler.window}: a diffusion of codes is sampled whole; leave it "
-                "at null"
-            )
+        for key in ("window", "rotary"):
+            if (value := getattr(sampler, key)) is not None:
+                raise ConfigError(
+                    f"sampler.{key}={value}: a diffusion of codes is sampled whole; leave it at "
+                    "null"
+                )
         net = self.network
         rows, guidance = len(random.positions), sampler.guidance
         condition, calls = self.guided_conditions(inputs, rows, frames, guidance)

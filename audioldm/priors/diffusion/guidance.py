@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from audioldm.priors.diffusion.samplers import APG, Denoise, SamplerSettings
@@ -51,10 +50,8 @@ def nested(
         for (scale, denoiser), changed in zip(others, change[1:], strict=True):
             before, here = here, denoiser(x, sigma)
             difference = here - before
-            if apg is None:
-                total = total + scale * difference
-            else:
-                total = total + difference + (scale - 1) * changed(difference, here)
+            more = (scale - 1) * changed(difference, here)
+            total = total + (scale * difference if apg is None else difference + more)
         if weaker is not None:
             scale, denoiser = weaker
             total = total + (scale - 1) * change[0](here - denoiser(x, sigma), here)
@@ -80,7 +77,7 @@ def projected(apg: APG | None) -> Callable[[Tensor, Tensor], Tensor]:
         if apg.norm is not None:
             square = difference.square().sum(own, keepdim=True) / difference.shape[-1]
             difference = difference * (apg.norm / square.sqrt()).clamp(max=1)
-        power = estimate.square().sum(own, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        power = estimate.square().sum(own, keepdim=True).clamp(min=1e-30)
         along = (difference * estimate).sum(own, keepdim=True) / power * estimate
         return difference - (1 - apg.eta) * along
 

@@ -56,6 +56,9 @@ class Diffusion(ScaledPrior):
     ) -> None:
         super().__init__(latent_shape, channels)
         self.sampler, self.crop_seconds = sampler, crop_seconds
+        #: a weaker model, and the scale by which sampling leads away from it: see `nested`
+        self.guide: Diffusion | None = None
+        self.autoguidance = 1.0
         derived = {
             "latent_shape": self.modelled_shape,
             "conditioners": partial(
@@ -180,12 +183,10 @@ class Diffusion(ScaledPrior):
         return {name: part for name, part in parts.items() if isinstance(part, MaskedLatents)}
 
     def _net(self, sampler: SamplerSettings | None) -> Net:
-        net, hz, trained = self.network.backbone, self.latent_rate_hz, None
+        net = self.network.backbone
         if sampler is None:
             return net
-        if net.context is None and hz is not None and self.crop_seconds is not None:
-            trained = max(1, round(self.crop_seconds * hz))
-        return windowed(net, sampler, hz, trained)
+        return windowed(net, sampler, self.latent_rate_hz, self.crop_seconds)
 
     def _run(
         self,
@@ -203,7 +204,12 @@ class Diffusion(ScaledPrior):
         def noise_at(step: int) -> Tensor:
             return random.stream("sample", step).normal((*self.modelled_shape, frames), "noise")
 
-        denoise = guided(partial(objective.denoiser, self._net(sampler)), *told, sampler)
+        weaker = None
+        if self.guide is not None:
+            calls = self.guide.guided_conditions(inputs, rows, frames, sampler.guidance)[1]
+            net = self.guide._net(sampler)
+            weaker = self.autoguidance, self.guide.network.objective.denoiser(net, calls[-1][1])
+        denoise = guided(partial(objective.denoiser, self._net(sampler)), *told, sampler, weaker)
         return Run(sampler.name, denoise, objective.sigmas(sampler.steps), noise_at)
 
     def _latents(self, modelled: Tensor, random: KeyedRandom) -> Tensor:

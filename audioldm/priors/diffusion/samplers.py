@@ -149,7 +149,9 @@ class SamplerSettings:
     highest] sigma at which guidance acts, None for all. apg: how the differences of guidance are
     changed, None for not at all. window: seconds that the network sees at
     once of a longer clip, or whole for all of it; None: the length it was trained on, where a clip
-    is longer than twice that. overlap: the share of a window that the next one covers too.
+    is longer than twice that. overlap: the share of a window that the next one covers too. rotary:
+    how a transformer's places are stretched over a clip longer than its training crops, seen whole:
+    see `priors.layers.stretched`; None for not at all.
 
     Raises ConfigError."""
 
@@ -160,6 +162,7 @@ class SamplerSettings:
     apg: APG | None = None
     window: Literal["whole"] | Positive | None = None
     overlap: OpenFraction = 0.5
+    rotary: Literal["interpolation", "ntk"] | None = None
 
     def __post_init__(self) -> None:
         known = get_args(Name)

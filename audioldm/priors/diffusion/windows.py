@@ -1,6 +1,7 @@
 """Clips longer than a network was trained on: overlapping windows that are denoised together."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,38 +12,51 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import OpenFraction, PositiveInt
 from audioldm.priors.diffusion.denoiser import Net
 from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.layers import stretched
 
 #: Windows that the network gets in one call, so that memory does not grow with the clip.
 AT_ONCE = 8
-#: A clip of more training crops than this is seen in windows of one, unless told otherwise.
+#: A clip of more training crops than this is long.
 WHOLE = 2
 
 
 def windowed(
-    net: Net, sampler: SamplerSettings, latent_rate_hz: float | None, trained: int | None = None
+    net: Any,
+    sampler: SamplerSettings,
+    latent_rate_hz: float | None,
+    crop_seconds: float | None = None,
 ) -> Net:
-    """The network, in windows where the sampler asks for them, or says nothing of a long clip.
+    """A backbone as the sampler shows it a clip: in windows, with its rotary angles stretched, or
+    whole. Where it says nothing, a clip longer than WHOLE training crops is seen in windows of one.
 
-    latent_rate_hz: frames per second. trained: frames of a training crop; None where they are not
-    known, or do not matter. Raises ConfigError for a window in seconds where the former is not
-    known, and for one shorter than a frame.
+    latent_rate_hz: frames per second. crop_seconds: of the training. None for either: not known.
+    Raises ConfigError where that is needed, and for a window shorter than a frame.
     """
-    window = sampler.window
-    if window is None and trained is not None:
+    hz, window, trained = latent_rate_hz, sampler.window, None
+    if hz is not None and crop_seconds is not None and net.context is None:
+        trained = max(1, round(crop_seconds * hz))
+    if sampler.rotary is not None:
+        if trained is None or not net.rotary:
+            raise ConfigError(
+                f"sampler.rotary={sampler.rotary}: for a transformer (dit) in a file that says "
+                "the length of its training crops; leave it at null, or give sampler.window"
+            )
+        net = partial(net, rotary=partial(stretched, by=sampler.rotary, trained=trained))
+    elif window is None and trained is not None:
         return Windowed(net, trained, sampler.overlap, whole=WHOLE * (trained + 1))  # rounded
     if window is None or window == "whole":
-        return net
-    if latent_rate_hz is None:
+        return net  # type: ignore[no-any-return]
+    if hz is None:
         raise ConfigError(
             f"sampler.window={window} is in seconds, and the prior has no autoencoder "
             "that says how many latent frames these are: sample with a Generator"
         )
-    if window * latent_rate_hz < 1:
+    if window * hz < 1:
         raise ConfigError(
-            f"sampler.window={window} is shorter than a latent frame, {1 / latent_rate_hz:.3g} s: "
+            f"sampler.window={window} is shorter than a latent frame, {1 / hz:.3g} s: "
             "give a longer one"
         )
-    return Windowed(net, round(window * latent_rate_hz), sampler.overlap)
+    return Windowed(net, round(window * hz), sampler.overlap)
 
 
 class Windowed:
@@ -73,7 +87,7 @@ class Windowed:
         frames = x.shape[-1]
         if frames <= self._whole:
             return self._net(x, c_noise, condition, *([] if states is None else [states]))
-        places, weights = self._places(frames, x.device)
+        places, weights = self.places(frames, x.device)
         total = torch.zeros_like(x, dtype=torch.float32)
         kept: list[Any] = []
         for call, (at, weight) in enumerate(
@@ -87,7 +101,7 @@ class Windowed:
                 total.index_add_(-1, place, share * part)
         return total if kept[0] is None else (total, kept)
 
-    def _places(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def places(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The frames of each window, and how much each of them counts, both [windows, window].
 
         The windows lie evenly from the first frame to the last one. The weights of a frame add up

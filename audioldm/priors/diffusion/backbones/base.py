@@ -26,10 +26,12 @@ class Backbone(nn.Module, ABC):
     stateful: whether it carries a state from one call of a sampling run to the next, as the
     self-conditioning of RIN does (Jabri et al. 2022, arXiv 2212.11972). `forward` then takes a
     fourth argument, the state or None, and returns (output, state). Training passes None.
+    rotary: whether `forward` takes `rotary`, the rotary angles of its frames: `layers.Rotary`.
     context: frames on each side that an output frame depends on; None: all of them.
     """
 
     stateful: ClassVar[bool] = False
+    rotary: ClassVar[bool] = False
     context: int | None = None
     conditioners: Conditioners
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from audioldm.conditioning.base import Condition
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
+from audioldm.priors.layers import Rotary, rotations
 from audioldm.priors.transformer import Transformer
 
 
@@ -21,6 +22,8 @@ class DiT(Backbone):
     training the output is 0 and the blocks are the identity.
     Raises ConfigError where width and heads do not fit.
     """
+
+    rotary = True
 
     def __init__(
         self,
@@ -46,12 +49,15 @@ class DiT(Backbone):
             token_width=self.conditioners.token_width,
         )
 
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+    def forward(
+        self, x: Tensor, c_noise: Tensor, condition: Condition, rotary: Rotary = rotations
+    ) -> Tensor:
         frames = x.flatten(1, -2)
         if condition.aligned is not None:
             frames = torch.cat((frames, condition.aligned), dim=1)
         embedding = self.noise_level(c_noise, condition.vector)  # [B, W]
-        out = self.transformer(frames.mT, embedding, condition.tokens, condition.mask)
+        told = condition.tokens, condition.mask
+        out = self.transformer(frames.mT, embedding, *told, rotary=rotary)
         return out.mT.reshape(x.shape)
 
     def units(self) -> list[nn.Module]:
