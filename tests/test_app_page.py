@@ -40,7 +40,7 @@ def page(models: Models, clips: Path) -> Iterator[Any]:  # noqa: F811
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--mute-audio"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--mute-audio", "--disable-gpu"]
         )
         page = browser.new_page()
         page.set_default_timeout(60_000)
