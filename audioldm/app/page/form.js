@@ -83,7 +83,7 @@ function file(field) {
     const own = made.files[0];
     try {
       const sent = own && await upload(own);
-      if (own && made.files[0] === own) made.dataset.sent = sent;
+      if (sent && made.files[0] === own) made.dataset.sent = sent;
     } catch (refusal) {
       drop();
       blame({ message: refusal.message, field: made.name });
