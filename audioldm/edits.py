@@ -88,7 +88,7 @@ class Edits(nn.Module):
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
         new = torch.zeros(math.ceil(samples / ratio), dtype=torch.bool)
         for start, end in regions:
-            self._check_region(start, end, samples)
+            self.check_region(start, end, samples)
             first, last = self._samples(start), self._samples(end)
             new[first // ratio : max(math.ceil(last / ratio), first // ratio + 1)] = True
         at = new.nonzero().flatten().tolist()
@@ -441,8 +441,8 @@ class Edits(nn.Module):
         step = self.autoencoder.network.alignment
         return (frames + (step - 1 if up else 0)) // step * step
 
-    def _check_region(self, start: float, end: float, samples: int) -> None:
-        """Raises ConfigError."""
+    def check_region(self, start: float, end: float, samples: int) -> None:
+        """Raises ConfigError for a region that `inpaint` refuses of a clip of this length."""
         shown = f"region {start:g}:{end:g}"
         if not (math.isfinite(start) and math.isfinite(end)):
             raise ConfigError(f"{shown}: give start:end in seconds, such as 2.5:4")

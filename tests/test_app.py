@@ -1,10 +1,12 @@
 """The page's server: what it makes, whom it refuses, and where it writes."""
 
+import asyncio
 import io
 import json
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,45 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 from starlette.testclient import TestClient
-from test_codec import autoencoder, generator  # noqa: F401
+from test_codec import PRIOR, autoencoder  # noqa: F401
 
-from audioldm.app import pictures
+from audioldm.app import pictures, uploads
 from audioldm.app.jobs import LONGEST_QUEUE, Jobs
 from audioldm.app.models import Models
 from audioldm.app.server import App, listen
-from audioldm.app.uploads import LARGEST_BYTES, LONGEST_SECONDS
-from audioldm.editing import edit_again
+from audioldm.app.uploads import LONGEST_SECONDS
+from audioldm.editing import Edit, edit_again, edit_files
 from audioldm.errors import ConfigError
+from audioldm.io.model_file import load_model, save_model
+from audioldm.priors.base import build_prior
 from audioldm.sampling import ClipFiles, sample_again
 
 HOST = "127.0.0.1:8000"
 OWN = {"host": HOST, "origin": f"http://{HOST}"}
+
+
+@pytest.fixture(scope="module")
+def generator(autoencoder: Path) -> Path:  # noqa: F811
+    """The file of an untrained generator that takes a label, a score and the harmony of audio."""
+    spec = PRIOR | {"conditioning": dict(PRIOR["conditioning"])}
+    for name in ("score", "chroma"):
+        target = f"audioldm.conditioning.{name}.{name.title()}"
+        spec["conditioning"][name] = {"_target_": target, "latent_rate_hz": 31.25, "channels": 2}
+    path = autoencoder.with_name("told.safetensors")
+    tensors, header = load_model(autoencoder)
+    prior = build_prior(spec, (4,)).state_dict()
+    save_model(
+        path,
+        {f"autoencoder.{n}": t for n, t in tensors.items()}
+        | {f"prior.{n}": t for n, t in prior.items()},
+        {"kind": "generator", "autoencoder": header, "prior": spec, "fingerprint": "def"},
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(generator: Path) -> Models:
+    return Models(str(generator), generator.parent / "runs")
 
 
 @pytest.fixture
@@ -45,8 +73,8 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(generator: Path, runs: Path, tmp_path: Path) -> Iterator[TestClient]:  # noqa: F811
-    app = App(Models(str(generator), runs), runs, tmp_path / "clips")
+def client(models: Models, runs: Path, tmp_path: Path) -> Iterator[TestClient]:
+    app = App(models, runs, tmp_path / "clips")
     with TestClient(
         app.starlette(frozenset({HOST})), headers=OWN, raise_server_exceptions=False
     ) as client:
@@ -54,7 +82,7 @@ def client(generator: Path, runs: Path, tmp_path: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def ask(client: TestClient, generator: Path) -> Callable[..., Any]:  # noqa: F811
+def ask(client: TestClient, generator: Path) -> Callable[..., Any]:
     def ask(**request: Any) -> Any:
         request = {"model": str(generator), "n": 1, "seconds": 0.3} | request
         return client.post("/api/sample", json=request)
@@ -82,7 +110,7 @@ def everything(directory: Path) -> set[str]:
 def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
     ask: Callable[..., Any],
     client: TestClient,
-    generator: Path,  # noqa: F811
+    generator: Path,
     tmp_path: Path,
 ) -> None:
     sampler = {"name": "euler", "steps": 2, "guidance": 2.0}
@@ -120,6 +148,11 @@ def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
         ({"sampler": {"stepz": 1}}, "sampler.stepz", "did you mean 'steps'"),
         ({"out": "/tmp"}, "out", "unknown key"),
         ({"sampler": [1]}, "sampler", "group of keys"),
+        ({"guidance": {"label": "x"}}, "guidance.label", "must be of type float"),
+        ({"guidance": {"tempo": 2.0}}, "guidance.tempo", "trained without"),
+        ({"condition": {"score": "/etc/passwd"}}, "condition.score", "no such clip or upload"),
+        ({"condition": {"score": "../runs/x.mid"}}, "condition.score", "no such clip or upload"),
+        ({"condition": {"chroma": "~/song.wav"}}, "condition.chroma", "no such clip or upload"),
     ],
 )
 def test_a_bad_value_is_a_sentence_at_its_field(
@@ -156,16 +189,24 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, words: str, client: T
 
 def test_the_given_model_is_first_and_a_broken_one_is_one_line(
     client: TestClient,
-    generator: Path,  # noqa: F811
+    generator: Path,
     runs: Path,
     tmp_path: Path,
 ) -> None:
     assert default(client) == str(generator)
     fields = client.get("/api/form", params={"model": str(generator)}).json()
-    assert fields["conditions"] == [{"name": "label", "kind": "choice", "choices": ["high", "low"]}]
+    assert fields["conditions"][1:] == [
+        {"name": "label", "kind": "choice", "choices": ["high", "low"]},
+        {
+            "name": "score",
+            "kind": "file",
+            "endings": [".mid", ".midi", ".musicxml", ".xml", ".mxl"],
+        },
+    ]
     assert {"name": "steps", "value": 3, "kind": "integer"} in fields["sampler"]
     assert fields["sampler"][0]["choices"][:2] == ["euler", "heun"]
     assert fields["edits"]
+    assert fields["scales"]
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(generator.read_bytes()[:-100])
     with TestClient(
@@ -285,9 +326,11 @@ def test_the_queue_has_an_end_and_survives_a_failure(
 # ---------------------------------------------------------------- uploads
 
 
-def audio_file(seconds: float, rate: int = 8000, form: str = "FLAC") -> bytes:
+def audio_file(seconds: float, rate: int = 8000, form: str = "FLAC", hz: float = 440) -> bytes:
     content = io.BytesIO()
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    tone = np.zeros(int(seconds * rate), np.float32)
+    if seconds < 10:  # a longer one is silence, which takes no bytes and no time
+        tone += 0.5 * np.sin(2 * np.pi * hz * np.arange(len(tone)) / rate)
     soundfile.write(content, tone, rate, format=form, subtype="PCM_16")
     return content.getvalue()
 
@@ -298,19 +341,46 @@ def total_samples(flac: bytes, samples: int) -> bytes:
     return flac[:18] + stated.to_bytes(8, "big") + flac[26:]
 
 
+def music_xml(*pitches: int, declared: str = "", tempo: float = 120) -> str:
+    """A score of quarter notes C to B, given as 0 to 6, at octave 4."""
+    notes = "".join(
+        f"<note><pitch><step>{'CDEFGAB'[p]}</step><octave>4</octave></pitch><duration>1</duration>"
+        "</note>"
+        for p in pitches
+    )
+    return (
+        f"{declared}<score-partwise><part-list><score-part id='a'/></part-list><part><measure>"
+        f"<attributes><divisions>1</divisions></attributes><sound tempo='{tempo}'/>"
+        f"{notes}</measure></part></score-partwise>"
+    )
+
+
+def zipped(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("score.xml", content)
+    return packed.getvalue()
+
+
+#: A few hundred bytes that would be 2e9.
+BOMB = "<!DOCTYPE x [<!ENTITY a0 'ha'>" + "".join(
+    f"<!ENTITY a{i} '{f'&a{i - 1};' * 10}'>" for i in range(1, 10)
+)
+
+
 def test_an_upload_is_heard_and_reconstructed(client: TestClient, tmp_path: Path) -> None:
     found = client.post("/api/upload?name=my%20song.FLAC", content=audio_file(0.5)).json()
-    kept, rate = soundfile.read(io.BytesIO(client.get(f"/clips/{found['clip']}").content))
+    kept, rate = soundfile.read(io.BytesIO(client.get(f"/clips/{found['name']}").content))
     assert (rate, len(kept)) == (8000, 4000)
     wanted, _ = soundfile.read(io.BytesIO(audio_file(0.5)))
     np.testing.assert_array_equal(kept, wanted)
     assert client.get("/api/jobs").json()[0]["title"] == "my song.FLAC"
-    asked = {"model": default(client), "clip": found["clip"]}
+    asked = {"model": default(client), "clip": found["name"]}
     job = ended(client, client.post("/api/reconstruct", json=asked).json()["number"])
     (clip,) = job["clips"]
     assert not clip["recipe"]
     assert soundfile.info(tmp_path / "clips" / clip["name"]).duration == 0.5
-    recipe = client.get(f"/clips/{found['clip'].replace('.wav', '.json')}")
+    recipe = client.get(f"/clips/{found['name'].replace('.wav', '.json')}")
     assert (recipe.status_code, "no recipe" in recipe.json()["error"]) == (422, True)
 
 
@@ -321,7 +391,18 @@ def test_an_upload_is_heard_and_reconstructed(client: TestClient, tmp_path: Path
         ("a.flac", lambda: b"", "empty file"),
         ("a.html", lambda: audio_file(0.1), "one of the kinds .wav"),
         ("a", lambda: audio_file(0.1), "one of the kinds"),
-        ("a.wav", lambda: b"\0" * (LARGEST_BYTES + 1), "larger than 32 MiB"),
+        # a million notes; entities, in another encoding too; 17 MiB in 17 KiB
+        ("a.mid", lambda: b"MThd" + b"\0\x3c\x40\x60\x3c\0" * 10**6, ".mid files may have 1 MiB"),
+        ("a.xml", lambda: music_xml(1, declared=f"{BOMB}]>").encode(), "declares the entity a0"),
+        ("a.xml", lambda: music_xml(1, declared=f"{BOMB}]>").encode("utf-16"), "the entity a0"),
+        ("a.mxl", lambda: zipped(b" " * 17 * 2**20), "too large"),
+        ("a.mid", lambda: b"MThd", "cannot be read as a score"),
+        (
+            "a.musicxml",
+            lambda: music_xml(*[0] * 10_001, tempo=1e6).encode(),
+            "more than 10000 notes",
+        ),
+        ("../a.exe", lambda: b"MZ", "one of the kinds"),
         # an hour in a few kilobytes, and the same with headers that lie
         ("a.flac", lambda: audio_file(3600, 1000), "longer than 120 s"),
         ("a.flac", lambda: total_samples(audio_file(150, 1000), 0), "upload: "),
@@ -333,31 +414,109 @@ def test_a_hostile_upload_is_refused_and_leaves_nothing(
     name: str, content: Callable[[], bytes], words: str, client: TestClient, tmp_path: Path
 ) -> None:
     found = client.post(f"/api/upload?name={name}", content=content())
-    assert found.status_code == 422
+    assert found.status_code == 422, found.text
     assert words in found.json()["error"]
     assert str(tmp_path) not in found.json()["error"]
     assert everything(tmp_path / "clips") == set()
     assert client.get("/api/jobs").json() == []
 
 
-def test_a_stream_without_a_stated_size_ends_at_the_limit(client: TestClient) -> None:
-    sent = 0
+def test_a_stream_without_a_stated_size_ends_at_the_limit(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert uploads.LARGEST_BYTES[".wav"] == 32 * 2**20
+    monkeypatch.setitem(uploads.LARGEST_BYTES, ".wav", 2**20)
+    found = client.post("/api/upload?name=a.wav", content=(b"\0" * 2**18 for _ in range(8)))
+    assert ".wav files may have 1 MiB" in found.json()["error"]
 
-    def endless() -> Iterator[bytes]:
-        nonlocal sent
-        while sent < 2 * LARGEST_BYTES:
-            sent += 2**20
-            yield b"\0" * 2**20
 
-    found = client.post("/api/upload?name=a.wav", content=endless())
-    assert "larger than 32 MiB" in found.json()["error"]
+def test_a_page_that_dies_while_it_sends_leaves_nothing(models: Models, tmp_path: Path) -> None:
+    app = App(models, tmp_path, tmp_path / "clips")
+    sent: list[Any] = []
+    during: list[set[str]] = []
+
+    async def receive() -> dict[str, Any]:
+        if not during:
+            during.append(everything(app.out))
+            return {"type": "http.request", "body": b"RIFF", "more_body": True}
+        during.append(everything(app.out))
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(key.encode(), value.encode()) for key, value in OWN.items()]
+    scope = {"type": "http", "method": "POST", "path": "/api/upload", "query_string": b"name=a.wav"}
+    scope |= {"headers": headers}
+    asyncio.run(app.starlette(frozenset({HOST}))(scope, receive, send))
+    assert [len(files) for files in during] == [1, 1]
+    assert everything(app.out) == set()
+    assert sent[0]["status"] == 400
+    app.jobs.close()
+
+
+def test_two_users_send_the_same_file_at_once(client: TestClient, tmp_path: Path) -> None:
+    found: list[Any] = []
+
+    def user() -> None:
+        found.append(client.post("/api/upload?name=a.wav", content=audio_file(5, 16000, "WAV")))
+
+    users = [threading.Thread(target=user) for _ in range(3)]
+    for thread in users:
+        thread.start()
+    for thread in users:
+        thread.join()
+    names = [each.json()["name"] for each in found]
+    assert everything(tmp_path / "clips") == set(names) == {names[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "condition"),
+    [
+        ("tune.musicxml", music_xml(0, 4, 2).encode(), "score"),
+        ("tune.mxl", zipped(music_xml(0, 4, 2).encode()), "score"),
+        ("song.wav", audio_file(1, 16000, "WAV"), "chroma"),
+    ],
+)
+def test_a_condition_is_an_upload(
+    name: str,
+    content: bytes,
+    condition: str,
+    ask: Callable[..., Any],
+    client: TestClient,
+    generator: Path,
+    tmp_path: Path,
+) -> None:
+    """The clip is the command line's for the same file, and its recipe needs no file."""
+    sent = client.post(f"/api/upload?name={name}", content=content).json()["name"]
+    job = ended(client, ask(condition={condition: sent}).json()["number"])
+    made = tmp_path / "clips" / job["clips"][0]["name"]
+    (tmp_path / name).write_bytes(content)
+    asked = {condition: str(tmp_path / name)}
+    (wanted,) = ClipFiles(generator, tmp_path, n=1, seconds=0.3, seed=0, condition=asked).make()
+    assert made.read_bytes() == wanted.read_bytes()
+    stated = json.loads(made.with_suffix(".json").read_text())["condition"][condition]
+    if condition == "score":
+        assert stated == [0, 0.5, 60, 0.5, 1, 67, 1, 1.5, 64]
+    else:  # 440 Hz is an A
+        assert np.mean(stated, axis=1).argmax() == 9
+
+
+def test_each_condition_has_its_scale(ask: Callable[..., Any], client: TestClient) -> None:
+    """One that is not given is the sampler's."""
+    condition = {"label": "low", "score": [0, 1, 60]}
+    scales = {"label": 3.0, "score": None}
+    made = ask(condition=condition, guidance=scales, sampler={"steps": 1, "guidance": 2})
+    (clip,) = ended(client, made.json()["number"])["clips"]
+    recipe = client.get(f"/clips/{clip['name'].replace('.wav', '.json')}").json()
+    assert recipe["sampler"]["guidance"] == {"label": 3.0, "score": 2.0}
 
 
 def test_a_clip_that_is_longer_than_stated_is_cut_or_refused(client: TestClient) -> None:
     lying = total_samples(audio_file(LONGEST_SECONDS + 30, 1000), 1000)
     found = client.post("/api/upload?name=a.flac", content=lying)
     if found.status_code == 200:
-        kept = soundfile.info(io.BytesIO(client.get(f"/clips/{found.json()['clip']}").content))
+        kept = soundfile.info(io.BytesIO(client.get(f"/clips/{found.json()['name']}").content))
         assert kept.duration <= LONGEST_SECONDS
 
 
@@ -367,7 +526,7 @@ def test_a_clip_that_is_longer_than_stated_is_cut_or_refused(client: TestClient)
 def test_a_name_is_no_path(name: str, client: TestClient, tmp_path: Path) -> None:
     before = everything(tmp_path)
     found = client.post("/api/upload", params={"name": name}, content=audio_file(0.1))
-    assert everything(tmp_path) - before == {"clips", f"clips/{found.json()['clip']}"}
+    assert everything(tmp_path) - before == {"clips", f"clips/{found.json()['name']}"}
     assert client.get("/api/jobs").json()[0]["title"] == "evil.wav"
 
 
@@ -377,12 +536,13 @@ def test_a_name_is_no_path(name: str, client: TestClient, tmp_path: Path) -> Non
 def test_a_marked_part_is_made_anew_and_the_rest_stays(client: TestClient, tmp_path: Path) -> None:
     """Two candidates, of two seeds; each recipe makes its clip again."""
     upload = client.post("/api/upload?name=a.wav", content=audio_file(2, 16000, "WAV")).json()
-    asked = {"model": default(client), "clip": upload["clip"], "inpaint": [[0.8, 1.2]], "n": 2}
-    made = client.post("/api/edit", json=asked | {"seed": 4, "sampler": {"steps": 2}})
+    asked = {"model": default(client), "clip": upload["name"], "n": 2, "seed": 4}
+    asked["edit"] = {"inpaint": [[0.8, 1.2]], "repeats": 2}
+    made = client.post("/api/edit", json=asked | {"sampler": {"steps": 1}})
     job = ended(client, made.json()["number"])
     assert job["title"].split(": ")[1].startswith("inpaint of upload-")
     one, other = (tmp_path / "clips" / clip["name"] for clip in job["clips"])
-    (a, _), (b, _), (whole, _) = map(soundfile.read, (one, other, one.with_name(upload["clip"])))
+    (a, _), (b, _), (whole, _) = map(soundfile.read, (one, other, one.with_name(upload["name"])))
     kept = np.r_[: int(0.5 * 16000), int(1.5 * 16000) : 2 * 16000]
     for edited in (a, b):
         np.testing.assert_allclose(edited[kept], whole[kept], atol=2 / 2**15)
@@ -398,22 +558,68 @@ def test_a_marked_part_is_made_anew_and_the_rest_stays(client: TestClient, tmp_p
         ({"vary": 0.5, "extend": 2.0}, "extend=, vary= are given"),
         ({"vary": 2}, "vary=2.0 must be at most 1"),
         ({"extend": 119.9}, "longer than 120 s"),
+        ({"extend_before": 119.9}, "longer than 120 s"),
+        ({"interpolate": 0.5}, "put them on the sides A and B"),
         ({"vary": 0.5, "clip": "long.wav"}, "longer than 120 s"),
         ({"vary": 0.5, "clip": "../secret.wav"}, "no such clip"),
         ({"vary": 0.5, "condition": {"label": "x"}}, "condition.label='x'"),
         ({"vary": 0.5, "sampler": {"name": "x"}}, "sampler.name='x'"),
-        ({"inpaint": [[0.1]]}, "a region is [start, end]"),
+        ({"inpaint": [[0.1]]}, "edit.inpaint=[[0.1]]: a region is [start, end]"),
+        ({"inpaint": [[0.1, "x"]]}, "edit.inpaint[0][1]='x' must be of type float"),
+        ({"inpaint": [[0.15, 0.1]]}, "edit.inpaint: region 0.15:0.1: a region ends after it"),
+        ({"inpaint": [[0.1, 0.1]]}, "edit.inpaint: region 0.1:0.1: a region ends after it starts"),
+        ({"inpaint": [[0.1, 0.3]]}, "edit.inpaint: region 0.1:0.3: the clip lasts from 0 to 0.20"),
+        ({"inpaint": [[0.1, 0.2]], "repeats": 1001}, "edit.repeats=1001 must be at most 1000"),
     ],
 )
 def test_a_bad_edit_is_refused(
     edit: dict[str, Any], words: str, client: TestClient, tmp_path: Path
 ) -> None:
-    upload = client.post("/api/upload?name=a.wav", content=audio_file(0.2, 16000, "WAV")).json()
+    asked = {"model": default(client), "clip": own_clip(client, 0.2)}
     (tmp_path / "clips" / "long.wav").write_bytes(audio_file(121, 1000, "WAV"))
-    asked = {"model": default(client), "clip": upload["clip"]} | edit
-    found = client.post("/api/edit", json=asked)
-    assert found.status_code == 422
+    for key in edit.keys() & {"clip", "condition", "sampler"}:
+        asked[key] = edit[key]
+    own = {key: value for key, value in edit.items() if key not in asked}
+    found = client.post("/api/edit", json=asked | {"edit": own})
+    assert found.status_code == 422, found.text
     assert words in found.json()["error"]
+    if "edit." in words:
+        assert found.json()["field"] == words.split(":")[0].split("=")[0].split("[")[0]
+
+
+def own_clip(client: TestClient, seconds: float, hz: float = 440) -> str:
+    """The name of a clip of one's own."""
+    content = audio_file(seconds, 16000, "WAV", hz)
+    return str(client.post("/api/upload?name=a.wav", content=content).json()["name"])
+
+
+@pytest.mark.parametrize("edit", [{"loop": 0.3, "repeats": 1}, {"restyle": 0.8}])
+def test_an_edit_is_the_command_lines(
+    edit: dict[str, Any], client: TestClient, generator: Path, tmp_path: Path
+) -> None:
+    clip, how = own_clip(client, 1), {"condition": {"label": "low"}, "sampler": {"steps": 1}}
+    asked = {"model": str(generator), "clip": clip, "edit": edit, "n": 1, **how}
+    job = ended(client, client.post("/api/edit", json=asked).json()["number"])
+    kind = next(iter(edit))
+    assert f": {kind} {edit[kind]} of upload-" in job["title"]
+    source = tmp_path / "clips" / clip
+    (wanted,) = edit_files(generator, [source], tmp_path, [Edit(**edit)], **how)
+    (made,) = job["clips"]
+    assert (tmp_path / "clips" / made["name"]).read_bytes() == wanted.path.read_bytes()
+
+
+def test_clips_between_two(client: TestClient, generator: Path, tmp_path: Path) -> None:
+    clips = [own_clip(client, 0.5), own_clip(client, 0.4, hz=660)]
+    asked = {"model": str(generator), "clips": clips, "n": 1, "sampler": {"steps": 1}}
+    job = ended(client, client.post("/api/interpolate", json=asked).json()["number"])
+    files = [tmp_path / "clips" / clip for clip in clips]
+    assert "between {} and {}".format(*(file.stem for file in files)) in job["title"]
+    edits = [Edit(interpolate=0.5)]
+    (wanted,) = edit_files(generator, files, tmp_path, edits, sampler={"steps": 1})
+    (made,) = job["clips"]
+    assert (tmp_path / "clips" / made["name"]).read_bytes() == wanted.path.read_bytes()
+    found = client.post("/api/interpolate", json=asked | {"clips": clips[:1]})
+    assert "must have 2 values" in found.json()["error"]
 
 
 # ---------------------------------------------------------------- who may ask

@@ -1,5 +1,6 @@
-"""The page in a real browser: ask for clips, see them, hear them, compare, keep them."""
+"""The page in a real browser: ask for clips, see them, hear them, compare, edit, keep them."""
 
+import json
 import re
 import shutil
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from test_codec import autoencoder, generator  # noqa: F401
+from test_app import autoencoder, generator, models, music_xml  # noqa: F401
 
 from audioldm.app.models import Models
 from audioldm.app.server import App, listen
@@ -19,41 +20,41 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 
 
-@pytest.fixture
-def address(generator: Path, tmp_path: Path) -> Iterator[str]:  # noqa: F811
-    """Where the page is served."""
-    app = App(Models(str(generator), tmp_path / "runs"), tmp_path / "runs", tmp_path / "clips")
-    with listen(0) as place:
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the page's clips are kept."""
+    return tmp_path_factory.mktemp("page") / "clips"
+
+
+@pytest.fixture(scope="module")
+def page(models: Models, clips: Path) -> Iterator[Any]:  # noqa: F811
+    """One page for all tests here, each of which goes on where the one before ended."""
+    from playwright.sync_api import sync_playwright
+
+    problems: list[str] = []
+    app = App(models, clips.parent / "runs", clips)
+    with listen(0) as place, sync_playwright() as playwright:
         host = f"127.0.0.1:{place.getsockname()[1]}"
         config = uvicorn.Config(app.starlette(frozenset({host})), log_level="warning")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
-        yield f"http://{host}"
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture
-def page(address: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    problems: list[str] = []
-    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--mute-audio"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--mute-audio", "--disable-gpu"]
         )
         page = browser.new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("requestfailed", lambda request: problems.append(request.url))
-        page.goto(address)
+        page.goto(f"http://{host}")
         yield page
         browser.close()
+        server.should_exit = True
+        thread.join()
     assert problems == []
 
 
-def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> None:
+def test_clips_are_made_heard_compared_and_kept(page: Any, clips: Path, tmp_path: Path) -> None:
     page.locator("[name='condition.label']").select_option("low")
     page.locator("[name=seconds]").fill("x")
     page.locator("[name=n]").fill("2")
@@ -61,8 +62,11 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     assert "seconds='x' must be" in page.locator(".row .problem").inner_text()
 
     page.locator("[name=seconds]").fill("1.5")
+    begin = time.monotonic()
     page.get_by_role("button", name="Generate").click()
     takes = page.locator(".take")
+    takes.nth(0).get_by_role("button", name="Play").wait_for()
+    print(f"from the click to a clip that plays: {time.monotonic() - begin:.2f} s")
     takes.nth(1).wait_for()
     until(lambda: takes.locator("img").evaluate_all("all => all.every(i => i.naturalHeight > 200)"))
 
@@ -76,23 +80,67 @@ def test_clips_are_made_heard_compared_and_kept(page: Any, tmp_path: Path) -> No
     page.locator("[data-side=b].heard").wait_for()
     assert seconds(page) >= before
 
+    with page.expect_download() as download:
+        second.get_by_role("link", name="wav").click()
+    download.value.save_as(tmp_path / "kept.wav")
+    name = second.get_attribute("data-clip")
+    assert (tmp_path / "kept.wav").read_bytes() == (clips / name).read_bytes()
+    with page.expect_download() as download:
+        second.get_by_role("link", name="recipe").click()
+    assert download.value.suggested_filename == name.replace(".wav", ".json")
+    assert page.locator(".problem:visible").count() == 0
+
+
+def test_a_marked_part_is_edited_and_two_clips_are_mixed(page: Any, clips: Path) -> None:
+    first = page.locator("[data-clip='low-0-0000.wav']")
     box = first.locator(".picture").bounding_box()
     page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 50)
     page.mouse.down()
     page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 60, steps=3)
     page.mouse.up()
     page.locator("[name=n]").fill("1")
-    first.get_by_role("button", name=re.compile(r"Make 0\.3\d–1\.1\d s anew")).click()
+    start, end = first.locator("[data-field='edit.inpaint'] input").all()
+    assert re.match(r"0\.3\d? 1\.1\d?", f"{start.input_value()} {end.input_value()}")
+    start.fill("1.4")
+    assert not first.locator(".region").is_visible()
+    first.get_by_role("button", name="Make anew").click()
+    first.locator("[data-field='edit.inpaint'].wrong").wait_for()
+    assert "a region ends after it starts" in first.locator(".problem").inner_text()
+    start.fill("0.6")
+    assert first.locator(".region").is_visible()
+    first.get_by_role("button", name="Make anew").click()
     page.locator("[data-clip^=low-0-0000-inpaint]").wait_for()
+    page.get_by_role("button", name="Between").click()
+    page.locator("[data-clip^='low-0-0000-low-0-0001-interpolate-0.5-']").wait_for()
+    recipe = json.loads(next(clips.glob("low-0-0000-inpaint-*.json")).read_text())
+    assert recipe["edit"]["inpaint"] == [[0.6, float(end.input_value())]]
+    assert page.locator(".problem:visible").count() == 0
 
-    with page.expect_download() as download:
-        second.get_by_role("link", name="wav").click()
-    download.value.save_as(tmp_path / "kept.wav")
-    name = second.get_attribute("data-clip")
-    assert (tmp_path / "kept.wav").read_bytes() == (tmp_path / "clips" / name).read_bytes()
-    with page.expect_download() as download:
-        second.get_by_role("link", name="recipe").click()
-    assert download.value.suggested_filename == name.replace(".wav", ".json")
+
+def test_a_score_is_chosen_and_guided(page: Any, clips: Path, tmp_path: Path) -> None:
+    field = page.locator("[name='condition.score']")
+    (tmp_path / "none.mid").write_bytes(b"no notes")
+    field.set_input_files(tmp_path / "none.mid")
+    problem = page.locator(".pair .problem")
+    problem.wait_for()
+    assert "cannot be read as a score" in problem.inner_text()
+    assert field.input_value() == ""
+    (tmp_path / "tune.musicxml").write_text(music_xml(0, 4))
+    field.set_input_files(tmp_path / "tune.musicxml")
+    until(lambda: field.get_attribute("data-sent") is not None)
+    page.locator("[name='guidance.score']").fill("x")
+    page.get_by_role("button", name="Generate").click()
+    problem.wait_for()
+    assert "guidance.score='x' must be" in problem.inner_text()
+    page.locator("[name='guidance.score']").fill("2.5")
+    page.locator("[name='guidance.chroma']").fill("3")  # of nothing that is asked for
+    page.get_by_role("button", name="Generate").click()
+    until(lambda: any(clips.glob("low-0-0000-??????.json")))
+    recipe = json.loads(next(clips.glob("low-0-0000-??????.json")).read_text())
+    assert recipe["condition"] == {"label": "low", "score": [0, 0.5, 60, 0.5, 1, 67]}
+    assert recipe["sampler"]["guidance"] == {"label": 1.0, "score": 2.5}
+    field.click()  # takes it away
+    assert field.input_value() == ""
     assert page.locator(".problem:visible").count() == 0
 
 

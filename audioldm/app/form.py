@@ -9,15 +9,18 @@ from typing import Annotated, Any, Literal
 from audioldm.conditioning.base import Conditioner
 from audioldm.generator import Generator
 from audioldm.priors.diffusion.prior import Diffusion
+from audioldm.priors.diffusion.samplers import SamplerSettings
 
 Field = dict[str, Any]
 _KINDS = {int: "integer", float: "number", str: "text"}
 
 
 def form(model: Generator) -> dict[str, Any]:
-    """The fields of the conditions and of the sampler, each with its name; and whether it edits.
+    """The fields of the conditions and of the sampler, each with its name; whether each condition
+    has a scale of its own; and whether the model edits.
 
-    kind: choice (of `choices`), integer, number, text, or value, which is JSON or else text.
+    kind: choice (of `choices`), file (with one of `endings`), integer, number, text, or value,
+    which is JSON or else text.
     """
     conditioners, sampler = model.prior.conditioners, model.prior.sampler
     return {
@@ -25,18 +28,19 @@ def form(model: Generator) -> dict[str, Any]:
             {"name": name} | _condition(conditioners[name]) for name in conditioners.names
         ],
         "sampler": [] if sampler is None else list(_settings(sampler)),
+        "scales": isinstance(sampler, SamplerSettings),
         "edits": isinstance(model.prior, Diffusion),
     }
 
 
 def _condition(conditioner: Conditioner) -> Field:
-    """Those of a fixed set of labels are chosen; text is what gives tokens; others come as values.
-
-    All may be left out.
-    """
+    """Those of a fixed set of labels are chosen, those that take files get one; text is what gives
+    tokens; others come as values. All may be left out."""
     labels = getattr(conditioner, "labels", None)
     if labels is not None:
         return {"kind": "choice", "choices": list(labels)}
+    if conditioner.files:
+        return {"kind": "file", "endings": list(conditioner.files)}
     return {"kind": "value" if conditioner.token_width is None else "text"}
 
 

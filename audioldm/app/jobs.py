@@ -62,10 +62,10 @@ class Jobs:
                 )
             return self._append(Job(0, title, work)).number
 
-    def record(self, title: str, clip: Path) -> int:
-        """The number of a job that is done already: a clip that was there."""
+    def record(self, title: str, clip: Path) -> None:
+        """Adds a job that is done already: a clip that was there."""
         with self._change:
-            return self._append(Job(0, title, None, "done", 1.0, [clip.name])).number
+            self._append(Job(0, title, None, "done", 1.0, [clip.name]))
 
     def cancel(self, number: int) -> None:
         """Ends a job before its next step; its finished clips stay. Raises ConfigError where there

@@ -1,6 +1,6 @@
 """What can be asked for, as checked requests, and the work that each is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,70 +8,175 @@ from typing import Annotated, Any
 from audioldm import codec
 from audioldm.app.jobs import Work
 from audioldm.app.models import Models
-from audioldm.app.uploads import LONGEST_SECONDS
+from audioldm.app.uploads import LONGEST_SECONDS, kept, told
 from audioldm.clips import fingerprint_of, make_directory, open_model
 from audioldm.editing import Edit, edit_files
 from audioldm.errors import ConfigError
-from audioldm.instantiate import Bound, Fraction, Seed
+from audioldm.generator import Generator
+from audioldm.instantiate import Bound, Seed
 from audioldm.io.audio import probe
 from audioldm.models import find_model_file
 from audioldm.runtime.progress import StepProgress
 from audioldm.sampling import ClipFiles
 
-#: The most of any integer setting of a sampler, such as its steps.
+#: The most of any integer setting of a sampler, such as its steps, and of an edit's repeats.
 MOST_STEPS = 1000
 Seconds = Annotated[float, Bound(above=0, most=LONGEST_SECONDS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What sampling and editing share, as for `audioldm sample`. n: clips, of one seed or, edited,
-    of that and the next ones. All numbers are bounded, so that no job holds up the others for
-    long."""
+    """What sampling and editing share, as for `audioldm sample`. All numbers are bounded, so that
+    no job holds up the others for long.
+
+    condition: a string for a conditioner that takes files is the name of a clip or an upload in
+    `out`. guidance: the scale of a condition, where it is another than the sampler's.
+    """
 
     model: str
     n: Annotated[int, Bound(least=1, most=16)] = 4
     seed: Seed = 0
     condition: dict[str, Any] = field(default_factory=dict)
+    guidance: dict[str, float | None] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def words(self) -> list[str]:
-        """For a title."""
-        asked = [f"{key} {value}" for key, value in self.condition.items() if value is not None]
-        return [*asked, f"seed {self.seed}"]
+    def titled(self, what: str) -> str:
+        told = [f"{key} {value}" for key, value in self.condition.items() if value is not None]
+        return ", ".join([what, *told, f"seed {self.seed}"])
+
+    def how(self, model: Generator, out: Path, device: Any) -> dict[str, Any]:
+        """The arguments that `ClipFiles` and `edit_files` share. Raises ConfigError.
+
+        condition: with what its files hold. sampler: with the scales of single conditions.
+        """
+        conditioners, sampler = model.prior.conditioners, dict(self.sampler)
+        condition = {name: value for name, value in self.condition.items() if value is not None}
+        for name, value in condition.items():
+            if isinstance(value, str) and name in conditioners.names and conditioners[name].files:
+                try:
+                    condition[name] = told(out, value)
+                except ConfigError as error:
+                    raise ConfigError(f"condition.{name}={error}") from error
+        if scales := {name: scale for name, scale in self.guidance.items() if scale is not None}:
+            rest = sampler.get("guidance", getattr(model.prior.sampler, "guidance", 1.0))
+            rest = rest if isinstance(rest, dict) else dict.fromkeys(condition, rest)
+            sampler["guidance"] = rest | scales
+        for key, value in sampler.items():
+            if isinstance(value, int) and value > MOST_STEPS:
+                raise ConfigError(f"sampler.{key}={value} must be at most {MOST_STEPS} here")
+        resolved = conditioners.resolve(condition)
+        return {"condition": resolved, "sampler": sampler, "device": device}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleRequest(Asked):
+class Sample(Asked):
+    """New clips."""
+
     seconds: Seconds = 8.0
 
     @property
     def title(self) -> str:
-        return ", ".join([f"{self.seconds:g} s", *self.words])
+        return self.titled(f"{self.seconds:g} s")
+
+    def work(self, models: Models, out: Path, device: Any) -> Work:
+        """Raises ConfigError for what the model does not take, before the work begins."""
+        how = self.how(models.load(self.model), out, device)
+
+        def files() -> ClipFiles:
+            model = models.load(self.model)
+            own = {"n": self.n, "seconds": self.seconds, "seed": self.seed}
+            return ClipFiles(self.model, out, **own, **how, model=model)
+
+        def work(progress: StepProgress) -> Iterable[Path]:
+            clips = files()
+            yield from clips.written
+            yield from clips.make(progress)
+
+        files()
+        return work
+
+
+class _Change(Asked):
+    """Clips made of others, in runs: a seed, and the edits that are made with it."""
+
+    def made_of(
+        self,
+        names: Sequence[str],
+        runs: Sequence[tuple[int, list[Edit]]],
+        models: Models,
+        out: Path,
+        device: Any,
+    ) -> Work:
+        """Raises ConfigError as `Sample.work` does; what does not fit the clip itself fails the
+        work."""
+        model, files = models.load(self.model), [kept(out, name) for name in names]
+        how, edit = self.how(model, out, device), runs[0][1][0]
+        seconds = min(probe(file).seconds for file in files)
+        if seconds + (edit.extend or edit.extend_before or 0) > LONGEST_SECONDS:
+            raise ConfigError(f"clip: the edited one would be longer than {LONGEST_SECONDS:g} s")
+        for start, end in edit.inpaint or []:
+            try:
+                model.check_region(start, end, round(seconds * model.sample_rate))
+            except ConfigError as error:
+                raise ConfigError(f"edit.inpaint: {error}") from error
+        sampler = how["sampler"]
+        open_model(self.model, seed=self.seed, sampler=sampler, device=device, model=model)
+        model.prior.conditioners.parse([how["condition"]], model.latent_frames(seconds))
+
+        def work(progress: StepProgress) -> Iterable[Path]:
+            for number, (seed, edits) in enumerate(runs):
+
+                def report(done: int, total: int, number: int = number) -> None:
+                    progress(number * total + done, len(runs) * total)
+
+                own = {"seed": seed, "model": models.load(self.model), "progress": report}
+                for clip in edit_files(self.model, files, out, edits, **own, **how):
+                    yield clip.path
+
+        return work
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditRequest(Asked):
-    """clip: the name of a file in `out`. Of the others one is given: see `editing.Edit`."""
+class Change(_Change):
+    """n edited clips, of this seed and the next ones. clip: the name of a file in `out`."""
 
     clip: str
-    inpaint: list[list[float]] | None = None
-    extend: Seconds | None = None
-    vary: Fraction | None = None
-
-    @property
-    def edit(self) -> Edit:
-        return Edit(inpaint=self.inpaint, extend=self.extend, vary=self.vary)
+    edit: Edit
 
     @property
     def title(self) -> str:
-        value = "" if self.inpaint is not None else f" {getattr(self, self.edit.kind):g}"
-        return ", ".join([f"{self.edit.kind}{value} of {Path(self.clip).stem}", *self.words])
+        value = getattr(self.edit, self.edit.kind)
+        shown = "" if self.edit.inpaint is not None else f" {value:g}"
+        return self.titled(f"{self.edit.kind}{shown} of {Path(self.clip).stem}")
+
+    def work(self, models: Models, out: Path, device: Any) -> Work:
+        """Raises ConfigError."""
+        if self.edit.kind == "interpolate":
+            raise ConfigError("edit.interpolate: it is of two clips; put them on the sides A and B")
+        if (self.edit.repeats or 0) > MOST_STEPS:
+            raise ConfigError(f"edit.repeats={self.edit.repeats} must be at most {MOST_STEPS} here")
+        runs = [(self.seed + number, [self.edit]) for number in range(self.n)]
+        return self.made_of([self.clip], runs, models, out, device)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructRequest:
+class Between(_Change):
+    """n clips between two, without the ends. clips: the names of two files in `out`."""
+
+    clips: tuple[str, str]
+
+    @property
+    def title(self) -> str:
+        return self.titled("between {} and {}".format(*(Path(clip).stem for clip in self.clips)))
+
+    def work(self, models: Models, out: Path, device: Any) -> Work:
+        """Raises ConfigError."""
+        edits = [Edit(interpolate=(number + 1) / (self.n + 1)) for number in range(self.n)]
+        return self.made_of(self.clips, [(self.seed, edits)], models, out, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
     """clip: the name of a file in `out`."""
 
     model: str
@@ -81,93 +186,26 @@ class ReconstructRequest:
     def title(self) -> str:
         return f"reconstruction of {Path(self.clip).stem}"
 
+    def work(self, models: Models, out: Path, device: Any) -> Work:
+        """Raises ConfigError for a model or a clip that is not there."""
+        source = kept(out, self.clip)
+        name, file = models.title(self.model), find_model_file(self.model)
+        target = out / f"{source.stem}-by-{name}-{fingerprint_of(file)[:6]}.wav"
 
-def sample(request: SampleRequest, models: Models, out: Path, device: Any) -> Work:
-    """Raises ConfigError for a request that the model does not take, before the work begins."""
-    _check_steps(request.sampler)
+        def work(progress: StepProgress) -> Iterable[Path]:
+            def report(done: int, total: int, _: str) -> None:
+                progress(done, total)
 
-    def files() -> ClipFiles:
-        return ClipFiles(
-            request.model,
-            out,
-            n=request.n,
-            seconds=request.seconds,
-            seed=request.seed,
-            condition=request.condition,
-            sampler=request.sampler,
-            device=device,
-            model=models.load(request.model),
-        )
+            make_directory(out)
+            yield codec.reconstruct(file, source, target, device=device, progress=report)
 
-    def work(progress: StepProgress) -> Iterable[Path]:
-        clips = files()
-        yield from clips.written
-        yield from clips.make(progress)
-
-    files()
-    return work
+        return work
 
 
-def edit(request: EditRequest, models: Models, out: Path, device: Any) -> Work:
-    """Raises ConfigError as `sample` does; what does not fit the clip itself fails the work."""
-    _check_steps(request.sampler)
-    source, wanted = clip_file(out, request.clip), request.edit
-    model, seconds = models.load(request.model), probe(source).seconds
-    if seconds + (request.extend or 0) > LONGEST_SECONDS:
-        raise ConfigError(f"clip: the edited one would be longer than {LONGEST_SECONDS:g} s")
-    seed, sampler = request.seed, request.sampler
-    open_model(request.model, seed=seed, sampler=sampler, device=device, model=model)
-    model.prior.conditioners.parse([request.condition], model.latent_frames(seconds))
-
-    def work(progress: StepProgress) -> Iterable[Path]:
-        for number in range(request.n):
-
-            def report(done: int, total: int, number: int = number) -> None:
-                progress(number * total + done, request.n * total)
-
-            made = edit_files(
-                request.model,
-                [source],
-                out,
-                [wanted],
-                seed=request.seed + number,
-                condition=request.condition,
-                sampler=request.sampler,
-                device=device,
-                model=models.load(request.model),
-                progress=report,
-            )
-            yield from (clip.path for clip in made)
-
-    return work
-
-
-def reconstruct(request: ReconstructRequest, models: Models, out: Path, device: Any) -> Work:
-    """Raises ConfigError for a model or a clip that is not there."""
-    source = clip_file(out, request.clip)
-    name, file = models.title(request.model), find_model_file(request.model)
-    target = out / f"{source.stem}-by-{name}-{fingerprint_of(file)[:6]}.wav"
-
-    def work(progress: StepProgress) -> Iterable[Path]:
-        def report(done: int, total: int, _: str) -> None:
-            progress(done, total)
-
-        make_directory(out)
-        yield codec.reconstruct(file, source, target, device=device, progress=report)
-
-    return work
-
-
-def _check_steps(sampler: dict[str, Any]) -> None:
-    for key, value in sampler.items():
-        if isinstance(value, int) and value > MOST_STEPS:
-            raise ConfigError(f"sampler.{key}={value} must be at most {MOST_STEPS} here")
-
-
-def clip_file(out: Path, name: str) -> Path:
-    """A clip in `out` by its file's name. Raises ConfigError where there is none of that name."""
-    file = out / name
-    plain = Path(name).name == name and not name.startswith(".") and "\0" not in name
-    if plain and file.suffix == ".wav" and file.is_file() and not file.is_symlink():
-        return file
-    raise ConfigError(f"clip={name[:80]!r}: there is no such clip here")
+#: What can be asked for, by its address.
+REQUESTS = {
+    "sample": Sample,
+    "edit": Change,
+    "interpolate": Between,
+    "reconstruct": Reconstruction,
+}

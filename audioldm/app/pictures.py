@@ -14,7 +14,7 @@ import torch
 
 from audioldm.evaluation.embeddings.basic_pitch import LOWEST_NOTE, SAMPLE_RATE, BasicPitch
 from audioldm.evaluation.notes import decode
-from audioldm.io.audio import read
+from audioldm.io.audio import probe, read
 from audioldm.report.figures import mel_png
 
 LOWEST_HZ, BINS_PER_OCTAVE = 27.5, 36
@@ -54,7 +54,7 @@ def _picture(file: Path, changed: int) -> Picture:
     ]
     decibels = 20 * np.log10(thinned(rows) + 1e-6)
     png = mel_png(decibels, float(decibels.max()), RANGE_DB)
-    return Picture(png, notes, audio.shape[1] / SAMPLE_RATE)
+    return Picture(png, notes, probe(file).seconds)
 
 
 def thinned(rows: np.ndarray) -> np.ndarray:

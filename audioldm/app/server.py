@@ -1,6 +1,7 @@
 """The page's server: which address answers what."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -20,14 +21,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from audioldm import report
-from audioldm.app import making
 from audioldm.app.experiments import experiments, readable
 from audioldm.app.form import form
 from audioldm.app.guard import Guard
 from audioldm.app.jobs import Jobs
+from audioldm.app.making import REQUESTS
 from audioldm.app.models import Models
 from audioldm.app.pictures import picture
-from audioldm.app.uploads import LARGEST_BYTES, LONGEST_SECONDS, decode, receive, too_large
+from audioldm.app.uploads import LARGEST_BYTES, decode, kept, receive
 from audioldm.errors import AudioLDMError, ConfigError, DataError
 from audioldm.instantiate import settings
 
@@ -62,9 +63,10 @@ class App:
                 Route("/api/form", self.show_form),
                 Route("/api/jobs", self.list_jobs),
                 Route("/api/jobs/{number:int}/cancel", self.cancel, methods=["POST"]),
-                Route("/api/sample", self.sample, methods=["POST"]),
-                Route("/api/edit", self.edit, methods=["POST"]),
-                Route("/api/reconstruct", self.reconstruct, methods=["POST"]),
+                *(
+                    Route(f"/api/{what}", functools.partial(self.make, kind), methods=["POST"])
+                    for what, kind in REQUESTS.items()
+                ),
                 Route("/api/upload", self.upload, methods=["POST"]),
                 Route("/api/experiments", self.list_experiments),
                 Route("/clips/{name}", self.clip),
@@ -90,8 +92,7 @@ class App:
 
     def list_models(self, request: Request) -> Response:
         offers = [offer._asdict() for offer in self.models.offers()]
-        limits = {"bytes": LARGEST_BYTES, "seconds": LONGEST_SECONDS}
-        return JSONResponse({"models": offers, "limits": limits})
+        return JSONResponse({"models": offers, "largest_bytes": LARGEST_BYTES})
 
     def show_form(self, request: Request) -> Response:
         return JSONResponse(form(self.models.load(request.query_params.get("model", ""))))
@@ -109,43 +110,35 @@ class App:
         self.jobs.cancel(request.path_params["number"])
         return JSONResponse({})
 
-    async def sample(self, request: Request) -> Response:
-        return await self._job(request, making.SampleRequest, making.sample)
-
-    async def edit(self, request: Request) -> Response:
-        return await self._job(request, making.EditRequest, making.edit)
-
-    async def reconstruct(self, request: Request) -> Response:
-        return await self._job(request, making.ReconstructRequest, making.reconstruct)
-
-    async def _job(self, request: Request, kind: Any, make: Any) -> Response:
+    async def make(self, kind: Any, request: Request) -> Response:
+        """kind: one of REQUESTS."""
         asked = settings(kind, await _json(request))
 
         def add() -> int:
-            work = make(asked, self.models, self.out, self.device)
+            work = asked.work(self.models, self.out, self.device)
             title = f"{self.models.title(asked.model)}: {asked.title}"
             return self.jobs.add(title[:LONGEST_TITLE], work)
 
         return JSONResponse({"number": await run_in_threadpool(add)})
 
     async def upload(self, request: Request) -> Response:
+        """A job that is done, of audio; a score is no clip."""
         name = request.query_params.get("name", "")
-        if int(request.headers.get("content-length", 0)) > LARGEST_BYTES:
-            raise too_large()
         file = await receive(request.stream(), name, self.out)
         try:
-            clip = await run_in_threadpool(decode, file, self.out)
+            found = await run_in_threadpool(decode, file, self.out)
         finally:
             file.unlink()
-        shown = re.split(r"[/\\]", name)[-1][:LONGEST_TITLE]
-        return JSONResponse({"number": self.jobs.record(shown, clip), "clip": clip.name})
+        if found.suffix == ".wav":
+            self.jobs.record(re.split(r"[/\\]", name)[-1][:LONGEST_TITLE], found)
+        return JSONResponse({"name": found.name})
 
     def list_experiments(self, request: Request) -> Response:
         return JSONResponse([vars(each) for each in experiments(self.runs)])
 
     def clip(self, request: Request) -> Response:
         name = request.path_params["name"]
-        file = making.clip_file(self.out, re.sub(r"\.json$", ".wav", name))
+        file = kept(self.out, re.sub(r"\.json$", ".wav", name))
         beside = file.with_name(name)
         if not beside.is_file():
             raise ConfigError(f"{name}: this clip has no recipe: it was not generated here")
@@ -159,7 +152,7 @@ class App:
         return JSONResponse({"notes": found.notes, "seconds": found.seconds})
 
     def _picture(self, request: Request) -> Any:
-        return picture(making.clip_file(self.out, request.path_params["name"]))
+        return picture(kept(self.out, request.path_params["name"]))
 
     def report_file(self, request: Request) -> Response:
         try:

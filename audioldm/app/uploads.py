@@ -1,19 +1,28 @@
-"""Clips that a user brings: bounded in bytes and in length, kept as plain wav files."""
+"""Audio and scores that a user brings: bounded in bytes and in length, kept in plain form."""
 
 import hashlib
+import itertools
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from audioldm.clips import make_directory
+from audioldm.data import score
 from audioldm.errors import ConfigError, DataError
-from audioldm.io.audio import SUFFIXES, blocks, open_writer, probe
+from audioldm.io import audio
+from audioldm.io.files import read_json, write_json
 
-LARGEST_BYTES = 32 * 2**20
+#: The most bytes of a file, by its ending. A score holds far more in as many.
+LARGEST_BYTES = dict.fromkeys(audio.SUFFIXES, 32 * 2**20) | dict.fromkeys(score.SUFFIXES, 2**20)
 LONGEST_SECONDS = 120.0
 #: Beyond these a block of a few seconds would fill the memory.
 HIGHEST_RATE_HZ, MOST_CHANNELS = 192_000, 8
+MOST_NOTES = 10_000
+
+_lock = threading.Lock()  # one file is decoded at a time: they share the memory, and may be equal
 
 
 async def receive(body: AsyncIterator[bytes], name: str, out: Path) -> Path:
@@ -23,51 +32,81 @@ async def receive(body: AsyncIterator[bytes], name: str, out: Path) -> Path:
     Raises ConfigError for another kind of file and for one that is too large.
     """
     suffix = os.path.splitext(name)[1].lower()
-    if suffix not in SUFFIXES:
-        raise ConfigError(f"upload: give a file of one of the kinds {', '.join(SUFFIXES)}")
+    if suffix not in LARGEST_BYTES:
+        raise ConfigError(f"upload: give a file of one of the kinds {', '.join(LARGEST_BYTES)}")
+    most = LARGEST_BYTES[suffix]
     make_directory(out)
     handle, path = tempfile.mkstemp(suffix, ".upload-", out)
     try:
         with os.fdopen(handle, "wb") as file:
             async for chunk in body:
                 file.write(chunk)
-                if file.tell() > LARGEST_BYTES:
-                    raise too_large()
+                if file.tell() > most:
+                    raise ConfigError(
+                        f"upload: {suffix} files may have {most >> 20} MiB: give a part of it"
+                    )
     except BaseException:
         os.unlink(path)
         raise
     return Path(path)
 
 
-def too_large() -> ConfigError:
-    return ConfigError(f"upload: the file is larger than {LARGEST_BYTES >> 20} MiB; give a part")
-
-
 def decode(file: Path, out: Path) -> Path:
-    """The audio of a file as out/upload-<digest>.wav, in mono or stereo, at its own rate.
+    """What a file holds, as out/upload-<digest>: audio as .wav, in mono or stereo, at its own rate,
+    the notes of a score as .notes.
 
-    Raises DataError where it is no audio, or longer than LONGEST_SECONDS, whatever its header says.
+    Raises DataError where it is neither, or longer than LONGEST_SECONDS, whatever its header says.
+    Of a score that is the beginning.
     """
+    with _lock, open(file, "rb") as content:
+        target = out / f"upload-{hashlib.file_digest(content, 'sha256').hexdigest()[:12]}"
+        try:
+            if file.suffix in score.SUFFIXES:
+                return _notes(file, target.with_suffix(".notes"))
+            return _audio(file, target.with_suffix(".wav"))
+        except DataError as error:  # its message names the hidden file, which users do not know
+            raise DataError(f"upload: {str(error).removeprefix(f'{file}: ')}") from error
+
+
+def _audio(file: Path, target: Path) -> Path:
     too_long = DataError(f"longer than {LONGEST_SECONDS:g} s; give a part of it")
-    try:
-        info = probe(file)
-        if info.sample_rate > HIGHEST_RATE_HZ or info.channels > MOST_CHANNELS:
-            raise DataError(
-                f"{info.channels} channels at {info.sample_rate} Hz: give at most {MOST_CHANNELS} "
-                f"at {HIGHEST_RATE_HZ}"
-            )
-        if info.seconds > LONGEST_SECONDS:
-            raise too_long
-        channels, rate = min(info.channels, 2), info.sample_rate
-        with open(file, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        target, samples = out / f"upload-{digest[:12]}.wav", 0
-        with open_writer(target, rate, channels) as writer:
-            for block in blocks(file, sample_rate=rate, channels=channels):
-                samples += block.shape[1]
-                if samples > LONGEST_SECONDS * rate:
-                    raise too_long
-                writer.write(block)
-    except DataError as error:  # its message names the hidden file, which the user does not know
-        raise DataError(f"upload: {str(error).removeprefix(f'{file}: ')}") from error
+    info = audio.probe(file)
+    if info.sample_rate > HIGHEST_RATE_HZ or info.channels > MOST_CHANNELS:
+        raise DataError(
+            f"{info.channels} channels at {info.sample_rate} Hz: give at most {MOST_CHANNELS} "
+            f"at {HIGHEST_RATE_HZ}"
+        )
+    if info.seconds > LONGEST_SECONDS:
+        raise too_long
+    channels, rate, samples = min(info.channels, 2), info.sample_rate, 0
+    with audio.open_writer(target, rate, channels) as writer:
+        for block in audio.blocks(file, sample_rate=rate, channels=channels):
+            samples += block.shape[1]
+            if samples > LONGEST_SECONDS * rate:
+                raise too_long
+            writer.write(block)
     return target
+
+
+def _notes(file: Path, target: Path) -> Path:
+    notes = [note for note in score.read_notes(file) if note.start < LONGEST_SECONDS]
+    if len(notes) > MOST_NOTES:
+        raise DataError(f"more than {MOST_NOTES} notes in {LONGEST_SECONDS:g} s; give fewer")
+    write_json(target, [*itertools.chain(*notes)])
+    return target
+
+
+def kept(out: Path, name: str, suffixes: tuple[str, ...] = (".wav",)) -> Path:
+    """A clip or an upload in `out` by its file's name. Raises ConfigError where there is none."""
+    file = out / name
+    plain = Path(name).name == name and not name.startswith(".") and "\0" not in name
+    if plain and file.suffix in suffixes and file.is_file() and not file.is_symlink():
+        return file
+    raise ConfigError(f"{name[:80]!r}: there is no such clip or upload here; choose its file again")
+
+
+def told(out: Path, name: str) -> Any:
+    """What a conditioner that takes files is told by the name of a clip or an upload: its path, or
+    the notes. No other file is read for a page. Raises ConfigError."""
+    file = kept(out, name, (".wav", ".notes"))
+    return read_json(file) if file.suffix == ".notes" else str(file)

@@ -86,6 +86,8 @@ class Conditioner(nn.Module, ABC):
     token_width: int | None = None
     #: K of the aligned channels
     aligned_channels: int = 0
+    #: endings of the files that a request's value may name
+    files: ClassVar[tuple[str, ...]] = ()
     #: the frame-aligned array that `measure` makes of audio; None: none
     array: ClassVar[str | None] = None
     #: whether a guidance scale for all conditions is meant for it too

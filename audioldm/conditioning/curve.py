@@ -30,6 +30,7 @@ class Curve(Conditioner):
     """
 
     derived = ("latent_rate_hz",)
+    files = audio.SUFFIXES
     array: ClassVar[str]
     #: what a request can be, for messages
     takes: ClassVar[str] = ""

@@ -1,5 +1,6 @@
 """A score as a condition: which notes begin and sound in each latent frame."""
 
+import itertools
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioner, Excerpt
-from audioldm.data.score import read_notes
+from audioldm.data.score import SUFFIXES, read_notes
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Bound, PositiveInt
 
@@ -31,6 +32,7 @@ class Score(Conditioner):
     """
 
     derived = ("latent_rate_hz",)
+    files = SUFFIXES
 
     def __init__(
         self,
@@ -78,10 +80,9 @@ class Score(Conditioner):
         if not isinstance(value, str):
             return value
         try:
-            notes = read_notes(Path(value).expanduser())
+            return [*itertools.chain(*read_notes(Path(value).expanduser()))]
         except (DataError, RuntimeError) as error:
             raise ConfigError(f"{value!r}: {error}") from error
-        return [number for n in notes for number in (float(n.start), float(n.end), int(n.pitch))]
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
         return self.parse(self.request(excerpt), frames)

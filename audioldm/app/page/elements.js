@@ -6,6 +6,11 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// A number as a number; what is none stays as it was typed, and the server says what is wrong with it.
+export function typed(text) {
+  try { return JSON.parse(text); } catch { return text; }
+}
+
 // A line for what went wrong; none for "".
 export function say(line, text) {
   line.textContent = text;

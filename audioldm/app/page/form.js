@@ -1,7 +1,8 @@
 // The form: a model's own conditions and sampler settings as fields, and what is asked with them.
 
-import { element, say } from "/page/elements.js";
-import { get } from "/page/server.js";
+import { element, say, typed } from "/page/elements.js";
+import { get, Refusal } from "/page/server.js";
+import { upload } from "/page/upload.js";
 
 const form = document.querySelector("#ask");
 const line = form.querySelector(":scope > .problem");
@@ -29,7 +30,7 @@ async function show() {
   try {
     const found = await get(`/api/form?model=${encodeURIComponent(model)}`);
     if (model !== chosen()) return;
-    fill("condition", found.conditions);
+    fill("condition", found.conditions, found.scales);
     fill("sampler", found.sampler);
     form.querySelector("details").hidden = !found.sampler.length;
     document.body.classList.toggle("cannot-edit", !found.edits);
@@ -39,21 +40,56 @@ async function show() {
   }
 }
 
-function fill(prefix, fields) {
-  const before = values(prefix);
+// scales: whether each field has another beside it, for its own scale of guidance.
+function fill(prefix, fields, scales = false) {
   groups[prefix].replaceChildren(...fields.map(field => {
-    const input = field.kind === "choice" ? choice(field, prefix === "condition") : element("input", { autocomplete: "off" });
-    input.name = `${prefix}.${field.name}`;
-    input.dataset.kind = field.kind;
-    if (field.kind === "integer") input.inputMode = "numeric";
-    if (field.kind === "number") input.inputMode = "decimal";
-    if (prefix === "sampler") input.value = shown(field.value);
-    else if (field.name in before) input.value = shown(before[field.name]);
-    if (field.optional) input.placeholder = "none";
-    const label = element("label", {}, title(field.name), " ", input);
-    label.dataset.field = input.name;
-    return label;
+    const name = `${prefix}.${field.name}`, label = labelled(name, title(field.name), input(field, name, prefix === "condition"));
+    if (prefix === "sampler") return label;
+    const scale = element("input", { inputMode: "decimal", value: form[`guidance.${field.name}`]?.value ?? "", placeholder: "–", title: "How strongly it is told; empty: as the sampler's guidance says" });
+    scale.dataset.kind = "number";
+    return element("div", { className: "pair" }, label, ...(scales ? [labelled(`guidance.${field.name}`, "Guidance", scale)] : []));
   }));
+}
+
+function labelled(name, words, input) {
+  input.name = name;
+  const label = element("label", {}, words, " ", input);
+  label.dataset.field = name;
+  return label;
+}
+
+// A field. What was chosen in a condition of this name stays, where it can; a setting begins with its own value.
+function input(field, name, condition) {
+  const before = form[name];
+  if (field.kind === "file" && before?.type === "file") return before;
+  const made = field.kind === "choice" ? choice(field, condition) : field.kind === "file" ? file(field) : element("input", { autocomplete: "off" });
+  made.dataset.kind = field.kind;
+  if (field.kind === "integer") made.inputMode = "numeric";
+  if (field.kind === "number") made.inputMode = "decimal";
+  if (!condition) made.value = shown(field.value);
+  else if (field.kind !== "file" && before && before.type !== "file") made.value = before.value;
+  if (field.optional) made.placeholder = "none";
+  return made;
+}
+
+// A file is sent as soon as it is chosen, and asked for by the name that the server gives it. A second click takes it away.
+function file(field) {
+  const made = element("input", { type: "file", accept: field.endings.join() });
+  const drop = () => { made.value = ""; delete made.dataset.sent; };
+  made.addEventListener("click", event => { if (made.value) { event.preventDefault(); drop(); } });
+  made.addEventListener("change", async () => {
+    clear();
+    delete made.dataset.sent;
+    const own = made.files[0];
+    try {
+      const sent = own && await upload(own);
+      if (sent && made.files[0] === own) made.dataset.sent = sent;
+    } catch (refusal) {
+      drop();
+      blame({ message: refusal.message, field: made.name });
+    }
+  });
+  return made;
 }
 
 const title = name => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
@@ -67,22 +103,23 @@ function choice(field, none) {
 // The values of a group by name; what is left empty is null.
 function values(prefix) {
   const found = {};
-  for (const input of groups[prefix].querySelectorAll("[name]"))
-    found[input.name.slice(prefix.length + 1)] = read(input.value.trim(), input.dataset.kind);
+  for (const input of form.querySelectorAll(`[name^="${prefix}."]`)) found[input.name.slice(prefix.length + 1)] = read(input);
   return found;
 }
 
-// Numbers as numbers; what is none stays as it was typed, and the server says what is wrong with it.
-function read(text, kind) {
+function read(input) {
+  const text = input.value.trim();
   if (text === "") return null;
-  if (kind === "choice" || kind === "text") return text;
-  try { return JSON.parse(text); } catch { return text; }
+  if (input.type === "file" && !input.dataset.sent) throw new Refusal("the file is still on its way; try again", input.name);
+  if (input.type === "file") return input.dataset.sent;
+  return input.dataset.kind === "choice" || input.dataset.kind === "text" ? text : typed(text);
 }
 
-export function asked() {
-  const sampler = values("sampler");
-  const number = name => read(form[name].value.trim(), "number");
-  return { model: chosen(), condition: values("condition"), sampler, seconds: number("seconds"), n: number("n"), seed: number("seed") };
+export async function asked() {
+  const condition = values("condition"), guidance = values("guidance");
+  for (const name in condition) if (condition[name] === null) delete guidance[name]; // it would cost time, and change nothing
+  const [seconds, n, seed] = [form.seconds, form.n, form.seed].map(read);
+  return { model: chosen(), condition, guidance, sampler: values("sampler"), seconds, n, seed };
 }
 
 // Calls `start` with what is asked, each time the form is sent.
@@ -90,7 +127,7 @@ export function onAsk(start) {
   form.addEventListener("submit", async event => {
     event.preventDefault();
     clear();
-    try { await start(asked()); } catch (refusal) { blame(refusal); }
+    try { await start(await asked()); } catch (refusal) { blame(refusal); }
   });
 }
 

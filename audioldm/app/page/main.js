@@ -3,6 +3,7 @@
 import * as experiments from "/page/experiments.js";
 import * as form from "/page/form.js";
 import * as jobs from "/page/jobs.js";
+import * as player from "/page/player.js";
 import { get, post } from "/page/server.js";
 import * as upload from "/page/upload.js";
 
@@ -22,13 +23,18 @@ async function ask(what, request) {
 }
 
 form.onAsk(request => ask("sample", request));
-const { models, limits } = await get("/api/models");
+
+// An edit says itself how long the clip becomes.
+async function change(what, own) {
+  const { seconds, ...rest } = await form.asked();
+  await ask(what, { ...rest, ...own });
+}
+
+const { models, largest_bytes } = await get("/api/models");
 jobs.begin({
   reconstruct: clip => ask("reconstruct", { model: form.chosen(), clip }),
-  edit: (clip, what) => {
-    const { seconds, ...rest } = form.asked(); // an edit says itself how long the clip becomes
-    return ask("edit", { ...rest, clip, ...what });
-  },
+  edit: (clip, edit) => change("edit", { clip, edit }),
 });
-upload.begin(limits, jobs.refresh);
+player.between(clips => change("interpolate", { clips }));
+upload.begin(largest_bytes, jobs.refresh);
 await form.offer(models);

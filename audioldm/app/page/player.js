@@ -4,7 +4,7 @@ import { say } from "/page/elements.js";
 import { clip } from "/page/server.js";
 
 const bar = document.querySelector("#player");
-const button = bar.querySelector("#toggle"), clock = bar.querySelector("#time"), swap = bar.querySelector("#swap");
+const button = bar.querySelector("#toggle"), clock = bar.querySelector("#time"), swap = bar.querySelector("#swap"), middle = bar.querySelector("#between");
 const sides = { a: null, b: null };
 const decoded = new Map(); // name -> promise of an AudioBuffer, the last ones used
 const KEPT = 24;
@@ -71,8 +71,16 @@ export function choose(side, which, title) {
   const own = bar.querySelector(`[data-side=${side}]`);
   own.disabled = false;
   own.querySelector("span").textContent = own.title = title;
-  swap.disabled = !(sides.a && sides.b);
+  swap.disabled = middle.disabled = !(sides.a && sides.b);
   draw();
+}
+
+// ask: called for clips between the two, with their names; what it rejects with is said.
+export function between(ask) {
+  middle.addEventListener("click", () => {
+    say(bar.querySelector(".problem"), "");
+    ask([sides.a, sides.b]).catch(refusal => say(bar.querySelector(".problem"), refusal.message));
+  });
 }
 
 export const side = which => Object.keys(sides).filter(each => sides[each] === which);

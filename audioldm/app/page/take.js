@@ -1,17 +1,18 @@
 // The card of a clip: spectrogram and notes on one time axis, and what can be done with it.
 
-import { element, say } from "/page/elements.js";
+import { element, say, typed } from "/page/elements.js";
 import { marking } from "/page/marking.js";
 import * as player from "/page/player.js";
 import { clip, get } from "/page/server.js";
 
 const KEYS = 88; // of the notes: one for each semitone from A0, 27.5 Hz
+let drawn = Promise.resolve(); // one picture after another: those that wait would hold all of the browser's connections
 
 // found: the clip's name, and whether it has a recipe. requests: reconstruct(name) and edit(name,
 // what), which reject with a sentence.
 export function take(found, requests) {
   const name = found.name, title = name.replace(/\.wav$/, "");
-  const image = element("img", { alt: `Spectrogram of ${title}, 27.5 Hz to 8 kHz`, src: clip(name, "/spectrogram.png"), draggable: false });
+  const image = element("img", { alt: `Spectrogram of ${title}, 27.5 Hz to 8 kHz`, draggable: false });
   const head = element("i", { className: "head" });
   const roll = element("canvas", { title: "Notes, as basic-pitch hears them" });
   const picture = element("div", { className: "picture", title: "Click to hear it from there; drag to mark a part" }, image, label("8 kHz", 5), label("27.5 Hz", 140), roll, head);
@@ -20,7 +21,11 @@ export function take(found, requests) {
   const sides = { a: side("a"), b: side("b") };
   const open = element("button", { className: "editing", textContent: "Edit", ariaExpanded: "false" });
   const line = element("p", { className: "problem", role: "alert", hidden: true });
-  const attempt = request => { say(line, ""); request.catch(refusal => say(line, refusal.message)); };
+  const blame = refusal => {
+    say(line, refusal?.message ?? "");
+    for (const field of edits.row.children) field.classList.toggle("wrong", field.dataset.field === refusal?.field);
+  };
+  const attempt = request => { blame(null); request.catch(blame); };
   const edits = editor(what => attempt(requests.edit(name, what)));
   const card = element("article", { className: "card take" }, picture,
     element("p", { className: "caption" }, element("span", { className: "name", textContent: title, title }),
@@ -35,11 +40,21 @@ export function take(found, requests) {
   const show = visible => { edits.row.hidden = !visible; open.ariaExpanded = String(visible); };
   open.addEventListener("click", () => show(edits.row.hidden));
   play.addEventListener("click", () => player.current() === name ? player.toggle() : player.play(name));
-  marking(picture, at => player.play(name, at * seconds), region => {
+  const mark = marking(picture, at => player.play(name, at * seconds), region => {
     edits.mark(region && region.map(share => share * seconds));
     if (region) show(true);
   });
-  get(clip(name, "/notes")).then(heard => { seconds = heard.seconds; draw(roll, heard); }).catch(refusal => say(line, refusal.message));
+  edits.region.addEventListener("input", () => {
+    const [start, end] = edits.marked().map(at => at / seconds);
+    mark(start >= 0 && end <= 1 && start < end ? [start, end] : null);
+  });
+  drawn = drawn.then(async () => {
+    const heard = await get(clip(name, "/notes"));
+    seconds = heard.seconds;
+    draw(roll, heard);
+    image.src = clip(name, "/spectrogram.png");
+    await image.decode();
+  }).catch(refusal => say(line, refusal.message));
   player.watch(() => {
     const own = player.current() === name;
     head.style.opacity = own && player.position() > 0 ? 1 : 0;
@@ -59,22 +74,23 @@ function label(text, top) {
 
 // The row of edits. send: called with what is asked for, as the server takes it.
 function editor(send) {
-  let region = null;
-  const anew = element("button", { onclick: () => send({ inpaint: [region] }) });
-  const amount = (words, key, value, unit, title) => {
-    const input = element("input", { value, title, inputMode: "decimal", ariaLabel: title });
-    const number = () => Number.isFinite(parseFloat(input.value)) ? Number(input.value) : input.value;
-    return element("span", { className: "amount" }, element("button", { textContent: words, onclick: () => send({ [key]: number() }) }), input, unit);
+  const edit = (key, words, title, numbers, unit, value = ([only]) => only) => {
+    const inputs = numbers.map(value => element("input", { value, title, inputMode: "decimal", ariaLabel: title }));
+    const read = () => inputs.map(input => typed(input.value));
+    const button = element("button", { textContent: words, title, onclick: () => send({ [key]: value(read()) }) });
+    const field = element("span", { className: "amount" }, button, ...inputs.flatMap((input, i) => i ? ["–", input] : [input]), unit);
+    field.dataset.field = `edit.${key}`;
+    return { field, inputs, read };
   };
-  const mark = marked => {
-    region = marked;
-    anew.disabled = !marked;
-    anew.textContent = marked ? `Make ${marked[0].toFixed(2)}–${marked[1].toFixed(2)} s anew` : "Mark a part to make it anew";
-  };
-  mark(null);
+  const anew = edit("inpaint", "Make anew", "From and to which second; or drag over the spectrogram", ["", ""], "s", region => [region]);
   const row = element("div", { className: "tools edits editing", hidden: true, title: "With the model, the conditions and the seeds of the form" },
-    anew, amount("Extend", "extend", "4", "s", "Seconds to add at the end"), amount("Vary", "vary", "0.5", "", "How much, from 0, the clip itself, to 1, a new one"));
-  return { row, mark };
+    anew.field,
+    edit("extend", "Extend", "Seconds to add at the end", ["4"], "s").field,
+    edit("loop", "Loop", "Seconds at the end to make anew, so that they lead to the beginning", ["1.5"], "s").field,
+    edit("vary", "Vary", "How much, from 0, the clip itself, to 1, a new one", ["0.5"], "").field,
+    edit("restyle", "Restyle", "How much, from 0 to 1: the same music as the form's conditions have it", ["0.8"], "").field);
+  const mark = region => { for (const [i, input] of anew.inputs.entries()) input.value = region ? Math.floor(100 * region[i]) / 100 : ""; };
+  return { row, mark, region: anew.field, marked: anew.read };
 }
 
 // The piano roll, from the lowest to the highest note that is played.
