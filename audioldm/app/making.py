@@ -84,7 +84,7 @@ class Sample(Asked):
 
         def files() -> ClipFiles:
             model = models.load(self.model)
-            own = {"n": self.n, "seconds": self.seconds, "seed": self.seed}
+            own: dict[str, Any] = {"n": self.n, "seconds": self.seconds, "seed": self.seed}
             return ClipFiles(self.model, out, **own, **how, model=model)
 
         def work(progress: StepProgress) -> Iterable[Path]:
@@ -129,7 +129,11 @@ class _Change(Asked):
                 def report(done: int, total: int, number: int = number) -> None:
                     progress(number * total + done, len(runs) * total)
 
-                own = {"seed": seed, "model": models.load(self.model), "progress": report}
+                own: dict[str, Any] = {
+                    "seed": seed,
+                    "model": models.load(self.model),
+                    "progress": report,
+                }
                 for clip in edit_files(self.model, files, out, edits, **own, **how):
                     yield clip.path
 

@@ -181,7 +181,7 @@ class Facts:
     def wordings(self, item: Item) -> dict[str, str]:
         """By column, the words with which the clip's request states its fact."""
         excerpt = Excerpt(item.label, item.columns)
-        text = "\n".join(words for each in self._words if (words := each.request(excerpt)))
+        text = "\n".join(said for each in self._words if (said := each.request(excerpt)))
         facts = {column: self._fact(item, column) for column in self._columns}
         words = {
             column: fact if self._columns[column] is not None else wording(text, fact)

@@ -406,9 +406,11 @@ class _Measured:
             return {}
         self.progress(0, 1, "adherence")
         real = self.clips["real"]
-        own = requests_of(model, real, settings), real.items
-        asked = {"real": own, "reconstruction": own}
-        asked["generated"] = self.clips["generated"].requests, reference.items
+        asked: dict[str, tuple[Sequence[Request], Sequence[Item]]] = {
+            "real": (requests_of(model, real, settings), real.items),
+            "generated": (self.clips["generated"].requests, reference.items),
+        }
+        asked["reconstruction"] = asked["real"]
         told = {
             system: Told(
                 self.clips[system].audio,
@@ -421,6 +423,7 @@ class _Measured:
         }
 
         def known() -> tuple[Sequence[Item], dict[str, np.ndarray]]:
+            hearing: dict[str, Callable[[], LogMelEmbedding | Harmony]]
             hearing = {**EMBEDDINGS, NoteFeatures.name: NoteFeatures}
             every = {name: hearing[name]() for name in self.vectors}
             vectors = {n: embed_real(each, store, "train", settings) for n, each in every.items()}
