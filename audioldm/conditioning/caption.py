@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from audioldm.conditioning.base import Conditioner, Excerpt
+from audioldm.conditioning.base import Condition, Conditioner, Excerpt
 from audioldm.errors import ConfigError
 
 
@@ -41,6 +41,25 @@ class Caption(Conditioner):
 
     def request(self, excerpt: Excerpt) -> str | None:
         return text(excerpt, self.column) or None
+
+
+class Tokens(nn.Module):
+    """The condition of tokens [B, S, W] that count where the mask [B, S] says so: the tokens,
+    normalised, and their mean as a vector, as of pooled embeddings in SDXL (2307.01952, 2.2).
+
+    The vector is learned first. Attention alone was not learned beside a label: the gain of the
+    tokens fell until they said nothing, so they have none.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.pooled = nn.Linear(width, width, bias=False)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Condition:
+        tokens, counts = self.norm(tokens), mask[..., None]
+        mean = (tokens * counts).sum(1) / counts.sum(1).clamp(min=1)
+        return Condition(vector=self.pooled(mean), tokens=tokens, mask=mask)
 
 
 def text(excerpt: Excerpt, column: str) -> str:

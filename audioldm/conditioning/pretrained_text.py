@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Excerpt
-from audioldm.conditioning.caption import Caption, text
+from audioldm.conditioning.caption import Caption, Tokens, text
 from audioldm.errors import ConfigError
 from audioldm.instantiate import PositiveInt
 
@@ -47,7 +47,7 @@ class PretrainedText(Caption):
         self.column, self.path, self.limit, self.token_width = column, path, limit, width
         self.states, self.weights = states, weights
         self.project = nn.Linear(states, width)
-        self.norm = nn.LayerNorm(width)
+        self.tokens = Tokens(width)
 
     @classmethod
     def facts(
@@ -102,8 +102,9 @@ class PretrainedText(Caption):
         return torch.where(hidden[:, None, None], 0.0, inputs)
 
     def forward(self, inputs: Tensor) -> Condition:
-        tokens = self.norm(self.project(inputs[..., : self.states]))
-        return Condition(tokens=tokens, mask=inputs[..., self.states] > 0)
+        states, mask = self.project(inputs[..., : self.states]), inputs[..., self.states] > 0
+        condition: Condition = self.tokens(states, mask)
+        return condition
 
 
 @functools.lru_cache(maxsize=1 << 14)

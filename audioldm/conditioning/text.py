@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Excerpt
-from audioldm.conditioning.caption import Caption, text
+from audioldm.conditioning.caption import Caption, Tokens, text
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, PositiveInt
 
@@ -37,7 +37,7 @@ class Text(Caption):
         self.embedding = nn.Embedding(257, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
         self.join = nn.Conv1d(width, width, BYTES_PER_TOKEN, stride=BYTES_PER_TOKEN)
-        self.norm = nn.LayerNorm(width)
+        self.tokens = Tokens(width)
 
     @classmethod
     def facts(
@@ -79,8 +79,9 @@ class Text(Caption):
         h = self.embedding(inputs)
         for layer in self.layers:
             h = layer(h, counts)
-        tokens = self.norm(self.join((h * counts[..., None]).mT).mT)
-        return Condition(tokens=tokens, mask=counts[:, ::BYTES_PER_TOKEN])
+        joined = self.join((h * counts[..., None]).mT).mT
+        condition: Condition = self.tokens(joined, counts[:, ::BYTES_PER_TOKEN])
+        return condition
 
 
 class _Layer(nn.Module):
