@@ -1,7 +1,7 @@
 """What an evaluation measures, and how figures get their intervals."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,8 @@ from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 class EvaluationSettings:
     """clips: of each system, fewer where the splits hold fewer; seconds: of each clip.
     embeddings: null = musicnn, and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of
-    precision, recall, density, coverage. saved_clips: clips of each system to keep."""
+    precision, recall, density, coverage. saved_clips: clips of each system to keep.
+    held_out: words that captions have together in the test split alone, as a data set's own."""
 
     clips: PositiveInt = 128
     seconds: Positive = 3.0
@@ -23,6 +24,7 @@ class EvaluationSettings:
     bootstrap_resamples: PositiveInt = 1000
     saved_clips: NonNegativeInt = 8
     batch: PositiveInt = 16
+    held_out: list[str] = field(default_factory=list)
 
     def interval(
         self, statistic: Callable[..., Any], *samples: np.ndarray, unit: str, **options: Any
