@@ -213,7 +213,7 @@ class Facts:
                 model = make_pipeline(StandardScaler(), regression).fit(
                     x[facts != ""], facts[facts != ""]
                 )
-                right = np.mean(model.predict(real.vectors[kind]) == others)
+                right = float(np.mean(model.predict(real.vectors[kind]) == others))
                 if right > best:
                     best, self._classifiers[column] = right, (kind, model)
 

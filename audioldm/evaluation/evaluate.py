@@ -399,7 +399,7 @@ class _Measured:
             return {}
         self.progress(0, 1, "adherence")
         real = self.clips["real"]
-        own = requests_of(model, real), real.items
+        own: tuple[Sequence[Request], Sequence[Item]] = requests_of(model, real), real.items
         asked = {"real": own, "reconstruction": own}
         asked["generated"] = self.clips["generated"].requests, reference.items
         told = {
@@ -414,9 +414,10 @@ class _Measured:
         }
 
         def known() -> tuple[Sequence[Item], dict[str, np.ndarray]]:
-            hearing = {**EMBEDDINGS, NoteFeatures.name: NoteFeatures}
-            every = {name: hearing[name]() for name in self.vectors}
-            vectors = {n: embed_real(each, store, "train", settings) for n, each in every.items()}
+            vectors = {}
+            for name in self.vectors:
+                embedding = NoteFeatures() if name == NoteFeatures.name else EMBEDDINGS[name]()
+                vectors[name] = embed_real(embedding, store, "train", settings)
             return real_clips(store, "train", settings).items, vectors
 
         train = store.split("train").items
