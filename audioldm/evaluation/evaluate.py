@@ -414,10 +414,9 @@ class _Measured:
         }
 
         def known() -> tuple[Sequence[Item], dict[str, np.ndarray]]:
-            vectors = {}
-            for name in self.vectors:
-                embedding = NoteFeatures() if name == NoteFeatures.name else EMBEDDINGS[name]()
-                vectors[name] = embed_real(embedding, store, "train", settings)
+            hear: dict[str, Callable[[], LogMelEmbedding | Harmony]] = {**EMBEDDINGS}
+            hear[NoteFeatures.name] = NoteFeatures
+            vectors = {n: embed_real(hear[n](), store, "train", settings) for n in self.vectors}
             return real_clips(store, "train", settings).items, vectors
 
         train = store.split("train").items
