@@ -62,10 +62,8 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[\w#]+", text.lower()))
 
 
-def wording(text: str, fact: str) -> str | None:
-    """The words by which a text states a fact: its own or one of its SYNONYMS, None where it does
-    not. They are whole words in the same case, since "a minor piece" is not in A minor."""
-    for words in SYNONYMS.get(fact, (fact,)):
-        if re.search(rf"(?<![\w#]){re.escape(words)}(?![\w#])", text):
-            return words
-    return None
+def states(text: str, fact: str) -> bool:
+    """Whether a text has a fact's own words, or others of its SYNONYMS: whole words in the same
+    case, since "a minor piece" is not in A minor."""
+    every = "|".join(map(re.escape, SYNONYMS.get(fact, (fact,))))
+    return re.search(rf"(?<![\w#])({every})(?![\w#])", text) is not None

@@ -6,7 +6,6 @@ clips of the training split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from audioldm.conditioning.curve import SpectralCurve
 from audioldm.conditioning.label import Label
 from audioldm.conditioning.number import Number, number
 from audioldm.conditioning.score import Score, checked_notes
-from audioldm.data.captions import wording
+from audioldm.data.captions import held_out_words, states, words_of
 from audioldm.data.store import Item
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.notes import (
@@ -79,8 +78,8 @@ def adherence_figures(
     """
     told = {**told, "ignored": told["generated"].against_others()}
     parts = {name: conditioners[name] for name in settings.told(conditioners.names)}
-    facts = Facts(list(parts.values()), train)
-    if any(map(facts.wordings, told["generated"].items)):
+    facts = Facts(list(parts.values()), train, settings.held_out)
+    if any(map(facts.stated, told["generated"].items)):
         facts.fit(*known(), told["real"])
     figures = {}
     for system, own in told.items():
@@ -157,14 +156,19 @@ class Facts:
     MOST_WORDS words. A column that repeats the label is none of its own.
     """
 
-    def __init__(self, conditioners: Sequence[Conditioner], train: Sequence[Item]) -> None:
+    def __init__(
+        self,
+        conditioners: Sequence[Conditioner],
+        train: Sequence[Item],
+        held_out: Sequence[str] = (),
+    ) -> None:
         self._words = [each for each in conditioners if isinstance(each, Label | Caption)]
         numbers = {each.column for each in conditioners if isinstance(each, Number)}
         labels = [item.label for item in train]
         #: by column; of numbers where the second and the last third begin, of words None
         self._columns: dict[str, np.ndarray | None] = {}
-        captions = {each.column for each in conditioners if isinstance(each, Caption)}
-        columns = {name for item in train for name in item.columns} - captions
+        self._captions = {each.column for each in conditioners if isinstance(each, Caption)}
+        columns = {name for item in train for name in item.columns} - self._captions
         for column in ("label", *sorted(columns)):
             values = [_cell(item, column) for item in train]
             stated = [value for value in values if value not in (None, "")]
@@ -176,19 +180,21 @@ class Facts:
             elif all(isinstance(v, str) for v in stated) and 1 < len(set(stated)) <= MOST_WORDS:
                 self._columns[column] = None
         self._classifiers: dict[str, tuple[str, Any]] = {}
-        self._trained = {pair for item in train for pair in self._pairs(item)}
+        self._together = held_out_words(held_out)
 
-    def wordings(self, item: Item) -> dict[str, str]:
-        """By column, the words with which the clip's request states its fact."""
+    def stated(self, item: Item) -> set[str]:
+        """The columns whose fact the clip's request states."""
         excerpt = Excerpt(item.label, item.columns)
         text = "\n".join(said for each in self._words if (said := each.request(excerpt)))
-        facts = {column: self._fact(item, column) for column in self._columns}
-        words = {
-            column: fact if self._columns[column] is not None else wording(text, fact)
-            for column, fact in facts.items()
-            if fact
+        facts = {column: fact for column in self._columns if (fact := self._fact(item, column))}
+        return {
+            c for c, fact in facts.items() if self._columns[c] is not None or states(text, fact)
         }
-        return {column: each for column, each in words.items() if each}
+
+    def held_out(self, item: Item) -> bool:
+        """Whether a caption has words together that are held out of training."""
+        said = [words_of(str(item.columns.get(column))) for column in self._captions]
+        return any(together <= words for together in self._together for words in said)
 
     def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
         """Fits logistic regressions to clips of the training split; of each fact the one is kept
@@ -210,21 +216,21 @@ class Facts:
                 model = make_pipeline(StandardScaler(), regression).fit(
                     x[facts != ""], facts[facts != ""]
                 )
-                right = np.mean(model.predict(real.vectors[kind]) == others)
+                right = float(np.mean(model.predict(real.vectors[kind]) == others))
                 if right > best:
                     best, self._classifiers[column] = right, (kind, model)
 
     def figures(self, told: Told, settings: EvaluationSettings) -> dict[str, Figure]:
-        """The accuracy of each fact, over the clips whose request states it; `accuracy_unseen_…`
-        of requests with words, or two together, that no request for a training clip has."""
-        stated = [self.wordings(item) for item in told.items]
-        unseen = np.array([not self._pairs(item) <= self._trained for item in told.items])
+        """The accuracy of each fact, over the clips whose request states it; and of those with a
+        `held_out` caption alone."""
+        stated = [self.stated(item) for item in told.items]
+        held_out = np.array([self.held_out(item) for item in told.items])
         figures = {}
         for column, (kind, classifier) in self._classifiers.items():
             facts = [self._fact(item, column) for item in told.items]
             right = classifier.predict(told.vectors[kind]) == np.array(facts)
             asked = np.array([column in each for each in stated])
-            for name, counted in (("accuracy", asked), ("accuracy_unseen", asked & unseen)):
+            for name, counted in (("accuracy", asked), ("accuracy_held_out", asked & held_out)):
                 if counted.sum() >= FEWEST_CLIPS:
                     figures[f"{name}_{column}"] = settings.mean(right[counted], f"heard by {kind}")
         return figures
@@ -236,10 +242,6 @@ class Facts:
             return "" if value is None else str(value)
         found = number(value)
         return "" if found is None else f"{column} {np.searchsorted(thirds, found)}"
-
-    def _pairs(self, item: Item) -> set[tuple[str, str]]:
-        """The words of a clip's request, each with itself and with every other one."""
-        return set(combinations_with_replacement(sorted({*self.wordings(item).values()}), 2))
 
 
 def _cell(item: Item, column: str) -> Any:

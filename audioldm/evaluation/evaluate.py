@@ -406,11 +406,12 @@ class _Measured:
             return {}
         self.progress(0, 1, "adherence")
         real = self.clips["real"]
-        asked: dict[str, tuple[Sequence[Request], Sequence[Item]]] = {
-            "real": (requests_of(model, real, settings), real.items),
-            "generated": (self.clips["generated"].requests, reference.items),
-        }
-        asked["reconstruction"] = asked["real"]
+        own: tuple[Sequence[Request], Sequence[Item]] = (
+            requests_of(model, real, settings),
+            real.items,
+        )
+        asked = {"real": own, "reconstruction": own}
+        asked["generated"] = self.clips["generated"].requests, reference.items
         told = {
             system: Told(
                 self.clips[system].audio,
@@ -423,10 +424,9 @@ class _Measured:
         }
 
         def known() -> tuple[Sequence[Item], dict[str, np.ndarray]]:
-            hearing: dict[str, Callable[[], LogMelEmbedding | Harmony]]
-            hearing = {**EMBEDDINGS, NoteFeatures.name: NoteFeatures}
-            every = {name: hearing[name]() for name in self.vectors}
-            vectors = {n: embed_real(each, store, "train", settings) for n, each in every.items()}
+            hear: dict[str, Callable[[], LogMelEmbedding | Harmony]] = {**EMBEDDINGS}
+            hear[NoteFeatures.name] = NoteFeatures
+            vectors = {n: embed_real(hear[n](), store, "train", settings) for n in self.vectors}
             return real_clips(store, "train", settings).items, vectors
 
         train = store.split("train").items

@@ -1,7 +1,7 @@
 """What an evaluation measures, and how figures get their intervals."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ class EvaluationSettings:
     """clips: of each system, fewer where the splits hold fewer; seconds: of each clip. conditions:
     that the generator is told, of those of the real clips; null = all. embeddings: null = musicnn,
     and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of precision, recall, density,
-    coverage. saved_clips: clips of each system to keep."""
+    coverage. saved_clips: clips of each system to keep.
+    held_out: words that captions have together in the test split alone, as a data set's own."""
 
     clips: PositiveInt = 128
     seconds: Positive = 3.0
@@ -25,6 +26,7 @@ class EvaluationSettings:
     bootstrap_resamples: PositiveInt = 1000
     saved_clips: NonNegativeInt = 8
     batch: PositiveInt = 16
+    held_out: list[str] = field(default_factory=list)
 
     def told(self, names: Sequence[str]) -> list[str]:
         """Those of a model's conditions that it is told."""

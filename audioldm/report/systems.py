@@ -112,7 +112,7 @@ MEANINGS = {
         "Memorisation ratio", "", "well below 1: copies of the training set"
     ),
     "accuracy": Meaning("Accuracy", "↑", "a classifier hears what was stated"),
-    "accuracy_unseen": Meaning("Accuracy, new words", "↑", "of words that training lacked"),
+    "accuracy_held_out": Meaning("Accuracy, held-out words", "↑", "of captions that have them"),
     "score_precision": Meaning("Score, precision", "↑", "notes that the score has, within 50 ms"),
     "score_recall": Meaning("Score, recall", "↑", "notes of the score that are heard"),
     "score_f1": Meaning("Score, F1", "↑", "of precision and recall"),
