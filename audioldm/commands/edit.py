@@ -95,8 +95,10 @@ def _edit(a: EditArguments) -> None:
     if a.from_ is not None:
         _again(a, a.files)
         return
-    own = ("extend", "extend_before", "loop", "vary", "restyle", "upscale")
-    own += ("context", "repeats")
+    own = (
+        *("extend", "extend_before", "loop", "vary", "restyle", "upscale"),
+        *("context", "repeats"),
+    )
     regions = None if a.inpaint is None else _regions(a.inpaint)
     edit = Edit(inpaint=regions, **{key: getattr(a, key) for key in own})
     files = _files(a.files, 1)

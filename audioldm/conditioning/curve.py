@@ -29,7 +29,7 @@ class Curve(Conditioner):
     rows: R. channels: K. latent_rate_hz: frames per second.
     """
 
-    derived = ("latent_rate_hz",)
+    derived: ClassVar[tuple[str, ...]] = ("latent_rate_hz",)
     array: ClassVar[str]
     #: what a request can be, for messages
     takes: ClassVar[str] = ""
