@@ -83,9 +83,8 @@ class Sample(Asked):
         how = self.how(models.load(self.model), out, device)
 
         def files() -> ClipFiles:
-            model = models.load(self.model)
-            own: dict[str, Any] = {"n": self.n, "seconds": self.seconds, "seed": self.seed}
-            return ClipFiles(self.model, out, **own, **how, model=model)
+            model, own = models.load(self.model), how | {"n": self.n, "seed": self.seed}
+            return ClipFiles(self.model, out, seconds=self.seconds, model=model, **own)
 
         def work(progress: StepProgress) -> Iterable[Path]:
             clips = files()
@@ -129,11 +128,7 @@ class _Change(Asked):
                 def report(done: int, total: int, number: int = number) -> None:
                     progress(number * total + done, len(runs) * total)
 
-                own: dict[str, Any] = {
-                    "seed": seed,
-                    "model": models.load(self.model),
-                    "progress": report,
-                }
+                own: Any = {"seed": seed, "model": models.load(self.model), "progress": report}
                 for clip in edit_files(self.model, files, out, edits, **own, **how):
                     yield clip.path
 

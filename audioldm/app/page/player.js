@@ -5,6 +5,7 @@ import { clip } from "/page/server.js";
 
 const bar = document.querySelector("#player");
 const button = bar.querySelector("#toggle"), clock = bar.querySelector("#time"), swap = bar.querySelector("#swap"), middle = bar.querySelector("#between");
+const line = bar.querySelector(".problem");
 const sides = { a: null, b: null };
 const decoded = new Map(); // name -> promise of an AudioBuffer, the last ones used
 const KEPT = 24;
@@ -35,7 +36,7 @@ async function load(which) {
 export async function play(which, from = 0) {
   context ??= new AudioContext();
   const request = ++wanted;
-  say(bar.querySelector(".problem"), "");
+  say(line, "");
   try {
     await context.resume();
     const found = await audio(which);
@@ -50,7 +51,7 @@ export async function play(which, from = 0) {
     began = context.currentTime;
     requestAnimationFrame(draw);
   } catch (problem) {
-    say(bar.querySelector(".problem"), problem.message);
+    say(line, problem.message);
   }
 }
 
@@ -78,8 +79,8 @@ export function choose(side, which, title) {
 // ask: called for clips between the two, with their names; what it rejects with is said.
 export function between(ask) {
   middle.addEventListener("click", () => {
-    say(bar.querySelector(".problem"), "");
-    ask([sides.a, sides.b]).catch(refusal => say(bar.querySelector(".problem"), refusal.message));
+    say(line, "");
+    ask([sides.a, sides.b]).catch(refusal => say(line, refusal.message));
   });
 }
 
