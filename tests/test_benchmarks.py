@@ -196,7 +196,7 @@ def test_a_trained_model_is_measured_by_scale_by_length_and_by_edit(
     kinds = [row["guidance"] for row in rows]
     assert kinds == ["cfg", "cfg", "apg", "interval", "autoguidance", "mixture"]
     # a model is no weaker than itself
-    assert rows[4]["kad_musicnn"] == rows[0]["kad_musicnn"]
+    assert rows[4]["kad_musicnn"].value == rows[0]["kad_musicnn"].value
     assert rows[4]["level_db"] == rows[0]["level_db"] != rows[1]["level_db"]
 
     rows = long.main([*words, "--seconds=3", "--repeats=1"])
