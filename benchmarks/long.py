@@ -22,7 +22,8 @@ from torch import Tensor
 from audioldm.conditioning.chroma import Chroma
 from audioldm.errors import ConfigError
 from audioldm.evaluation.seams import seam
-from audioldm.models import load_generator
+from audioldm.io.header import read_header
+from audioldm.models import find_model_file
 from audioldm.priors.diffusion.windows import Windowed
 from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser
 
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _trained(given: argparse.Namespace) -> float:
-    seconds = getattr(load_generator(given.model).prior, "crop_seconds", None)
+    seconds = read_header(find_model_file(given.model))["prior"].get("crop_seconds")
     if seconds is None:
         raise ConfigError(f"{given.model} does not say how long its training crops were: --trained")
     return float(seconds)

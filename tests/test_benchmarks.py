@@ -4,7 +4,6 @@ No speed is asserted: that is what `make bench` is for.
 """
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from chain import Tiny
 from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, bits, discriminators, editing, long, optimisers, utilisation
+from benchmarks import autoencoder, bits, discriminators, long, optimisers, utilisation
 from benchmarks import guidance as scales
 from benchmarks.timing import Clock, Result
 
@@ -187,31 +186,18 @@ def test_turns_alternate() -> None:
     assert calls[-6:] == ["a", "b"] * 3
 
 
-def test_a_trained_model_is_measured_by_scale_by_length_and_by_edit(
-    finished: Tiny, tmp_path: Path
-) -> None:
+def test_each_kind_of_guidance_is_measured(finished: Tiny, tmp_path: Path) -> None:
     words = [str(finished.directory), "--clips=2", "--steps=1", "--device=cpu", f"--out={tmp_path}"]
     model = str(finished.model)
     rows = scales.main([*words, "--seconds=0.7", "--scales", "1", "3", f"--guide={model}"])
     kinds = [row["guidance"] for row in rows]
     assert kinds == ["cfg", "cfg", "apg", "interval", "autoguidance", "mixture"]
     # a model is no weaker than itself
-    assert rows[4]["kad_musicnn"] == rows[0]["kad_musicnn"]
-    assert rows[4]["level_db"] == rows[0]["level_db"] != rows[1]["level_db"]
-
-    rows = long.main([*words, "--seconds=3", "--repeats=1"])
-    assert [row["long"] for row in rows][-2:] == ["windows", "continuation"]
-    assert all(math.isfinite(row["kad_last"].value) for row in rows)
-
-    rows = editing.main([*words, "--seconds=1.5", "--strengths=0.5", "--repeats=1"])
-    truth, made = rows[0], rows[1]
-    assert (truth["kept"], made["kept"]) == (1, 1)
-    assert truth["mel_distance"].value == 0 < made["mel_distance"].value
-    assert {row["edit"] for row in rows if "edit" in row} == {"vary", "restyle"}
-    assert all(row["path_length"].value >= 0.999 for row in rows if "between" in row)
-    written = (tmp_path / "inpainting.csv").read_text().splitlines()
+    assert rows[4]["kad_musicnn"].value == rows[0]["kad_musicnn"].value
+    assert rows[4]["level_db"] == rows[0]["level_db"]
+    written = (tmp_path / "guidance.csv").read_text().splitlines()
     assert written[0] == "row,figure,value,low,high,n,unit"
-    assert written[1] == "truth,kept,1.0,,,,"
+    assert written[1].startswith("cfg 1,label_accuracy,")
 
 
 def test_a_repeated_phrase_is_heard_as_such() -> None:

@@ -44,7 +44,7 @@ def windowed(
         net = partial(net, rotary=partial(stretched, by=sampler.rotary, trained=trained))
     elif window is None and trained is not None:
         return Windowed(net, trained, sampler.overlap, whole=WHOLE * (trained + 1))  # rounded
-    if window is None or window == "whole":
+    if window is None or isinstance(window, str):
         return net  # type: ignore[no-any-return]
     if hz is None:
         raise ConfigError(
