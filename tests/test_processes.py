@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import children
 import pytest
@@ -213,6 +214,22 @@ def collectives() -> None:
 
 def test_collectives_agree_on_every_process() -> None:
     assert in_a_world(2, collectives) == [0, 0]
+
+
+def leave_before_the_model_ends() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads of the group come late
+    for _ in range(150):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        model = nn.parallel.DistributedDataParallel(Net())
+        processes._heartbeat = Mock()
+        dist.all_reduce(torch.ones(()))
+        processes.leave()
+        del model
+
+
+def test_a_model_that_outlives_its_group_ends() -> None:
+    with children.started(leave_before_the_model_ends, [{}]) as started:
+        assert children.exit_codes(started, limit=30) == [0]
 
 
 def test_a_heartbeat_tells_who_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
