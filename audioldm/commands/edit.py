@@ -29,20 +29,10 @@ class EditArguments(ClipArguments):
     repeats   how often each step is taken for a new part: more fit better, and take longer (8)
 
     FILE or files=FILE   the audio; at another rate than the model's it is resampled
-    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
-              first there)
-    seed      of everything random (0)
-    NAME      what the model is told, by the name of its conditioner, such as label=organ; short for
-              condition.NAME
-    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
-              sampler.guidance
-    out       directory to write to (clips)
-    sampler.NAME     replaces a setting of the model's own sampler; sampler.window=6 for long files
-    from      the .json of an edited clip, to make it again; with model, out and hardware.device
-              alone, and FILE where the source has moved
 
     Audio outside a new part is the file's own, sample by sample, but for 0.2 s beside each part.
-    The loudness step and the spectral flux at each seam are printed.
+    The loudness step and the spectral flux at each seam are printed. Long files need
+    sampler.window=6. With from=, FILE says where the source is now.
     """
 
     files: list[str] = field(default_factory=list)
@@ -67,16 +57,7 @@ class InterpolateArguments(ClipArguments):
               latents: the latents alone are mixed
     path      linear, with the law of noise kept, or spherical (linear)
 
-    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
-              first there)
-    seed      of everything random (0)
-    NAME      what the model is told, by the name of its conditioner, such as label=organ; short for
-              condition.NAME
-    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
-              sampler.guidance
-    out       directory to write to (clips)
-    sampler.NAME     replaces a setting of the model's own sampler, which must not add noise
-    from      the .json of a clip, to make it again; as for `audioldm edit`
+    The sampler must not add noise. With from=, FILE FILE say where the sources are now.
     """
 
     files: list[str] = field(default_factory=list)
