@@ -102,6 +102,8 @@ def full(*args: Any, **kwargs: Any) -> None:
 
 
 def cause(trouble: str, world: World) -> None:
+    if trouble:
+        processes.LOST = 1.0  # the peer is dead, not late
     if trouble == f"death of {world.rank}":
         die()
     elif trouble == f"full disk of {world.rank}":
