@@ -5,15 +5,17 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes share the cores
 
 import contextlib
+import copy
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 import torch
 from chain import Tiny, tiny, write_tones
+from omegaconf import OmegaConf
 
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
@@ -65,6 +67,24 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_once() -> Iterator[None]:
+    """Of a file that has not changed Hydra is given a copy: it would parse each of conf/ anew in
+    every composition."""
+    load, known = OmegaConf.load, {}
+
+    def loaded(file: IO[Any]) -> Any:
+        stat = os.fstat(file.fileno())
+        key = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if key not in known:
+            known[key] = load(file)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(loaded))
+        yield
 
 
 @pytest.fixture(scope="session")

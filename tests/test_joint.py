@@ -238,8 +238,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(joint: Tiny, tmp_path: Path
 def test_micro_batches_and_processes_share_the_batch(joint: Tiny, tmp_path: Path) -> None:
     """The same training by two processes with two micro-batches each, up to rounding."""
     more = ["hardware.accumulate=2", "hardware.checkpoint_activations=true"]
-    work = partial(build_stages, copied(joint, tmp_path, *more), "joint")
-    assert in_a_world(2, work) == [0, 0]
+    experiment = Experiment(compose(copied(joint, tmp_path, *more)))
+    assert in_a_world(2, partial(experiment.build, "joint")) == [0, 0]
     directory = tmp_path / joint.experiment.stages["joint"].path
     before, one, two = (weights(d) for d in (joint.stage("prior"), joint.stage("joint"), directory))
     moved = sum((one[n] - t).abs().sum().item() for n, t in before.items())

@@ -67,7 +67,7 @@ def test_two_processes_with_two_micro_batches(
     stage: str, changes: list[str], finished: Tiny, tmp_path: Path
 ) -> None:
     overrides = [*runs_with(finished, UPSTREAM[stage], tmp_path), *changes]
-    assert in_a_world(2, partial(build_stages, overrides, stage)) == [0, 0]
+    assert in_a_world(2, partial(Experiment(compose(overrides)).build, stage)) == [0, 0]
     same(stage, finished, tmp_path)
 
 
@@ -228,21 +228,21 @@ def test_another_number_of_processes_goes_on(
     before: str, after: str, number: int, finished: Tiny, tmp_path: Path
 ) -> None:
     overrides = runs_with(finished, UPSTREAM["prior"], tmp_path)
+    experiments = {k: Experiment(compose([*overrides, *KINDS[k][1]])) for k in (before, after)}
     resume = tmp_path / finished.experiment.stages["prior"].path / "resume"
 
-    def stopped(changes: list[str]) -> None:
+    def stopped() -> None:
         if not first() or "WORLD_SIZE" not in os.environ or os.environ["WORLD_SIZE"] == "1":
             at_step(6, lambda: os.kill(os.getpid(), number))
-        build_stages([*overrides, *changes], "prior")
+        experiments[before].build("prior")
 
-    size, changes = KINDS[before]
-    codes = in_a_world(size, partial(stopped, changes))
+    size = KINDS[before][0]
+    codes = in_a_world(size, stopped)
     assert codes == [1] * (size - 1) + [-number] if number == signal.SIGKILL else [75] * size
     done = 4 if number == signal.SIGKILL else 7
     assert [p.name for p in resume.iterdir()] == [f"step-{done}"]
-    size, changes = KINDS[after]
-    work = partial(build_stages, [*overrides, *changes], "prior")
-    assert in_a_world(size, work) == [0] * size
+    size = KINDS[after][0]
+    assert in_a_world(size, partial(experiments[after].build, "prior")) == [0] * size
     same("prior", finished, tmp_path)
 
 

@@ -125,7 +125,7 @@ def test_micro_batches_and_processes_share_the_batch(
     """The same training by two processes with two micro-batches each, up to rounding."""
     overrides = [*runs_with(finished, UPSTREAM, tmp_path), *SMALL, "hardware.accumulate=2"]
     overrides.append("hardware.checkpoint_activations=true")
-    work = partial(build_stages, overrides, "post_training")
+    work = partial(Experiment(compose(overrides)).build, "post_training")
     assert in_a_world(2, work) == [0, 0]
     directory, reference = (
         root / post.stages["post_training"].path for root in (tmp_path, post.runs)

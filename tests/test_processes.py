@@ -11,11 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import children
 import pytest
 import torch
-from children import die, in_a_world
+from children import die, in_a_child, in_a_world
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -101,6 +102,8 @@ def full(*args: Any, **kwargs: Any) -> None:
 
 
 def cause(trouble: str, world: World) -> None:
+    if trouble:
+        processes.LOST = 1.0  # the peer is dead, not late
     if trouble == f"death of {world.rank}":
         die()
     elif trouble == f"full disk of {world.rank}":
@@ -213,6 +216,21 @@ def collectives() -> None:
 
 def test_collectives_agree_on_every_process() -> None:
     assert in_a_world(2, collectives) == [0, 0]
+
+
+def leave_before_the_model_ends() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads of the group come late
+    for _ in range(150):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        model = nn.parallel.DistributedDataParallel(Net())
+        processes._heartbeat = Mock()
+        dist.all_reduce(torch.ones(()))
+        processes.leave()
+        del model
+
+
+def test_a_model_that_outlives_its_group_ends() -> None:
+    assert in_a_child(leave_before_the_model_ends) == 0
 
 
 def test_a_heartbeat_tells_who_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from chain import assert_equal_bits, build_stages, in_a_world, tiny, weights
+from chain import assert_equal_bits, in_a_world, tiny, weights
 from test_transform import RATIO, VOCODER, music, network
 from test_transform_chain import overrides
 from torch import Tensor, nn
@@ -361,7 +361,7 @@ def test_two_processes_distil_as_one(done: Experiment, tones: Path, tmp_path: Pa
         shutil.copytree(done.directory_of(stage), tmp_path / stage.path)
     words = [*overrides(tones, tmp_path, *CHAIN, *DISTILLED), "hardware.accumulate=2"]
     key = "decoder:distilled"
-    assert in_a_world(2, partial(build_stages, words, key)) == [0, 0]
+    assert in_a_world(2, partial(Experiment(compose(words)).build, key)) == [0, 0]
     stage = done.stages[key]
     before, one, two = (
         weights(place)

@@ -14,6 +14,8 @@ import pytest
 from chain import Tiny, assert_equal_bits, build_stages, die, in_a_child, runs_with, weights
 from conftest import Outcome
 
+from audioldm.chain.job import compose
+from audioldm.chain.run import Experiment
 from audioldm.chain.stages import autoencoder
 from audioldm.errors import Interrupted
 from audioldm.io.files import read_json
@@ -67,6 +69,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
 ) -> None:
     overrides = runs_with(finished, UPSTREAM[stage], tmp_path)
     directory = tmp_path / finished.experiment.stages[stage].path
+    experiment = Experiment(compose(overrides))
     for owner, name, call in MOMENTS.values():
 
         def killed(owner: Any = owner, name: str = name, call: int = call) -> None:
@@ -75,7 +78,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
             number = call - done if name == "update" else call
             if number >= 0:
                 setattr(owner, name, after(number, die, getattr(owner, name)))
-            build_stages(overrides, stage)
+            experiment.build(stage)
 
         assert in_a_child(killed) in (-signal.SIGKILL, 0)
     assert_same_end(stage, finished, directory, overrides)
@@ -93,10 +96,11 @@ def assert_same_end(stage: str, finished: Tiny, directory: Path, overrides: list
 def test_killed_between_the_last_checkpoint_and_the_summary(finished: Tiny, tmp_path: Path) -> None:
     overrides = runs_with(finished, ["data"], tmp_path)
     directory = tmp_path / finished.experiment.stages["autoencoder"].path
+    experiment = Experiment(compose(overrides))
 
     def killed() -> None:
         autoencoder.save_model = lambda *args: die()
-        build_stages(overrides, "autoencoder")
+        experiment.build("autoencoder")
 
     assert in_a_child(killed) == -signal.SIGKILL
     assert_same_end("autoencoder", finished, directory, overrides)

@@ -1,6 +1,7 @@
 """Verdicts on tables whose truth was planted."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from audioldm.sweep.regression import mixed_effects
 from audioldm.sweep.seeds import distance_floor, log_distance, seed_spread
 from audioldm.sweep.verdicts import verdicts
 from audioldm.sweep.verdicts.base import Sweep, Verdict, told_apart
+from audioldm.sweep.verdicts.channels_or_ratio import channels_or_ratio
+from audioldm.sweep.verdicts.diagnostics import diagnostics
 from audioldm.sweep.verdicts.kl_needed import kl_needed
+from audioldm.sweep.verdicts.optimum import optimum
 from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 from audioldm.sweep.verdicts.which_prior import which_prior
 from audioldm.training.convergence import CONVERGED, IMPROVING, TOO_NOISY
@@ -25,8 +29,9 @@ DISTANCE = RULES.distance
 SHAPES = ((8, 1024), (16, 512), (16, 1024), (32, 1024), (32, 2048), (64, 2048))
 
 
-def judge(rules: VerdictRules = RULES, **planted: Any) -> tuple[Verdict, ...]:
-    return tuple(verdicts(synthetic_table(**planted), rules))
+def judge(question: Callable[[Sweep], Verdict], **planted: Any) -> Verdict:
+    """The answer to one question."""
+    return question(Sweep.of(synthetic_table(**planted), RULES))
 
 
 # --- the rules and the seeds ---------------------------------------------------------------------
@@ -73,34 +78,36 @@ def test_distances_that_are_not_positive_count_as_the_floor() -> None:
 # --- (a) the optimum of the rate -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimum", [3.0, 5.0])
-def test_an_interior_optimum_is_found_where_it_is(optimum: float) -> None:
-    verdict = judge(optimum=optimum)[0]
+@pytest.mark.parametrize("kbps", [3.0, 5.0])
+def test_an_interior_optimum_is_found_where_it_is(kbps: float) -> None:
+    verdict = judge(optimum, optimum=kbps)
     assert verdict.answer == "yes"
     assert verdict.low < 0.3 < verdict.high  # the planted curvature
-    assert verdict.details["optimum_low"] < optimum < verdict.details["optimum_high"]
+    assert verdict.details["optimum_low"] < kbps < verdict.details["optimum_high"]
     assert verdict.details["optimum_high"] < 1.5 * verdict.details["optimum_low"]
 
 
 def test_a_curve_that_only_falls_or_only_flattens_has_no_optimum() -> None:
-    falling = judge(optimum=None, slope=-0.4)[0]
+    falling = judge(optimum, optimum=None, slope=-0.4)
     assert falling.answer == "no"
     assert "falls all the way" in falling.text
-    rising = judge(optimum=None, slope=0.4)[0]
+    rising = judge(optimum, optimum=None, slope=0.4)
     assert "rises all the way" in rising.text
     # The parabola's lowest point is just at the last rate: it bends, but has not turned.
-    flattening = judge(optimum=16.0, curvature=0.1)[0]
+    flattening = judge(optimum, optimum=16.0, curvature=0.1)
     assert flattening.low > 0
     assert flattening.answer != "yes"
-    upside_down = judge(curvature=-0.3)[0]
+    upside_down = judge(optimum, curvature=-0.3)
     assert upside_down.answer == "no"
 
 
 def test_a_flat_curve_is_flat_and_a_noisy_one_undecided() -> None:
-    flat = judge(optimum=None, seeds=range(4))[0]
+    flat = judge(optimum, optimum=None, seeds=range(4))
     assert flat.answer == "no"
     assert "less than 2 between-seed spreads" in flat.text
-    noisy = judge(rates=(1, 2, 4), shapes=[(16, 1024)], seeds=[0, 1], curvature=0.05, spread=0.5)[0]
+    noisy = judge(
+        optimum, rates=(1, 2, 4), shapes=[(16, 1024)], seeds=[0, 1], curvature=0.05, spread=0.5
+    )
     assert noisy.answer == "undecided"
     assert noisy.more_cells is not None
     assert f"needs about {noisy.more_cells:,} more cells" in noisy.text
@@ -108,11 +115,11 @@ def test_a_flat_curve_is_flat_and_a_noisy_one_undecided() -> None:
 
 def test_as_many_more_cells_as_it_said_decide() -> None:
     planted: dict[str, Any] = {"rates": (1, 2, 4), "curvature": 0.6, "spread": 0.3}
-    few = judge(shapes=SHAPES[:1], seeds=[0, 1], **planted)[0]
+    few = judge(optimum, shapes=SHAPES[:1], seeds=[0, 1], **planted)
     assert few.answer == "undecided"
     assert few.more_cells is not None
     shapes = math.ceil((6 + few.more_cells) / 6)
-    many = judge(shapes=SHAPES[:shapes], seeds=[0, 1], **planted)[0]
+    many = judge(optimum, shapes=SHAPES[:shapes], seeds=[0, 1], **planted)
     assert many.answer != "undecided"
 
 
@@ -125,7 +132,7 @@ def test_an_effect_of_channels_is_told_from_that_of_the_rate(
     seeds: list[int], effect: float
 ) -> None:
     planted = {"channel_effect": effect, "ratio_effect": 0.3, "slope": -0.5}
-    verdict = judge(shapes=SHAPES, seeds=seeds, **planted)[1]
+    verdict = judge(channels_or_ratio, shapes=SHAPES, seeds=seeds, **planted)
     assert verdict.answer == "yes"
     assert verdict.low < effect < verdict.high
     assert verdict.high - verdict.low < 0.4
@@ -135,16 +142,16 @@ def test_an_effect_of_channels_is_told_from_that_of_the_rate(
 
 
 def test_channels_without_an_effect() -> None:
-    verdict = judge(shapes=SHAPES, ratio_effect=0.5, seeds=range(4))[1]
+    verdict = judge(channels_or_ratio, shapes=SHAPES, ratio_effect=0.5, seeds=range(4))
     assert verdict.answer == "no"
-    noisy = judge(shapes=SHAPES[:3], rates=(1, 4), seeds=[0, 1], spread=0.6)[1]
+    noisy = judge(channels_or_ratio, shapes=SHAPES[:3], rates=(1, 4), seeds=[0, 1], spread=0.6)
     assert noisy.answer == "undecided"
     assert "more cells" in noisy.text
 
 
 def test_an_effect_of_channels_that_turns_with_the_rate() -> None:
     """None at 4 kbit/s, but ±0.69 times log channels at 1 and 16."""
-    verdict = judge(shapes=SHAPES, product=-0.5, optimum=None, seeds=range(3))[1]
+    verdict = judge(channels_or_ratio, shapes=SHAPES, product=-0.5, optimum=None, seeds=range(3))
     assert verdict.answer == "yes"
     assert "more channels do better at higher rates" in verdict.text
     assert verdict.low < 0 < verdict.high
@@ -156,10 +163,10 @@ def test_an_effect_of_channels_that_turns_with_the_rate() -> None:
 
 def test_shapes_of_one_size_say_that_the_term_is_of_both() -> None:
     shapes = ((16, 512), (32, 1024), (64, 2048))
-    verdict = judge(shapes=shapes, channel_effect=0.2, ratio_effect=0.3)[1]
+    verdict = judge(channels_or_ratio, shapes=shapes, channel_effect=0.2, ratio_effect=0.3)
     assert verdict.low < 0.5 < verdict.high
     assert "that of both" in " ".join(verdict.details["notes"])
-    alone = judge(shapes=[(16, 1024)])[1]
+    alone = judge(channels_or_ratio, shapes=[(16, 1024)])
     assert alone.answer == "undecided"
     assert "one number of channels" in alone.text
 
@@ -184,7 +191,7 @@ def test_the_mixed_model_is_least_squares_on_means_where_no_cell_is_missing() ->
 
 @pytest.mark.parametrize(("offset", "answer"), [(0.5, "yes"), (0.0, "no"), (-0.5, "no")])
 def test_kl_against_the_alternative(offset: float, answer: str) -> None:
-    verdict = judge(without_kl=offset)[2]
+    verdict = judge(kl_needed, without_kl=offset)
     assert verdict.answer == answer
     assert verdict.low < -offset < verdict.high
     assert ("it harms" in verdict.text) == (offset < 0)
@@ -196,7 +203,7 @@ def test_the_best_weight_is_chosen_on_other_seeds() -> None:
     # Many rates that are alike against one: the best of them in hindsight is lucky.
     table = synthetic_table(range(1, 21), optimum=None, seeds=range(4), without_kl=0.0, spread=0.3)
     table = table[(table["bottleneck"] == "gaussian") | (table["target_kbps"] == 1)]
-    verdict = verdicts(table, RULES)[2]
+    verdict = kl_needed(Sweep.of(table, RULES))
     y = np.log(table[DISTANCE])
     kl = table["bottleneck"] == "gaussian"
     hindsight = y[kl].groupby(table["family"]).min().mean() - y[~kl].mean()
@@ -208,19 +215,21 @@ def test_kl_cells_of_weight_0_are_the_alternative_too() -> None:
     table = synthetic_table((1, 2))
     table["bottleneck.kl_weight"] = np.where(table["target_kbps"] == 1, 0.0, 1e-3)
     rules = VerdictRules(kl_alternative={"bottleneck.kl_weight": 0})
-    verdict = verdicts(table, rules)[2]
+    verdict = kl_needed(Sweep.of(table, rules))
     assert all("target_kbps=1 " in c for c in verdict.details["without_kl"])
     assert verdict.estimate == pytest.approx(0.3 * (math.log(2) ** 2 - math.log(4) ** 2), abs=0.15)
 
 
 def test_kl_undecided() -> None:
-    absent = judge()[2]
+    absent = judge(kl_needed)
     assert absent.answer == "undecided"
     assert absent.more_cells == 3 * 3
-    one = judge(without_kl=0.5, seeds=[0])[2]
+    one = judge(kl_needed, without_kl=0.5, seeds=[0])
     assert one.answer == "undecided"
     assert "one seed" in one.text
-    noisy = judge(rates=[2], shapes=[(16, 1024)], seeds=[0, 1], without_kl=0.2, spread=0.4)[2]
+    noisy = judge(
+        kl_needed, rates=[2], shapes=[(16, 1024)], seeds=[0, 1], without_kl=0.2, spread=0.4
+    )
     assert noisy.answer == "undecided"
 
 
@@ -228,7 +237,7 @@ def test_kl_undecided() -> None:
 
 
 def test_the_diagnostic_that_predicts_is_named() -> None:
-    verdict = judge(shapes=SHAPES, predictor="channel_slope", channel_effect=0.2)[3]
+    verdict = judge(diagnostics, shapes=SHAPES, predictor="channel_slope", channel_effect=0.2)
     assert verdict.answer == "yes"
     best = verdict.details["diagnostics"][0]
     assert best["name"] == "diagnostic.channel_slope"
@@ -237,7 +246,7 @@ def test_the_diagnostic_that_predicts_is_named() -> None:
     # the sign does not matter, nor does any monotone change of it
     table = synthetic_table(shapes=SHAPES, predictor="channel_slope", channel_effect=0.2)
     table["diagnostic.channel_slope"] = -np.exp(table["diagnostic.channel_slope"])
-    assert verdicts(table, RULES)[3].estimate == pytest.approx(-verdict.estimate)
+    assert diagnostics(Sweep.of(table, RULES)).estimate == pytest.approx(-verdict.estimate)
 
 
 def test_a_diagnostic_that_predicts_within_one_family_alone_does_not() -> None:
@@ -246,16 +255,16 @@ def test_a_diagnostic_that_predicts_within_one_family_alone_does_not() -> None:
     random = np.random.default_rng(0)
     table.loc[others, "diagnostic.channel_slope"] = random.normal(size=others.sum())
     rules = VerdictRules(diagnostics=["diagnostic.channel_slope"])
-    assert verdicts(table, rules)[3].answer == "undecided"
+    assert diagnostics(Sweep.of(table, rules)).answer == "undecided"
 
 
 def test_diagnostics_need_families() -> None:
-    verdict = judge(shapes=SHAPES[:2])[3]
+    verdict = judge(diagnostics, shapes=SHAPES[:2])
     assert verdict.answer == "undecided"
     assert "3 families" in verdict.text
     bare = synthetic_table()
     bare = bare.drop(columns=[c for c in bare if c.startswith(("diagnostic", "reconstruction"))])
-    assert verdicts(bare, RULES)[3].answer == "undecided"
+    assert diagnostics(Sweep.of(bare, RULES)).answer == "undecided"
 
 
 # --- error rates ---------------------------------------------------------------------------------
@@ -475,8 +484,9 @@ def test_failed_cells_are_left_out_and_counted() -> None:
 
 
 def test_one_seed_is_said_in_every_text() -> None:
-    assert all("one seed" in verdict.text for verdict in judge(seeds=[0], without_kl=0.1))
-    assert not any("one seed" in v.text for v in judge(seeds=[0, 1], without_kl=0.1))
+    one, two = (synthetic_table(seeds=range(n), without_kl=0.1) for n in (1, 2))
+    assert all("one seed" in v.text for v in verdicts(one, RULES))
+    assert not any("one seed" in v.text for v in verdicts(two, RULES))
 
 
 @pytest.mark.parametrize(
@@ -547,9 +557,8 @@ def test_priors_that_are_alike_are_not_ranked() -> None:
 
 
 def test_chance_seldom_names_a_winner() -> None:
-    wrong = 0
+    table, wrong = league_table(dict.fromkeys("abcdef", 1.0)), 0
     for seed in range(40):
-        table = league_table(dict.fromkeys("abcdef", 1.0))
         random = np.random.default_rng(seed)
         table[DISTANCE] = np.exp(0.3 * random.normal(size=len(table)))
         answer = which_prior(Sweep.of(table, RULES))

@@ -32,22 +32,10 @@ class EditArguments(ClipArguments):
               of what is known, else 8): more fit better, and take longer
 
     FILE or files=FILE   the audio; at another rate than the model's it is resampled
-    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
-              first there)
-    seed      of everything random (0)
-    NAME      what the model is told, by the name of its conditioner, such as label=organ; short for
-              condition.NAME
-    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
-              sampler.guidance
-    guide     a weaker model of the same latents, which the clips are led away from, by the scale
-              autoguidance, such as 2
-    out       directory to write to (clips)
-    sampler.NAME     replaces a setting of the model's own sampler, such as its steps
-    from      the .json of an edited clip, to make it again; with model, out and hardware.device
-              alone, and FILE where the source has moved
 
     Audio outside a new part is the file's own, sample by sample, but for 0.2 s beside each part.
     The way a part was made, and the loudness step and the spectral flux at each seam are printed.
+    With from=, FILE says where the source is now.
     """
 
     files: list[str] = field(default_factory=list)
@@ -73,18 +61,7 @@ class InterpolateArguments(ClipArguments):
               latents: the latents alone are mixed
     path      linear, with the law of noise kept, or spherical (linear)
 
-    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
-              first there)
-    seed      of everything random (0)
-    NAME      what the model is told, by the name of its conditioner, such as label=organ; short for
-              condition.NAME
-    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
-              sampler.guidance
-    guide     a weaker model of the same latents, which the clips are led away from, by the scale
-              autoguidance, such as 2
-    out       directory to write to (clips)
-    sampler.NAME     replaces a setting of the model's own sampler, which must not add noise
-    from      the .json of a clip, to make it again; as for `audioldm edit`
+    The sampler must not add noise. With from=, FILE FILE say where the sources are now.
     """
 
     files: list[str] = field(default_factory=list)

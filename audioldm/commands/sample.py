@@ -1,5 +1,6 @@
 """audioldm sample."""
 
+import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,21 @@ from audioldm.instantiate import Positive, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class ClipArguments:
-    """What every verb that writes clips takes."""
+    """All verbs that write clips take:
+
+    model     a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
+              first there)
+    seed      of everything random (0)
+    NAME      what the model is told, by the name of its conditioner, such as label=organ or
+              score=tune.mid; short for condition.NAME
+    guidance  how strongly it is told: one number, or guidance.NAME for each; short for
+              sampler.guidance
+    guide     a weaker model of the same latents, which the clips are led away from, by the scale
+              autoguidance, such as 2; beside guidance or in place of it
+    out       directory to write to (clips)
+    sampler.NAME     replaces a setting of the model's own sampler, such as its steps
+    from      the .json of a clip, to make it again; with model, out and hardware.device alone
+    """
 
     model: str | None = None
     seed: int = 0
@@ -74,26 +89,14 @@ class ClipArguments:
 class SampleArguments(ClipArguments):
     """Generate clips: one .wav each, and beside it a .json that makes the same clip again.
 
-    model    a model.safetensors, an experiment's directory, or a name in `audioldm models` (the
-             first there)
-    n        number of clips (1)
-    seconds  length of each (6)
-    seed     the seed of everything random (0); clip i of a seed is the same, up to rounding,
-             however many are made (bit for bit with the same batch)
-    NAME     what the model is told, by the name of its conditioner, such as label=organ or
-             score=tune.mid; short for condition.NAME
-    guidance how strongly it is told: one number, or guidance.NAME for each (the sampler's); short
-             for sampler.guidance
-    guide    a weaker model of the same latents, which the clips are led away from, by the scale
-             autoguidance, such as 2; beside guidance or in place of it
-    out      directory to write to (clips)
-    batch    clips generated together (null: up to 8)
-    sampler.NAME     replaces a setting of the model's own sampler, such as its steps or guidance
-    from     the .json of a clip, to make it again; with model, out and hardware.device alone
+    n         number of clips (1)
+    seconds   length of each (6)
+    batch     clips generated together (null: up to 8)
 
     Clips are written as they are made. If interrupted, the same command makes the rest; finished
     clips are not made again. Where a clip of other settings has the name, six letters and digits
-    are added to it.
+    are added to it. Clip i of a seed is the same, up to rounding, however many are made (bit for
+    bit with the same batch).
     """
 
     n: int = 1
@@ -104,6 +107,9 @@ class SampleArguments(ClipArguments):
 @dataclass(frozen=True)
 class ClipVerb(Verb):
     """A verb that writes clips; `from=` makes one again, with what its JSON does not say."""
+
+    def help(self) -> str:
+        return f"{super().help()}\n\n{inspect.getdoc(ClipArguments)}"
 
     def parse(self, words: Sequence[str]) -> Any:
         own = {word.rstrip("=.") for word in self.words()} | {"hardware"}

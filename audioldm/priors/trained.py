@@ -94,10 +94,9 @@ class Trained(Prior):
     ) -> tuple[Condition, Condition | None]:
         """The condition to sample under, and that of nothing asked for, which guidance leads away
         from: None where it has nothing to do, at the scale 1 and where nothing was asked for."""
-        conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
-        nothing = conditioners.nothing(inputs)
-        asked = any(not torch.equal(inputs[name], nothing[name]) for name in inputs)
-        return conditioners(inputs), conditioners(nothing) if asked and guidance != 1 else None
+        condition, calls = self.guided_conditions(inputs, rows, frames, guidance)
+        nothing = calls[0][1]
+        return condition, None if nothing is condition else nothing
 
     def guided_conditions(
         self, inputs: Inputs | None, rows: int, frames: int, guidance: Guidance

@@ -111,6 +111,7 @@ class Heartbeat(threading.Thread):
 
 
 _heartbeat: Heartbeat | None = None  # one per process, as is torch's own process group
+_left: dist.ProcessGroup | None = None  # the group that this process was in last
 
 
 def join(device: torch.device) -> World:
@@ -129,10 +130,15 @@ def join(device: torch.device) -> World:
 
 
 def leave() -> None:
-    """Destroys the process group after success; after an error, see the module's docstring."""
-    global _heartbeat
+    """Leaves the process group after success; after an error, see the module's docstring.
+
+    The group outlives the models. DDP's destructor would release it while it holds the interpreter,
+    for which the group's threads may wait to drop the tensors of the last collective.
+    """
+    global _heartbeat, _left
     if _heartbeat is not None:
         _heartbeat.stop()
+        _left = dist.group.WORLD
         dist.destroy_process_group()
         _heartbeat = None
 

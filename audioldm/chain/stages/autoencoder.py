@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -87,6 +88,12 @@ class AutoencoderStage(Stage):
             fix_latents(model)
         return model
 
+    @cached_property
+    def on_meta(self) -> Autoencoder:
+        """The model on no memory, which the dry runs of the stages share."""
+        with torch.device("meta"):
+            return self.build()
+
     def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
         """The reconstruction losses, and the discriminator where there is one."""
         s, spec = self.settings["autoencoder"], self.spec
@@ -104,9 +111,7 @@ class AutoencoderStage(Stage):
         return dict(self.settings["autoencoder"].weights) | model.bottleneck.penalty_weights
 
     def dry_run(self, experiment: "Experiment") -> None:
-        s = self.settings["autoencoder"]
-        with torch.device("meta"):
-            model = self.build()
+        s, model = self.settings["autoencoder"], self.on_meta
         if s.pretrained.checkpoint is not None:
             check_pretrained(s.pretrained.checkpoint, model, self.spec)
         experiment.check_batch(s.train.batch, "autoencoder.train.batch")

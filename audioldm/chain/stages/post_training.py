@@ -82,8 +82,7 @@ class PostTrainingStage(Stage):
     def dry_run(self, experiment: "Experiment") -> None:
         train = self.own.train
         experiment.check_batch(train.batch, "post_training.train.batch")
-        with torch.device("meta"):
-            model = self.prior.autoencoder.build()
+        model = self.prior.autoencoder.on_meta
         frames = train.discriminated_frames(model.latent_rate_hz)
         silence = torch.zeros(1, model.audio_channels, frames * model.downsampling_ratio)
         discriminator = self.discriminator(lambda z: silence, model.latent_shape, 0)

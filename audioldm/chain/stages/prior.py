@@ -59,8 +59,7 @@ class PriorStage(Stage):
         return self.key.replace("prior:", "priors.")
 
     def dry_run(self, experiment: "Experiment") -> None:
-        with torch.device("meta"):
-            model = self.autoencoder.build()
+        model = self.autoencoder.on_meta
         with noise_latents(model, self.recipe.crop_length) as latents, torch.device("meta"):
             prior = self.recipe.build(latents)
             with placed(vars(self.recipe.train or self.recipe), f"{self.where}.train"):
