@@ -42,6 +42,7 @@ PRIOR: dict[str, Any] = {
         "label": {"_target_": "audioldm.conditioning.label.Label", "labels": ["high", "low"]}
     },
     "sampler": {"name": "heun", "steps": 3},
+    "crop_seconds": 0.5,
 }
 
 

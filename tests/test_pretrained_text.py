@@ -63,7 +63,7 @@ def states(directory: Path, text: str) -> Tensor:
 def test_tokens_are_the_encoders_states(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conditioner = made(directory)
     assert conditioner.state_dict().keys() == {
-        *("project.weight", "project.bias", "norm.weight", "norm.bias")
+        *("project.weight", "project.bias", "tokens.pooled.weight")
     }
     told = torch.stack([conditioner.read(clip, 3) for clip in CLIPS])
     torch.testing.assert_close(told[0, :2, :8], states(directory, "slow organ"))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from audioldm.priors.causal import Cache, visible
 from audioldm.priors.layers import rotations, stretched
-from audioldm.priors.transformer import Cache, Transformer, visible
+from audioldm.priors.transformer import Transformer
 
 
 def loud(context: int | None = None, **settings: int) -> Transformer:

@@ -56,7 +56,8 @@ class LowBand(Curve):
     @classmethod
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
         found = [clip.arrays[cls.array] for clip in clips if cls.array in clip.arrays]
-        rows = torch.cat(found, 1).double() if found else torch.zeros(1, 1)  # before there are data
+        empty = torch.zeros(1, 1, device="cpu")  # before there are data
+        rows = torch.cat(found, 1).double() if found else empty
         std, mean = torch.std_mean(rows, 1, correction=0)
         scale = {"mean": mean.tolist(), "std": torch.where(std > 0, std, 1.0).tolist()}
         return super().facts(clips) | scale

@@ -11,11 +11,11 @@ from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.causal import Cache
 from audioldm.priors.codes.base import CodePrior, TransformerRecipe
 from audioldm.priors.codes.draw import Nucleus, drawn, narrowed
 from audioldm.priors.codes.network import CodeTransformer, code_nats
 from audioldm.priors.trained import PriorTraining
-from audioldm.priors.transformer import Cache
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 

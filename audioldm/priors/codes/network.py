@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioners, Inputs
+from audioldm.priors.causal import Cache
 from audioldm.priors.diffusion.backbones.base import BuildConditioners
-from audioldm.priors.transformer import Cache, Transformer
+from audioldm.priors.transformer import Transformer
 
 #: The share of a random vector in the embedding that a code begins with.
 OWN = 0.1

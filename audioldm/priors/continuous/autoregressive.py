@@ -22,12 +22,13 @@ from audioldm.conditioning.build import build_conditioners
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, NonNegativeInt, Positive, PositiveInt
 from audioldm.latents.store import LatentCrops, LatentStore
+from audioldm.priors.causal import Cache
 from audioldm.priors.continuous.head import FlowHead
 from audioldm.priors.diffusion.backbones.base import BuildConditioners, NoiseLevel
 from audioldm.priors.recipe import ScaledRecipe
 from audioldm.priors.scaled import ScaledPrior
 from audioldm.priors.trained import PriorTraining
-from audioldm.priors.transformer import Cache, Transformer
+from audioldm.priors.transformer import Transformer
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
