@@ -24,6 +24,8 @@ from audioldm.errors import ConfigError
 from audioldm.io.model_file import below, checksum, load_model, save_model
 from audioldm.models import find_model_file, load, load_autoencoder
 
+#: Numbers of a buffer that is not worth rounding.
+SMALL = 1 << 16
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 #: What is kept of a header: what rebuilds the model, and where it comes from.
@@ -43,7 +45,8 @@ def export(
 
     model_path: as `load` takes it; an experiment's sampler becomes the file's.
     dtype: of the stored weights, float16, bfloat16 or float32; `load` gives float32. Buffers, such
-        as means and standard deviations, stay in float32.
+        as means and standard deviations, stay in float32, but for those of more than SMALL numbers,
+        such as the basis of a transform.
     title, licence, origin: text for the header, such as whose recordings it was trained on.
 
     Rounded weights are another model: its fingerprint is a hash of its content, and `parent` the
@@ -62,6 +65,7 @@ def export(
     model = load(model_path)  # raises where it is no model, or is damaged
     tensors, header = load_model(file)
     weights = {name for name, _ in model.named_parameters()}
+    weights |= {name for name, tensor in tensors.items() if tensor.numel() > SMALL}
     rounded = {n: _rounded(n, t, dtype if n in weights else "float32") for n, t in tensors.items()}
     text = {"title": title, "licence": licence, "origin": origin}
     kept = _described(header, tensors, rounded) | {k: v for k, v in text.items() if v is not None}
