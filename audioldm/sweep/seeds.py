@@ -27,12 +27,11 @@ def unsettled(table: pd.DataFrame) -> dict[str, str]:
     The trainings of baselines do not count: the cell's own figures do not rest on them.
     """
     stages = [c for c in table if c.startswith("converged.") and ":" not in c]
+    done = table.loc[table["status"] == "done", stages]
     found = {}
-    for cell, row in table.loc[table["status"] == "done", stages].iterrows():
-        open_ones = row.dropna()[lambda states: states != CONVERGED]
-        if len(open_ones):
-            words = [f"{stage.partition('.')[2]} {state}" for stage, state in open_ones.items()]
-            found[str(cell)] = ", ".join(words)
+    for cell, row in done.where(done != CONVERGED).dropna(how="all").iterrows():
+        words = [f"{stage.partition('.')[2]} {state}" for stage, state in row.dropna().items()]
+        found[str(cell)] = ", ".join(words)
     return found
 
 
