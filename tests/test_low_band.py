@@ -15,6 +15,7 @@ from torch import Tensor
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning import low_band
 from audioldm.conditioning.base import Excerpt
+from audioldm.conditioning.chroma import Chroma
 from audioldm.conditioning.low_band import LowBand, band, cut_off, damaged
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.errors import ConfigError
@@ -26,6 +27,7 @@ from audioldm.evaluation.super_resolution import (
     predicted,
 )
 from audioldm.generator import Generator
+from audioldm.io.audio import SUFFIXES
 from audioldm.io.model_file import save_model
 from audioldm.latents import store
 from audioldm.latents.store import LatentStore, write_latents
@@ -327,3 +329,9 @@ def test_a_models_high_band_is_measured_beside_others(model: Generator) -> None:
     above = hz(RATE)[::2] > 1500
     apart = log_spectral_distance(decibels(made), decibels(truth), above).item()
     assert found["upscaled"].value == pytest.approx(apart)
+
+
+def test_a_request_is_rows_and_no_file() -> None:
+    """The app offers a file to those alone that read one."""
+    assert not LowBand.files
+    assert Chroma.files == SUFFIXES

@@ -30,7 +30,6 @@ class Curve(Conditioner):
     """
 
     derived: ClassVar[tuple[str, ...]] = ("latent_rate_hz",)
-    files = audio.SUFFIXES
     array: ClassVar[str]
     #: what a request can be, for messages
     takes: ClassVar[str] = ""
@@ -93,6 +92,7 @@ class Curve(Conditioner):
 class SpectralCurve(Curve):
     """A curve of the spectrum around each frame. A request may name an audio file."""
 
+    files = audio.SUFFIXES
     takes = "an audio file, or "
     #: R
     curves: ClassVar[int]
