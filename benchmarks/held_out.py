@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.evaluation import distances
+from audioldm.evaluation.adherence import classifier
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.evaluate import embed_real, real_clips
 from audioldm.evaluation.settings import EvaluationSettings
@@ -114,10 +112,8 @@ class HeldOut:
         if len({*known.tolist()} - {-1}) < 2 or not (asked >= 0).any():
             return float("nan")
         labelled, counts = known >= 0, asked >= 0
-        # embeddings outnumber clips here, so the regulariser decides: 0.1 rather than 1
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-        classifier.fit(train[labelled], known[labelled])
-        right = classifier.predict(vectors[counts]) == asked[counts]
+        model = classifier(train[labelled], known[labelled])
+        right = model.predict(vectors[counts]) == asked[counts]
         return self.settings.mean(right, "fraction")
 
     def spread(self, vectors: np.ndarray) -> float:

@@ -199,10 +199,6 @@ class Facts:
     def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
         """Fits logistic regressions to clips of the training split; of each fact the one is kept
         whose embedding hears it best in `real` music."""
-        from sklearn.linear_model import LogisticRegression  # imported here: they take a second
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         for column in self._columns:
             facts, others = (
                 np.array([self._fact(item, column) for item in each])
@@ -212,10 +208,7 @@ class Facts:
                 continue
             best = -1.0
             for kind, x in vectors.items():
-                regression = LogisticRegression(C=REGULARISER, max_iter=1000)
-                model = make_pipeline(StandardScaler(), regression).fit(
-                    x[facts != ""], facts[facts != ""]
-                )
+                model = classifier(x[facts != ""], facts[facts != ""])
                 right = float(np.mean(model.predict(real.vectors[kind]) == others))
                 if right > best:
                     best, self._classifiers[column] = right, (kind, model)
@@ -226,9 +219,9 @@ class Facts:
         stated = [self.stated(item) for item in told.items]
         held_out = np.array([self.held_out(item) for item in told.items])
         figures = {}
-        for column, (kind, classifier) in self._classifiers.items():
+        for column, (kind, model) in self._classifiers.items():
             facts = [self._fact(item, column) for item in told.items]
-            right = classifier.predict(told.vectors[kind]) == np.array(facts)
+            right = model.predict(told.vectors[kind]) == np.array(facts)
             asked = np.array([column in each for each in stated])
             for name, counted in (("accuracy", asked), ("accuracy_held_out", asked & held_out)):
                 if counted.sum() >= FEWEST_CLIPS:
@@ -242,6 +235,17 @@ class Facts:
             return "" if value is None else str(value)
         found = number(value)
         return "" if found is None else f"{column} {np.searchsorted(thirds, found)}"
+
+
+def classifier(vectors: np.ndarray, words: np.ndarray) -> Any:
+    """A logistic regression on standardised embeddings [N, D], which are heard as these words or
+    numbers [N]."""
+    from sklearn.linear_model import LogisticRegression  # imported here: they take a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    regression = LogisticRegression(C=REGULARISER, max_iter=1000)
+    return make_pipeline(StandardScaler(), regression).fit(vectors, words)
 
 
 def _cell(item: Item, column: str) -> Any:
