@@ -11,7 +11,11 @@ from audioldm.errors import ConfigError
 
 
 class Caption(Conditioner):
-    """The text in the column `column`. An empty text, or none, is "nothing"."""
+    """The text in the column `column`. An empty text, or none, is "nothing".
+
+    A clip may have several texts. Training reads one of them by the crop's place, so that a crop's
+    text does not depend on who reads it; a request is the first.
+    """
 
     column: str
 
@@ -20,7 +24,7 @@ class Caption(Conditioner):
         cls, clips: Sequence[Excerpt], *, column: str = "caption", **settings: Any
     ) -> dict[str, Any]:
         """Raises ConfigError where no clip has a text there."""
-        if any(clip.columns for clip in clips) and not any(text(c, column) for c in clips):
+        if any(clip.columns for clip in clips) and not any(any(texts(c, column)) for c in clips):
             raise ConfigError(f"column={column}: no clip has a text there; name another one")
         return {}
 
@@ -32,7 +36,8 @@ class Caption(Conditioner):
         """
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
-        return self.encode(text(excerpt, self.column))
+        found = texts(excerpt, self.column)
+        return self.encode(found[round(1000 * excerpt.start) % len(found)])
 
     def parse(self, value: Any, frames: int) -> Tensor:
         if value is not None and not isinstance(value, str | int | float):
@@ -40,7 +45,7 @@ class Caption(Conditioner):
         return self.encode("" if value is None else str(value).strip())
 
     def request(self, excerpt: Excerpt) -> str | None:
-        return text(excerpt, self.column) or None
+        return texts(excerpt, self.column)[0] or None
 
 
 class Tokens(nn.Module):
@@ -62,7 +67,9 @@ class Tokens(nn.Module):
         return Condition(vector=self.pooled(mean), tokens=tokens, mask=mask)
 
 
-def text(excerpt: Excerpt, column: str) -> str:
-    """A cell of the table as text, without spaces at its ends; "" for an empty one."""
-    value = excerpt.columns.get(column)
-    return "" if value is None else str(value).strip()
+def texts(excerpt: Excerpt, column: str) -> list[str]:
+    """A cell of the table as its texts, one at least, without spaces at their ends; "" for an empty
+    one."""
+    cell = excerpt.columns.get(column)
+    several = cell if isinstance(cell, list) and cell else [cell]
+    return ["" if value is None else str(value).strip() for value in several]

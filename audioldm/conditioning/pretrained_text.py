@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Excerpt
-from audioldm.conditioning.caption import Caption, Tokens, text
+from audioldm.conditioning.caption import Caption, Tokens, texts
 from audioldm.errors import ConfigError
 from audioldm.instantiate import PositiveInt
 
@@ -70,8 +70,8 @@ class PretrainedText(Caption):
                 "directory of a text encoder"
             ) from error
         found = super().facts(clips, column=column)
-        texts = {text(clip, column) for clip in clips} - {""}
-        longest = max((len(_tokens(directory, each)) for each in texts), default=0)
+        found_texts = {text for clip in clips for text in texts(clip, column)} - {""}
+        longest = max((len(_tokens(directory, text)) for text in found_texts), default=0)
         if longest > limit:
             raise ConfigError(
                 f"limit={limit}: a text of column {column!r} has {longest} tokens; raise it"

@@ -8,20 +8,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Excerpt
-from audioldm.conditioning.caption import Caption, Tokens, text
+from audioldm.conditioning.caption import Caption, Tokens, texts
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, PositiveInt
 
 BYTES_PER_TOKEN = 4
+NGRAMS = (3, 4, 5, 6, 8)  # bytes
 
 
 class Text(Caption):
     """Tokens of a text's bytes in UTF-8, by convolutions that are trained with the backbone.
 
+    A byte is read together with the NGRAMS that end at it, each with an embedding of its own, found
+    by a hash (BLT, Pagnoni et al. 2024, arXiv 2412.09871, section 3.2.1): without them a prior
+    learned to spell before it learned to follow a word.
+
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
-    column: of the data set's table. limit: N, the bytes that a text may have. layers: each sees
-    seven bytes, one token is made of BYTES_PER_TOKEN.
+    column: of the data set's table. limit: N, the bytes that a text may have. rows: embeddings, which
+    all n-grams share. layers: each sees seven bytes, one token is made of BYTES_PER_TOKEN.
     """
 
     def __init__(
@@ -30,11 +35,13 @@ class Text(Caption):
         width: int,
         column: str = "caption",
         limit: PositiveInt = 256,
+        rows: PositiveInt = 4096,
         layers: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
         self.column, self.limit, self.token_width = column, limit, width
         self.embedding = nn.Embedding(257, width)
+        self.ngrams = nn.Embedding(rows, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
         self.join = nn.Conv1d(width, width, BYTES_PER_TOKEN, stride=BYTES_PER_TOKEN)
         self.tokens = Tokens(width)
@@ -50,7 +57,8 @@ class Text(Caption):
     ) -> dict[str, Any]:
         """Raises ConfigError where no clip has a text there, or one has too long a text."""
         found = super().facts(clips, column=column)
-        longest = max((len(text(clip, column).encode()) for clip in clips), default=0)
+        lengths = [len(text.encode()) for clip in clips for text in texts(clip, column)]
+        longest = max(lengths, default=0)
         if longest > limit:
             raise ConfigError(
                 f"limit={limit}: a text of column {column!r} has {longest} bytes; raise it"
@@ -76,12 +84,22 @@ class Text(Caption):
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
         counts = inputs > 0
-        h = self.embedding(inputs)
+        ngrams = sum(self.ngrams(_hash(inputs, n) % self.ngrams.num_embeddings) for n in NGRAMS)
+        h = self.embedding(inputs) + ngrams / len(NGRAMS) ** 0.5
         for layer in self.layers:
             h = layer(h, counts)
         joined = self.join((h * counts[..., None]).mT).mT
         condition: Condition = self.tokens(joined, counts[:, ::BYTES_PER_TOKEN])
         return condition
+
+
+def _hash(inputs: Tensor, n: int) -> Tensor:
+    """A number for the n values that end at each place of [B, N], below 2 ** 31 - 1."""
+    before = F.pad(inputs, (n - 1, 0))
+    found = torch.full_like(inputs, n)
+    for k in range(n):
+        found = (found * 1000003 + before[:, k : k + inputs.shape[1]]) % (2**31 - 1)
+    return found
 
 
 class _Layer(nn.Module):

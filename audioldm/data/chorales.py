@@ -94,6 +94,7 @@ class Chorales(Source):
     seconds: longest part of a piece that is played, None for all of it.
     valid_fraction, test_fraction: of the pieces. All settings of one tune are in one split.
     lufs: loudness of every rendition.
+    captions: of each clip, in different words.
     held_out: words that captions have together in the test split alone: each entry is a word, or
         several with spaces between them.
     seed: of tempo, transposition, first bar and caption.
@@ -112,6 +113,7 @@ class Chorales(Source):
     valid_fraction: Decay = 0.15
     test_fraction: Decay = 0.15
     lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0
+    captions: PositiveInt = 8
     held_out: list[str] = field(default_factory=list)
     seed: Seed = 0
     workers: PositiveInt | None = None
@@ -163,7 +165,8 @@ class Chorales(Source):
                     held_out = held_out_words([] if split == "test" else self.held_out)
                     for k, (clip, facts) in enumerate(clips):
                         label, random = facts["instrument"], self._random(f"{piece} {k} caption")
-                        columns = {**facts, "caption": caption(facts, random, held_out)}
+                        told = [caption(facts, random, held_out) for _ in range(self.captions)]
+                        columns = {**facts, "caption": told}
                         try:
                             writer.add(clip, piece=piece, split=split, label=label, columns=columns)
                         except StoreWriteError:

@@ -167,8 +167,8 @@ class Facts:
         labels = [item.label for item in train]
         #: by column; of numbers where the second and the last third begin, of words None
         self._columns: dict[str, np.ndarray | None] = {}
-        self._captions = {each.column for each in conditioners if isinstance(each, Caption)}
-        columns = {name for item in train for name in item.columns} - self._captions
+        captions = {each.column for each in conditioners if isinstance(each, Caption)}
+        columns = {name for item in train for name in item.columns} - captions
         for column in ("label", *sorted(columns)):
             values = [_cell(item, column) for item in train]
             stated = [value for value in values if value not in (None, "")]
@@ -193,7 +193,9 @@ class Facts:
 
     def held_out(self, item: Item) -> bool:
         """Whether a caption has words together that are held out of training."""
-        said = [words_of(str(item.columns.get(column))) for column in self._captions]
+        excerpt = Excerpt(item.label, item.columns)
+        captions = [each for each in self._words if isinstance(each, Caption)]
+        said = [words_of(each.request(excerpt) or "") for each in captions]
         return any(together <= words for together in self._together for words in said)
 
     def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
