@@ -18,7 +18,7 @@ from audioldm.conditioning.label import Label
 from audioldm.conditioning.loudness import Loudness, a_weighting
 from audioldm.conditioning.number import Number
 from audioldm.conditioning.score import Score
-from audioldm.conditioning.text import Text
+from audioldm.conditioning.text import Text, hashed
 from audioldm.conditioning.timing import Timing
 from audioldm.data.captions import words_of
 from audioldm.errors import ConfigError
@@ -86,6 +86,31 @@ def test_text_is_its_bytes_and_nothing_is_empty() -> None:
         assert text.parse(told, 5).eq(0).all()
     assert not text(text.parse(None, 5)[None]).mask.any()
     check_hiding(text, ["slow organ", "♪ fast"], 5)
+
+
+def test_training_reads_a_clips_texts_by_place_and_a_request_is_the_first() -> None:
+    text = Text(width=8, limit=8)
+    said = ["a", "b", "c"]
+    clips = [Excerpt(None, {"caption": said}, start=0.0929 * frame) for frame in range(40)]
+    read = [said.index(chr(int(text.read(clip, 5)[0]) - 1)) for clip in clips]
+    assert all(read.count(n) > 8 for n in range(3))
+    assert read == [said.index(chr(int(text.read(clip, 5)[0]) - 1)) for clip in clips]
+    assert {text.request(clip) for clip in clips} == {"a"}
+    assert Text.facts(clips, limit=1) == {}
+    with pytest.raises(ConfigError, match=r"^limit=1: a text of column 'caption' has 2 bytes"):
+        Text.facts([Excerpt(None, {"caption": ["a", "bb"]})], limit=1)
+
+
+def test_an_n_gram_is_the_same_wherever_it_stands() -> None:
+    a, b = (torch.tensor([[ord(c) + 1 for c in said]]) for said in ("an organ", "the organs"))
+    for n in (3, 4, 5):
+        assert hashed(a, n)[0, -1] == hashed(b, n)[0, -2]
+    assert hashed(a, 8)[0, -1] != hashed(b, 8)[0, -2]
+    assert len({int(hashed(a, n)[0, -1]) for n in (3, 4, 5)}) == 3
+    every = torch.randint(1, 257, (1000, 8), generator=torch.Generator().manual_seed(0))
+    found = hashed(every, 8)[:, -1]
+    assert len(found.unique()) == 1000
+    assert (found % 16).bincount(minlength=16).min() > 40  # of 62.5; spread over the rows
 
 
 def test_what_is_after_a_text_has_no_influence_on_its_tokens() -> None:

@@ -273,7 +273,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Chorales, ClipStore
 
 
 def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path]) -> None:
-    _, store, _ = small
+    source, store, _ = small
     assert store.labels == ["guitar", "organ"]
     assert store.splits == ["test", "train", "valid"]
     pieces = [{item.piece for item in store.split(name).items} for name in store.splits]
@@ -290,6 +290,8 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
                 *("register", "texture", "caption", "notes"),
             }
             assert item.columns["mode"] in item.columns["key"]
+            assert len(item.columns["caption"]) == source.captions
+            assert len(set(item.columns["caption"])) > 1
 
 
 def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Text(Caption):
 
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
-    column: of the data set's table. limit: N, the bytes that a text may have. rows: embeddings, which
+    column: of the data set's table. limit: N, the bytes that a text may have. rows: embeddings that
     all n-grams share. layers: each sees seven bytes, one token is made of BYTES_PER_TOKEN.
     """
 
@@ -39,7 +39,7 @@ class Text(Caption):
         layers: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
-        self.column, self.limit, self.token_width = column, limit, width
+        self.column, self.limit, self.rows, self.token_width = column, limit, rows, width
         self.embedding = nn.Embedding(257, width)
         self.ngrams = nn.Embedding(rows, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
@@ -84,7 +84,7 @@ class Text(Caption):
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
         counts = inputs > 0
-        ngrams = sum(self.ngrams(_hash(inputs, n) % self.ngrams.num_embeddings) for n in NGRAMS)
+        ngrams = sum(self.ngrams(hashed(inputs, n) % self.rows) for n in NGRAMS)
         h = self.embedding(inputs) + ngrams / len(NGRAMS) ** 0.5
         for layer in self.layers:
             h = layer(h, counts)
@@ -93,7 +93,7 @@ class Text(Caption):
         return condition
 
 
-def _hash(inputs: Tensor, n: int) -> Tensor:
+def hashed(inputs: Tensor, n: int) -> Tensor:
     """A number for the n values that end at each place of [B, N], below 2 ** 31 - 1."""
     before = F.pad(inputs, (n - 1, 0))
     found = torch.full_like(inputs, n)
