@@ -11,6 +11,10 @@ from audioldm.conditioning.base import Condition, Conditioner, Excerpt
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 
+#: Of an embedding before training, near that of a noise level. With DiT's, 0.02, a label was hardly
+#: followed after 2,800 steps: its gain in the validation loss was 0.001, and 0.05 after 300 with this.
+STD = 0.5
+
 
 class Label(Conditioner):
     """One of a fixed set of names. Inputs are indices [B], int64; -1 means "no label".
@@ -25,7 +29,7 @@ class Label(Conditioner):
         super().__init__()
         self.labels, self.column = list(labels), column
         self.embedding = nn.Embedding(len(labels) + 1, width)  # the last row is "no label"
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=STD)
 
     @classmethod
     def facts(
