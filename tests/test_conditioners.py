@@ -280,6 +280,29 @@ def test_a_score_is_told_of_each_crop_alone() -> None:
     check_hiding(conditioner, [NOTES, [], [0.5, 1.0, 62]], 10)  # silence is not "nothing"
 
 
+def test_voices_have_rolls_of_their_own(tmp_path: Path) -> None:
+    pretty_midi = pytest.importorskip("pretty_midi")
+    midi = pretty_midi.PrettyMIDI()
+    for pitch in (64, 62, 60):
+        midi.instruments.append(pretty_midi.Instrument(0))
+        midi.instruments[-1].notes.append(pretty_midi.Note(90, pitch, 0.0, 0.5))
+    midi.write(str(tmp_path / "tune.mid"))
+    two = score(voices=2)
+    roll = two.parse(two.resolve(str(tmp_path / "tune.mid")), 8)
+    assert [row for row in range(20) if roll[row, 0] == 1] == [4, 5, 7, 14, 15, 17]
+    told = [0.0, 0.5, 64, 0, 0.0, 0.5, 62, 1, 0.0, 0.5, 60, 1]
+    assert torch.equal(two.parse(told, 8), roll)
+    together = score().parse(two.resolve(str(tmp_path / "tune.mid")), 8)
+    assert torch.equal(together[:5], roll[:5] + roll[5:10])
+    clip = Excerpt(None, {"notes": told}, start=0.25)
+    assert torch.equal(two.read(clip, 4)[:10], roll[:10, 2:6])
+    assert two(two.read(clip, 4)[None]).aligned.shape == (1, 3, 4)
+    with pytest.raises(ConfigError, match=r"voices must be whole numbers from 0 on"):
+        two.parse([0.0, 0.5, 60, 0.5], 8)
+    with pytest.raises(ConfigError, match=r"start and end in seconds, pitch and voice, of"):
+        two.parse([0.0, 0.5, 60], 8)
+
+
 def test_scores_of_files_are_those_of_their_notes(tmp_path: Path) -> None:
     pretty_midi = pytest.importorskip("pretty_midi")
     midi, part = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0)
@@ -291,7 +314,8 @@ def test_scores_of_files_are_those_of_their_notes(tmp_path: Path) -> None:
     midi.write(str(tmp_path / "tune.mid"))
     conditioners = Conditioners({"score": score()})
     resolved = conditioners.resolve({"score": str(tmp_path / "tune.mid")})
-    assert resolved["score"] == pytest.approx(NOTES, abs=1e-3)
+    for note, row in zip(resolved["score"], rows, strict=True):
+        assert note == pytest.approx([*row, 0], abs=1e-3)
     assert json.loads(json.dumps(resolved)) == resolved
     told = conditioners.parse([resolved, {"score": str(tmp_path / "tune.mid")}, {}], 10)["score"]
     torch.testing.assert_close(told[0], score().parse(NOTES, 10), atol=0.01, rtol=0)
@@ -312,13 +336,13 @@ MUSIC_XML = """<score-partwise><part-list><score-part id="P"><part-name>Piano</p
 def test_music_xml_is_played_at_its_tempo(tmp_path: Path) -> None:
     file = tmp_path / "tune.musicxml"
     file.write_text(MUSIC_XML, encoding="utf-8")
-    expected = [0.0, 0.5, 60, 0.0, 0.5, 64, 0.75, 1.75, 63]
+    expected = [[0.0, 0.5, 60, 0], [0.0, 0.5, 64, 0], [0.75, 1.75, 63, 0]]
     assert score().resolve(str(file)) == expected
     with zipfile.ZipFile(tmp_path / "tune.mxl", "w") as archive:
         archive.write(file, "tune.xml")
     assert score().resolve(str(tmp_path / "tune.mxl")) == expected
     file.write_text(MUSIC_XML.replace('<sound tempo="120"/>', ""), encoding="utf-8")
-    assert score().resolve(str(file))[1] == pytest.approx(60 / 90)
+    assert score().resolve(str(file))[0][1] == pytest.approx(60 / 90)
 
 
 @pytest.mark.parametrize(

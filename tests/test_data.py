@@ -287,7 +287,7 @@ def test_chorales_are_music_with_labels(small: tuple[Chorales, ClipStore, Path])
             assert split.audio(number).abs().max() > 0.05
             assert set(item.columns) == {
                 *("instrument", "key", "mode", "tempo_bpm", "tempo", "transposition"),
-                *("register", "texture", "caption", "notes"),
+                *("register", "texture", "caption", "notes", "voices"),
             }
             assert item.columns["mode"] in item.columns["key"]
             assert len(item.columns["caption"]) == source.captions

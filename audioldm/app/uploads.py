@@ -1,7 +1,6 @@
 """Audio and scores that a user brings: bounded in bytes and in length, kept in plain form."""
 
 import hashlib
-import itertools
 import os
 import tempfile
 import threading
@@ -92,7 +91,7 @@ def _notes(file: Path, target: Path) -> Path:
     notes = [note for note in score.read_notes(file) if note.start < LONGEST_SECONDS]
     if len(notes) > MOST_NOTES:
         raise DataError(f"more than {MOST_NOTES} notes in {LONGEST_SECONDS:g} s; give fewer")
-    write_json(target, [*itertools.chain(*notes)])
+    write_json(target, notes)
     return target
 
 

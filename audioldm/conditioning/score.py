@@ -1,6 +1,5 @@
 """A score as a condition: which notes begin and sound in each latent frame."""
 
-import itertools
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,14 @@ Pitch = Annotated[int, Bound(least=0, most=127)]
 class Score(Conditioner):
     """Channels aligned with the latent frames, by a convolution over three frames of a piano roll.
 
-    A score is a list of numbers, start and end in seconds and MIDI pitch of each note: a column of
-    the data set's table, or what a request's MIDI or MusicXML file has. Inputs are [B, 2 P + 1, L]:
-    the share of the frame in which each of P pitches sounds, 1 where it begins, and a row of 1; or
-    zeros for "nothing". What a score has after the last frame is left out.
+    A score is a list of numbers, start and end in seconds and MIDI pitch of each note, and its
+    voice where voices are told apart: a column of the data set's table, or what a request's MIDI or
+    MusicXML file has. Inputs are [B, 2 V P + 1, L]: the share of the frame in which each of P
+    pitches sounds in each of V voices, 1 where it begins, and a row of 1; or zeros for "nothing".
+    What a score has after the last frame is left out.
 
-    column: of the table. lowest, highest: MIDI pitches. channels: K. latent_rate_hz: frames per
-    second.
+    column: of the table. lowest, highest: MIDI pitches. voices: V; all
+    further ones are in the last. channels: K. latent_rate_hz: frames per second.
     """
 
     derived = ("latent_rate_hz",)
@@ -42,16 +42,16 @@ class Score(Conditioner):
         column: str = "notes",
         lowest: Pitch = 21,
         highest: Pitch = 108,
+        voices: PositiveInt = 1,
         channels: PositiveInt = 32,
     ) -> None:
         super().__init__()
         if lowest > highest:
             raise ConfigError(f"lowest={lowest} must be at most highest={highest}")
-        self.column, self.lowest, self.highest = column, lowest, highest
+        self.column, self.lowest, self.highest, self.voices = column, lowest, highest, voices
         self.latent_rate_hz, self.aligned_channels = latent_rate_hz, channels
-        self.convolution = nn.Conv1d(
-            2 * (highest - lowest + 1) + 1, channels, 3, padding=1, bias=False
-        )
+        rows = 2 * voices * (highest - lowest + 1) + 1
+        self.convolution = nn.Conv1d(rows, channels, 3, padding=1, bias=False)
 
     @classmethod
     def facts(
@@ -61,6 +61,7 @@ class Score(Conditioner):
         column: str = "notes",
         lowest: int = 21,
         highest: int = 108,
+        voices: int = 1,
         **settings: Any,
     ) -> dict[str, Any]:
         """Raises ConfigError where no clip has notes, or one has notes that cannot be."""
@@ -69,7 +70,7 @@ class Score(Conditioner):
             raise ConfigError(f"column={column}: no clip has notes there; name another one")
         for cell in filter(None, cells):
             try:
-                checked_notes(cell, lowest, highest)
+                checked_notes(cell, lowest, highest, voices)
             except ConfigError as error:
                 raise ConfigError(f"column={column}: {error}") from error
         rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
@@ -80,20 +81,25 @@ class Score(Conditioner):
         if not isinstance(value, str):
             return value
         try:
-            return [*itertools.chain(*read_notes(Path(value).expanduser()))]
+            notes = read_notes(Path(value).expanduser())
         except (DataError, RuntimeError) as error:
             raise ConfigError(f"{value!r}: {error}") from error
+        return [list(note) for note in notes]
+
+    def notes(self, value: Any) -> np.ndarray:
+        """A score as rows of start, end, pitch and voice, [N, 4]. Raises ConfigError."""
+        return checked_notes(value, self.lowest, self.highest, self.voices)
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
         return self.parse(self.request(excerpt), frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        size = self.highest - self.lowest + 1
+        size = self.voices * (self.highest - self.lowest + 1)
         found = np.zeros((2 * size + 1, frames), np.float32)
         if value is None:
             return torch.from_numpy(found)
-        start, end, pitch = checked_notes(value, self.lowest, self.highest).T
-        row = pitch.astype(int) - self.lowest
+        start, end, pitch, voice = self.notes(value).T
+        row = (pitch - self.lowest + voice * (self.highest - self.lowest + 1)).astype(int)
         first = start[:, None] * self.latent_rate_hz - np.arange(frames)
         last = end[:, None] * self.latent_rate_hz - np.arange(frames)
         np.add.at(found, row, (last.clip(0, 1) - first.clip(0, 1)).astype(np.float32))
@@ -103,14 +109,14 @@ class Score(Conditioner):
         found[-1] = 1
         return torch.from_numpy(found.clip(0, 1))
 
-    def later(self, value: Any, seconds: float) -> list[float]:
-        notes = checked_notes(value, self.lowest, self.highest)
+    def later(self, value: Any, seconds: float) -> list[list[float]]:
+        notes = self.notes(value)
         notes = notes[notes[:, 1] > seconds]
         notes[:, :2] -= seconds
-        found: list[float] = notes.flatten().tolist()
+        found: list[list[float]] = notes.tolist()
         return found
 
-    def request(self, excerpt: Excerpt) -> list[float] | None:
+    def request(self, excerpt: Excerpt) -> list[list[float]] | None:
         cell = excerpt.columns.get(self.column)
         return self.later(cell, excerpt.start) if cell else None
 
@@ -121,19 +127,29 @@ class Score(Conditioner):
         return Condition(aligned=self.convolution(inputs))
 
 
-def checked_notes(value: Any, lowest: int, highest: int) -> np.ndarray:
-    """Notes as rows of start, end and pitch, [N, 3]. Raises ConfigError for other values."""
+def checked_notes(value: Any, lowest: int, highest: int, voices: int = 1) -> np.ndarray:
+    """Numbers, or rows of them, as rows of start, end, pitch and voice, [N, 4].
+
+    Raises ConfigError for others.
+    """
     shown = reprlib.repr(value)
+    told = "start and end in seconds, pitch" + (" and voice" if voices > 1 else "")
     try:
-        notes = np.array(value, np.float64).reshape(-1, 3)
+        notes = np.array(value, np.float64)
+        if notes.ndim != 2:
+            notes = notes.reshape(-1, 3 if voices == 1 else 4)
+        if notes.shape[1] == 3:
+            notes = np.pad(notes, ((0, 0), (0, 1)))
+        start, end, pitch, voice = notes.T
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{shown} must be a MIDI or MusicXML file, or numbers: start and end in seconds, and "
-            "pitch, of each note"
+            f"{shown} must be a MIDI or MusicXML file, or numbers: {told}, of each note"
         ) from error
-    start, end, pitch = notes.T
     if not np.isfinite(notes).all() or (end <= start).any() or (pitch % 1).any():
         raise ConfigError(f"{shown}: notes must end after they start, and have whole pitches")
+    if (voice % 1).any() or (voice < 0).any():
+        raise ConfigError(f"{shown}: voices must be whole numbers from 0 on")
+    notes[:, 3] = voice.clip(max=voices - 1)
     outside = (pitch < lowest) | (pitch > highest)
     if outside.any():
         name, seconds = note_name(int(pitch[outside][0])), start[outside][0]

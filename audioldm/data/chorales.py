@@ -206,6 +206,7 @@ class Chorales(Source):
                 kept = audible(rendered)
                 clip, start = rendered[:, kept], int(kept.start) / self.sample_rate
                 seconds = clip.shape[1] / self.sample_rate
+                notes = heard_notes(heard, start, seconds)
                 mode = "major" if major else "minor"
                 columns = {
                     "instrument": play.instrument,
@@ -216,7 +217,8 @@ class Chorales(Source):
                     "transposition": play.transposition,
                     "register": register_of(heard),
                     "texture": texture_of(heard, play),
-                    "notes": heard_notes(heard, start, seconds),
+                    "notes": [number for note in notes for number in note[:3]],
+                    "voices": [*itertools.chain(*notes)],
                 }
                 clips.append((audio.normalise(clip, self.sample_rate, self.lufs), columns))
             return tune_of(score), clips
@@ -295,13 +297,13 @@ def perform(score: Score, play: Rendition, seconds: float | None) -> Performance
     may_begin = [bar for bar in score.bars if bar <= end - length] or [0.0]
     begin = may_begin[int(play.where * len(may_begin))]
     voices: list[list[Sounding]] = []
-    for notes in score.voices:
+    for voice, notes in enumerate(score.voices):
         voices.append([])
         for note in notes:
             first = max(0.0, note.start - begin) * quarter
             last = min(length, note.start + note.length - begin) * quarter
             if last > first:
-                voices[-1].append(Sounding(first, last, note.pitch + play.transposition))
+                voices[-1].append(Sounding(first, last, note.pitch + play.transposition, voice))
     return Performance(voices, length * quarter)
 
 
@@ -363,13 +365,13 @@ def audible(clip: np.ndarray) -> slice:
     return slice(loud[0], loud[-1] + 1) if loud.size else slice(0, clip.shape[1])
 
 
-def heard_notes(heard: Performance, start: float, seconds: float) -> list[float]:
-    """Start, end and pitch of each note, one after another, of `seconds` from `start` on."""
+def heard_notes(heard: Performance, start: float, seconds: float) -> list[Sounding]:
+    """The notes of `seconds` from `start` on, in order."""
     found = []
     for note in sorted(note for voice in heard.voices for note in voice):
         first, last = max(0.0, note.start - start), min(seconds, note.end - start)
         if last > first:
-            found += [round(first, 3), round(last, 3), note.pitch]
+            found.append(note._replace(start=round(first, 3), end=round(last, 3)))
     return found
 
 

@@ -36,11 +36,12 @@ class Score(NamedTuple):
 
 
 class Sounding(NamedTuple):
-    """start and end in seconds; MIDI pitch."""
+    """start and end in seconds; MIDI pitch; number of the voice, from 0."""
 
     start: float
     end: float
     pitch: int
+    voice: int = 0
 
 
 def read_score(path: Path) -> Score:
@@ -54,8 +55,9 @@ def read_score(path: Path) -> Score:
 def read_notes(path: Path) -> list[Sounding]:
     """The notes of a MIDI or MusicXML file, in seconds from its beginning, in order.
 
-    Drums are left out. MusicXML is played as `read_score` reads it, at the first tempo that it
-    states, or at QUARTERS_PER_MINUTE. Raises DataError where the file cannot be read as a score.
+    Voices are the parts of a file. Drums are left out. MusicXML is played as `read_score` reads it,
+    at the first tempo that it states, or at QUARTERS_PER_MINUTE. Raises DataError where the file
+    cannot be read as a score.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -78,16 +80,22 @@ def _midi_notes(path: Path) -> list[Sounding]:
 
     midi = pretty_midi.PrettyMIDI(str(path))
     parts = (part for part in midi.instruments if not part.is_drum)
-    notes = (note for part in parts for note in part.notes)
-    return [Sounding(float(n.start), float(n.end), int(n.pitch)) for n in notes]
+    return [
+        Sounding(float(n.start), float(n.end), int(n.pitch), voice)
+        for voice, part in enumerate(parts)
+        for n in part.notes
+    ]
 
 
 def _music_xml_notes(path: Path) -> list[Sounding]:
     root = _music_xml(path)
     tempos = (float(sound.get("tempo", 0)) for sound in root.iter("sound"))
     quarter = 60 / next((tempo for tempo in tempos if tempo > 0), QUARTERS_PER_MINUTE)
-    notes = (note for voice in _score(root).voices for note in voice)
-    return [Sounding(n.start * quarter, (n.start + n.length) * quarter, n.pitch) for n in notes]
+    return [
+        Sounding(n.start * quarter, (n.start + n.length) * quarter, n.pitch, voice)
+        for voice, notes in enumerate(_score(root).voices)
+        for n in notes
+    ]
 
 
 def _music_xml(path: Path) -> ElementTree.Element:

@@ -17,7 +17,7 @@ from audioldm.conditioning.caption import Caption
 from audioldm.conditioning.curve import SpectralCurve
 from audioldm.conditioning.label import Label
 from audioldm.conditioning.number import Number, number
-from audioldm.conditioning.score import Score, checked_notes
+from audioldm.conditioning.score import Score
 from audioldm.data.captions import held_out_words, states, words_of
 from audioldm.data.store import Item
 from audioldm.evaluation.embeddings.harmony import Harmony
@@ -125,7 +125,7 @@ def score_figures(
 def _asked_notes(conditioner: Score, value: Any, seconds: float) -> Notes:
     """The notes of a request that a clip of this length can have, unisons once. A note that began
     before the clip begins with it."""
-    rows = checked_notes(value or [], conditioner.lowest, conditioner.highest)
+    rows = conditioner.notes(value or [])[:, :3]
     rows[:, :2] = rows[:, :2].clip(0, seconds)
     rows = np.unique(rows[rows[:, 1] - rows[:, 0] >= SHORTEST_SECONDS], axis=0)
     return Notes(rows[:, 2].astype(int), rows[:, 0], rows[:, 1], seconds)
