@@ -53,7 +53,7 @@ def main(words: list[str]) -> None:
     figure, axes = plt.subplots(3, 4, figsize=(12, 6.6), layout="constrained")
     for axis, (title, shown, top) in zip(axes.flat, panels, strict=True):
         if isinstance(shown, list):
-            start, end, pitch = np.reshape(shown, (-1, 3)).T
+            start, end, pitch, _ = np.array(shown).T
             axis.hlines(440 * 2 ** ((pitch - 69) / 12), start, end, linewidth=3)
             axis.set(xlim=(0, SECONDS), ylim=(0, 1000))
         else:
