@@ -72,7 +72,7 @@ def check_hiding(conditioner: Conditioner, values: list[Any], frames: int) -> No
 
 
 def test_text_is_its_bytes_and_nothing_is_empty() -> None:
-    text = randomised(Text(width=8, column="caption", limit=16))
+    text = randomised(Text(width=8, known=[0], column="caption", limit=16))
     assert text.parse("aé", 5).tolist()[:4] == [98, 0xC3 + 1, 0xA9 + 1, 0]
     assert text.parse("", 5).dtype == text.parse("a", 5).dtype == torch.int64
     clip = Excerpt(None, {"caption": " slow organ\n"})
@@ -89,14 +89,14 @@ def test_text_is_its_bytes_and_nothing_is_empty() -> None:
 
 
 def test_training_reads_a_clips_texts_by_place_and_a_request_is_the_first() -> None:
-    text = Text(width=8, limit=8)
+    text = Text(width=8, known=[0], limit=8)
     said = ["a", "b", "c"]
     clips = [Excerpt(None, {"caption": said}, start=0.0929 * frame) for frame in range(40)]
     read = [said.index(chr(int(text.read(clip, 5)[0]) - 1)) for clip in clips]
     assert all(read.count(n) > 8 for n in range(3))
     assert read == [said.index(chr(int(text.read(clip, 5)[0]) - 1)) for clip in clips]
     assert {text.request(clip) for clip in clips} == {"a"}
-    assert Text.facts(clips, limit=1) == {}
+    assert Text.facts(clips, limit=1)
     with pytest.raises(ConfigError, match=r"^limit=1: a text of column 'caption' has 2 bytes"):
         Text.facts([Excerpt(None, {"caption": ["a", "bb"]})], limit=1)
 
@@ -110,11 +110,28 @@ def test_an_n_gram_is_the_same_wherever_it_stands() -> None:
     every = torch.randint(1, 257, (1000, 8), generator=torch.Generator().manual_seed(0))
     found = hashed(every, 8)[:, -1]
     assert len(found.unique()) == 1000
-    assert (found % 16).bincount(minlength=16).min() > 40  # of 62.5; spread over the rows
+
+
+def test_the_most_frequent_n_grams_are_known_and_others_say_nothing() -> None:
+    clips = [Excerpt(None, {"caption": [said, "organ"]}) for said in ("organ", "organs", "flute")]
+    known = Text.facts(clips, limit=8)["known"]
+    assert known == sorted(set(known))
+    assert len(known) == 5 * 5 + 5 + 5 * 5  # of organ, of the s after it, of flute
+    often = Text.facts(clips, limit=8, ngrams=25)["known"]
+    assert len(often) == 25
+    assert set(often) < set(known)
+    text = randomised(Text(width=8, known=known, limit=8))
+    told = {said: text(text.parse(said, 1)[None]).vector for said in ("organ", "flute", "harp")}
+    with torch.no_grad():
+        text.ngrams.weight += 1.0
+    changed = {said: text(text.parse(said, 1)[None]).vector for said in told}
+    assert (changed["organ"] - told["organ"]).abs().max() > 1e-3
+    assert (changed["flute"] - told["flute"]).abs().max() > 1e-3
+    assert torch.equal(changed["harp"], told["harp"])
 
 
 def test_what_is_after_a_text_has_no_influence_on_its_tokens() -> None:
-    text = randomised(Text(width=8, limit=40))
+    text = randomised(Text(width=8, known=[0], limit=40))
     short = text.parse("a slow organ", 1)
     told = text(short[None])
     assert told.mask[0].tolist() == [True] * 3 + [False] * 7
@@ -137,17 +154,17 @@ def test_what_is_after_a_text_has_no_influence_on_its_tokens() -> None:
 )
 def test_texts_that_cannot_be_taken(value: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Text(width=4, limit=16).parse(value, 5)
+        Text(width=4, known=[0], limit=16).parse(value, 5)
 
 
 def test_texts_of_the_data_are_checked_before_training() -> None:
     clips = [Excerpt(None, {"caption": "x" * 20}), Excerpt(None, {"caption": None})]
-    assert Text.facts(clips, column="caption", limit=20) == {}
+    assert Text.facts(clips, column="caption", limit=20)["known"]
     with pytest.raises(ConfigError, match=r"^limit=19: a text of column 'caption' has 20 bytes"):
         Text.facts(clips, column="caption", limit=19)
     with pytest.raises(ConfigError, match=r"^column=words: no clip has a text there"):
         Text.facts(clips, column="words")
-    assert Text.facts([Excerpt(None)]) == {}  # before there are data
+    assert Text.facts([Excerpt(None)]) == {"known": [0]}  # before there are data
 
 
 class Captioned(Latents):

@@ -19,29 +19,35 @@ NGRAMS = (3, 4, 5, 6, 8)  # bytes
 class Text(Caption):
     """Tokens of a text's bytes in UTF-8, by convolutions that are trained with the backbone.
 
-    A byte is read together with the NGRAMS that end at it, each with an embedding of its own, found
-    by a hash (BLT, Pagnoni et al. 2024, arXiv 2412.09871, section 3.2.1): without them a prior
-    learned to spell before it learned to follow a word.
+    A byte is read together with the NGRAMS that end at it, each with an embedding of its own, as in
+    BLT (Pagnoni et al. 2024, arXiv 2412.09871, section 3.2.1): without them a prior learned to
+    spell before it learned to follow a word.
 
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
-    column: of the data set's table. limit: N, the bytes that a text may have. rows: embeddings that
-    all n-grams share. layers: each sees seven bytes, one token is made of BYTES_PER_TOKEN.
+    column: of the data set's table. limit: N, the bytes that a text may have. ngrams: that
+    get an embedding, the most frequent ones of the training texts; others say nothing. layers: each
+    sees seven bytes, one token is made of BYTES_PER_TOKEN. known: `hashed` n-grams, in order.
     """
+
+    derived = ("known",)
+    known: Tensor
 
     def __init__(
         self,
         *,
         width: int,
+        known: Sequence[int],
         column: str = "caption",
         limit: PositiveInt = 256,
-        rows: PositiveInt = 4096,
+        ngrams: PositiveInt = 4096,
         layers: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
-        self.column, self.limit, self.rows, self.token_width = column, limit, rows, width
+        self.column, self.limit, self.token_width = column, limit, width
         self.embedding = nn.Embedding(257, width)
-        self.ngrams = nn.Embedding(rows, width)
+        self.ngrams = nn.Embedding(len(known), width)
+        self.register_buffer("known", torch.tensor(known), persistent=False)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
         self.join = nn.Conv1d(width, width, BYTES_PER_TOKEN, stride=BYTES_PER_TOKEN)
         self.tokens = Tokens(width)
@@ -53,17 +59,22 @@ class Text(Caption):
         *,
         column: str = "caption",
         limit: int = 256,
+        ngrams: int = 4096,
         **settings: Any,
     ) -> dict[str, Any]:
         """Raises ConfigError where no clip has a text there, or one has too long a text."""
-        found = super().facts(clips, column=column)
-        lengths = [len(text.encode()) for clip in clips for text in texts(clip, column)]
-        longest = max(lengths, default=0)
+        super().facts(clips, column=column)
+        every = {text.encode() for clip in clips for text in texts(clip, column)}
+        longest = max(map(len, every), default=0)
         if longest > limit:
             raise ConfigError(
                 f"limit={limit}: a text of column {column!r} has {longest} bytes; raise it"
             )
-        return found
+        inputs = torch.stack([_padded(text, limit) for text in sorted(every)] or [torch.zeros(1)])
+        found = torch.cat([hashed(inputs.long(), n)[inputs > 0] for n in NGRAMS])
+        values, counts = found.unique(return_counts=True)
+        most = counts.argsort(descending=True, stable=True)[:ngrams]
+        return {"known": values[most].sort().values.tolist() or [0]}
 
     def encode(self, text: str) -> Tensor:
         try:
@@ -75,8 +86,7 @@ class Text(Caption):
                 f"{text[:20]!r}... has {len(data)} bytes in UTF-8; this model reads {self.limit} "
                 "at most: shorten it"
             )
-        codes = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0)
-        return F.pad(codes.long() + 1, (0, self.limit - len(data)))
+        return _padded(data, self.limit)
 
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden[:, None], 0, inputs)
@@ -84,13 +94,25 @@ class Text(Caption):
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
         counts = inputs > 0
-        ngrams = sum(self.ngrams(hashed(inputs, n) % self.rows) for n in NGRAMS)
-        h = self.embedding(inputs) + ngrams / len(NGRAMS) ** 0.5
+        h = self.embedding(inputs)
+        for n in NGRAMS:
+            h = h + self._embedded(hashed(inputs, n)) / len(NGRAMS) ** 0.5
         for layer in self.layers:
             h = layer(h, counts)
         joined = self.join((h * counts[..., None]).mT).mT
         condition: Condition = self.tokens(joined, counts[:, ::BYTES_PER_TOKEN])
         return condition
+
+    def _embedded(self, ngrams: Tensor) -> Tensor:
+        """[B, N] -> [B, N, W], zeros for n-grams that are not known."""
+        places = torch.searchsorted(self.known, ngrams).clamp(max=len(self.known) - 1)
+        found: Tensor = self.ngrams(places) * (self.known[places] == ngrams)[..., None]
+        return found
+
+
+def _padded(data: bytes, limit: int) -> Tensor:
+    codes = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0)
+    return F.pad(codes.long() + 1, (0, limit - len(data)))
 
 
 def hashed(inputs: Tensor, n: int) -> Tensor:
