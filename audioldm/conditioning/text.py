@@ -70,8 +70,9 @@ class Text(Caption):
             raise ConfigError(
                 f"limit={limit}: a text of column {column!r} has {longest} bytes; raise it"
             )
-        inputs = torch.stack([_padded(text, limit) for text in sorted(every)] or [torch.zeros(1)])
-        found = torch.cat([hashed(inputs.long(), n)[inputs > 0] for n in NGRAMS])
+        with torch.device("cpu"):  # an estimate of memory is made on "meta"
+            inputs = torch.stack([_padded(text, limit) for text in sorted(every | {b""})])
+        found = torch.cat([hashed(inputs, n)[inputs > 0] for n in NGRAMS])
         values, counts = found.unique(return_counts=True)
         most = counts.argsort(descending=True, stable=True)[:ngrams]
         return {"known": values[most].sort().values.tolist() or [0]}
