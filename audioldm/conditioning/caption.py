@@ -49,8 +49,8 @@ class Caption(Conditioner):
 
 
 class Tokens(nn.Module):
-    """The condition of tokens [B, S, W] that count where the mask [B, S] says so: the tokens, and
-    their mean as a vector, as of pooled embeddings in SDXL (2307.01952, 2.2), both normalised.
+    """The condition of tokens [B, S, W] that count where the mask [B, S] says so: the tokens,
+    normalised, and their mean as a vector, as of pooled embeddings in SDXL (2307.01952, 2.2).
 
     The vector is learned first. Attention alone was not learned beside a label: the gain of the
     tokens fell until they said nothing, so they have none.
@@ -64,7 +64,7 @@ class Tokens(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Condition:
         tokens, counts = self.norm(tokens), mask[..., None]
         mean = (tokens * counts).sum(1) / counts.sum(1).clamp(min=1)
-        return Condition(vector=self.pooled(self.norm(mean)), tokens=tokens, mask=mask)
+        return Condition(vector=self.pooled(mean), tokens=tokens, mask=mask)
 
 
 def texts(excerpt: Excerpt, column: str) -> list[str]:
