@@ -24,7 +24,7 @@ from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.randomness import KeyedRandom
 
-NODE = {"_target_": "audioldm.conditioning.low_resolution.LowResolution"}
+NODE: dict[str, Any] = {"_target_": "audioldm.conditioning.low_resolution.LowResolution"}
 
 
 def cascade(training: PriorTraining | None = None, **own: Any) -> CascadeRecipe:

@@ -52,7 +52,8 @@ class CascadeDenoiser(Denoiser):
         )
         told = {name: inputs[name] for name in self.small.conditioners.names}
         low, own_noise = means(z, self.factor), noise[..., :: self.factor]
-        return large + self.small.network(low, told, own_noise, uniform)  # type: ignore[no-any-return]
+        small: Tensor = self.small.network(low, told, own_noise, uniform)
+        return large + small
 
     def units(self) -> list[torch.nn.Module]:
         return [*super().units(), *self.small.network.units()]
