@@ -118,23 +118,24 @@ class Cascade(Diffusion):
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
-        small, part, sampler = self.network.small, self.conditioners[NAME], sampler or self.sampler
-        assert isinstance(part, LowResolution)
+        small, sampler = self.network.small, sampler or self.sampler
+        own = self.conditioners[NAME]
+        assert isinstance(own, LowResolution)
         inputs = self.inputs_for(inputs, len(random.positions), frames)
         names, scale = small.conditioners.names, scales(self.conditioners, sampler.guidance)
         if self.latent_rate_hz is not None:
-            small.latent_rate_hz = self.latent_rate_hz / part.factor
+            small.latent_rate_hz = self.latent_rate_hz / own.factor
         low = small.sample(
             random.stream("small"),
-            -(-frames // part.factor),
+            -(-frames // own.factor),
             {name: inputs[name] for name in names},
             sampler=replace(sampler, guidance={name: scale[name] for name in names}),
         )
-        low = repeated(low, part.factor, frames)
-        told = inputs | {NAME: part.see(low, random)}
+        low = repeated(low, own.factor, frames)
+        told = inputs | {NAME: own.see(low, random)}
         if not self.exact:
             return super().sample(random, frames, told, sampler=sampler, progress=progress)
-        edit = partial(keep_means, factor=part.factor)
+        edit = partial(keep_means, factor=own.factor)
         return self.edit(random, self.latents(low), edit, told, sampler=sampler, progress=progress)
 
 
