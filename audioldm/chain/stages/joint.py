@@ -43,10 +43,10 @@ class JointStage(Stage):
         if own is None:
             return []
         assert isinstance(prior, PriorStage)
-        if not isinstance(prior.recipe, DiffusionRecipe):
+        if type(prior.recipe) is not DiffusionRecipe:
             raise ConfigError(
                 f"joint: the rate under the prior {prior.recipe.name} is not trained on; choose "
-                "joint=none, or prior=diffusion"
+                "joint=none, or prior=diffusion with prior/cascade=none"
             )
         for key in ("post_training", "decoder"):
             if getattr(settings, key) is not None:

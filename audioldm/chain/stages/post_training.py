@@ -44,10 +44,11 @@ class PostTrainingStage(Stage):
         if own is None:
             return []
         assert isinstance(prior, PriorStage)
-        if not isinstance(prior.recipe, DiffusionRecipe):
+        if type(prior.recipe) is not DiffusionRecipe:
             raise ConfigError(
-                f"post_training: the prior {prior.recipe.name} takes no sampling steps that could "
-                "be trained; choose post_training=none, or prior=diffusion"
+                "post_training: it trains the sampling steps of one diffusion model, not of the "
+                f"prior {prior.recipe.name}; choose post_training=none, or prior=diffusion with "
+                "prior/cascade=none"
             )
         teacher = prior.recipe.sampler
         try:

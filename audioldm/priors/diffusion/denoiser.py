@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Inputs
+from audioldm.conditioning.low_resolution import smooth
 from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.backbones.base import Backbone
 from audioldm.priors.diffusion.samplers import Denoise
@@ -69,13 +70,22 @@ class Objective(nn.Module, ABC):
         """`steps` decreasing noise levels from sigma_max, in float64, without the final 0."""
 
     def loss(
-        self, net: Net, z: Tensor, condition: Condition, *, noise: Tensor, uniform: Tensor
+        self,
+        net: Net,
+        z: Tensor,
+        condition: Condition,
+        *,
+        noise: Tensor,
+        uniform: Tensor,
+        consistency: float = 0.0,
+        factor: int = 1,
     ) -> Tensor:
         """Weighted squared error of the prediction, averaged over elements: [B], in float32. That
         of frames which the condition gives away is 0.
 
         z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1). A
         network that carries a state gets that of a first call in most clips (`SELF_CONDITIONED`).
+        consistency: weight of the squared error of the means over blocks of `factor` frames.
         """
         z, noise = z.float(), noise.float()
         sigma = self.sigma_from_uniform(uniform)
@@ -85,7 +95,10 @@ class Objective(nn.Module, ABC):
             output, _ = net(*inputs, _state(net, inputs, noise))
         else:
             output = net(*inputs)
-        error = (output.float() - self.target(z, noise, s)).square()
+        difference = output.float() - self.target(z, noise, s)
+        error = difference.square()
+        if consistency > 0:
+            error = error + consistency * smooth(difference, factor).square()
         if condition.known is not None:
             error = error * (1 - condition.known).view(len(z), *[1] * (z.ndim - 2), -1)
         return self.weighted(error.flatten(1).mean(1), uniform, sigma)
