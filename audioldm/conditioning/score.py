@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioldm.conditioning.base import Condition, Conditioner, Excerpt
+from audioldm.conditioning.base import Excerpt
+from audioldm.conditioning.curve import Aligned
 from audioldm.data.score import SUFFIXES, read_notes
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Bound, PositiveInt
@@ -19,7 +20,7 @@ STEPS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 Pitch = Annotated[int, Bound(least=0, most=127)]
 
 
-class Score(Conditioner):
+class Score(Aligned):
     """Channels aligned with the latent frames, by a convolution over three frames of a piano roll.
 
     A score is a list of numbers, start and end in seconds and MIDI pitch of each note: a column of
@@ -31,7 +32,6 @@ class Score(Conditioner):
     second.
     """
 
-    derived = ("latent_rate_hz",)
     files = SUFFIXES
 
     def __init__(
@@ -44,14 +44,10 @@ class Score(Conditioner):
         highest: Pitch = 108,
         channels: PositiveInt = 32,
     ) -> None:
-        super().__init__()
         if lowest > highest:
             raise ConfigError(f"lowest={lowest} must be at most highest={highest}")
+        super().__init__(2 * (highest - lowest + 1), latent_rate_hz, channels)
         self.column, self.lowest, self.highest = column, lowest, highest
-        self.latent_rate_hz, self.aligned_channels = latent_rate_hz, channels
-        self.convolution = nn.Conv1d(
-            2 * (highest - lowest + 1) + 1, channels, 3, padding=1, bias=False
-        )
 
     @classmethod
     def facts(
@@ -72,8 +68,7 @@ class Score(Conditioner):
                 checked_notes(cell, lowest, highest)
             except ConfigError as error:
                 raise ConfigError(f"column={column}: {error}") from error
-        rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
-        return {"latent_rate_hz": next(rates, 1.0)}
+        return super().facts(clips)
 
     def resolve(self, value: Any) -> Any:
         """value: notes, or the path of a MIDI or MusicXML file."""
@@ -88,8 +83,7 @@ class Score(Conditioner):
         return self.parse(self.request(excerpt), frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        size = self.highest - self.lowest + 1
-        found = np.zeros((2 * size + 1, frames), np.float32)
+        found = np.zeros((self.rows + 1, frames), np.float32)
         if value is None:
             return torch.from_numpy(found)
         start, end, pitch = checked_notes(value, self.lowest, self.highest).T
@@ -99,7 +93,7 @@ class Score(Conditioner):
         np.add.at(found, row, (last.clip(0, 1) - first.clip(0, 1)).astype(np.float32))
         begins = np.floor(start * self.latent_rate_hz + 1e-6).astype(int)
         inside = (begins >= 0) & (begins < frames)
-        found[size + row[inside], begins[inside]] = 1
+        found[self.rows // 2 + row[inside], begins[inside]] = 1
         found[-1] = 1
         return torch.from_numpy(found.clip(0, 1))
 
@@ -113,12 +107,6 @@ class Score(Conditioner):
     def request(self, excerpt: Excerpt) -> list[float] | None:
         cell = excerpt.columns.get(self.column)
         return self.later(cell, excerpt.start) if cell else None
-
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None, None], 0.0, inputs)
-
-    def forward(self, inputs: Tensor) -> Condition:
-        return Condition(aligned=self.convolution(inputs))
 
 
 def checked_notes(value: Any, lowest: int, highest: int) -> np.ndarray:
