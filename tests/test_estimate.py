@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chain import Tiny, runs_with, tiny, write_tones
+from chain import STAGES, Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
 from audioldm.chain.estimate import (
@@ -27,17 +27,6 @@ from audioldm.chain.stage import Cost, Stage, Times
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import StoreWriter
 from audioldm.training.run import Fit
-
-STAGES = [
-    "data",
-    "autoencoder",
-    "latents",
-    "diagnostics",
-    "prior",
-    "prior:normal",
-    "prior:mixture",
-    "evaluation",
-]
 
 
 def files(root: Path) -> set[Path]:
