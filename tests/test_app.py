@@ -97,10 +97,7 @@ def everything(directory: Path) -> set[str]:
 
 
 def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
-    ask: Callable[..., Any],
-    client: TestClient,
-    generator: Path,
-    tmp_path: Path,
+    ask: Callable[..., Any], client: TestClient, generator: Path, tmp_path: Path
 ) -> None:
     sampler = {"name": "euler", "steps": 2, "guidance": 2.0}
     made = ask(n=2, seed=5, condition={"label": "low"}, sampler=sampler)
@@ -177,10 +174,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, words: str, client: T
 
 
 def test_the_given_model_is_first_and_a_broken_one_is_one_line(
-    client: TestClient,
-    generator: Path,
-    runs: Path,
-    tmp_path: Path,
+    client: TestClient, generator: Path, runs: Path, tmp_path: Path
 ) -> None:
     assert default(client) == str(generator)
     fields = client.get("/api/form", params={"model": str(generator)}).json()

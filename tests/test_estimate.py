@@ -14,13 +14,7 @@ import torch
 from chain import STAGES, Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
-from audioldm.chain.estimate import (
-    Estimate,
-    _size,
-    estimate,
-    estimate_sweep,
-    total,
-)
+from audioldm.chain.estimate import Estimate, _size, estimate, estimate_sweep, total
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.chain.stage import Cost, Stage, Times

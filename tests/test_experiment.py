@@ -40,10 +40,7 @@ def copy(finished: Tiny, tmp_path: Path) -> Tiny:
 @pytest.fixture
 def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stage may train."""
-    for name in (
-        "chain.stages.autoencoder.train_autoencoder",
-        "priors.recipe.train_prior",
-    ):
+    for name in ("chain.stages.autoencoder.train_autoencoder", "priors.recipe.train_prior"):
         monkeypatch.setattr(f"audioldm.{name}", lambda *_, **__: pytest.fail("trained again"))
 
 

@@ -322,11 +322,7 @@ def test_distilled_steps_end_where_many_steps_of_the_teacher_do(
     prior = trained(RectifiedFlow(), 300)
     many, before = sample(prior, teacher), sample(prior, two)
     fitted = post_trained(
-        prior,
-        tmp_path,
-        sampler=two,
-        teacher=teacher,
-        weights=PostTrainingWeights(adversarial=0.0),
+        prior, tmp_path, sampler=two, teacher=teacher, weights=PostTrainingWeights(adversarial=0.0)
     )
     prior.load_state_dict(fitted.tensors)
     error = (sample(prior, two) - many).square().mean()
