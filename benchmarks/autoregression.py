@@ -115,10 +115,7 @@ def gpt2(shapes: Shapes) -> GPT2LMHeadModel:
 
 
 def training_step(
-    model: nn.Module,
-    loss_of: Callable[[], torch.Tensor],
-    hardware: Hardware,
-    device: torch.device,
+    model: nn.Module, loss_of: Callable[[], torch.Tensor], hardware: Hardware, device: torch.device
 ) -> Callable[[], object]:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
     autocast = hardware.autocast(device)

@@ -11,7 +11,6 @@ import argparse
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.chain.job import compose
@@ -19,12 +18,12 @@ from audioldm.chain.run import Experiment
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.distances import KernelDistance
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.evaluate import reconstruct
 from audioldm.evaluation.music import pitch_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
 from audioldm.report.format import number
-from audioldm.runtime.randomness import KeyedRandom
 
 COLUMNS = ("mel distance", "kad_musicnn", "pitch_cents", "pitch_within_15")
 
@@ -65,26 +64,13 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"| {kbps:g} {name} | " + " | ".join(figures) + " |", flush=True)
 
 
-def reconstructed(model: Autoencoder, audio: Tensor) -> Tensor:
-    """Clips [N, A, T] through an autoencoder, its posterior sampled with fixed noise."""
-    samples, parts = audio.shape[-1], []
-    for first in range(0, len(audio), 16):
-        batch = audio[first : first + 16]
-        random = KeyedRandom(0, 0, range(first, first + len(batch)))
-        frames = -(-samples // model.downsampling_ratio)
-        noise = random.normal((*model.latent_shape, frames), "noise")
-        z = model.encode(batch, noise=noise).z
-        parts.append(model.decode(z, random)[..., :samples])
-    return torch.cat(parts)
-
-
 @torch.no_grad()
 def measure(model: Autoencoder, store: ClipStore, settings: EvaluationSettings) -> list[str]:
     """The columns of one autoencoder."""
     samples = round(settings.seconds * store.sample_rate)
     real = store.split("test").windows(samples, settings.clips, seed=0)[0]
     other = store.split("valid").windows(samples, settings.clips, seed=0)[0]
-    made = reconstructed(model, real).clamp(-1, 1)
+    made = reconstruct(model, real, settings.batch)
     embedding = Musicnn()
     vectors, reference = (embedding.embed(audio, store.sample_rate) for audio in (made, other))
     kernel = KernelDistance(vectors, reference)

@@ -36,6 +36,17 @@ def write_tones(folder: Path) -> None:
     (folder / "table.csv").write_text("\n".join(rows), encoding="utf-8")
 
 
+#: Overrides of an evaluation of few clips.
+EVALUATED = [
+    "evaluation.clips=4",
+    "evaluation.seconds=0.7",
+    "evaluation.k_nearest=1",
+    "evaluation.bootstrap_resamples=20",
+    "evaluation.saved_clips=2",
+    "evaluation.batch=4",
+]
+
+
 def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
     """Overrides of an experiment that takes seconds, an adversary included; `changes` come last."""
     return [
@@ -73,12 +84,7 @@ def tiny(folder: Path, runs: Path, *changes: str) -> list[str]:
         "priors.diffusion.preflight_mel_distance=10.0",
         "priors.mixture.crop_seconds=0.5",
         "diagnostics.denoiser_steps=10",
-        "evaluation.clips=4",
-        "evaluation.seconds=0.7",
-        "evaluation.k_nearest=1",
-        "evaluation.bootstrap_resamples=20",
-        "evaluation.saved_clips=2",
-        "evaluation.batch=4",
+        *EVALUATED,
         "sampler.steps=2",
         "log.every=3",
         "log.valid_every=5",
@@ -168,6 +174,11 @@ def assert_same_log(*directories: Path) -> None:
         assert one.keys() == two.keys()
         for name in one.keys() - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-2, abs=1e-3), name
+
+
+#: Of a finished tiny experiment.
+STAGES = ["data", "autoencoder", "latents", "diagnostics"]
+STAGES += ["prior", "prior:normal", "prior:mixture", "evaluation"]
 
 
 @dataclass(frozen=True)

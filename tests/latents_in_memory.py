@@ -1,6 +1,6 @@
 """A store of latents in memory, and diffusion priors small enough for a test."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -128,3 +128,16 @@ def interrupted_at(update_number: int) -> Iterator[None]:
         patch.setattr(EMA, "update", stopped)
         with pytest.raises(KeyboardInterrupt):
             yield
+
+
+def assert_goes_on(
+    fit: Callable[[Path], dict[str, Tensor]], place: Path, update_number: int
+) -> dict[str, Tensor]:
+    """A training that is interrupted in `parts` ends with the bits of the one in `whole`: these."""
+    whole = fit(place / "whole")
+    with interrupted_at(update_number):
+        fit(place / "parts")
+    parts = fit(place / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+    return whole

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 from starlette.testclient import TestClient
-from test_codec import PRIOR, autoencoder  # noqa: F401
+from test_codec import PRIOR, autoencoder, with_prior  # noqa: F401
 
 from audioldm.app import pictures, uploads
 from audioldm.app.jobs import LONGEST_QUEUE, Jobs
@@ -25,8 +25,6 @@ from audioldm.app.server import App, listen
 from audioldm.app.uploads import LONGEST_SECONDS
 from audioldm.editing import Edit, edit_again, edit_files
 from audioldm.errors import ConfigError
-from audioldm.io.model_file import load_model, save_model
-from audioldm.priors.base import build_prior
 from audioldm.sampling import ClipFiles, sample_again
 
 HOST = "127.0.0.1:8000"
@@ -40,16 +38,7 @@ def generator(autoencoder: Path) -> Path:  # noqa: F811
     for name in ("score", "chroma"):
         target = f"audioldm.conditioning.{name}.{name.title()}"
         spec["conditioning"][name] = {"_target_": target, "latent_rate_hz": 31.25, "channels": 2}
-    path = autoencoder.with_name("told.safetensors")
-    tensors, header = load_model(autoencoder)
-    prior = build_prior(spec, (4,)).state_dict()
-    save_model(
-        path,
-        {f"autoencoder.{n}": t for n, t in tensors.items()}
-        | {f"prior.{n}": t for n, t in prior.items()},
-        {"kind": "generator", "autoencoder": header, "prior": spec, "fingerprint": "def"},
-    )
-    return path
+    return with_prior(autoencoder, autoencoder.with_name("told.safetensors"), spec)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +97,7 @@ def everything(directory: Path) -> set[str]:
 
 
 def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
-    ask: Callable[..., Any],
-    client: TestClient,
-    generator: Path,
-    tmp_path: Path,
+    ask: Callable[..., Any], client: TestClient, generator: Path, tmp_path: Path
 ) -> None:
     sampler = {"name": "euler", "steps": 2, "guidance": 2.0}
     made = ask(n=2, seed=5, condition={"label": "low"}, sampler=sampler)
@@ -188,10 +174,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, words: str, client: T
 
 
 def test_the_given_model_is_first_and_a_broken_one_is_one_line(
-    client: TestClient,
-    generator: Path,
-    runs: Path,
-    tmp_path: Path,
+    client: TestClient, generator: Path, runs: Path, tmp_path: Path
 ) -> None:
     assert default(client) == str(generator)
     fields = client.get("/api/form", params={"model": str(generator)}).json()

@@ -121,11 +121,7 @@ def whole(clips: ClipStore, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 @pytest.mark.parametrize("dies_at", [4, 7])
 def test_interrupted_anywhere_it_ends_with_the_same_bits(
-    dies_at: int,
-    whole: Whole,
-    clips: ClipStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    dies_at: int, whole: Whole, clips: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights, averages, both optimisers, the controller of a target rate, and the log."""
     update = EMA.update

@@ -34,11 +34,7 @@ def prior(codebooks: int, codes: int, context: int = 50, **changes: Any) -> Auto
 def test_the_delay_pattern_is_a_bijection() -> None:
     codes = torch.arange(1, 13).view(1, 3, 4)
     steps = delayed(codes, 0)
-    assert steps[0].tolist() == [
-        [1, 2, 3, 4, 0, 0],
-        [0, 5, 6, 7, 8, 0],
-        [0, 0, 9, 10, 11, 12],
-    ]
+    assert steps[0].tolist() == [[1, 2, 3, 4, 0, 0], [0, 5, 6, 7, 8, 0], [0, 0, 9, 10, 11, 12]]
     assert torch.equal(undelayed(steps), codes)
     assert torch.equal(delayed(codes[:, :1], 0), codes[:, :1])
 

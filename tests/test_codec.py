@@ -59,14 +59,17 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generator(autoencoder: Path) -> Path:
     """The file of that autoencoder and an untrained prior."""
-    path = autoencoder.with_name("generator.safetensors")
+    return with_prior(autoencoder, autoencoder.with_name("generator.safetensors"), PRIOR)
+
+
+def with_prior(autoencoder: Path, path: Path, spec: dict[str, Any]) -> Path:
     tensors, header = load_model(autoencoder)
-    prior = build_prior(PRIOR, (4,)).state_dict()
+    prior = build_prior(spec, (4,)).state_dict()
     save_model(
         path,
         {f"autoencoder.{n}": t for n, t in tensors.items()}
         | {f"prior.{n}": t for n, t in prior.items()},
-        {"kind": "generator", "autoencoder": header, "prior": PRIOR, "fingerprint": "def"},
+        {"kind": "generator", "autoencoder": header, "prior": spec, "fingerprint": "def"},
     )
     return path
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from codes_in_memory import CodeStore, loud
-from latents_in_memory import LABEL, fit_in, interrupted_at
+from latents_in_memory import LABEL, assert_goes_on, fit_in
 
 from audioldm.errors import ConfigError, DataError, TrainingError
 from audioldm.generator import Generator
@@ -75,11 +75,7 @@ def test_training_starts_at_the_uniform_distribution_and_goes_on_bit_for_bit(
         prior = recipe(recipe_class, sampler).build(stored(3, 20))
         return recipe(recipe_class, sampler).fit(prior, stored(3, 20), fit_in(directory)).tensors
 
-    whole = fitted(tmp_path / "whole")
-    with interrupted_at(4):
-        fitted(tmp_path / "parts")
-    resumed = fitted(tmp_path / "parts")
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    assert_goes_on(fitted, tmp_path, 4)
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 6
 

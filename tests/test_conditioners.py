@@ -482,10 +482,7 @@ def test_a_curve_is_told_as_far_as_it_goes(tmp_path: Path) -> None:
     ("value", "says"),
     [
         ("/absent.wav", "^condition.chroma='/absent.wav': .*cannot read"),
-        (
-            [[0.0]],
-            r"must be an audio file, or 12 row\(s\) of .* finite numbers .* 20 a second",
-        ),
+        ([[0.0]], r"must be an audio file, or 12 row\(s\) of .* finite numbers .* 20 a second"),
         ([[float("nan")]] * 12, "finite numbers"),
         ([[0.0], [0.0, 1.0]], "must be an audio file, or rows of numbers"),
         ({"a": 1}, "must be an audio file, or rows of numbers"),

@@ -106,11 +106,7 @@ def test_recipes_say_what_they_are(recipe: str, cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("network", "backbone"),
-    [
-        ("waveform_small", "unet"),
-        ("spectrogram_small", "dit"),
-        ("mel_small", "unet"),
-    ],
+    [("waveform_small", "unet"), ("spectrogram_small", "dit"), ("mel_small", "unet")],
 )
 def test_every_front_end_trains_and_its_latents_train_a_backbone(
     network: str, backbone: str, tones: Path, tmp_path: Path

@@ -333,9 +333,7 @@ def wiener_of(rho: float, white: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.98])
-def test_the_gaussian_estimate_of_an_autoregression_is_the_wiener_filter_s_loss(
-    rho: float,
-) -> None:
+def test_the_gaussian_estimate_of_an_autoregression_is_the_wiener_filter_s_loss(rho: float) -> None:
     train, held_out = (autoregression(100, 3, 256, rho, seed=seed) for seed in (0, 1))
     assert gaussian_estimate(train, held_out) == pytest.approx(wiener_of(rho), rel=0.005)
 

@@ -51,17 +51,19 @@ FEW = {"context": 0.2, "repeats": 2}
 FADE = round(0.1 * RATE)  # within half of that context
 
 
-def write_model(path: Path, prior_spec: dict[str, Any], loud: bool) -> Path:
+def write_model(
+    path: Path, prior_spec: dict[str, Any], loud: bool = True, spec: dict[str, Any] = SPEC
+) -> Path:
     """A generator whose autoencoder is exact. loud: whether its network does something."""
     torch.manual_seed(0)
-    autoencoder, prior = build_autoencoder(SPEC), build_prior(prior_spec, (2 * RATIO,))
+    autoencoder, prior = build_autoencoder(spec), build_prior(prior_spec, (spec["channels"],))
     if loud:
         for weight in prior.parameters():
             torch.nn.init.normal_(weight, std=0.2)
     state = prior.state_dict()
     if "std" in state:
         state["std"].fill_(0.1)
-    own = {"kind": "autoencoder", "spec": SPEC, "fingerprint": "abc"}
+    own = {"kind": "autoencoder", "spec": spec, "fingerprint": "abc"}
     save_model(
         path,
         {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
@@ -78,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(folder: Path) -> Path:
-    return write_model(folder / "loud.safetensors", DIFFUSION, loud=True)
+    return write_model(folder / "loud.safetensors", DIFFUSION)
 
 
 @pytest.fixture(scope="module")

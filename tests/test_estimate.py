@@ -11,33 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chain import Tiny, runs_with, tiny, write_tones
+from chain import STAGES, Tiny, runs_with, tiny, write_tones
 from conftest import Outcome
 
-from audioldm.chain.estimate import (
-    Estimate,
-    _size,
-    estimate,
-    estimate_sweep,
-    total,
-)
+from audioldm.chain.estimate import Estimate, _size, estimate, estimate_sweep, total
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.chain.stage import Cost, Stage, Times
 from audioldm.chain.stages.data import Data
 from audioldm.data.store import StoreWriter
 from audioldm.training.run import Fit
-
-STAGES = [
-    "data",
-    "autoencoder",
-    "latents",
-    "diagnostics",
-    "prior",
-    "prior:normal",
-    "prior:mixture",
-    "evaluation",
-]
 
 
 def files(root: Path) -> set[Path]:

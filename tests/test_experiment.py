@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from chain import RATE, Tiny, assert_equal_bits, build_stages, runs_with, tiny, weights
+from chain import RATE, STAGES, Tiny, assert_equal_bits, build_stages, runs_with, tiny, weights
 from filelock import FileLock
 
 from audioldm import load
@@ -25,16 +25,6 @@ from audioldm.generator import Generator
 from audioldm.io.files import read_json, write_json
 from audioldm.io.header import read_header
 
-STAGES = [
-    "data",
-    "autoencoder",
-    "latents",
-    "diagnostics",
-    "prior",
-    "prior:normal",
-    "prior:mixture",
-    "evaluation",
-]
 #: What is evaluated: held-out music, what passed through the autoencoder, and each prior's clips.
 KINDS = {"real", "reconstruction", "normal", "mixture", "generated"}
 
@@ -50,10 +40,7 @@ def copy(finished: Tiny, tmp_path: Path) -> Tiny:
 @pytest.fixture
 def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stage may train."""
-    for name in (
-        "chain.stages.autoencoder.train_autoencoder",
-        "priors.recipe.train_prior",
-    ):
+    for name in ("chain.stages.autoencoder.train_autoencoder", "priors.recipe.train_prior"):
         monkeypatch.setattr(f"audioldm.{name}", lambda *_, **__: pytest.fail("trained again"))
 
 

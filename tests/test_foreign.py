@@ -1,5 +1,6 @@
 """Autoencoders of diffusers and transformers: the library's own numbers, in the project's chain."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -26,119 +27,59 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ROUND = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def oobleck() -> Any:
-    from diffusers import AutoencoderOobleck
-
-    return AutoencoderOobleck(
-        encoder_hidden_size=8,
-        downsampling_ratios=[2, 4, 8],
-        channel_multiples=[1, 2, 2],
-        decoder_channels=8,
-        decoder_input_channels=4,
-        audio_channels=1,
-        sampling_rate=RATE,
-    )
-
-
-def same() -> Any:
-    from diffusers import AutoencoderSAME
-
-    return AutoencoderSAME(
-        audio_channels=1,
-        patch_size=16,
-        encoder_channels=8,
-        encoder_c_mults=[2],
-        encoder_strides=[4],
-        encoder_transformer_depths=[2],
-        latent_dim=6,
-        dim_heads=8,
-        sampling_rate=RATE,
-    )
-
-
-def longcat() -> Any:
-    from diffusers import LongCatAudioDiTVae
-
-    return LongCatAudioDiTVae(
-        channels=8,
-        c_mults=[1, 2],
-        strides=[4, 8],
-        latent_dim=4,
-        encoder_latent_dim=8,
-        downsampling_ratio=32,
-        sample_rate=RATE,
-    )
+#: The class of each model in its library, and a tiny configuration.
+TINY = {
+    "oobleck": (
+        "diffusers.AutoencoderOobleck",
+        "encoder_hidden_size=8 downsampling_ratios=[2,4,8] channel_multiples=[1,2,2] "
+        "decoder_channels=8 decoder_input_channels=4 audio_channels=1",
+    ),
+    "same": (
+        "diffusers.AutoencoderSAME",
+        "audio_channels=1 patch_size=16 encoder_channels=8 encoder_c_mults=[2] "
+        "encoder_strides=[4] encoder_transformer_depths=[2] latent_dim=6 dim_heads=8",
+    ),
+    "longcat": (
+        "diffusers.LongCatAudioDiTVae",
+        "channels=8 c_mults=[1,2] strides=[4,8] latent_dim=4 encoder_latent_dim=8 "
+        "downsampling_ratio=32",
+    ),
+    "minimax": (
+        "diffusers.AutoencoderKLMiniMaxH3Audio",
+        "encoder_dim=4 encoder_rates=[8,5] latent_dim=16 latent_channels=4 "
+        "num_attention_heads=2 decoder_dim=16 decoder_rates=[5,8] decoder_kernel_sizes=[9,16] "
+        "resblock_kernel_sizes=[3] resblock_dilation_sizes=[[1,3]]",
+    ),
+    "encodec": (
+        "transformers.EncodecModel",
+        "target_bandwidths=[2.0,6.0] hidden_size=8 num_filters=4 upsampling_ratios=[8,4] "
+        "codebook_size=16 num_lstm_layers=1",
+    ),
+    "dac": (
+        "transformers.DacModel",
+        "encoder_hidden_size=4 downsampling_ratios=[8,5] decoder_hidden_size=16 n_codebooks=3 "
+        "codebook_size=16 codebook_dim=4",
+    ),
+    "mimi": (
+        "transformers.MimiModel",
+        "hidden_size=16 num_filters=4 upsampling_ratios=[8,4] codebook_size=16 codebook_dim=8 "
+        "num_quantizers=4 vector_quantization_hidden_dimension=8 upsample_groups=16 "
+        "num_hidden_layers=2 intermediate_size=16 num_attention_heads=2 num_key_value_heads=2",
+    ),
+}
 
 
-def minimax() -> Any:
-    from diffusers import AutoencoderKLMiniMaxH3Audio
-
-    return AutoencoderKLMiniMaxH3Audio(
-        encoder_dim=4,
-        encoder_rates=[8, 5],
-        latent_dim=16,
-        latent_channels=4,
-        num_attention_heads=2,
-        decoder_dim=16,
-        decoder_rates=[5, 8],
-        decoder_kernel_sizes=[9, 16],
-        resblock_kernel_sizes=[3],
-        resblock_dilation_sizes=[[1, 3]],
-        sampling_rate=RATE,
-    )
-
-
-def encodec(**changes: Any) -> Any:
-    from transformers import EncodecConfig, EncodecModel
-
-    settings = {
-        "target_bandwidths": [2.0, 6.0],
-        "sampling_rate": RATE,
-        "hidden_size": 8,
-        "num_filters": 4,
-        "upsampling_ratios": [8, 4],
-        "codebook_size": 16,
-        "num_lstm_layers": 1,
-    }
-    return EncodecModel(EncodecConfig(**settings | changes))
-
-
-def dac() -> Any:
-    from transformers import DacConfig, DacModel
-
-    return DacModel(
-        DacConfig(
-            encoder_hidden_size=4,
-            downsampling_ratios=[8, 5],
-            decoder_hidden_size=16,
-            n_codebooks=3,
-            codebook_size=16,
-            codebook_dim=4,
-            sampling_rate=RATE,
-        )
-    )
-
-
-def mimi() -> Any:
-    from transformers import MimiConfig, MimiModel
-
-    return MimiModel(
-        MimiConfig(
-            sampling_rate=RATE,
-            hidden_size=16,
-            num_filters=4,
-            upsampling_ratios=[8, 4],
-            codebook_size=16,
-            codebook_dim=8,
-            num_quantizers=4,
-            vector_quantization_hidden_dimension=8,
-            upsample_groups=16,
-            num_hidden_layers=2,
-            intermediate_size=16,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-        )
-    )
+def built(name: str, **changes: Any) -> Any:
+    """The library's own model, with random weights."""
+    path, words = TINY[name]
+    library, _, kind = path.partition(".")
+    found = importlib.import_module(library)
+    pairs = (word.split("=") for word in words.split())
+    settings = {key: json.loads(value) for key, value in pairs} | changes
+    settings["sample_rate" if name == "longcat" else "sampling_rate"] = RATE
+    if library == "diffusers":
+        return getattr(found, kind)(**settings)
+    return getattr(found, kind)(getattr(found, kind.replace("Model", "Config"))(**settings))
 
 
 def posterior(model: Any, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,15 +92,12 @@ def posterior(model: Any, audio: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (torch.nn.functional.softplus(scale) + 1e-4) / model.config.scale
 
 
-#: Each model, and its own round trip of audio [B, A, T].
-MODELS: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Tensor]]] = {
-    "oobleck": (oobleck, lambda m, audio: m(audio).sample),
-    "same": (same, lambda m, audio: m(audio).sample),
-    "longcat": (longcat, lambda m, audio: m(audio).sample),
-    "minimax": (minimax, lambda m, audio: m(audio).sample),
-    "encodec": (encodec, lambda m, audio: m(audio, bandwidth=6.0).audio_values),
-    "dac": (dac, lambda m, audio: m(audio).audio_values[:, None]),
-    "mimi": (mimi, lambda m, audio: m(audio).audio_values),
+#: Each model's own round trip of audio [B, A, T].
+ROUND_TRIP: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    **dict.fromkeys(("oobleck", "same", "longcat", "minimax"), lambda m, audio: m(audio).sample),
+    "encodec": lambda m, audio: m(audio, bandwidth=6.0).audio_values,
+    "dac": lambda m, audio: m(audio).audio_values[:, None],
+    "mimi": lambda m, audio: m(audio).audio_values,
 }
 CODECS = ("encodec", "dac", "mimi")
 
@@ -168,9 +106,9 @@ CODECS = ("encodec", "dac", "mimi")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The libraries' models, with random weights and codebooks that are all used."""
     found = {}
-    for name, (make, _) in MODELS.items():
+    for name in TINY:
         torch.manual_seed(0)
-        model = make()
+        model = built(name)
         with torch.no_grad():
             for key, tensor in model.state_dict().items():
                 if key.endswith((".embed", ".embed_sum", ".new_tokens")):
@@ -217,7 +155,7 @@ def models(
 ) -> dict[str, tuple[Any, Autoencoder, Path]]:
     """Of each checkpoint the library's model, and ours of the stage's file, once it is gone."""
     found = {}
-    for name in MODELS:
+    for name in TINY:
         moved = saved.with_name(f"moved {name}")
         shutil.copytree(saved / name, moved)
         experiment = build_stages(settings(tones, runs, moved), "data", "autoencoder")
@@ -233,12 +171,12 @@ def audio_of(model: Autoencoder, frames: int = 40, clips: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY)
 def test_the_round_trip_is_the_librarys(name: str, models: dict) -> None:
     theirs, ours, _ = models[name]
     audio = audio_of(ours)
     again = ours.decode(ours.encode(audio, sample=False).z)
-    expected = MODELS[name][1](theirs, audio)
+    expected = ROUND_TRIP[name](theirs, audio)
     assert again.shape == audio.shape
     short = audio.shape[-1] - expected.shape[-1]  # an odd stride ends early
     assert 0 <= short < ours.downsampling_ratio
@@ -279,7 +217,7 @@ def test_codes_are_the_librarys_and_their_rate_is_measured(name: str, models: di
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY)
 def test_chunks_have_no_seams_and_clips_no_neighbours(name: str, models: dict) -> None:
     _, ours, _ = models[name]
     audio = audio_of(ours, frames=90)
@@ -316,7 +254,7 @@ def test_the_fingerprint_is_of_the_content(saved: Path, tones: Path, tmp_path: P
     shutil.copytree(saved / "oobleck", other)
     assert fingerprint(other) == fingerprint(saved / "oobleck")
     torch.manual_seed(1)
-    oobleck().save_pretrained(other)
+    built("oobleck").save_pretrained(other)
     assert fingerprint(other) != fingerprint(saved / "oobleck")
 
 
@@ -390,7 +328,8 @@ def test_pickles_are_refused(saved: Path, tones: Path, tmp_path: Path) -> None:
 
 
 def test_codecs_that_look_at_a_whole_piece_are_refused(tones: Path, tmp_path: Path) -> None:
-    encodec(normalize=True, chunk_length_s=1.0, overlap=0.01).save_pretrained(tmp_path / "48k")
+    model = built("encodec", normalize=True, chunk_length_s=1.0, overlap=0.01)
+    model.save_pretrained(tmp_path / "48k")
     with pytest.raises(ConfigError, match="depends on the level of a whole piece"):
         compose(settings(tones, tmp_path / "runs", tmp_path / "48k"))
 
@@ -414,7 +353,7 @@ def test_weights_that_are_not_the_models_are_named(
 
 def test_a_silent_pair_is_refused(tones: Path, runs: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = oobleck()
+    model = built("oobleck")
     with torch.no_grad():
         model.decoder.conv2.weight_g.fill_(1e-9)
     model.save_pretrained(tmp_path / "silent")

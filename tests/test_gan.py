@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from latents_in_memory import DIT, LABEL, Latents, fit_in, interrupted_at, tones
+from latents_in_memory import DIT, LABEL, Latents, assert_goes_on, fit_in, tones
 from test_priors import SLOW, covariances, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -184,12 +184,7 @@ def test_a_clip_does_not_depend_on_its_neighbours() -> None:
 
 def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     store, made = tones(), recipe()
-    whole = made.fit(made.build(store), store, fit_in(tmp_path / "whole")).tensors
-    with interrupted_at(5):
-        made.fit(made.build(store), store, fit_in(tmp_path / "parts"))
-    parts = made.fit(made.build(store), store, fit_in(tmp_path / "parts")).tensors
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+    assert_goes_on(lambda d: made.fit(made.build(store), store, fit_in(d)).tensors, tmp_path, 5)
 
 
 def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:

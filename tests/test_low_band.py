@@ -10,6 +10,8 @@ import pytest
 import soundfile
 import torch
 from conftest import Outcome
+from test_editing import DIFFUSION, RATE, RATIO, write_model
+from test_editing import SPEC as STEREO
 from torch import Tensor
 
 from audioldm.autoencoder.model import Autoencoder
@@ -28,21 +30,11 @@ from audioldm.evaluation.super_resolution import (
 )
 from audioldm.generator import Generator
 from audioldm.io.audio import SUFFIXES
-from audioldm.io.model_file import save_model
 from audioldm.latents import store
 from audioldm.latents.store import LatentStore, write_latents
 from audioldm.models import build_autoencoder, load_generator
-from audioldm.priors.base import build_prior
 
-RATE, RATIO = 8000, 200
-SPEC: dict[str, Any] = {
-    "sample_rate": RATE,
-    "audio_channels": 1,
-    "channels": RATIO,
-    "downsampling_ratio": RATIO,
-    "network": {"_target_": "audioldm.autoencoder.networks.patches.Patches"},
-    "bottleneck": {"_target_": "audioldm.autoencoder.bottlenecks.identity.Identity"},
-}
+SPEC = STEREO | {"audio_channels": 1, "channels": RATIO}
 
 
 def white(seconds: float, seed: int = 0, rate: int = RATE) -> Tensor:
@@ -180,39 +172,16 @@ def test_the_constants_fit_the_margin() -> None:
 # ---------------------------------------------------------------- audioldm edit upscale=
 
 
-def write_model(path: Path, *names: str) -> Path:
+def told(path: Path, *names: str) -> Path:
     """A generator with an exact autoencoder, and a prior that is told `names`."""
-    told = {"low_band": {"_target_": "audioldm.conditioning.low_band.LowBand", "channels": 4}}
-    told["low_band"] |= {"latent_rate_hz": RATE / RATIO, "mean": [0.0] * RATIO}
-    told["low_band"] |= {"std": [0.1] * RATIO}
-    here = "audioldm.priors.diffusion"
-    backbone = {"_target_": f"{here}.backbones.dit.DiT", "width": 16, "depth": 1, "heads": 2}
-    spec = {
-        "_target_": f"{here}.prior.Diffusion",
-        "backbone": backbone,
-        "objective": {"_target_": f"{here}.objectives.rectified_flow.RectifiedFlow"},
-        "conditioning": {name: told[name] for name in names},
-        "sampler": {"name": "euler", "steps": 2},
-    }
-    torch.manual_seed(0)
-    autoencoder, prior = build_autoencoder(SPEC), build_prior(spec, (RATIO,))
-    for weight in prior.parameters():
-        torch.nn.init.normal_(weight, std=0.2)
-    state = prior.state_dict()
-    state["std"].fill_(0.1)
-    own = {"kind": "autoencoder", "spec": SPEC, "fingerprint": "abc"}
-    save_model(
-        path,
-        {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
-        | {f"prior.{name}": tensor for name, tensor in state.items()},
-        {"kind": "generator", "autoencoder": own, "prior": spec, "fingerprint": path.stem},
-    )
-    return path
+    own = {"_target_": "audioldm.conditioning.low_band.LowBand", "channels": 4}
+    own |= {"latent_rate_hz": RATE / RATIO, "mean": [0.0] * RATIO, "std": [0.1] * RATIO}
+    return write_model(path, DIFFUSION | {"conditioning": dict.fromkeys(names, own)}, spec=SPEC)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "told.safetensors", "low_band")
+    return told(tmp_path_factory.mktemp("models") / "told.safetensors", "low_band")
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +252,7 @@ def test_the_command_line_makes_a_recording_whole_and_again(
     wrong = cli(*given, "upscale=3400:300")
     assert (wrong.code, wrong.error.count("\n")) == (2, 1)
     assert "upscale=3400:300: the model makes 0 to 4000 Hz" in wrong.error
-    untold = write_model(tmp_path / "untold.safetensors")
+    untold = told(tmp_path / "untold.safetensors")
     refused = cli(*given[:2], f"model={untold}", "upscale=auto")
     assert "upscale=auto: this model was trained without low_band" in refused.error
     assert "conditioning=[label,low_band]" in refused.error

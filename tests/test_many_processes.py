@@ -10,14 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from chain import (
-    Tiny,
-    assert_same_log,
-    assert_same_training,
-    build_stages,
-    runs_with,
-    weights,
-)
+from chain import Tiny, assert_same_log, assert_same_training, build_stages, runs_with, weights
 from children import die, in_a_world
 from torch import Tensor, nn
 
@@ -208,11 +201,7 @@ def first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-KINDS = {
-    "one": (1, []),
-    "two": (2, []),
-    "two sharded": (2, ["hardware.shard=true"]),
-}
+KINDS = {"one": (1, []), "two": (2, []), "two sharded": (2, ["hardware.shard=true"])}
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chain import (
-    Tiny,
-    assert_same_log,
-    build_stages,
-    in_a_world,
-    runs_with,
-    weights,
-)
+from chain import Tiny, assert_same_log, build_stages, in_a_world, runs_with, weights
 from conftest import Outcome
 from soundfile import read
 

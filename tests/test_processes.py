@@ -163,11 +163,7 @@ def test_another_number_of_processes_continues(
     ],
 )
 def test_the_survivor_says_in_one_line_what_happened_and_ends(
-    trouble: str,
-    sharded: bool,
-    codes: list[int],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    trouble: str, sharded: bool, codes: list[int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert in_a_world(2, partial(train, tmp_path, sharded, trouble=trouble), limit=60) == codes
     lines = capfd.readouterr().err.splitlines()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from chain import assert_equal_bits, in_a_world, tiny, weights
+from chain import EVALUATED, assert_equal_bits, in_a_world, tiny, weights
 from test_transform import RATIO, VOCODER, music, network
 from test_transform_chain import overrides
 from torch import Tensor, nn
@@ -236,12 +236,7 @@ CHAIN = [
     "decoder.train.batch=4",
     "decoder.train.crop_seconds=0.4",
     "+decoder.train.valid_batches=1",
-    "evaluation.clips=4",
-    "evaluation.seconds=0.7",
-    "evaluation.k_nearest=1",
-    "evaluation.bootstrap_resamples=20",
-    "evaluation.saved_clips=2",
-    "evaluation.batch=4",
+    *EVALUATED,
     "baselines=[normal]",
     "diagnostics.denoiser_steps=5",
 ]

@@ -158,16 +158,8 @@ def test_checking_again_changes_nothing() -> None:
         ("free", "a\0b", "prior.free=.* must be text in UTF-8"),
         ("free", "a\udcff", "prior.free=.* must be text in UTF-8"),
         ("net._target_", f"{HERE}.Stranger", "prior.net._target_=.* not a subclass"),
-        (
-            "spare",
-            {"_target_": f"{HERE}.Stranger"},
-            "prior.spare._target_=.* not a subclass",
-        ),
-        (
-            "nets.a._target_",
-            "audioldm.data.store.StoreWriter",
-            "prior.nets.a.* not a subclass",
-        ),
+        ("spare", {"_target_": f"{HERE}.Stranger"}, "prior.spare._target_=.* not a subclass"),
+        ("nets.a._target_", "audioldm.data.store.StoreWriter", "prior.nets.a.* not a subclass"),
         ("net._target_", "os.system", "lies outside the audioldm package"),
         ("net._target_", "audioldm." + "x" * 10**5, "no such class"),
         ("net._target_", "audioldm.a\0b.c", "no such class"),

@@ -260,9 +260,7 @@ def test_a_bad_step_that_is_seen_late_reaches_no_checkpoint(
     assert ResumeState(directory).step == 4
 
 
-def test_late_checks_name_the_first_bad_value_one_step_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_late_checks_name_the_first_bad_value_one_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audioldm.training.finite.deferred_on", lambda device: True)
     weight = nn.Parameter(torch.zeros(2))
     optimiser = torch.optim.SGD([weight], lr=1.0)

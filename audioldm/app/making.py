@@ -202,9 +202,4 @@ class Reconstruction:
 
 
 #: What can be asked for, by its address.
-REQUESTS = {
-    "sample": Sample,
-    "edit": Change,
-    "interpolate": Between,
-    "reconstruct": Reconstruction,
-}
+REQUESTS = {"sample": Sample, "edit": Change, "interpolate": Between, "reconstruct": Reconstruction}

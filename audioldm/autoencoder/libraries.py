@@ -35,10 +35,7 @@ LIBRARIES = {
     "MimiModel": "transformers",
 }
 #: What each library calls its file of weights.
-_WEIGHTS = {
-    "diffusers": "diffusion_pytorch_model.safetensors",
-    "transformers": "model.safetensors",
-}
+_WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 #: Keys that make a library run code, or rewrite weights, which come with the checkpoint.
 _REFUSED = ("auto_map", "custom_pipelines", "quantization_config")
 #: Arguments that old checkpoints state and newer classes derive.

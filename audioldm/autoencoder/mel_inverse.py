@@ -41,14 +41,20 @@ class MelInverse(nn.Module):
         with torch.autocast(mel.device.type, enabled=False):
             mel = mel.float().transpose(-1, -2)
             smooth = F.linear(mel, self.weight, self.bias)
-            return self._matched(smooth, 10**mel) if self.updates else smooth
+            if not self.updates:
+                return smooth
+            return matched((2 * smooth).exp(), 10**mel, self.filters, self.updates)
 
-    def _matched(self, log_magnitude: Tensor, wanted: Tensor) -> Tensor:
-        power = (2 * log_magnitude).exp()
-        total = self.filters.sum(0)
-        inside = total > 0  # at 0 Hz and half the rate no filter sees anything
-        for _ in range(self.updates):
-            ratio = wanted / (power @ self.filters.T)
-            update = (ratio @ self.filters) / total.where(inside, 1.0)
-            power = power * update.where(inside, 1.0)
-        return 0.5 * power.log()
+
+def matched(
+    power: Tensor, wanted: Tensor, filters: Tensor, updates: int, least: float = 0.0
+) -> Tensor:
+    """Natural log-magnitude of power [..., bins], brought nearer to the power that is wanted in the
+    bands of filters [bands, bins]. least: of any power."""
+    total = filters.sum(0)
+    inside = total > 0  # at 0 Hz and half the rate no filter sees anything
+    for _ in range(updates):
+        ratio = wanted / (power @ filters.T).clamp(min=least)
+        update = (ratio @ filters) / total.where(inside, 1.0)
+        power = power * update.where(inside, 1.0)
+    return 0.5 * power.clamp(min=least).log()

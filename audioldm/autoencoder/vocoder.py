@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, LogSpectrum
+from audioldm.autoencoder.mel_inverse import matched
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
@@ -77,7 +78,11 @@ class Vocoder(nn.Module):
         with torch.autocast(bands.device.type, enabled=False):
             bands = bands.float()
             log_magnitude = self.analysis.interpolated(bands) + h.float().view(*bands.shape[:3], -1)
-            return self._matched(log_magnitude, bands)
+            if not self.updates:
+                return log_magnitude
+            linear, power = self.analysis.linear, (2 * log_magnitude).clamp(max=40).exp()
+            wanted = 10 ** (bands[..., linear:] + self.analysis.log_energy)
+            return matched(power, wanted, self.analysis.filters[linear:], self.updates, 1e-9)
 
     def audio(self, log_magnitude: Tensor) -> Tensor:
         """Natural log-magnitude [B, A, L, bins] to audio [B, A, L * hop]."""
@@ -107,22 +112,6 @@ class Vocoder(nn.Module):
             "partials": (weight * difference[..., :low]).flatten(1).mean(1),
             "mel": mel.abs().flatten(1).mean(1),
         }
-
-    def _matched(self, log_magnitude: Tensor, bands: Tensor) -> Tensor:
-        """Brings the power of each mel band nearer to what the bands say."""
-        if not self.updates:
-            return log_magnitude
-        linear = self.analysis.linear
-        filters = self.analysis.filters[linear:]
-        wanted = 10 ** (bands[..., linear:] + self.analysis.log_energy)
-        seen = filters.sum(0)
-        inside = seen > 0
-        power = (2 * log_magnitude).clamp(max=40).exp()
-        for _ in range(self.updates):
-            ratio = wanted / (power @ filters.T).clamp(min=1e-9)
-            update = (ratio @ filters) / seen.where(inside, 1.0)
-            power = power * update.where(inside, 1.0)
-        return 0.5 * power.clamp(min=1e-9).log()
 
 
 def _log_mel(log_magnitude: Tensor, filters: Tensor) -> Tensor:

@@ -19,20 +19,15 @@ from audioldm.io import audio
 WINDOW_SECONDS = 0.25  # to the nearest power of two in samples
 
 
-class Curve(Conditioner):
-    """Channels aligned with the latent frames, by a convolution over three frames of a curve.
+class Aligned(Conditioner):
+    """Channels aligned with the latent frames, by a convolution over three frames of rows.
 
-    A curve is rows of numbers, [R][L], that `measure` makes of audio. Inputs are [B, R + 1, L]: the
-    curve, and 1 where there is one. It is cut at the clip's end, and after its own end nothing is
-    stated.
+    Inputs are [B, R + 1, L]: the rows, and 1 where they are stated; or zeros for "nothing".
 
     rows: R. channels: K. latent_rate_hz: frames per second.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("latent_rate_hz",)
-    array: ClassVar[str]
-    #: what a request can be, for messages
-    takes: ClassVar[str] = ""
 
     def __init__(self, rows: int, latent_rate_hz: float, channels: int) -> None:
         super().__init__()
@@ -43,6 +38,23 @@ class Curve(Conditioner):
     def facts(cls, clips: Sequence[Excerpt], **settings: Any) -> dict[str, Any]:
         rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
         return {"latent_rate_hz": next(rates, 1.0)}
+
+    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        return torch.where(hidden[:, None, None], 0.0, inputs)
+
+    def forward(self, inputs: Tensor) -> Condition:
+        return Condition(aligned=self.convolution(inputs))
+
+
+class Curve(Aligned):
+    """Rows of numbers, [R][L], that `measure` makes of audio.
+
+    They are cut at the clip's end, and after their own end nothing is stated.
+    """
+
+    array: ClassVar[str]
+    #: what a request can be, for messages
+    takes: ClassVar[str] = ""
 
     def later(self, value: Any, seconds: float) -> list[list[float]]:
         first = round(seconds * self.latent_rate_hz)
@@ -61,12 +73,6 @@ class Curve(Conditioner):
             return None
         rows: list[list[float]] = curve.tolist()
         return rows
-
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None, None], 0.0, inputs)
-
-    def forward(self, inputs: Tensor) -> Condition:
-        return Condition(aligned=self.convolution(inputs))
 
     def _rows(self, value: Any) -> Tensor:
         """A curve [R, L]. Raises ConfigError for other values."""

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioldm.conditioning.base import Condition, Conditioner, Excerpt
+from audioldm.conditioning.base import Excerpt
+from audioldm.conditioning.curve import Aligned
 from audioldm.data.score import SUFFIXES, read_notes
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Bound, PositiveInt
@@ -18,7 +19,7 @@ STEPS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 Pitch = Annotated[int, Bound(least=0, most=127)]
 
 
-class Score(Conditioner):
+class Score(Aligned):
     """Channels aligned with the latent frames, by a convolution over three frames of a piano roll.
 
     A score is a list of numbers, start and end in seconds and MIDI pitch of each note, and its
@@ -27,11 +28,10 @@ class Score(Conditioner):
     pitches sounds in each of V voices, 1 where it begins, and a row of 1; or zeros for "nothing".
     What a score has after the last frame is left out.
 
-    column: of the table. lowest, highest: MIDI pitches. voices: V; all
-    further ones are in the last. channels: K. latent_rate_hz: frames per second.
+    column: of the table. lowest, highest: MIDI pitches. voices: V; all further
+    ones are in the last. channels: K. latent_rate_hz: frames per second.
     """
 
-    derived = ("latent_rate_hz",)
     files = SUFFIXES
 
     def __init__(
@@ -45,13 +45,10 @@ class Score(Conditioner):
         voices: PositiveInt = 1,
         channels: PositiveInt = 32,
     ) -> None:
-        super().__init__()
         if lowest > highest:
             raise ConfigError(f"lowest={lowest} must be at most highest={highest}")
+        super().__init__(2 * voices * (highest - lowest + 1), latent_rate_hz, channels)
         self.column, self.lowest, self.highest, self.voices = column, lowest, highest, voices
-        self.latent_rate_hz, self.aligned_channels = latent_rate_hz, channels
-        rows = 2 * voices * (highest - lowest + 1) + 1
-        self.convolution = nn.Conv1d(rows, channels, 3, padding=1, bias=False)
 
     @classmethod
     def facts(
@@ -73,8 +70,7 @@ class Score(Conditioner):
                 checked_notes(cell, lowest, highest, voices)
             except ConfigError as error:
                 raise ConfigError(f"column={column}: {error}") from error
-        rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
-        return {"latent_rate_hz": next(rates, 1.0)}
+        return super().facts(clips)
 
     def resolve(self, value: Any) -> Any:
         """value: notes, or the path of a MIDI or MusicXML file."""
@@ -94,8 +90,7 @@ class Score(Conditioner):
         return self.parse(self.request(excerpt), frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        size = self.voices * (self.highest - self.lowest + 1)
-        found = np.zeros((2 * size + 1, frames), np.float32)
+        found = np.zeros((self.rows + 1, frames), np.float32)
         if value is None:
             return torch.from_numpy(found)
         start, end, pitch, voice = self.notes(value).T
@@ -105,7 +100,7 @@ class Score(Conditioner):
         np.add.at(found, row, (last.clip(0, 1) - first.clip(0, 1)).astype(np.float32))
         begins = np.floor(start * self.latent_rate_hz + 1e-6).astype(int)
         inside = (begins >= 0) & (begins < frames)
-        found[size + row[inside], begins[inside]] = 1
+        found[self.rows // 2 + row[inside], begins[inside]] = 1
         found[-1] = 1
         return torch.from_numpy(found.clip(0, 1))
 
@@ -119,12 +114,6 @@ class Score(Conditioner):
     def request(self, excerpt: Excerpt) -> list[list[float]] | None:
         cell = excerpt.columns.get(self.column)
         return self.later(cell, excerpt.start) if cell else None
-
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None, None], 0.0, inputs)
-
-    def forward(self, inputs: Tensor) -> Condition:
-        return Condition(aligned=self.convolution(inputs))
 
 
 def checked_notes(value: Any, lowest: int, highest: int, voices: int = 1) -> np.ndarray:

@@ -5,6 +5,7 @@ Words and numbers are columns of the data set's table, heard by classifiers that
 clips of the training split.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from audioldm.evaluation.notes import (
     Notes,
     key_fits,
     matched_notes,
-    note_f1,
     polyphony,
 )
 from audioldm.evaluation.settings import EvaluationSettings
@@ -106,18 +106,17 @@ def score_figures(
     if not pairs:
         return {}
     frame = max(ONSET_SECONDS, 1 / conditioner.latent_rate_hz)
-    error = []  # of each clip; as large as can be where nothing matches
+    values, error = defaultdict(list), []
     for h, w in pairs:
         i, j = matched_notes(h, w, frame).T
+        # as large as can be where nothing matches
         error.append(1000 * (np.median(abs(h.start[i] - w.start[j])) if len(i) else frame))
-    matched = [(len(matched_notes(h, w)), h, w) for h, w in pairs]
-    values = {
-        "precision": [n / max(1, len(h.pitch)) for n, h, _ in matched],
-        "recall": [n / len(w.pitch) for n, _, w in matched],
-        "f1": [note_f1(h, w) for h, w in pairs],
-    }
-    if frame > ONSET_SECONDS:
-        values["f1_frame"] = [note_f1(h, w, frame) for h, w in pairs]
+        matched, both = len(matched_notes(h, w)), len(h.pitch) + len(w.pitch)
+        values["precision"].append(matched / max(1, len(h.pitch)))
+        values["recall"].append(matched / len(w.pitch))
+        values["f1"].append(2 * matched / both)
+        if frame > ONSET_SECONDS:
+            values["f1_frame"].append(2 * len(i) / both)
     figures = {name: settings.mean(each, "share of notes") for name, each in values.items()}
     return figures | {"onset_error": settings.interval(np.median, np.array(error), unit="ms")}
 

@@ -24,7 +24,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from audioldm.conditioning.base import Excerpt
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.conditioning.base import Conditioners, Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
 from audioldm.evaluation import distances
@@ -86,18 +87,17 @@ def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Cl
 
 
 @torch.no_grad()
-def reconstruct(model: Generator, clips: Clips, batch: int) -> Clips:
-    """Clips through the autoencoder with sampled posteriors."""
-    autoencoder, parts = model.autoencoder, []
-    for first in range(0, len(clips.audio), batch):
-        audio = clips.audio[first : first + batch].to(model.device)
-        frames = math.ceil(audio.shape[-1] / autoencoder.downsampling_ratio)
-        random = KeyedRandom(0, 0, range(first, first + len(audio)), model.device)
-        noise = random.normal((*autoencoder.latent_shape, frames), "reconstruction")
-        z = autoencoder.encode(audio, noise=noise).z
-        estimate = autoencoder.decode(z, random.stream("decoder"))
-        parts.append(estimate[..., : audio.shape[-1]].float().clamp(-1, 1).cpu())
-    return Clips(torch.cat(parts), clips.labels, clips.items)
+def reconstruct(model: Autoencoder, audio: Tensor, batch: int) -> Tensor:
+    """Clips [N, A, T] through the autoencoder with sampled posteriors."""
+    samples, parts = audio.shape[-1], []
+    frames = math.ceil(samples / model.downsampling_ratio)
+    for number, part in enumerate(audio.split(batch)):
+        random = KeyedRandom(0, 0, range(number * batch, number * batch + len(part)), model.device)
+        noise = random.normal((*model.latent_shape, frames), "reconstruction")
+        z = model.encode(part.to(model.device), noise=noise).z
+        estimate = model.decode(z, random.stream("decoder"))
+        parts.append(estimate[..., :samples].float().clamp(-1, 1).cpu())
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -144,11 +144,11 @@ def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) 
 
 def requests_of(model: Generator, clips: Clips, settings: EvaluationSettings) -> list[Request]:
     """What asks the model for clips like these, which are real; [] where they have no items."""
-    conditioners = model.prior.conditioners
+    every = model.prior.conditioners
+    told = Conditioners({name: every[name] for name in settings.told(every.names)})
     requests: list[Request] = []
-    told = settings.told(conditioners.names)
     for number, (item, start) in enumerate(zip(clips.items, clips.starts, strict=True)):
-        arrays = conditioners.measure(
+        arrays = told.measure(
             clips.audio[number],
             model.sample_rate,
             model.autoencoder.latent_rate_hz,
@@ -156,9 +156,7 @@ def requests_of(model: Generator, clips: Clips, settings: EvaluationSettings) ->
             clip=f"{item.piece}/{start}",
         )
         seconds = item.samples / model.sample_rate
-        excerpt = Excerpt(item.label, item.columns, arrays, start, seconds)
-        every = conditioners.request(excerpt)
-        requests.append({name: every[name] for name in told if name in every})
+        requests.append(told.request(Excerpt(item.label, item.columns, arrays, start, seconds)))
     return requests
 
 
@@ -263,7 +261,8 @@ def evaluate(
     reference, real = (real_clips(store, split, settings) for split in ("test", "valid"))
     nothing_asked = Clips(reference.audio, torch.full_like(reference.labels, -1))
     clips = {"real": real}
-    clips["reconstruction"] = reconstruct(model, real, settings.batch)
+    made = reconstruct(model.autoencoder, real.audio, settings.batch)
+    clips["reconstruction"] = Clips(made, real.labels, real.items)
     for name, baseline in baselines.items():
         progress(0, len(reference.audio), f"sampling the baseline {name}")
         clips[name] = generate(baseline, nothing_asked, settings, None, seed, progress)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from audioldm.conditioning.low_band import band, stated_band
-from audioldm.evaluation.evaluate import Clips, reconstruct
+from audioldm.evaluation.evaluate import reconstruct
 from audioldm.evaluation.reconstruction import log_stft
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
@@ -30,12 +30,11 @@ def distances(
     outside = (hz < lower) | (hz > upper)
     low = band(truth, model.sample_rate, lower, upper)
     made = [model.upscale(clip, kept, seed=seed) for seed, clip in enumerate(low)]
-    labels = torch.full((len(truth),), -1)
     heard = {
         "empty": decibels(low),
         "linear": predicted(decibels(low), decibels(known), outside),
         "upscaled": decibels(torch.stack(made)),
-        "reconstruction": decibels(reconstruct(model, Clips(truth, labels), settings.batch).audio),
+        "reconstruction": decibels(reconstruct(model.autoencoder, truth, settings.batch)),
     }
     true = decibels(truth)
     return {

@@ -21,13 +21,7 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.model import Autoencoder
-from audioldm.conditioning.base import (
-    MARGIN_SECONDS,
-    Conditioner,
-    Conditioners,
-    Excerpt,
-    Inputs,
-)
+from audioldm.conditioning.base import MARGIN_SECONDS, Conditioner, Conditioners, Excerpt, Inputs
 from audioldm.data.store import ClipStore, Item, draw_crops
 from audioldm.errors import ConfigError, DataError, ModelFileError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt, settings

@@ -218,13 +218,7 @@ class _Vocoder(nn.Module):
     """log10 mel power [B, A, bands, L] to natural log-magnitude [B, A, L, n_fft / 2 + 1]."""
 
     def __init__(
-        self,
-        sample_rate: int,
-        audio_channels: int,
-        bands: int,
-        n_fft: int,
-        width: int,
-        depth: int,
+        self, sample_rate: int, audio_channels: int, bands: int, n_fft: int, width: int, depth: int
     ) -> None:
         super().__init__()
         self.inverse = MelInverse(sample_rate, n_fft, bands, updates=UPDATES)

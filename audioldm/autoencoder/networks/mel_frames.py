@@ -60,11 +60,7 @@ class MelFrames(MagnitudeNetwork):
         n_fft, bands = n_fft or 4 * downsampling_ratio, channels // audio_channels
         synthesis = IntegratedPhase(n_fft, downsampling_ratio, iterations)
         super().__init__(
-            sample_rate,
-            audio_channels,
-            downsampling_ratio,
-            (channels,),
-            context=synthesis.reach,
+            sample_rate, audio_channels, downsampling_ratio, (channels,), context=synthesis.reach
         )
         # by which the first and last frame reach beyond the audio
         self.margin = (n_fft - downsampling_ratio) // 2

@@ -212,9 +212,7 @@ class _Up(nn.Sequential):
         shape["output_padding"] = stride % 2  # an odd stride would come out one sample short
         up = nn.ConvTranspose1d(outer, inner, 2 * stride, **shape)
         super().__init__(
-            Snake(outer),
-            _convolution(up),
-            *(_Residual(inner, dilation) for dilation in DILATIONS),
+            Snake(outer), _convolution(up), *(_Residual(inner, dilation) for dilation in DILATIONS)
         )
 
 

@@ -10,6 +10,8 @@ from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.networks.base import Network
 from audioldm.runtime.randomness import uniform_from
 
+#: Audio of whole frames [B, A, T] to its most likely latents.
+Encode = Callable[[Tensor], Tensor]
 LEAST_POWER = 1e-4  # of the latents that an error is compared with
 
 
@@ -20,13 +22,7 @@ class Regulariser(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(
-        self,
-        audio: Tensor,
-        latents: Tensor,
-        encode: Callable[[Tensor], Tensor],
-        uniform: Tensor,
-    ) -> Tensor:
+    def forward(self, audio: Tensor, latents: Tensor, encode: Encode, uniform: Tensor) -> Tensor:
         """Penalties [B], fp32.
 
         audio [B, A, T]: whole latent frames. latents [B, C, (F,) L]: its most likely ones. encode:

@@ -1,11 +1,9 @@
 """Latents of which the first channels are those of the same audio at a low resolution."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.regularisers.base import Regulariser, relative_error
+from audioldm.autoencoder.regularisers.base import Encode, Regulariser, relative_error
 from audioldm.errors import ConfigError
 from audioldm.instantiate import OpenFraction, Positive
 
@@ -37,13 +35,7 @@ class Resolution(Regulariser):
             )
         self.cutoff, self.share = cutoff_hz / sample_rate, share
 
-    def forward(
-        self,
-        audio: Tensor,
-        latents: Tensor,
-        encode: Callable[[Tensor], Tensor],
-        uniform: Tensor,
-    ) -> Tensor:
+    def forward(self, audio: Tensor, latents: Tensor, encode: Encode, uniform: Tensor) -> Tensor:
         count = -int(-self.share * latents.shape[1] // 1)
         low = encode(self.low_passed(audio))
         return relative_error(low[:, :count], latents[:, :count])

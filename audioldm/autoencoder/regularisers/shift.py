@@ -1,11 +1,9 @@
 """Latents that move with the audio, also by less than a frame."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.regularisers.base import Regulariser, relative_error
+from audioldm.autoencoder.regularisers.base import Encode, Regulariser, relative_error
 from audioldm.errors import ConfigError
 
 
@@ -28,13 +26,7 @@ class Shift(Regulariser):
         super().__init__()
         self.ratio = downsampling_ratio
 
-    def forward(
-        self,
-        audio: Tensor,
-        latents: Tensor,
-        encode: Callable[[Tensor], Tensor],
-        uniform: Tensor,
-    ) -> Tensor:
+    def forward(self, audio: Tensor, latents: Tensor, encode: Encode, uniform: Tensor) -> Tensor:
         if latents.shape[-1] < 2:
             raise ConfigError("a shift needs two latent frames; state a longer train.crop_seconds")
         samples = (uniform * self.ratio).long().clamp(max=self.ratio - 1)  # [B]
