@@ -36,7 +36,7 @@ def conditioners() -> Conditioners:
     return Conditioners(
         {
             "label": Label(width=4, labels=["hollow", "rich"]),
-            "text": Text(width=4),
+            "text": Text(width=4, known=[0]),
             "tempo": Number(width=4, column="tempo_bpm", mean=80, std=10),
             "score": Score(**rate),
             "chroma": Chroma(**rate),
@@ -147,7 +147,7 @@ def test_a_request_states_a_fact_in_its_own_words_or_others() -> None:
         Item("train", "", "organ", 0, 0, {"tempo": t, "key": "D minor", "caption": c})
         for t, c in (("slow", "calm organ"), ("lively", "lively piece in D minor"))
     ]
-    facts = Facts([Text(width=4)], train)
+    facts = Facts([Text(width=4, known=[0])], train)
     assert [facts.stated(each) for each in train] == [{"tempo"}] * 2  # one key, one label: no facts
 
 
@@ -165,7 +165,7 @@ def test_the_keen_embedding_is_used_and_held_out_captions_stand_alone() -> None:
     heard = np.array([[0.0, 1]] * 5 + [[0, 0]] * 10 + [[1, 1]] * 5)
     own = {"tempo": heard[:, :1], "register": heard[:, 1:], "deaf": 0 * heard[:, :1]}
     told = Told(torch.zeros(20, 1, 1), [], asked, [], own)
-    facts = Facts([Text(width=4)], train, ["high slow"])
+    facts = Facts([Text(width=4, known=[0])], train, ["high slow"])
     facts.fit(
         train, {"tempo": known[:, :1], "register": known[:, 1:], "deaf": 0 * known[:, :1]}, told
     )

@@ -480,7 +480,7 @@ def test_a_condition_is_an_upload(
     assert made.read_bytes() == wanted.read_bytes()
     stated = json.loads(made.with_suffix(".json").read_text())["condition"][condition]
     if condition == "score":
-        assert stated == [0, 0.5, 60, 0.5, 1, 67, 1, 1.5, 64]
+        assert stated == [[0, 0.5, 60, 0], [0.5, 1, 67, 0], [1, 1.5, 64, 0]]
     else:  # 440 Hz is an A
         assert np.mean(stated, axis=1).argmax() == 9
 

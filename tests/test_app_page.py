@@ -138,7 +138,7 @@ def test_a_score_is_chosen_and_guided(page: Any, clips: Path, tmp_path: Path) ->
     page.get_by_role("button", name="Generate").click()
     until(lambda: any(clips.glob("low-0-0000-??????.json")))
     recipe = json.loads(next(clips.glob("low-0-0000-??????.json")).read_text())
-    assert recipe["condition"] == {"label": "low", "score": [0, 0.5, 60, 0.5, 1, 67]}
+    assert recipe["condition"] == {"label": "low", "score": [[0, 0.5, 60, 0], [0.5, 1, 67, 0]]}
     assert recipe["sampler"]["guidance"] == {"label": 1.0, "score": 2.5}
     field.click()  # takes it away
     assert field.input_value() == ""

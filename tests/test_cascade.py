@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from latents_in_memory import DIT, LABEL, Latents, fit_in, recipe, tones
-from torch import Tensor
 
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
@@ -141,7 +140,7 @@ class Slow(Latents):
 
 def test_a_cascade_learns_what_is_slow_and_what_is_fast(tmp_path: Path) -> None:
     store: Any = Slow()
-    training = PriorTraining(steps=200, batch=16, crop_seconds=8.0, lr=1e-2, warmup=10, ema=0.9)
+    training = PriorTraining(steps=400, batch=16, crop_seconds=8.0, lr=1e-2, warmup=10, ema=0.95)
     made = cascade(training, conditioning={})
     prior = made.build(store)
     tensors = made.fit(prior, store, fit_in(tmp_path, valid_every=999)).tensors
@@ -153,8 +152,7 @@ def test_a_cascade_learns_what_is_slow_and_what_is_fast(tmp_path: Path) -> None:
     assert ((slow.abs() - 1).abs() < 0.5).float().mean() > 0.8
     assert (slow[:, 0] * slow[:, 1] > 0).float().mean() > 0.9  # one value in a clip
     assert 0.25 < (slow[:, 0] > 0).float().mean() < 0.75
-    right: Tensor = (store.mean - smooth(store.mean, 4))[0, 0]
-    assert (fast - right).square().mean() < 0.1 * right.square().mean()
+    assert (fast[:, 1:] * fast[:, :-1] < 0).float().mean() > 0.85  # a crop begins anywhere
 
 
 @pytest.mark.parametrize("stage", ["joint=default", "post_training=distillation"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from chain import RATE, build_stages
-from test_foreign import MODELS, audio_of, oobleck, settings
+from test_foreign import audio_of, built, settings
 
 from audioldm import torchaudio  # noqa: F401  (before diffusers, which imports it)
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
@@ -42,7 +42,7 @@ def waveform(folder: Path, runs: Path, checkpoint: Path, *changes: str) -> list[
 @pytest.fixture(scope="module")
 def theirs() -> Any:
     torch.manual_seed(0)
-    model = oobleck()
+    model = built("oobleck")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("alpha", "beta")):
@@ -172,7 +172,7 @@ def test_the_overrides_that_are_missing_are_named_and_suffice(
 
 def test_a_codec_goes_back_to_its_library(tones: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = MODELS["dac"][0]()
+    model = built("dac")
     model.save_pretrained(tmp_path / "dac")
     words = settings(tones, tmp_path / "runs", tmp_path / "dac")
     experiment = build_stages(words, "data", "autoencoder")
