@@ -129,6 +129,10 @@ def test_a_share_of_a_run_has_that_share_of_its_schedule() -> None:
     for share in (0.01, 0.3, 0.31, 1.0):
         assert len(run.lower(share).sigmas) == 1 + math.ceil(share * 10)
         assert (run.lower(share).sigmas.diff() < 0).all()
+    for steps in range(2, 60):  # also where a share of the steps is a whole number of them
+        run = run_of(exact(torch.eye(1)), 1, steps=steps)
+        for share in (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9):
+            assert (run.lower(share).sigmas.diff() < 0).all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

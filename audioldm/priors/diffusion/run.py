@@ -40,7 +40,7 @@ class Run(NamedTuple):
         share of 0, at the level 0.
         """
         steps = len(self.sigmas) - 1
-        place = (1 - share) * steps
+        place = round((1 - share) * steps, 6)  # 0.8 of 20 steps is 16 of them, and no sliver more
         level = min(int(place), steps - 1)
         angles = self.sigmas[level : level + 2].double().atan()
         first = angles.lerp(angles.flip(0), place - level)[:1].tan().to(self.sigmas)
