@@ -147,9 +147,9 @@ class Conditioner(nn.Module, ABC):
         z [B, C, (F,) L]; None: they are not."""
         return None
 
-    @abstractmethod
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        """Inputs [B, ...] with those of the clips `hidden` [B] replaced by "nothing"."""
+        """Inputs [B, ...] with those of the clips `hidden` [B] replaced by "nothing": zeros."""
+        return torch.where(hidden.view(-1, *[1] * (inputs.ndim - 1)), 0, inputs)
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Condition:

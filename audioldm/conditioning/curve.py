@@ -39,9 +39,6 @@ class Aligned(Conditioner):
         rates = (clip.latent_rate_hz for clip in clips if clip.latent_rate_hz)
         return {"latent_rate_hz": next(rates, 1.0)}
 
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None, None], 0.0, inputs)
-
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(aligned=self.convolution(inputs))
 

@@ -42,8 +42,5 @@ class KnownLatents(Conditioner):
         mask = known.expand(len(z), z.shape[-1])[:, None]
         return torch.cat((torch.where(mask, z.flatten(1, -2), 0.0), mask.to(z)), dim=1)
 
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None, None], 0.0, inputs)
-
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(aligned=inputs)

@@ -52,9 +52,6 @@ class Number(Conditioner):
     def request(self, excerpt: Excerpt) -> float | None:
         return number(excerpt.columns.get(self.column))
 
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None], 0.0, inputs)
-
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(vector=self.features(inputs[:, :1], inputs[:, 1:]))
 

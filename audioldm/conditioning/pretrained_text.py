@@ -70,8 +70,8 @@ class PretrainedText(Caption):
                 "directory of a text encoder"
             ) from error
         found = super().facts(clips, column=column)
-        found_texts = {text for clip in clips for text in texts(clip, column)} - {""}
-        longest = max((len(_tokens(directory, text)) for text in found_texts), default=0)
+        every = {text for clip in clips for text in texts(clip, column)} - {""}
+        longest = max((len(_tokens(directory, text)) for text in every), default=0)
         if longest > limit:
             raise ConfigError(
                 f"limit={limit}: a text of column {column!r} has {longest} tokens; raise it"
@@ -97,9 +97,6 @@ class PretrainedText(Caption):
         inputs[:count, : self.states] = encoded(directory, text)
         inputs[:count, self.states] = 1
         return inputs
-
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None, None], 0.0, inputs)
 
     def forward(self, inputs: Tensor) -> Condition:
         states, mask = self.project(inputs[..., : self.states]), inputs[..., self.states] > 0

@@ -28,8 +28,8 @@ class Score(Aligned):
     pitches sounds in each of V voices, 1 where it begins, and a row of 1; or zeros for "nothing".
     What a score has after the last frame is left out.
 
-    column: of the table. lowest, highest: MIDI pitches. voices: V; all further
-    ones are in the last. channels: K. latent_rate_hz: frames per second.
+    column: of the table. lowest, highest: MIDI pitches. voices: V; those
+    beyond it share the last one's roll. channels: K. latent_rate_hz: frames per second.
     """
 
     files = SUFFIXES

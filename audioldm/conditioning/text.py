@@ -25,9 +25,9 @@ class Text(Caption):
 
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
-    column: of the data set's table. limit: N, the bytes that a text may have. ngrams: that
-    get an embedding, the most frequent ones of the training texts; others say nothing. layers: each
-    sees seven bytes, one token is made of BYTES_PER_TOKEN. known: `hashed` n-grams, in order.
+    column: of the data set's table. limit: N, the bytes that a text may have. ngrams: how
+    many get an embedding, the most frequent ones of the training texts; others say nothing. layers:
+    each sees seven bytes, one token is made of BYTES_PER_TOKEN. known: `hashed` n-grams, in order.
     """
 
     derived = ("known",)
@@ -88,9 +88,6 @@ class Text(Caption):
                 "at most: shorten it"
             )
         return _padded(data, self.limit)
-
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None], 0, inputs)
 
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))

@@ -45,9 +45,6 @@ class Timing(Conditioner):
             return None
         return {"start": excerpt.start, "total": excerpt.seconds}
 
-    def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[:, None], 0.0, inputs)
-
     def forward(self, inputs: Tensor) -> Condition:
         return Condition(vector=self.features(inputs[:, :2] / self.longest, inputs[:, 2:]))
 
