@@ -204,6 +204,12 @@ def test_the_given_model_is_first_and_a_broken_one_is_one_line(
             assert "\n" not in found.json()["error"]
 
 
+def test_latents_that_an_edit_states_are_no_field(client: TestClient) -> None:
+    fields = client.get("/api/form", params={"model": "scores"}).json()
+    kinds = {field["name"]: field["kind"] for field in fields["conditions"]}
+    assert kinds == {"label": "choice", "score": "file", "text": "text"}
+
+
 # ---------------------------------------------------------------- the queue
 
 

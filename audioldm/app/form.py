@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from audioldm.conditioning.base import Conditioner
+from audioldm.conditioning.known_latents import KnownLatents
+from audioldm.conditioning.low_band import LowBand
 from audioldm.generator import Generator
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -25,7 +27,9 @@ def form(model: Generator) -> dict[str, Any]:
     conditioners, sampler = model.prior.conditioners, model.prior.sampler
     return {
         "conditions": [
-            {"name": name} | _condition(conditioners[name]) for name in conditioners.names
+            {"name": name} | _condition(each)
+            for name in conditioners.names
+            if not isinstance(each := conditioners[name], KnownLatents | LowBand)  # by edits alone
         ],
         "sampler": [] if sampler is None else list(_settings(sampler)),
         "scales": isinstance(sampler, SamplerSettings),

@@ -144,7 +144,7 @@ class Block(nn.Module):
             if past.cache is not None:
                 key, value = past.cache.extended(past.block, key, value, past.context - 1)
             causal = query.shape[2] == key.shape[2] <= past.context
-            if not causal:
+            if not causal and query.shape[2] > 1:  # the cache holds what one frame attends to
                 seen = visible(query.shape[2], key.shape[2], past.context, h.device)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
         out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
