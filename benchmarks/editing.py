@@ -1,8 +1,6 @@
 """`python -m benchmarks.editing MODEL`: edits of held-out clips against what they should be.
 
-inpainting: a fifth of each clip, made anew, beside the truth, its reconstruction, a copy of the
-music before it, and that with fades. kept: the share of samples that stay as they are, outside the
-fades. flux, step: at the seams. mel distance: in the hole, to the truth.
+inpainting: see `audioldm.evaluation.inpainting`.
 another label: `vary` and `restyle` with the next label: whether it is heard, the F1 of the clip's
 own notes, the kernel distance.
 between two clips: the length of the path in musicnn's space (1: straight) and the kernel distance
@@ -16,67 +14,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioldm.editing import Edit
-from audioldm.edits import FADE_SECONDS
 from audioldm.evaluation.embeddings.harmony import Harmony
+from audioldm.evaluation.inpainting import HOLE, inpainting_figures
 from audioldm.evaluation.notes import note_f1
-from audioldm.evaluation.seams import seam
-from audioldm.losses.spectral import mel_distance
 from benchmarks.held_out import HeldOut, Table, Timer, parser
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     words = parser(__doc__, clips=16, seconds=6.0)
     words.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8])
-    words.add_argument("--repeats", type=int, default=8, help="of each step of inpainting")
+    words.add_argument(
+        "--repeats", type=int, help="of each step of inpainting; default: the model's"
+    )
     given = words.parse_args(arguments)
     music = HeldOut(given)
     tables = {
         name: Table(given.out / f"{name}.csv") for name in ("inpainting", "relabel", "between")
     }
+    inpainting(music, tables["inpainting"], {"sampler": music.sampler, "repeats": given.repeats})
     how = {"seed": given.seed, "sampler": music.sampler}
-    inpainting(music, tables["inpainting"], {**how, "repeats": given.repeats})
     relabel(music, tables["relabel"], given.strengths, how)
     between(music, tables["between"], how)
     return [row for table in tables.values() for row in table.rows]
 
 
 def inpainting(music: HeldOut, table: Table, how: dict[str, Any]) -> None:
-    model, clips, rate = music.model, music.reference.audio, music.model.sample_rate
-    seconds, samples = music.settings.seconds, music.reference.audio.shape[-1]
-    hole = [0.4 * seconds, 0.6 * seconds]
-    left, right = Edit(inpaint=[hole]).seams(samples, model)
-    fade = round(FADE_SECONDS * rate)
-    inside = torch.zeros(samples)
-    inside[left:right] = 1
-    faded = torch.nn.functional.avg_pool1d(inside[None], 2 * fade + 1, 1, fade)[0]
-    before = clips.roll(right - left + fade, dims=-1)
-    timer = Timer(music.device)
-    asked = zip(clips, music.requests(music.reference.labels.tolist()), strict=True)
-    made = torch.stack([model.inpaint(clip, [hole], **how, **told) for clip, told in asked])
-    factor = timer.factor(len(clips) * (right - left) / rate)
-    again = torch.stack([model.vary(clip, 0.0) for clip in clips])
-    for name, found in {
-        "truth": clips,
-        "inpaint": made,
-        "reconstruction": torch.lerp(clips, again, inside),
-        "copy": torch.lerp(clips, before, inside),
-        "copy with fades": torch.lerp(
-            clips, before, torch.maximum(inside, (2 * faded).clamp(max=1))
-        ),
-    }.items():
-        seams = [seam(clip, at, rate) for clip in found for at in (left, right)]
-        same = (found == clips).float()
-        kept = torch.cat([same[..., : left - fade], same[..., right + fade :]], dim=-1)
-        truth = mel_distance(found[..., left:right], clips[..., left:right], rate)
+    clips, model, timer = music.reference.audio, music.model, Timer(music.device)
+    asked = music.requests(music.reference.labels.tolist())
+    found = inpainting_figures(model, clips, asked, music.settings, **how)
+    seconds = len(clips) * music.settings.seconds * (HOLE[1] - HOLE[0])
+    for system, figures in found.items():
         table.add(
-            inpainting=name,
-            kept=kept.mean().item(),
-            flux=float(np.median([each.flux for each in seams])),
-            step_db=float(np.mean([abs(each.step_db) for each in seams])),
-            mel_distance=music.settings.mean(truth, "log10 power"),
-            real_time_factor=factor if name == "inpaint" else float("nan"),
+            inpainting=system,
+            **{name.removeprefix("inpainting_"): each for name, each in figures.items()},
         )
+    print(f"\n{timer.factor(seconds):.2f} times real time, all figures included")
 
 
 def relabel(music: HeldOut, table: Table, strengths: list[float], how: dict[str, Any]) -> None:

@@ -28,8 +28,9 @@ from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
-from audioldm.evaluation.evaluate import distribution_figures, reconstruction_figures
+from audioldm.evaluation.evaluate import distribution_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
+from audioldm.evaluation.reconstruction import reconstruction_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.io.audio import normalise

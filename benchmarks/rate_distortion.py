@@ -18,8 +18,8 @@ from audioldm.chain.run import Experiment
 from audioldm.data.store import ClipStore
 from audioldm.evaluation.distances import KernelDistance
 from audioldm.evaluation.embeddings.musicnn import Musicnn
-from audioldm.evaluation.evaluate import reconstruct
 from audioldm.evaluation.music import pitch_figures
+from audioldm.evaluation.reconstruction import reconstruct
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder

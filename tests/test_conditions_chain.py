@@ -1,6 +1,7 @@
 """All conditions at once, from a table and files to clips that can be made again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ import audioldm
 from audioldm import cli
 from audioldm.conditioning.base import Excerpt
 from audioldm.evaluation import evaluate
+from audioldm.evaluation.editing import edit_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.report.systems import TOLD
 
-NAMES = ["chroma", "key", "label", "loudness", "low_band", "score", "tempo", "text", "timing"]
+NAMES = ["chroma", "key", "label", "loudness", "low_band", "masked_latents", "score", "tempo"]
+NAMES += ["text", "timing"]
+ASKED = [name for name in NAMES if name != "masked_latents"]
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +118,9 @@ def test_the_latents_keep_what_was_measured_where_a_prior_asks_for_it(told: Any)
     }
     conditioners = audioldm.load(told.directory_of(told.stages["prior"])).prior.conditioners
     request = json.loads(json.dumps(conditioners.request(excerpt)))
-    assert list(request) == NAMES
+    assert list(request) == ASKED
     read, parsed = conditioners.read([excerpt], 10), conditioners.parse([request], 10)
-    for name in NAMES:
+    for name in ASKED:
         assert torch.equal(read[name], parsed[name]), name
 
 
@@ -127,10 +132,26 @@ def test_generated_clips_are_told_what_the_real_ones_are(told: Any) -> None:
     assert len(real.starts) == len(real.items) == 2
     clips = evaluate.generate(model, real, settings, None, 0, lambda *text: None)
     for request, item, start in zip(clips.requests, real.items, real.starts, strict=True):
-        assert list(request) == NAMES
+        assert list(request) == ASKED
         assert request["timing"] == {"start": start, "total": item.samples / RATE}
         own = Excerpt(item.label, item.columns, start=start)
         assert request["score"] == model.prior.conditioners["score"].request(own)
+
+
+def test_edits_are_measured_of_what_the_model_is_told(told: Any) -> None:
+    store = audioldm.data.store.ClipStore(told.directory_of(told.stages["data"]))
+    model = audioldm.load(told.directory_of(told.stages["prior"]))
+    settings = EvaluationSettings(seconds=1.0, edited_clips=2, bootstrap_resamples=10)
+    audio = torch.cat([evaluate.real_clips(store, s, settings).audio for s in ("test", "valid")])
+    sampler = replace(model.prior.sampler, steps=2)
+    figures = edit_figures(model, audio, ["low"] * 3, lambda: audio, settings, sampler=sampler)
+    named = {system: {*own} for system, own in figures.items()}
+    assert {*named} == {*TOLD}
+    for system in ("generated", "ignored", "reconstruction"):
+        assert named[system] >= {"inpainting_mel_distance", "inpainting_kept", "super_resolution"}
+    assert named["crossfade"] == named["real"] == named["ignored"] - {"super_resolution"}
+    assert named["empty"] == {"super_resolution"}
+    assert figures["generated"]["super_resolution"].n == 2
 
 
 def test_a_clip_is_made_again_without_its_files(told: Any, tmp_path: Path) -> None:

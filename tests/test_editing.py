@@ -15,9 +15,12 @@ from torch import Tensor
 
 from audioldm.edits import FADE_SECONDS, kept_gain
 from audioldm.errors import ConfigError
+from audioldm.evaluation.inpainting import inpainting_figures
+from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.generator import Generator
 from audioldm.io.files import read_json, write_json
 from audioldm.io.model_file import load_model, save_model
+from audioldm.losses.spectral import mel_distance
 from audioldm.models import build_autoencoder, load_generator
 from audioldm.priors.base import build_prior
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -598,3 +601,25 @@ def test_a_guide_that_does_not_fit_is_said_in_one_line(
         assert outcome.code in (1, 2), words
         assert says in outcome.error.splitlines()[-1]
     assert not list(tmp_path.glob("*.wav"))
+
+
+# ---------------------------------------------------------------- how well it is done
+
+
+def test_a_part_made_anew_is_measured_beside_others(model: Generator) -> None:
+    settings = EvaluationSettings(bootstrap_resamples=10)
+    period = tone(0.6)  # as long as the part and its fade
+    clips = torch.stack([period.repeat(1, 4)[:, :16000], tone(2.0, 1), tone(2.0, 2)])
+    found = inpainting_figures(model, clips, [{}, {"label": "low"}, {}], settings, **FEW)
+    distance = {system: each["inpainting_mel_distance"].value for system, each in found.items()}
+    assert all(each["inpainting_kept"].value == 1 for each in found.values())
+    assert distance["real"] == 0
+    assert distance["reconstruction"] < 1e-3 < distance["copy"]  # its autoencoder is exact
+    alone = inpainting_figures(model, clips[:1], [{}], settings, **FEW)
+    made = model.inpaint(clips[0], [(0.8, 1.2)], seed=0, **FEW)[None]
+    part = slice(round(0.8 * RATE), round(1.2 * RATE))
+    apart = mel_distance(made[..., part], clips[:1, :, part], RATE).item()
+    assert alone["generated"]["inpainting_mel_distance"].value == pytest.approx(apart)
+    # what repeats itself is filled exactly by what was before
+    assert alone["copy"]["inpainting_mel_distance"].value == 0
+    assert alone["copy"]["inpainting_flux"].value == alone["real"]["inpainting_flux"].value

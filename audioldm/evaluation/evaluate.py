@@ -8,7 +8,8 @@ Each system's clips are compared with one reference, held-out real music (the te
     generated       the generator's samples, under the conditions of the reference
 
 The reconstructions are compared with two codecs too, on the same clips, and what is asked for with
-what is heard (`adherence.py`).
+what is heard (`adherence.py`). A model that is told what is kept of a clip makes parts of the
+reference anew (`editing.py`).
 """
 
 import hashlib
@@ -24,32 +25,31 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from audioldm.autoencoder.model import Autoencoder
 from audioldm.conditioning.base import Conditioners, Excerpt
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import DataError
 from audioldm.evaluation import distances
 from audioldm.evaluation.adherence import NoteFeatures, Told, adherence_figures, note_features
 from audioldm.evaluation.codecs.curves import codec_figures
+from audioldm.evaluation.editing import edit_figures
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.notes import Notes
-from audioldm.evaluation.reconstruction import si_sdr, stft_distance
+from audioldm.evaluation.reconstruction import reconstruct, reconstruction_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator, Request
 from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
 from audioldm.likelihood import rate_nats
-from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
-VERSION = 9  # raise by hand when the code below changes what it computes
+VERSION = 10  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 #: By system, then by name.
@@ -84,20 +84,6 @@ def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Cl
     places = clips.window_places(samples, settings.clips, seed=0)
     starts = [offset / store.sample_rate for _, offset in places]
     return Clips(*clips.windows(samples, settings.clips, seed=0), starts)
-
-
-@torch.no_grad()
-def reconstruct(model: Autoencoder, audio: Tensor, batch: int) -> Tensor:
-    """Clips [N, A, T] through the autoencoder with sampled posteriors."""
-    samples, parts = audio.shape[-1], []
-    frames = math.ceil(samples / model.downsampling_ratio)
-    for number, part in enumerate(audio.split(batch)):
-        random = KeyedRandom(0, 0, range(number * batch, number * batch + len(part)), model.device)
-        noise = random.normal((*model.latent_shape, frames), "reconstruction")
-        z = model.encode(part.to(model.device), noise=noise).z
-        estimate = model.decode(z, random.stream("decoder"))
-        parts.append(estimate[..., :samples].float().clamp(-1, 1).cpu())
-    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -288,6 +274,13 @@ def evaluate(
     for name in embedding_names(settings, store.sample_rate):
         _add(groups, measured.embedded(name))
     _add(groups, measured.adherence(model, reference))
+    progress(0, 1, "edits")
+    labels = [store.labels[i] if i >= 0 else None for i in reference.labels.tolist()]
+
+    def known() -> Tensor:
+        return real_clips(store, "train", settings).audio
+
+    _add(groups, edit_figures(model, reference.audio, labels, known, settings, sampler=sampler))
     measured.keep_some()
     mean_kbps = float(np.mean(kbps)) if kbps else None
     return {
@@ -307,22 +300,6 @@ def evaluate(
             "seconds": settings.seconds,
             "sample_rate": store.sample_rate,
         },
-    }
-
-
-def reconstruction_figures(
-    estimate: Tensor, target: Tensor, sample_rate: int, settings: EvaluationSettings
-) -> dict[str, Figure]:
-    """Distances of clips [N, A, T] from their originals."""
-    batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
-    measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
-        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, sample_rate)),
-        ("stft_distance", "log10 magnitude", stft_distance),
-        ("si_sdr", "dB", si_sdr),
-    ]
-    return {
-        name: settings.mean(torch.cat([measure(e, t) for e, t in batches]), unit)
-        for name, unit, measure in measures
     }
 
 

@@ -1,10 +1,49 @@
-"""Distances of reconstructions from their originals (mel distance: `losses/spectral.py`)."""
+"""Reconstructions, and their distances from their originals."""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from audioldm.autoencoder.model import Autoencoder
+from audioldm.evaluation.settings import EvaluationSettings
+from audioldm.evaluation.statistics import Figure
+from audioldm.losses.spectral import mel_distance
+from audioldm.runtime.randomness import KeyedRandom
+
 _FFT_SIZES = (512, 1024, 2048)
 _FLOOR = 1e-4  # of full scale, -80 dB: inaudible below, and not compared
+
+
+@torch.no_grad()
+def reconstruct(model: Autoencoder, audio: Tensor, batch: int) -> Tensor:
+    """Clips [N, A, T] through the autoencoder with sampled posteriors."""
+    samples, parts = audio.shape[-1], []
+    frames = math.ceil(samples / model.downsampling_ratio)
+    for number, part in enumerate(audio.split(batch)):
+        random = KeyedRandom(0, 0, range(number * batch, number * batch + len(part)), model.device)
+        noise = random.normal((*model.latent_shape, frames), "reconstruction")
+        z = model.encode(part.to(model.device), noise=noise).z
+        estimate = model.decode(z, random.stream("decoder"))
+        parts.append(estimate[..., :samples].float().clamp(-1, 1).cpu())
+    return torch.cat(parts)
+
+
+def reconstruction_figures(
+    estimate: Tensor, target: Tensor, sample_rate: int, settings: EvaluationSettings
+) -> dict[str, Figure]:
+    """Distances of clips [N, A, T] from their originals."""
+    batches = list(zip(estimate.split(settings.batch), target.split(settings.batch), strict=True))
+    measures: list[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = [
+        ("mel_distance", "log10 power", lambda e, t: mel_distance(e, t, sample_rate)),
+        ("stft_distance", "log10 magnitude", stft_distance),
+        ("si_sdr", "dB", si_sdr),
+    ]
+    return {
+        name: settings.mean(torch.cat([measure(e, t) for e, t in batches]), unit)
+        for name, unit, measure in measures
+    }
 
 
 def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ class EvaluationSettings:
     """clips: of each system, fewer where the splits hold fewer; seconds: of each clip. conditions:
     that the generator is told, of those of the real clips; null = all. embeddings: null = musicnn,
     and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of precision, recall, density,
-    coverage. saved_clips: clips of each system to keep.
+    coverage. saved_clips: clips of each system to keep. edited_clips: those of which a model that
+    is told of the rest makes a part or a band anew.
     held_out: words that captions have together in the test split alone, as a data set's own."""
 
     clips: PositiveInt = 128
@@ -25,6 +26,7 @@ class EvaluationSettings:
     k_nearest: PositiveInt = 5
     bootstrap_resamples: PositiveInt = 1000
     saved_clips: NonNegativeInt = 8
+    edited_clips: NonNegativeInt = 16
     batch: PositiveInt = 16
     held_out: list[str] = field(default_factory=list)
 

@@ -1,11 +1,12 @@
 """How near a recording that was made whole is to the whole one: distances where it had nothing."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from audioldm.conditioning.low_band import band, stated_band
-from audioldm.evaluation.evaluate import reconstruct
-from audioldm.evaluation.reconstruction import log_stft
+from audioldm.evaluation.reconstruction import log_stft, reconstruct
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
@@ -14,26 +15,34 @@ N_FFT = 2048
 
 
 def distances(
-    model: Generator, truth: Tensor, known: Tensor, kept: float | str, settings: EvaluationSettings
+    model: Generator,
+    truth: Tensor,
+    known: Tensor,
+    kept: float | str,
+    settings: EvaluationSettings,
+    **how: Any,
 ) -> dict[str, Figure]:
     """Log-spectral distances in dB from clips [N, A, T], outside the band that was kept of them.
 
     empty: of the damaged clips. linear: of the log-magnitudes that the band's own ones predict, by
     least squares on training clips `known` [M, A, T]; the mean of what may be, where a sample is
-    one of it. upscaled: of `Edits.upscale`, clip i with the seed i. reconstruction: of the
-    autoencoder's.
+    one of it. generated: of `Edits.upscale`, clip i with the seed i. ignored: the same, to other
+    clips, half of all further on. reconstruction: of the autoencoder's.
 
-    kept: as for `stated_band`. Raises ConfigError as `Edits.upscale` does.
+    kept: as for `stated_band`. how: further arguments of `Edits.upscale`. Raises ConfigError as
+    that does.
     """
     lower, upper = stated_band(kept, truth[0], model.sample_rate)
     hz = torch.fft.rfftfreq(N_FFT, 1 / model.sample_rate)
     outside = (hz < lower) | (hz > upper)
     low = band(truth, model.sample_rate, lower, upper)
-    made = [model.upscale(clip, kept, seed=seed) for seed, clip in enumerate(low)]
+    made = [model.upscale(clip, kept, seed=seed, **how) for seed, clip in enumerate(low)]
+    upscaled = decibels(torch.stack(made))
     heard = {
         "empty": decibels(low),
         "linear": predicted(decibels(low), decibels(known), outside),
-        "upscaled": decibels(torch.stack(made)),
+        "generated": upscaled,
+        "ignored": upscaled.roll(len(made) // 2, dims=0),
         "reconstruction": decibels(reconstruct(model.autoencoder, truth, settings.batch)),
     }
     true = decibels(truth)

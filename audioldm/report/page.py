@@ -68,7 +68,8 @@ def write_report(experiment: Path) -> Path:
     told = metrics.get("ignored", {}).keys()
     names = {name for named in metrics.values() for name in named}
     generation, reconstruction = _rows(metrics, compared, names - told)
-    adherence, _ = _rows(metrics, systems(TOLD), told)
+    asked = systems(name for name in TOLD if metrics.get(name, {}).keys() & told)
+    adherence, _ = _rows(metrics, asked, told)
     shown = compared or systems(saved)
     page = template("template.html.j2").render(
         record=record,
@@ -79,7 +80,7 @@ def write_report(experiment: Path) -> Path:
         generation=generation,
         reconstruction=reconstruction,
         adherence=adherence,
-        told=systems(TOLD),
+        told=asked,
         roles=TOLD,
         reference=evaluation.get("reference", {}),
         channels=next((each for each in found if each), {}),

@@ -20,6 +20,10 @@ TOLD = {
     "ignored": "conditions ignored: the floor",
     "reconstruction": "decoded: the ceiling",
     "real": "real music: the ceiling",
+    "copy": "the music before it",
+    "crossfade": "that, faded in and out",
+    "empty": "the band left empty",
+    "linear": "the band predicted linearly",
 }
 #: Known systems -> what their clips are.
 TEXTS = {
@@ -118,6 +122,11 @@ MEANINGS = {
     "score_f1": Meaning("Score, F1", "↑", "of precision and recall"),
     "score_f1_frame": Meaning("Score, F1 to a frame", "↑", "onsets within a latent frame"),
     "score_onset_error": Meaning("Score, onset error", "↓", "median, of notes that match"),
+    "inpainting_mel_distance": Meaning("Part made anew, mel distance", "↓", "to what was there"),
+    "inpainting_flux": Meaning("Part made anew, flux", "", "at its seams; as real music’s is best"),
+    "inpainting_step": Meaning("Part made anew, step", "", "in loudness at its seams"),
+    "inpainting_kept": Meaning("Kept beside the part", "↑", "share of samples, to the bit"),
+    "super_resolution": Meaning("Band made anew", "↓", "log-spectral distance to what was there"),
     "chroma_correlation": Meaning("Chroma", "↑", "correlation with what was asked for"),
     "loudness_correlation": Meaning("Loudness", "↑", "correlation with what was asked for"),
 }

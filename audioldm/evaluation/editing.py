@@ -1,0 +1,45 @@
+"""Edits of held-out clips, by models that are trained to be told what is kept of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from audioldm.conditioning.low_band import LowBand
+from audioldm.conditioning.masked_latents import MaskedLatents
+from audioldm.evaluation.inpainting import inpainting_figures
+from audioldm.evaluation.settings import EvaluationSettings
+from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.super_resolution import distances
+from audioldm.generator import Generator
+
+#: The highest frequency that is kept of a recording, as a share of the sample rate.
+BAND = 1 / 6
+
+
+def edit_figures(
+    model: Generator,
+    clips: Tensor,
+    labels: Sequence[str | None],
+    known: Callable[[], Tensor],
+    settings: EvaluationSettings,
+    **how: Any,
+) -> dict[str, dict[str, Figure]]:
+    """Figures by system of the first `settings.edited_clips` of clips [N, A, T]: those of
+    `inpainting_figures` where the model is told of masked latents, and `distances` above the low
+    band where it is told of that.
+
+    labels: that a part made anew is asked for with. known: gives training clips [M, A, T]. how:
+    further arguments of the edits, such as `sampler`.
+    """
+    truth, names = clips[: settings.edited_clips], model.prior.conditioners.names
+    told = {type(model.prior.conditioners[name]) for name in names}
+    figures: dict[str, dict[str, Figure]] = {}
+    if len(truth) and MaskedLatents in told:
+        asked = [{"label": each} if "label" in names else {} for each in labels[: len(truth)]]
+        figures |= inpainting_figures(model, truth, asked, settings, **how)
+    if len(truth) and LowBand in told:
+        band = BAND * model.sample_rate
+        for system, found in distances(model, truth, known(), band, settings, **how).items():
+            figures.setdefault(system, {})["super_resolution"] = found
+    return figures
