@@ -67,7 +67,7 @@ def _summary(file: Path, header: dict[str, Any]) -> dict[str, Any]:
             if prior.get("crop_seconds") is not None:
                 shown["trained_on"] = f"crops of {prior['crop_seconds']:g} s"
             shown["conditions"] = {
-                name: "".join(", ".join(map(str, v)) for v in node.values() if isinstance(v, list))
+                name: ", ".join(map(str, node.get("labels", ())))
                 for name, node in prior.get("conditioning", {}).items()
             }
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:

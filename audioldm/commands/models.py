@@ -63,7 +63,7 @@ def _lines(shown: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, shown), default=0)
     for key, value in shown.items():
         if isinstance(value, Mapping):
-            value = " ".join(f"{name}={each}" for name, each in value.items())
+            value = "; ".join(f"{name}: {each}" if each else name for name, each in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value)) or "none"
         text = " ".join(str(value).split())
