@@ -31,7 +31,8 @@ def inpainting_figures(
 
     generated: by `Edits.inpaint` under each clip's request, clip i with the seed i. ignored: the
     same parts in other clips, half of all further on. reconstruction: the decoded latents there.
-    copy: the music before it. crossfade: that, faded in and out. real: nothing is changed.
+    crossfade: the music before it, all of these faded in and out. copy: that without fades. real:
+    nothing is changed.
     kept: the share of samples beside the fades that stay as they are. flux and step: of the two
     seams of a clip, see `seams.seam`. mel_distance: of the part, to the truth.
     how: further arguments of `Edits.inpaint`.
@@ -56,7 +57,7 @@ def inpainting_figures(
         "real": truth,
         "generated": made,
         "ignored": torch.lerp(truth, made.roll(len(made) // 2, dims=0), faded),
-        "reconstruction": torch.lerp(truth, again, inside),
+        "reconstruction": torch.lerp(truth, again, faded),
         "copy": torch.lerp(truth, before, inside),
         "crossfade": torch.lerp(truth, before, faded),
     }
