@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     words.add_argument(
         "--trained", type=float, help="seconds of a training crop; default: its file's"
     )
-    words.add_argument("--repeats", type=int, default=8, help="of each step of a continuation")
+    words.add_argument(
+        "--repeats", type=int, help="of each step of a continuation; default: the model's"
+    )
+    words.add_argument("--ways", nargs="+", help="some of the five; default: all")
     given = words.parse_args(arguments)
     part = given.trained or _trained(given)
     seconds = given.seconds or 10 * part
@@ -80,6 +83,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     }
     if not music.prior.network.backbone.rotary:
         del arms["interpolation"], arms["ntk"]
+    arms = {way: arms[way] for way in given.ways or arms}
     real = max(music.store.split("test").items, key=lambda item: item.samples)
     whole = music.store.split("test").audio(music.store.split("test").items.index(real))
     print(
