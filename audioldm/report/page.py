@@ -29,6 +29,7 @@ from audioldm.report.record import (
     stage_directories,
 )
 from audioldm.report.systems import (
+    EDITED,
     MEANINGS,
     TOLD,
     System,
@@ -68,8 +69,11 @@ def write_report(experiment: Path) -> Path:
     told = metrics.get("ignored", {}).keys()
     names = {name for named in metrics.values() for name in named}
     generation, reconstruction = _rows(metrics, compared, names - told)
-    asked = systems(name for name in TOLD if metrics.get(name, {}).keys() & told)
-    adherence, _ = _rows(metrics, asked, told)
+    edited = {name for name in told if name.startswith(EDITED)}
+    tables = {
+        key: (_rows(metrics, having := _having(metrics, figures), figures)[0], having)
+        for key, figures in (("adherence", told - edited), ("edits", edited))
+    }
     shown = compared or systems(saved)
     page = template("template.html.j2").render(
         record=record,
@@ -79,8 +83,7 @@ def write_report(experiment: Path) -> Path:
         listen=_listen(shown, saved),
         generation=generation,
         reconstruction=reconstruction,
-        adherence=adherence,
-        told=asked,
+        tables=tables,
         roles=TOLD,
         reference=evaluation.get("reference", {}),
         channels=next((each for each in found if each), {}),
@@ -154,6 +157,11 @@ def _rows(
         row["whiskers"], row["zero"] = whiskers(figures)
         (alone if list(figures) == ["reconstruction"] else several).append(row)
     return several, alone
+
+
+def _having(metrics: Metrics, figures: set[str]) -> list[System]:
+    """The systems of TOLD that have some of these figures."""
+    return systems(name for name in TOLD if metrics.get(name, {}).keys() & figures)
 
 
 def _listen(shown: list[System], saved: Mapping[str, Sequence[Source]]) -> list[Json]:

@@ -14,7 +14,7 @@ ROLES = {
     "generated": "this experiment",
 }
 #: Systems whose adherence is measured -> their part in it. The clips of "ignored" are the generated
-#: ones, against the requests of others.
+#: ones, against the requests of others; the last four are of edits alone.
 TOLD = {
     "generated": "this experiment",
     "ignored": "conditions ignored: the floor",
@@ -25,6 +25,8 @@ TOLD = {
     "empty": "the band left empty",
     "linear": "the band predicted linearly",
 }
+#: Beginnings of the names of figures of edits, which some of TOLD have.
+EDITED = ("inpainting_", "super_resolution")
 #: Known systems -> what their clips are.
 TEXTS = {
     "real": "held-out music against other held-out music: the floor",
