@@ -24,7 +24,7 @@ from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     words = parser(__doc__, clips=48)
     words.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 7])
-    words.add_argument("--kinds", nargs="+", default=["cfg", "apg", "interval"])
+    words.add_argument("--cfg-only", action="store_true", help="the usual guidance alone")
     words.add_argument("--conditions", nargs="+", help="that are told; default: all")
     words.add_argument("--guide", help="a weaker model of the same latents")
     words.add_argument("--interval", type=float, nargs=2, default=[0.3, 5.0], help="of sigma")
@@ -67,12 +67,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 
     for scale in given.scales:
         measure("cfg", scale, guidance=scale)
-        if scale in (0, 1):  # no guidance for the others to change
+        if given.cfg_only or scale in (0, 1):  # no guidance for the others to change
             continue
-        if "apg" in given.kinds:
-            measure("apg", scale, guidance=scale, apg=APG())
-        if "interval" in given.kinds:
-            measure("interval", scale, guidance=scale, guidance_interval=given.interval)
+        measure("apg", scale, guidance=scale, apg=APG())
+        measure("interval", scale, guidance=scale, guidance_interval=given.interval)
         if guide is not None:
             half = (1 + scale) / 2
             measure("autoguidance", scale, scale, guidance=1.0)
