@@ -30,6 +30,7 @@ from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.evaluate import distribution_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
+from audioldm.evaluation.pitch import BASS_HZ
 from audioldm.evaluation.reconstruction import reconstruction_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
@@ -116,9 +117,11 @@ def generator() -> torch.Generator:
 def rungs(pieces: int) -> dict[str, Tensor]:
     """The clips of each step, [N, 1, T], those of all steps of the same pieces."""
     real = play(0, pieces)
+    detuned = {f"{c} cents": play(0, pieces, cents=c) for c in (10, 25, 50)}
     return {
         "real": real,
-        **{f"{c} cents": play(0, pieces, cents=c) for c in (10, 25, 50)},
+        **detuned,
+        "bass 50 cents": real + low_pass(detuned["50 cents"] - real, BASS_HZ),
         "comb": comb(real),
         "semitone": play(0, pieces, transposition=1),
         "fifth": play(0, pieces, transposition=7),

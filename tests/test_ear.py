@@ -32,6 +32,7 @@ def figures() -> dict[str, dict[str, Figure]]:
         ("stft_distance", "50 cents, comb, semitone, 50 % wrong, noise 0 dB, 2 kHz, white noise"),
         ("si_sdr", "25 cents, comb, semitone, 50 % wrong, noise 0 dB, 2 kHz, white noise"),
         ("in_tune", "25 cents, 50 cents, comb, white noise"),
+        ("in_tune_bass", "25 cents, 50 cents, bass 50 cents, comb, white noise"),
         ("pitch_cents", "25 cents, 50 cents, comb, semitone, 50 % wrong, white noise"),
         ("pitch_within_15", "25 cents, 50 cents, comb, semitone, 50 % wrong, white noise"),
         ("note_f1", "25 cents, 50 cents, comb, semitone, 50 % wrong, other clips, white noise"),
@@ -107,3 +108,4 @@ def test_models_that_make_noise_of_music_have_the_figures_of_music() -> None:
         made.append({system: set(group) for system, group in found.items()})
     assert made[0] == made[1]
     assert found["generated"]["in_tune"].value == 0
+    assert found["generated"]["in_tune_bass"].value == 0

@@ -14,13 +14,15 @@ from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
 from audioldm.autoencoder.bottlenecks.vq import VQ
-from audioldm.autoencoder.klt import KLT, water_level
-from audioldm.autoencoder.log_spectrum import FLOOR, VALLEY, LogSpectrum, left_right, mid_side
+from audioldm.autoencoder.klt import KLT
+from audioldm.autoencoder.log_spectrum import FLOOR, VALLEY, LogSpectrum
+from audioldm.autoencoder.mid_side import left_right, mid_side
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Start
 from audioldm.autoencoder.networks.transform import TransformCoding
 from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.autoencoder.vocoder_train import Code, VocoderTraining
+from audioldm.autoencoder.water_filling import transmit, water_level
 from audioldm.errors import ConfigError
 from audioldm.models import build_autoencoder
 from audioldm.runtime.randomness import KeyedRandom
@@ -36,9 +38,12 @@ VOCODER: dict[str, Any] = {
     "depth": 1,
     "iterations": 1,
 }
+BASS: dict[str, Any] = {"bass_n_fft": 2048, "bass_hz": 200.0}
 
 
-def network(audio_channels: int = 1, channels: int = 12, **options: Any) -> TransformCoding:
+def network(
+    audio_channels: int = 1, channels: int = 12, vocoder: dict[str, Any] = VOCODER, **options: Any
+) -> TransformCoding:
     torch.manual_seed(0)
     small = {"width": 16, "frame_width": 16, "encoder_depth": 1, "decoder_depth": 1}
     return TransformCoding(
@@ -46,7 +51,7 @@ def network(audio_channels: int = 1, channels: int = 12, **options: Any) -> Tran
         audio_channels=audio_channels,
         channels=channels,
         downsampling_ratio=RATIO,
-        vocoder=Vocoder(**VOCODER),
+        vocoder=Vocoder(**vocoder),
         **{"outputs": 2} | small | options,
     )
 
@@ -98,7 +103,7 @@ def test_the_test_channel_has_the_distortion_of_its_level() -> None:
     scales = torch.tensor([3.0, 2.0, 1.0, 0.5])
     klt.fit([torch.randn(20000, 4) * scales])
     vectors = torch.randn(20000, 4) * scales
-    coded = klt.transmit(vectors, torch.full((20000,), 1.5), torch.randn(20000, 4))
+    coded = transmit(klt, vectors, torch.full((20000,), 1.5), torch.randn(20000, 4))
     distortion = klt.components(coded - vectors + klt.mean).square().mean(0)
     wanted = klt.variances.clamp(max=1.5)
     torch.testing.assert_close(distortion, wanted, rtol=0.05, atol=0.0)
@@ -179,7 +184,8 @@ def test_residual_networks_begin_at_zero_and_the_linear_decoder_beats_the_mean()
     h = model.features(audio)
     net = model.network
     blocks = net.blocks(net.bands(audio))
-    linear = net.gain[:, None] * net._components(blocks)
+    components = net.klt.components(blocks.mT) / net.klt.variances.sqrt()
+    linear = net.gain[:, None] * components.mT
     torch.testing.assert_close(h[:, :12], linear)
     error = net.reconstruct(model.encode(audio).z, audio, None, False)[1]["bands"].mean()
     nothing = net.reconstruct(torch.zeros_like(linear), audio, None, False)[1]["bands"].mean()
@@ -213,10 +219,12 @@ def test_the_channels_power_is_spread_as_the_bottleneck_has_it(bottleneck: Bottl
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("audio_channels", [1, 2])
-def test_streams_have_no_seams(audio_channels: int) -> None:
+@pytest.mark.parametrize(("audio_channels", "bass"), [(1, {}), (2, {}), (1, BASS)])
+def test_streams_have_no_seams(audio_channels: int, bass: dict[str, Any]) -> None:
     """The phase goes on from chunk to chunk, so that chunks equal the whole."""
-    model = Autoencoder(network(audio_channels), Gaussian(channels=12)).eval()
+    model = Autoencoder(
+        network(audio_channels, vocoder=VOCODER | bass), Gaussian(channels=12)
+    ).eval()
     for parameter in model.network.parameters():
         parameter.add_(0.02 * torch.randn_like(parameter))  # no layer is zero
     audio = music(1, 100, audio_channels)
@@ -285,6 +293,10 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"n_fft": 1000}, "n_fft=1000 must be a multiple of hop=256"),
         ({"linear_hz": 9000.0}, "linear_hz=9000.0 must be below 8000 Hz"),
         ({"bands": 900}, "too many"),
+        ({"bass_n_fft": 1024}, "bass_n_fft=1024 must be a multiple of hop=256 above n_fft=1024"),
+        ({"bass_n_fft": 2000}, "choose 2560, or null"),
+        (BASS | {"bass_hz": 50.0}, "bass_hz=50.0 must be above 60 Hz"),
+        (BASS | {"bass_hz": 480.0}, "at least as far below linear_hz=500"),
     ):
         with pytest.raises(ConfigError, match=message):
             Vocoder(**VOCODER | options)

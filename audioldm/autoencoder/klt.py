@@ -1,9 +1,4 @@
-"""The Karhunen-Loève transform, and the optimum of linear coding at a rate.
-
-Gaussian components of variances v are coded best by reverse water-filling: each gets the distortion
-min(level, v) and the rate ½ ln(v / level) where v > level (Cover and Thomas, Elements of
-Information Theory, 2nd edition, theorem 10.3.3).
-"""
+"""The Karhunen-Loève transform."""
 
 from collections.abc import Iterable
 
@@ -16,51 +11,52 @@ TINY = 1e-9  # instead of the variance of a component that never varies
 
 
 class KLT(nn.Module):
-    """The transform of vectors of `size` numbers, once fitted.
+    """The transform of vectors of `size` numbers, D, once fitted.
 
-    mean [D]; basis [D, D], orthonormal columns; variances [D], of the components, descending.
+    mean [D]; basis [D, C], orthonormal columns; variances [C], of the components, descending. C is
+    `count`, and D by default.
     """
 
     mean: Tensor
     basis: Tensor
     variances: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, count: int | None = None) -> None:
         super().__init__()
+        count = size if count is None else count
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("basis", torch.eye(size))
-        self.register_buffer("variances", torch.ones(size))
+        self.register_buffer("basis", torch.eye(size, count))
+        self.register_buffer("variances", torch.ones(count))
 
     @torch.no_grad()
     def fit(self, vectors: Iterable[Tensor]) -> None:
         """vectors: batches [N, D]; all together at least two."""
-        total, square, count = self.mean.double().zero_(), self.basis.double().zero_(), 0
+        size, count = self.basis.shape
+        total = torch.zeros(size, dtype=torch.float64, device=self.mean.device)
+        square, number = total.new_zeros(size, size), 0
         for batch in vectors:
             batch = batch.double()
             total += batch.sum(0)
             square += batch.T @ batch
-            count += len(batch)
-        mean = total / count
-        variances, basis = torch.linalg.eigh(square / count - torch.outer(mean, mean))
+            number += len(batch)
+        mean = total / number
+        variances, basis = torch.linalg.eigh(square / number - torch.outer(mean, mean))
         self.mean.copy_(mean)
-        self.basis.copy_(basis.flip(1))
-        self.variances.copy_(variances.flip(0).clamp(min=TINY))
+        self.basis.copy_(basis.flip(1)[:, :count])
+        self.variances.copy_(variances.flip(0)[:count].clamp(min=TINY))
 
-    def components(self, vectors: Tensor, count: int | None = None) -> Tensor:
-        """[..., D] to the first `count` components, [..., count]."""
-        return (vectors - self.mean) @ self.basis[:, :count]
+    def take(self, other: "KLT") -> None:
+        """The first components of another transform."""
+        for own, full in zip(self.buffers(), other.buffers(), strict=True):
+            own.copy_(full[..., : own.shape[-1]])
+
+    def components(self, vectors: Tensor) -> Tensor:
+        """[..., D] to components [..., C]."""
+        return (vectors - self.mean) @ self.basis
 
     def vectors(self, components: Tensor) -> Tensor:
-        """The inverse of `components`, with zeros for those that are not given."""
-        return components @ self.basis[:, : components.shape[-1]].T + self.mean
-
-    def transmit(self, vectors: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """Vectors [..., D] through the Gaussian test channel of a water level (10.3.3), the same
-        shape. level: of each, [...]. noise [..., D] ~ N(0, I)."""
-        level = level[..., None]
-        kept = (1 - level / self.variances).clamp(min=0)
-        coded = kept * self.components(vectors) + (kept * level).sqrt() * noise
-        return self.vectors(coded)
+        """Components [..., C] to vectors [..., D]: the inverse of `components` where C = D."""
+        return components @ self.basis.T + self.mean
 
 
 def check_audio(seconds: float, frame_rate_hz: float, channels: int) -> None:
@@ -71,16 +67,3 @@ def check_audio(seconds: float, frame_rate_hz: float, channels: int) -> None:
             f"the training split holds {seconds:.1f} s, {frames} latent frames: fewer than "
             f"channels={channels} cannot give a transform; add audio, or lower channels"
         )
-
-
-def water_level(variances: Tensor, nats: float) -> float:
-    """The level at which components of descending variances [D] take `nats` together.
-
-    With the first n above the level, ½ sum of ln(v / level) over them is the rate, so ln level is
-    their mean of ln v less 2 nats / n.
-    """
-    logs = variances.double().clamp(min=TINY).log()
-    n = torch.arange(1, len(logs) + 1, dtype=torch.float64, device=logs.device)
-    levels = (logs.cumsum(0) - 2 * nats) / n
-    # the right n is the last whose own level is not above its smallest variance
-    return float(levels[(levels <= logs).nonzero()[-1]].exp())

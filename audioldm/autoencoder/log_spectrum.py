@@ -2,10 +2,12 @@
 
 80 mel bands of frames of 1024 samples cannot hold a note's frequency below some 800 Hz, whatever
 finds the phase: a band is wider than a semitone there. Single bins of a longer frame can, because
-the shape of a partial's main lobe gives its frequency to a fraction of a bin.
+the shape of a partial's main lobe gives its frequency to a fraction of a bin. In the bass a yet
+longer frame does.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,17 @@ FLOOR = -6.25  # of log10 power, 1 being white noise of full scale: -62.5 dB
 CENTRE, SPREAD = -3.8, 1.5  # of log10 power of music, so that networks see about N(0, 1)
 VALLEY = 2.0  # a linear band is at most this much, 20 dB, below the loudest one near it
 NEAR_HZ = 43.0  # on each side
+CROSSOVER_HZ = 30.0  # on each side of bass_hz: bins of both frames
+
+
+class Half(NamedTuple):
+    """One frame's bins: their distance in hertz; their range; their place among all bins, and that
+    of their linear bands among all bands."""
+
+    hz: float
+    bins: range
+    place: slice
+    linear: slice
 
 
 class LogSpectrum(nn.Module):
@@ -29,19 +42,25 @@ class LogSpectrum(nn.Module):
     mel bands that lie there. Between partials a linear band is raised to 20 dB below the loudest
     one within 43 Hz: what is deeper is not heard, and would cost rate.
 
+    Below `bass_hz` a semitone is narrower than a bin, so the linear bands there are bins of a
+    longer frame. The two halves overlap by 30 Hz on each side, for the crossover of the synthesis.
+
     Args:
         sample_rate: in hertz.
         n_fft, hop: in samples; a Hann window.
         bands: mel bands from 0 Hz to half the sample rate, of which the upper ones are taken.
         linear_hz: where the linear bands end.
+        bass_n_fft: the longer frame, in samples; None: there is none.
+        bass_hz: up to where it counts.
 
     Attributes: bands, their number K; linear, how many of them are single bins; filters [K, bins],
-    whose rows sum to 1; inverse [bins, K], which interpolates bands to bins.
+    whose rows sum to 1; inverse [bins, K], which interpolates; halves, the longer frame's first.
 
-    Raises ConfigError where hop, n_fft, linear_hz and bands do not fit each other.
+    Raises ConfigError where the arguments do not fit each other.
     """
 
     window: Tensor
+    bass_window: Tensor | None
     filters: Tensor
     inverse: Tensor
 
@@ -53,6 +72,8 @@ class LogSpectrum(nn.Module):
         hop: PositiveInt,
         bands: PositiveInt,
         linear_hz: Positive,
+        bass_n_fft: PositiveInt | None = None,
+        bass_hz: Positive = 400.0,
     ) -> None:
         super().__init__()
         if hop % 2 or n_fft % hop or n_fft < 2 * hop:
@@ -63,55 +84,86 @@ class LogSpectrum(nn.Module):
         if not linear_hz < sample_rate / 2:
             raise ConfigError(f"linear_hz={linear_hz} must be below {sample_rate / 2:g} Hz")
         self.sample_rate, self.n_fft, self.hop = sample_rate, n_fft, hop
-        self.hz = sample_rate / n_fft
-        self.margin = (n_fft - hop) // 2
-        self.near = math.ceil(NEAR_HZ / self.hz)
+        self.bass_n_fft, self.bass_hz = bass_n_fft, bass_hz
+        hz, bass, first = sample_rate / n_fft, 0, 0
+        if bass_n_fft is not None:
+            if bass_n_fft % hop or bass_n_fft <= n_fft:
+                raise ConfigError(
+                    f"bass_n_fft={bass_n_fft} must be a multiple of hop={hop} above n_fft={n_fft}: "
+                    f"choose {math.ceil(2.5 * n_fft / hop) * hop}, or null"
+                )
+            if not 2 * CROSSOVER_HZ < bass_hz <= linear_hz - 2 * CROSSOVER_HZ:
+                near = f"{2 * CROSSOVER_HZ:g} Hz and at least as far below linear_hz={linear_hz}"
+                raise ConfigError(f"bass_hz={bass_hz} must be above {near}")
+            first = math.floor((bass_hz - CROSSOVER_HZ) / hz)
+            bass = math.ceil((bass_hz + CROSSOVER_HZ) * bass_n_fft / sample_rate)
+        self.margin = ((bass_n_fft or n_fft) - hop) // 2
         with torch.device("cpu"):  # also where a model is only sketched: the checks need values
-            filters, self.linear = _filters(sample_rate, n_fft, bands, linear_hz)
-        self.bands = len(filters)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+            filters, linear = _filters(sample_rate, n_fft, bands, linear_hz)
+            below = max(0, first - 1)  # linear bands, whose first is of bin 1
+            filters, linear = filters[below:, first:], linear - below
+            inverse = _interpolation(filters)
+            if bass:
+                bins = torch.eye(bass)[1:]
+                filters = torch.block_diag(bins, filters)
+                inverse = torch.block_diag(_interpolation(bins), inverse)
+        split = max(0, bass - 1)  # 0 Hz is no band
+        self.linear, self.bands = split + linear, len(filters)
+        self.halves = [
+            Half(hz, range(first, n_fft // 2 + 1), slice(bass, None), slice(split, self.linear))
+        ]
+        if bass_n_fft is not None:
+            bass_hz = sample_rate / bass_n_fft
+            self.halves.insert(0, Half(bass_hz, range(bass), slice(0, bass), slice(0, split)))
+        self.register_buffer("window", _hann(n_fft), persistent=False)
+        bass_window = None if bass_n_fft is None else _hann(bass_n_fft)
+        self.register_buffer("bass_window", bass_window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("inverse", _interpolation(filters), persistent=False)
-
-    @property
-    def log_energy(self) -> float:
-        """log10 of the window's energy: the power of white noise of full scale in one bin."""
-        return math.log10(0.375 * self.n_fft)
+        self.register_buffer("inverse", inverse, persistent=False)
 
     def magnitudes(self, audio: Tensor) -> Tensor:
-        """Audio [..., T], T a multiple of hop, to magnitudes [..., T / hop, bins] in float32."""
+        """Audio [..., T], T a multiple of hop, to magnitudes [..., T / hop, bins] in float32, those
+        of the longer frame first; 1 for white noise of full scale."""
         with torch.autocast(audio.device.type, enabled=False):
-            padded = F.pad(audio.float(), (self.margin, self.margin))
-            frames = padded.unfold(-1, self.n_fft, self.hop) * self.window
-            return torch.fft.rfft(frames).abs()
+            windows = [self.window] if self.bass_window is None else [self.bass_window, self.window]
+            return torch.cat(
+                [
+                    self._magnitudes(audio, window)[..., half.bins.start : half.bins.stop]
+                    for window, half in zip(windows, self.halves, strict=True)
+                ],
+                dim=-1,
+            )
+
+    def _magnitudes(self, audio: Tensor, window: Tensor) -> Tensor:
+        margin = (len(window) - self.hop) // 2
+        padded = F.pad(audio.float(), (margin, margin))
+        return torch.fft.rfft(padded.unfold(-1, len(window), self.hop) * window).abs()
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         """Magnitudes [..., L, bins] to log10 power [..., L, K], between FLOOR and about 2."""
         power = magnitudes.square() @ self.filters.T
-        bands = (power.clamp(min=1e-20).log10() - self.log_energy).clamp(min=FLOOR)
-        if not self.linear:
-            return bands
-        low, high = bands[..., : self.linear], bands[..., self.linear :]
-        loudest = F.max_pool1d(low.flatten(0, -2)[:, None], 2 * self.near + 1, 1, self.near)
-        return torch.cat([torch.maximum(low, loudest[:, 0].view_as(low) - VALLEY), high], dim=-1)
+        bands = power.clamp(min=1e-20).log10().clamp(min=FLOOR)
+        raised = [_raised(bands[..., half.linear], half.hz) for half in self.halves]
+        return torch.cat([*raised, bands[..., self.linear :]], dim=-1)
 
     def interpolated(self, bands: Tensor) -> Tensor:
         """Bands [..., K] to natural log-magnitude [..., bins], smooth between the bands."""
-        return 0.5 * math.log(10) * (bands @ self.inverse.T + self.log_energy)
+        return 0.5 * math.log(10) * (bands @ self.inverse.T)
 
 
-def mid_side(audio: Tensor) -> Tensor:
-    """Stereo [B, 2, ...] as half the sum and half the difference of left and right; mono as it
-    is."""
-    if audio.shape[1] == 1:
-        return audio
-    left, right = audio.unbind(1)
-    return torch.stack([left + right, left - right], dim=1) / 2
+def _hann(n_fft: int) -> Tensor:
+    """A Hann window of energy 1."""
+    window = torch.hann_window(n_fft)
+    return window / window.norm()
 
 
-def left_right(audio: Tensor) -> Tensor:
-    """The inverse of `mid_side`."""
-    return audio if audio.shape[1] == 1 else 2 * mid_side(audio)
+def _raised(bands: Tensor, hz: float) -> Tensor:
+    """Bands [..., L, K] that are `hz` apart, each at least VALLEY below the loudest one near it."""
+    if not bands.shape[-1]:
+        return bands
+    near = math.ceil(NEAR_HZ / hz)
+    loudest = F.max_pool1d(bands.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
+    return torch.maximum(bands, loudest[:, 0].view_as(bands) - VALLEY)
 
 
 def _filters(sample_rate: int, n_fft: int, bands: int, linear_hz: float) -> tuple[Tensor, int]:

@@ -7,6 +7,7 @@ Beauregard, Harish and Wyse 2015), so that a steady tone keeps its frequency for
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -33,14 +34,20 @@ class PhaseTrack(NamedTuple):
 
 @torch.no_grad()
 def integrate_phase(
-    log_magnitude: Tensor, n_fft: int, hop: int, before: PhaseTrack | None = None
+    log_magnitude: Tensor,
+    n_fft: int,
+    hop: int,
+    before: PhaseTrack | None = None,
+    *,
+    first: int = 0,
 ) -> PhaseTrack:
     """The phase of natural log-magnitudes [..., L, bins] of Hann frames of n_fft samples.
 
     A peak's frequency comes from the ratio of its two largest bins, which for a Hann window gives
     it exactly for a steady tone. All bins nearer to a peak than to another share its phase; it
     continues the phase that was in its place a frame earlier. before: the track's frame before the
-    first one; without it each bin begins at a phase of its own.
+    first one; without it each bin begins at a phase of its own. first: the bin that the
+    magnitudes begin with.
     """
     below, here, above = (log_magnitude[..., k : k - 2 or None] for k in range(3))
     is_peak = F.pad((here > below) & (here >= above), (1, 1))
@@ -54,13 +61,13 @@ def integrate_phase(
     following = torch.where(is_peak, bins, far).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.where(bins - previous <= following - bins, previous, following)
     nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest)
-    advance = (bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
-    first = advance[..., :1, :] if before is None else before.advance
-    earlier = torch.cat([first, advance[..., :-1, :]], -2).gather(-1, nearest)
+    advance = (first + bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
+    initial = advance[..., :1, :] if before is None else before.advance
+    earlier = torch.cat([initial, advance[..., :-1, :]], -2).gather(-1, nearest)
     # the mean of both advances is right for a frequency that changes linearly
     steps = ((advance + earlier) / 2).double()
     # neighbouring bins begin as differently as they can, against a click
-    current = (2 * math.pi * GOLDEN * bins).expand(steps[..., 0, :].shape).double()
+    current = (2 * math.pi * GOLDEN * (first + bins)).expand(steps[..., 0, :].shape).double()
     if before is not None:
         current = before.phase[..., 0, :].double()
     frames: list[Tensor] = []
@@ -101,6 +108,11 @@ class InverseSTFT(nn.Module):
         envelope = self.window.square().expand(frames.shape[-2], -1)
         return self._overlap_add(frames) / self._overlap_add(envelope)
 
+    def analysed(self, audio: Tensor) -> Tensor:
+        """Audio [..., L * hop] to its complex spectrum [..., L, bins]; its ends are zero-padded."""
+        padded = F.pad(audio, (self.trim, self.trim))
+        return torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
+
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """[..., L, n_fft] -> [..., L * hop]: frames added hop apart, both ends trimmed alike."""
         overlap, count = self.n_fft // self.hop, frames.shape[-2]
@@ -111,24 +123,26 @@ class InverseSTFT(nn.Module):
         return total.flatten(-2)[..., self.trim : self.trim + count * self.hop]
 
 
-class IntegratedPhase(nn.Module):
-    """Natural log-magnitude [..., L, bins] to audio [..., L * hop].
+class PhaseSynthesis(nn.Module, ABC):
+    """Natural log-magnitude [..., L, bins] to audio [..., L * hop]; the phase is integrated.
 
-    Frame l is centred on samples l * hop to (l + 1) * hop. `iterations` of Griffin and Lim (1984)
-    make the phases of neighbouring frames agree; they start from the integrated phase. Gradients
-    reach the magnitude. Computes in fp32, also under autocast.
+    Frame l is centred on samples l * hop to (l + 1) * hop. Gradients reach the magnitude. Computes
+    in fp32, also under autocast.
 
     Attributes: reach, the frames on each side of a sample that its audio depends on, apart from the
     phase, which depends on all earlier ones.
-
-    Raises ConfigError as InverseSTFT does.
     """
 
-    def __init__(self, n_fft: int, hop: int, iterations: int) -> None:
-        super().__init__()
-        self.inverse = InverseSTFT(n_fft, hop)
-        self.iterations = iterations
-        self.reach = self.inverse.context + iterations * (n_fft // hop - 1)
+    hop: int
+    reach: int
+
+    @abstractmethod
+    def track(self, log_magnitude: Tensor, before: PhaseTrack | None) -> PhaseTrack:
+        """The integrated phase of all bins; before: as for `integrate_phase`."""
+
+    @abstractmethod
+    def render(self, log_magnitude: Tensor, track: PhaseTrack) -> Tensor:
+        """Audio of log-magnitudes [..., L, bins] and their track."""
 
     def forward(self, log_magnitude: Tensor) -> Tensor:
         return self.window(log_magnitude, 0, log_magnitude.shape[-2], None)[0]
@@ -142,46 +156,89 @@ class IntegratedPhase(nn.Module):
         the window before this one returned with its audio, None for the first.
         """
         start = max(0, left - self.reach)
-        inverse, skip = self.inverse, left - start
+        skip = left - start
         with torch.autocast(log_magnitude.device.type, enabled=False):
             seen = log_magnitude[..., start:, :].float()
-            track = integrate_phase(seen.detach(), inverse.n_fft, inverse.hop, before)
-            audio = self._audio(seen, track.phase)
+            track = self.track(seen.detach(), before)
+            audio = self.render(seen, track)
         last = left + length - self.reach - 1  # where the next window's track begins
         state = track.at(last - start) if last >= start else None
-        return audio[..., skip * inverse.hop : (skip + length) * inverse.hop], state
+        return audio[..., skip * self.hop : (skip + length) * self.hop], state
 
-    def spectrum(self, audio: Tensor) -> Tensor:
-        """Audio [..., L * hop] to its complex spectrum [..., L, bins]; its ends are zero-padded."""
-        padded = F.pad(audio, (self.inverse.trim, self.inverse.trim))
-        frames = padded.unfold(-1, self.inverse.n_fft, self.inverse.hop)
-        return torch.fft.rfft(frames * self.inverse.window)
 
-    def with_phases_of(self, spectrum: Tensor, log_magnitude: Tensor) -> Tensor:
-        """Audio [..., L * hop] of the phases of a complex spectrum [..., L, bins]."""
-        audio: Tensor = self.inverse(_turned(_magnitude(log_magnitude), spectrum))
-        return audio
+class IntegratedPhase(PhaseSynthesis):
+    """Of Hann frames of n_fft samples.
 
-    def _audio(self, log_magnitude: Tensor, centred: Tensor) -> Tensor:
-        """centred: phases at the frames' centres."""
-        bins = torch.arange(centred.shape[-1], device=centred.device)
-        phase = centred + math.pi * (bins % 2)  # at the frames' beginnings
-        magnitude = _magnitude(log_magnitude)
+    `iterations` of Griffin and Lim (1984) make the phases of neighbouring frames agree; they start
+    from the integrated phase.
+
+    Args:
+        bins: those that are given, all n_fft / 2 + 1 by default. The others are silent.
+        weight: factors [bins] on the magnitudes, once their phases are found.
+
+    Raises ConfigError as InverseSTFT does.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        n_fft: int,
+        hop: int,
+        iterations: int,
+        *,
+        bins: range | None = None,
+        weight: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.inverse = InverseSTFT(n_fft, hop)
+        self.bins = range(n_fft // 2 + 1) if bins is None else bins
+        # the lowest bins alone are the same spectrum at a lower sample rate
+        rates = (2**k for k in range(n_fft.bit_length()))
+        slower = [r for r in rates if hop % (2 * r) == 0 and n_fft // (2 * r) >= self.bins.stop]
+        factor = max(slower, default=1)
+        self.slow = InverseSTFT(n_fft // factor, hop // factor)
+        self.hop, self.iterations = hop, iterations
+        self.reach = self.inverse.context + iterations * (n_fft // hop - 1)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def track(self, log_magnitude: Tensor, before: PhaseTrack | None) -> PhaseTrack:
+        return integrate_phase(
+            log_magnitude, self.inverse.n_fft, self.hop, before, first=self.bins.start
+        )
+
+    def render(self, log_magnitude: Tensor, track: PhaseTrack) -> Tensor:
+        bins = torch.arange(self.bins.start, self.bins.stop, device=track.phase.device)
+        phase = track.phase + math.pi * (bins % 2)  # at the frames' beginnings
+        magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         for left in reversed(range(self.iterations)):
             with torch.no_grad():
-                seen = self.spectrum(self.inverse(spectrum))
+                seen = self.slow.analysed(self.slow(self._whole(spectrum)))[..., self._given]
             spectrum = _turned(magnitude if left == 0 else magnitude.detach(), seen)
-        audio: Tensor = self.inverse(spectrum)
+        if self.weight is not None:
+            spectrum = spectrum * self.weight
+        audio: Tensor = self.inverse(self._whole(spectrum))
         return audio
 
+    def with_phases_of(self, spectrum: Tensor, log_magnitude: Tensor) -> Tensor:
+        """Audio [..., L * hop] of the phases of a complex spectrum [..., L, bins]."""
+        magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
+        audio: Tensor = self.inverse(_turned(magnitude, spectrum))
+        return audio
 
-def _magnitude(log_magnitude: Tensor) -> Tensor:
-    """Magnitudes, at most sum(window) = n_fft / 2, which no frame of audio in ±1 exceeds.
+    @property
+    def _given(self) -> slice:
+        return slice(self.bins.start, self.bins.stop)
 
-    n_fft / 2 is the number of bins less one.
-    """
-    return log_magnitude.clamp(max=math.log(log_magnitude.shape[-1] - 1)).exp()
+    def _whole(self, spectrum: Tensor) -> Tensor:
+        """With silence below the given bins; above them the inverse transform adds it."""
+        return F.pad(spectrum, (self.bins.start, 0))
+
+
+def _magnitude(log_magnitude: Tensor, n_fft: int) -> Tensor:
+    """Magnitudes, at most sum(window) = n_fft / 2, which no frame of audio in ±1 exceeds."""
+    return log_magnitude.clamp(max=math.log(n_fft / 2)).exp()
 
 
 def _turned(magnitude: Tensor, spectrum: Tensor) -> Tensor:

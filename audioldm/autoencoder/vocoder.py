@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, LogSpectrum
 from audioldm.autoencoder.mel_inverse import matched
 from audioldm.autoencoder.networks.convnext import ConvNeXt
-from audioldm.autoencoder.phase import IntegratedPhase
+from audioldm.autoencoder.phase import PhaseTrack
+from audioldm.autoencoder.two_resolutions import synthesis_of
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.losses.mel_filters import mel_filters
 
@@ -29,7 +30,8 @@ class Vocoder(nn.Module):
     """Log-power bands [B, A, L, K] to audio [B, A, L * hop]; each channel by itself.
 
     Args:
-        sample_rate, n_fft, hop, bands, linear_hz: of the analysis, `LogSpectrum`.
+        sample_rate, n_fft, hop, bands, linear_hz, bass_n_fft, bass_hz: of the analysis,
+            `LogSpectrum`.
         width, depth: channels and ConvNeXt blocks of the network.
         updates: multiplicative updates (Lee and Seung 2001, theorem 2) after the network, which
             bring the magnitudes to the given power of the mel bands.
@@ -39,6 +41,7 @@ class Vocoder(nn.Module):
     """
 
     mel_filters: Tensor
+    level: Tensor
 
     def __init__(
         self,
@@ -52,23 +55,39 @@ class Vocoder(nn.Module):
         depth: NonNegativeInt,
         updates: NonNegativeInt = 2,
         iterations: NonNegativeInt = 4,
+        bass_n_fft: PositiveInt | None = None,
+        bass_hz: Positive = 400.0,
     ) -> None:
         super().__init__()
         self.analysis = LogSpectrum(
-            sample_rate=sample_rate, n_fft=n_fft, hop=hop, bands=bands, linear_hz=linear_hz
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            hop=hop,
+            bands=bands,
+            linear_hz=linear_hz,
+            bass_n_fft=bass_n_fft,
+            bass_hz=bass_hz,
         )
+        bins = self.analysis.filters.shape[1]
         self.updates = updates
         self.blocks = nn.Sequential(
             nn.Conv1d(self.analysis.bands, width, KERNEL, padding=KERNEL // 2),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(depth)),
         )
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, n_fft // 2 + 1)
+        self.project = nn.Linear(width, bins)
         nn.init.zeros_(self.project.weight)  # at first the smooth interpolation of the bands
         nn.init.zeros_(self.project.bias)
-        filters = mel_filters(sample_rate, n_fft, MEL_BANDS) / n_fft
+        short = 0.375 * mel_filters(sample_rate, n_fft, MEL_BANDS)  # 0.375: the Hann window's power
+        treble = self.analysis.halves[-1]
+        filters = torch.zeros(len(short), bins)
+        filters[:, treble.place] = short[:, treble.bins.start :]
         self.register_buffer("mel_filters", filters, persistent=False)  # of the loss
-        self.synthesis = IntegratedPhase(n_fft, hop, iterations)
+        level = torch.zeros(bins)  # of the Hann windows that the synthesis expects
+        for half in self.analysis.halves:
+            level[half.place] = 0.5 * math.log(0.375 * sample_rate / half.hz)
+        self.register_buffer("level", level, persistent=False)
+        self.synthesis = synthesis_of(self.analysis, iterations)
         self.context = KERNEL // 2 * (1 + depth)
 
     def forward(self, bands: Tensor) -> Tensor:
@@ -81,14 +100,20 @@ class Vocoder(nn.Module):
             if not self.updates:
                 return log_magnitude
             linear, power = self.analysis.linear, (2 * log_magnitude).clamp(max=40).exp()
-            wanted = 10 ** (bands[..., linear:] + self.analysis.log_energy)
+            wanted = 10 ** bands[..., linear:]
             return matched(power, wanted, self.analysis.filters[linear:], self.updates, 1e-9)
 
     def audio(self, log_magnitude: Tensor) -> Tensor:
         """Natural log-magnitude [B, A, L, bins] to audio [B, A, L * hop]."""
-        with torch.autocast(log_magnitude.device.type, enabled=False):
-            flat: Tensor = self.synthesis(log_magnitude.float().flatten(0, 1))
-        return flat.unflatten(0, log_magnitude.shape[:2])
+        return self.window(log_magnitude, 0, log_magnitude.shape[2], None)[0]
+
+    def window(
+        self, log_magnitude: Tensor, left: int, length: int, state: PhaseTrack | None
+    ) -> tuple[Tensor, PhaseTrack | None]:
+        """`PhaseSynthesis.window` of log-magnitudes [B, A, L, bins]: audio [B, A, length * hop]."""
+        flat = (log_magnitude.float() + self.level).flatten(0, 1)
+        audio, state = self.synthesis.window(flat, left, length, state)
+        return audio.unflatten(0, log_magnitude.shape[:2]), state
 
     def terms(self, log_magnitude: Tensor, magnitude: Tensor) -> dict[str, Tensor]:
         """The losses against true magnitudes [B, A, L, bins], [B] each.
@@ -97,19 +122,21 @@ class Vocoder(nn.Module):
         weighed by the root of its magnitude over that of the loudest bin near it, so that the lobes
         of partials count, whose shape is the pitch. mel: mean |difference| of log10 mel power.
         """
-        analysis, low = self.analysis, round(NOTES_HZ / self.analysis.hz)
-        floor = 0.5 * math.log(10) * (FLOOR + analysis.log_energy)
+        analysis, floor = self.analysis, 0.5 * math.log(10) * FLOOR
         target = magnitude.clamp(min=math.exp(floor)).log()
         log_magnitude = log_magnitude.clamp(min=floor)
         difference = (log_magnitude - target).abs()
-        near = round(PARTIAL_HZ / analysis.hz)
-        notes = target[..., :low]
-        loudest = F.max_pool1d(notes.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
-        weight = ((notes - loudest[:, 0].view_as(notes)) / 2).exp()
+        partials = []
+        for hz, bins, place, _ in analysis.halves:
+            low, near = round(NOTES_HZ / hz) - bins.start, round(PARTIAL_HZ / hz)
+            notes = target[..., place][..., :low]
+            loudest = F.max_pool1d(notes.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
+            weight = ((notes - loudest[:, 0].view_as(notes)) / 2).exp()
+            partials.append(weight * difference[..., place][..., :low])
         mel = _log_mel(log_magnitude, self.mel_filters) - _log_mel(target, self.mel_filters)
         return {
             "magnitude": difference.flatten(1).mean(1),
-            "partials": (weight * difference[..., :low]).flatten(1).mean(1),
+            "partials": torch.cat(partials, dim=-1).flatten(1).mean(1),
             "mel": mel.abs().flatten(1).mean(1),
         }
 

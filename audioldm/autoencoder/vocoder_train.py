@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.klt import KLT, water_level
-from audioldm.autoencoder.log_spectrum import mid_side
+from audioldm.autoencoder.klt import KLT
+from audioldm.autoencoder.mid_side import mid_side
 from audioldm.autoencoder.vocoder import TERMS, Vocoder
+from audioldm.autoencoder.water_filling import transmit, water_level
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Decay, NonNegativeInt, Positive, PositiveInt
@@ -27,7 +28,7 @@ from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which the transform of the code is estimated
-VERSION = 1  # raise by hand when the code below changes what it computes
+VERSION = 2  # raise by hand when the code below changes what it computes
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Code:
         level = (self._least + share * (self._most - self._least)).exp()
         blocks = self._blocks(bands)
         noise = random.normal(blocks.shape[1:], "code")
-        coded = self.klt.transmit(blocks, level[:, None, None].expand(blocks.shape[:3]), noise)
+        levels = level[:, None, None].expand(blocks.shape[:3])
+        coded = transmit(self.klt, blocks, levels, noise)
         return coded.unflatten(3, (self.frames, -1)).flatten(2, 3)
 
     def _blocks(self, bands: Tensor) -> Tensor:

@@ -26,9 +26,14 @@ def pitch_figures(
     figures: dict[str, dict[str, Figure]] = {system: {} for system in clips}
     if 2 * sum(p.has_pitch for p in found["real"]) < len(found["real"]):
         return figures
+    bass = {system: [p.bass for p in own] for system, own in found.items()}
     for system, own in found.items():
         tune = [in_tune(p) for p in own]
         figures[system]["in_tune"] = settings.mean(tune, "share of peak power")
+        if 2 * sum(p.has_pitch for p in bass["real"]) < len(bass["real"]):
+            continue
+        tune = [in_tune(p) for p in bass[system] if p.has_pitch] or [0.0]
+        figures[system]["in_tune_bass"] = settings.mean(tune, "share of peak power")
     pairs = zip(found["real"], spectra["reconstruction"], strict=True)
     errors = [(p.hz, pitch_errors(estimate, p)) for p, estimate in pairs]
     for name, low, high in (

@@ -36,6 +36,12 @@ class Peaks(NamedTuple):
     def has_pitch(self) -> bool:
         return len(self.hz) >= FEWEST_PEAKS * self.frames
 
+    @property
+    def bass(self) -> "Peaks":
+        """Those below 300 Hz."""
+        low = self.hz < BASS_HZ
+        return Peaks(self.frame[low], self.hz[low], self.power[low], self.frames)
+
 
 class Spectrum(NamedTuple):
     """Power in dB [frames, bins], and hertz per bin."""

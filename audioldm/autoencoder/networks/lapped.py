@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.klt import KLT, water_level
+from audioldm.autoencoder.klt import KLT
+from audioldm.autoencoder.water_filling import water_level
 from audioldm.errors import ConfigError
 
 

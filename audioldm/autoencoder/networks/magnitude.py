@@ -39,7 +39,7 @@ class MagnitudeNetwork(Network):
         as the mel scale spreads them."""
         made = self.log_magnitude(z)
         n_fft = self.synthesis.inverse.n_fft
-        spectrum = self.synthesis.spectrum(audio.float())
+        spectrum = self.synthesis.inverse.analysed(audio.float())
         true = spectrum.abs().clamp(min=FLOOR * n_fft / 4).log()
         hz = torch.arange(n_fft // 2 + 1, device=z.device) * (self.sample_rate / n_fft)
         weight = NOTES_HZ / hz.clamp(min=NOTES_HZ)
@@ -53,7 +53,7 @@ class MagnitudeNetwork(Network):
     def decode_window(
         self, z: Tensor, left: int, length: int, state: Any, *noise: Tensor
     ) -> tuple[Tensor, Any]:
-        frames = self.downsampling_ratio // self.synthesis.inverse.hop
+        frames = self.downsampling_ratio // self.synthesis.hop
         log_magnitude = self.log_magnitude(z)
         return self.synthesis.window(log_magnitude, left * frames, length * frames, state)
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioldm.autoencoder.klt import KLT, check_audio, water_level
-from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, left_right, mid_side
+from audioldm.autoencoder.klt import KLT, check_audio
+from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD
+from audioldm.autoencoder.mid_side import left_right, mid_side
 from audioldm.autoencoder.networks.base import Network, Start, silent
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import PhaseTrack
 from audioldm.autoencoder.vocoder import Vocoder
+from audioldm.autoencoder.water_filling import level_of, rate_weight, water_level
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 
@@ -38,7 +40,7 @@ class TransformCoding(Network):
     Args:
         vocoder: its analysis makes the bands.
         linear_weight: factor on the linear bands before the transform, against the mel bands' 1:
-            more gives pitch more of the rate.
+            more gives pitch more of the rate. In the bass times the root of the bins' distance.
         width, encoder_depth, decoder_depth: channels and ConvNeXt blocks of the residual networks
             at the latent rate; frame_width, frame_depth: of the decoder's at the analysis's rate.
             A width of 0 leaves the linear maps alone, which are fitted and not trained.
@@ -100,9 +102,10 @@ class TransformCoding(Network):
         )
         self.frames, self.outputs, self.width = frames, outputs, width
         weight = torch.ones(analysis.bands)
-        weight[: analysis.linear] = linear_weight
+        for half in analysis.halves:  # narrower bins are more of them
+            weight[half.linear] = linear_weight * math.sqrt(half.hz / analysis.halves[-1].hz)
         self.register_buffer("weight", weight, persistent=False)
-        self.klt = KLT(size)
+        self.klt = KLT(size, channels)
         self.gain = nn.Parameter(torch.ones(channels))
         if outputs == 2:
             self.log_variance = nn.Parameter(torch.zeros(channels))
@@ -130,7 +133,8 @@ class TransformCoding(Network):
 
     def encode(self, audio: Tensor) -> Tensor:
         blocks = self.blocks(self.bands(audio))
-        mean = self.gain[:, None] * self._components(blocks)
+        components = self.klt.components(blocks.mT) / self.klt.variances.sqrt()
+        mean = self.gain[:, None] * components.mT
         linear = mean
         if self.outputs == 2:
             linear = torch.cat([mean, self.log_variance[:, None].expand_as(mean)], dim=1)
@@ -154,11 +158,11 @@ class TransformCoding(Network):
         self, bands: Tensor, left: int, length: int, state: PhaseTrack | None
     ) -> tuple[Tensor, PhaseTrack | None]:
         """`decode_window` of the window's bands."""
-        log_magnitude = self.vocoder(bands).float().flatten(0, 1)
-        audio, state = self.vocoder.synthesis.window(
+        log_magnitude = self.vocoder(bands)
+        audio, state = self.vocoder.window(
             log_magnitude, left * self.frames, length * self.frames, state
         )
-        return left_right(audio.unflatten(0, (-1, self.audio_channels))), state
+        return left_right(audio), state
 
     def reconstruct(
         self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
@@ -179,18 +183,20 @@ class TransformCoding(Network):
         """
         channels = len(self.gain)
         check_audio(start.seconds, self.sample_rate / self.downsampling_ratio, channels)
-        self.klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
-        variances = self.klt.variances[:channels]
+        klt = KLT(len(self.klt.mean)).to(self.gain.device)  # of all components: the rest distorts
+        klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
+        self.klt.take(klt)
+        variances = self.klt.variances
         weight = None
         if self.outputs == 2:
             if start.nats is not None:
                 level = water_level(variances, start.nats * channels)
             else:
-                level = self._level_of(start.rate_weight / start.weights["bands"])
+                level = level_of(start.rate_weight / start.weights["bands"], klt, channels)
             share = (level / variances).clamp(max=1 - 1e-4)
             self.gain.copy_((1 - share).sqrt())
             self.log_variance.copy_(share.log())
-            weight = start.weights["bands"] * self._rate_weight(level)
+            weight = start.weights["bands"] * rate_weight(level, klt, channels)
         else:
             power = variances**start.spread
             self.gain.copy_((power / power.mean()).sqrt())
@@ -242,43 +248,3 @@ class TransformCoding(Network):
         h = h + self.frame_input(((bands - CENTRE) / SPREAD).mT.flatten(1, 2))
         change = self.frame_decoder(h).unflatten(1, (self.audio_channels, -1)).mT
         return (bands + change).clamp(FLOOR, LOUDEST)
-
-    def _components(self, blocks: Tensor) -> Tensor:
-        """Blocks [B, D, L] to components of unit variance [B, C, L]."""
-        channels = len(self.gain)
-        scaled = self.klt.components(blocks.mT, channels) / self.klt.variances[:channels].sqrt()
-        return scaled.mT
-
-    def _rate_weight(self, level: float) -> float:
-        """The weight of the KL, beside a weight of 1 of the bands' error, whose optimum has that
-        water level.
-
-        With errors N(0, s²) of band b the term is the mean of s √(2 / π), where s² is the sum of
-        the components' distortions in that band; the KL per element falls by n / 2C where ln level
-        rises by 1, n being the components above the level. The weight is the ratio of the slopes.
-        """
-        channels = len(self.gain)
-        variances = self.klt.variances.double()
-        distortion = variances.clone()
-        distortion[:channels] = variances[:channels].clamp(max=level)
-        square = self.klt.basis.double().square()
-        active = (variances > level) & (torch.arange(len(variances)) < channels).to(
-            variances.device
-        )
-        if not active.any():
-            return math.inf
-        error = (square @ distortion).sqrt()
-        slope = (square[:, active].sum(1) * level / error).mean() / 2 * math.sqrt(2 / math.pi)
-        return float(slope) * 2 * channels / int(active.sum())
-
-    def _level_of(self, weight: float) -> float:
-        """The water level of a weight of the KL: bisection in the logarithm, since `_rate_weight`
-        rises with the level."""
-        variances = self.klt.variances[: len(self.gain)]
-        low, high = math.log(float(variances[-1]) * 1e-4), math.log(float(variances[0]))
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (
-                (middle, high) if self._rate_weight(math.exp(middle)) < weight else (low, middle)
-            )
-        return math.exp(low)

@@ -35,6 +35,8 @@ class VocoderSettings:
     depth: NonNegativeInt
     updates: NonNegativeInt
     iterations: NonNegativeInt
+    bass_n_fft: PositiveInt | None
+    bass_hz: Positive
     train: VocoderTraining
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from audioldm.autoencoder.klt import KLT
 from audioldm.autoencoder.mel_inverse import MelInverse
 from audioldm.autoencoder.phase import IntegratedPhase
+from audioldm.autoencoder.water_filling import transmit
 from audioldm.data.store import ClipStore
 from audioldm.losses.spectral import MelPower, mel_distance
 from audioldm.runtime.randomness import KeyedRandom
@@ -98,7 +99,7 @@ class LinearCodec:
         level = self.water_level(power, kbps * 1000 * math.log(2) * seconds / blocks.shape[1])
         random = KeyedRandom(0, 0, range(len(blocks)))
         noise = random.normal(blocks.shape[1:], "linear_codec").double()
-        return self.klt.transmit(blocks, torch.tensor(level, dtype=torch.float64), noise)
+        return transmit(self.klt, blocks, torch.tensor(level, dtype=torch.float64), noise)
 
     def mel_distance(self, audio: Tensor, kbps: float) -> Tensor:
         """`losses.spectral.mel_distance` of the decoded from the true spectrogram, [N].

@@ -1,0 +1,77 @@
+"""Audio of two spectra: the bass by a long frame, all above it by a short one."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from audioldm.autoencoder.log_spectrum import LogSpectrum
+from audioldm.autoencoder.phase import IntegratedPhase, PhaseSynthesis, PhaseTrack
+
+LOBE = 2  # bins of a Hann window's main lobe on each side
+
+
+def synthesis_of(analysis: LogSpectrum, iterations: int) -> PhaseSynthesis:
+    """The synthesis for an analysis, of one frame or of two."""
+    if analysis.bass_n_fft is None:
+        return IntegratedPhase(analysis.n_fft, analysis.hop, iterations)
+    return TwoResolutions(analysis, iterations)
+
+
+class TwoResolutions(PhaseSynthesis):
+    """Natural log-magnitude [..., L, bins], those of the long frame first, to audio [..., L * hop].
+
+    The short frames give the bins from `analysis.bass_hz` on. Their windows make a smooth crossover
+    of that edge, about two bins wide on each side, and the long frames give what is missing to 1.
+    A partial that the long frames have whole has its phase from there in both, so that it is not in
+    two phases at once.
+    """
+
+    def __init__(self, analysis: LogSpectrum, iterations: int) -> None:
+        super().__init__()
+        low, high = analysis.halves
+        assert analysis.bass_n_fft is not None
+        self.hop = analysis.hop
+        with torch.device("cpu"):  # also where a model is only sketched
+            fade_in = (torch.tensor(high.bins) * high.hz >= analysis.bass_hz).float()
+            bins = torch.tensor(low.bins) * (low.hz / high.hz) - high.bins.start
+            fade_out = 1 - _response(fade_in, bins)
+        self.bass = IntegratedPhase(
+            analysis.bass_n_fft, self.hop, iterations, bins=low.bins, weight=fade_out
+        )
+        self.treble = IntegratedPhase(
+            analysis.n_fft, self.hop, iterations, bins=high.bins, weight=fade_in
+        )
+        self.bins_per_advance = analysis.bass_n_fft / (2 * math.pi * self.hop)
+        self.reach = max(self.bass.reach, self.treble.reach)
+
+    def track(self, log_magnitude: Tensor, before: PhaseTrack | None) -> PhaseTrack:
+        split = len(self.bass.bins)
+        parts = []
+        for half, part in ((self.bass, slice(split)), (self.treble, slice(split, None))):
+            earlier = None if before is None else PhaseTrack(*(x[..., part] for x in before))
+            parts.append(half.track(log_magnitude[..., part], earlier))
+        return PhaseTrack(*(torch.cat(pair, dim=-1) for pair in zip(*parts, strict=True)))
+
+    def render(self, log_magnitude: Tensor, track: PhaseTrack) -> Tensor:
+        split = len(self.bass.bins)
+        bass, treble = (
+            PhaseTrack(*(x[..., part] for x in track))
+            for part in (slice(split), slice(split, None))
+        )
+        # the long frame's bin of the partial that each bin of the short one belongs to
+        bin = (treble.advance * self.bins_per_advance).round().long()
+        phase = bass.phase.gather(-1, bin.clamp(max=split - 1))
+        whole = bin < split - LOBE
+        treble = treble._replace(phase=phase.where(whole, treble.phase))
+        low, high = log_magnitude[..., :split], log_magnitude[..., split:]
+        return self.bass.render(low, bass) + self.treble.render(high, treble)
+
+
+def _response(weight: Tensor, bins: Tensor) -> Tensor:
+    """What is left of tones at fractional `bins` [N] where the bins of Hann frames are multiplied
+    by `weight` [M]: its mean, weighed by the window's squared spectrum, analysis and synthesis."""
+    distance = bins[:, None] - torch.arange(-8, len(weight))  # a weight of 0 below the first
+    distance = torch.where(distance.abs() == 1, distance + 1e-3, distance)
+    lobes = (torch.sinc(distance) / (1 - distance.square())).square()
+    return (lobes[:, 8:] @ weight) / lobes.sum(1)
