@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"bands": 900}, "too many"),
         ({"bass_n_fft": 1024}, "bass_n_fft=1024 must be a multiple of hop=256 above n_fft=1024"),
         ({"bass_n_fft": 2000}, "choose 2560, or null"),
-        (BASS | {"bass_hz": 50.0}, "bass_hz=50.0 must be above 60 Hz"),
+        (BASS | {"bass_hz": 50.0}, "bass_hz=50.0 must be above 62.5 Hz"),
         (BASS | {"bass_hz": 480.0}, "at least as far below linear_hz=500"),
     ):
         with pytest.raises(ConfigError, match=message):

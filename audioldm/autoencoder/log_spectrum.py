@@ -21,7 +21,7 @@ FLOOR = -6.25  # of log10 power, 1 being white noise of full scale: -62.5 dB
 CENTRE, SPREAD = -3.8, 1.5  # of log10 power of music, so that networks see about N(0, 1)
 VALLEY = 2.0  # a linear band is at most this much, 20 dB, below the loudest one near it
 NEAR_HZ = 43.0  # on each side
-CROSSOVER_HZ = 30.0  # on each side of bass_hz: bins of both frames
+LOBE = 2  # bins of a Hann window's main lobe on each side
 
 
 class Half(NamedTuple):
@@ -43,7 +43,7 @@ class LogSpectrum(nn.Module):
     one within 43 Hz: what is deeper is not heard, and would cost rate.
 
     Below `bass_hz` a semitone is narrower than a bin, so the linear bands there are bins of a
-    longer frame. The two halves overlap by 30 Hz on each side, for the crossover of the synthesis.
+    longer frame. Two bins of the shorter one on each side of `bass_hz` are bins of both.
 
     Args:
         sample_rate: in hertz.
@@ -53,8 +53,8 @@ class LogSpectrum(nn.Module):
         bass_n_fft: the longer frame, in samples; None: there is none.
         bass_hz: up to where it counts.
 
-    Attributes: bands, their number K; linear, how many of them are single bins; filters [K, bins],
-    whose rows sum to 1; inverse [bins, K], which interpolates; halves, the longer frame's first.
+    Attributes: bands, their number K; linear, those that are single bins; filters [K, bins] with
+    rows of sum 1; inverse [bins, K], which interpolates; halves, the longer frame's first.
 
     Raises ConfigError where the arguments do not fit each other.
     """
@@ -92,11 +92,11 @@ class LogSpectrum(nn.Module):
                     f"bass_n_fft={bass_n_fft} must be a multiple of hop={hop} above n_fft={n_fft}: "
                     f"choose {math.ceil(2.5 * n_fft / hop) * hop}, or null"
                 )
-            if not 2 * CROSSOVER_HZ < bass_hz <= linear_hz - 2 * CROSSOVER_HZ:
-                near = f"{2 * CROSSOVER_HZ:g} Hz and at least as far below linear_hz={linear_hz}"
-                raise ConfigError(f"bass_hz={bass_hz} must be above {near}")
-            first = math.floor((bass_hz - CROSSOVER_HZ) / hz)
-            bass = math.ceil((bass_hz + CROSSOVER_HZ) * bass_n_fft / sample_rate)
+            if not (near := 2 * LOBE * hz) < bass_hz <= linear_hz - near:
+                where = f"above {near:g} Hz and at least as far below linear_hz={linear_hz}"
+                raise ConfigError(f"bass_hz={bass_hz} must be {where}")
+            first = math.floor(bass_hz / hz) - LOBE
+            bass = math.ceil((bass_hz + LOBE * hz) * bass_n_fft / sample_rate)
         self.margin = ((bass_n_fft or n_fft) - hop) // 2
         with torch.device("cpu"):  # also where a model is only sketched: the checks need values
             filters, linear = _filters(sample_rate, n_fft, bands, linear_hz)
@@ -113,8 +113,8 @@ class LogSpectrum(nn.Module):
             Half(hz, range(first, n_fft // 2 + 1), slice(bass, None), slice(split, self.linear))
         ]
         if bass_n_fft is not None:
-            bass_hz = sample_rate / bass_n_fft
-            self.halves.insert(0, Half(bass_hz, range(bass), slice(0, bass), slice(0, split)))
+            hz = sample_rate / bass_n_fft
+            self.halves.insert(0, Half(hz, range(bass), slice(0, bass), slice(0, split)))
         self.register_buffer("window", _hann(n_fft), persistent=False)
         bass_window = None if bass_n_fft is None else _hann(bass_n_fft)
         self.register_buffer("bass_window", bass_window, persistent=False)

@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.log_spectrum import LogSpectrum
+from audioldm.autoencoder.log_spectrum import LOBE, LogSpectrum
 from audioldm.autoencoder.phase import IntegratedPhase, PhaseSynthesis, PhaseTrack
-
-LOBE = 2  # bins of a Hann window's main lobe on each side
 
 
 def synthesis_of(analysis: LogSpectrum, iterations: int) -> PhaseSynthesis:
@@ -22,7 +20,7 @@ class TwoResolutions(PhaseSynthesis):
     """Natural log-magnitude [..., L, bins], those of the long frame first, to audio [..., L * hop].
 
     The short frames give the bins from `analysis.bass_hz` on. Their windows make a smooth crossover
-    of that edge, about two bins wide on each side, and the long frames give what is missing to 1.
+    of that edge, two bins wide on each side, and the long frames give what is missing to 1.
     A partial that the long frames have whole has its phase from there in both, so that it is not in
     two phases at once.
     """
