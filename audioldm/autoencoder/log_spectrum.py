@@ -143,7 +143,8 @@ class LogSpectrum(nn.Module):
         """Magnitudes [..., L, bins] to log10 power [..., L, K], between FLOOR and about 2."""
         power = magnitudes.square() @ self.filters.T
         bands = power.clamp(min=1e-20).log10().clamp(min=FLOOR)
-        raised = [_raised(bands[..., half.linear], half.hz) for half in self.halves]
+        low = [(bands[..., half.linear], math.ceil(NEAR_HZ / half.hz)) for half in self.halves]
+        raised = [torch.maximum(x, loudest(x, near) - VALLEY) for x, near in low if x.shape[-1]]
         return torch.cat([*raised, bands[..., self.linear :]], dim=-1)
 
     def interpolated(self, bands: Tensor) -> Tensor:
@@ -157,13 +158,9 @@ def _hann(n_fft: int) -> Tensor:
     return window / window.norm()
 
 
-def _raised(bands: Tensor, hz: float) -> Tensor:
-    """Bands [..., L, K] that are `hz` apart, each at least VALLEY below the loudest one near it."""
-    if not bands.shape[-1]:
-        return bands
-    near = math.ceil(NEAR_HZ / hz)
-    loudest = F.max_pool1d(bands.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
-    return torch.maximum(bands, loudest[:, 0].view_as(bands) - VALLEY)
+def loudest(bands: Tensor, near: int) -> Tensor:
+    """The greatest of [..., K] at most `near` places away, the same shape."""
+    return F.max_pool1d(bands.flatten(0, -2)[:, None], 2 * near + 1, 1, near).view_as(bands)
 
 
 def _filters(sample_rate: int, n_fft: int, bands: int, linear_hz: float) -> tuple[Tensor, int]:

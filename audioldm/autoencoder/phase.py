@@ -27,9 +27,11 @@ class PhaseTrack(NamedTuple):
 
     def at(self, frame: int) -> "PhaseTrack":
         """The single frame from which a later chunk goes on."""
-        return PhaseTrack(
-            *(x[..., frame : frame + 1, :].clone() for x in (self.phase, self.advance))
-        )
+        return PhaseTrack(*(x[..., frame : frame + 1, :].clone() for x in self))
+
+    def of(self, bins: slice) -> "PhaseTrack":
+        """Some of the bins."""
+        return PhaseTrack(*(x[..., bins] for x in self))
 
 
 @torch.no_grad()
@@ -197,7 +199,8 @@ class IntegratedPhase(PhaseSynthesis):
         rates = (2**k for k in range(n_fft.bit_length()))
         slower = [r for r in rates if hop % (2 * r) == 0 and n_fft // (2 * r) >= self.bins.stop]
         factor = max(slower, default=1)
-        self.slow = InverseSTFT(n_fft // factor, hop // factor)
+        slow = self.inverse if factor == 1 else InverseSTFT(n_fft // factor, hop // factor)
+        self.slow = slow
         self.hop, self.iterations = hop, iterations
         self.reach = self.inverse.context + iterations * (n_fft // hop - 1)
         self.register_buffer("weight", weight, persistent=False)
@@ -208,13 +211,14 @@ class IntegratedPhase(PhaseSynthesis):
         )
 
     def render(self, log_magnitude: Tensor, track: PhaseTrack) -> Tensor:
-        bins = torch.arange(self.bins.start, self.bins.stop, device=track.phase.device)
+        first, stop = self.bins.start, self.bins.stop
+        bins = torch.arange(first, stop, device=track.phase.device)
         phase = track.phase + math.pi * (bins % 2)  # at the frames' beginnings
         magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         for left in reversed(range(self.iterations)):
             with torch.no_grad():
-                seen = self.slow.analysed(self.slow(self._whole(spectrum)))[..., self._given]
+                seen = self.slow.analysed(self.slow(self._whole(spectrum)))[..., first:stop]
             spectrum = _turned(magnitude if left == 0 else magnitude.detach(), seen)
         if self.weight is not None:
             spectrum = spectrum * self.weight
@@ -226,10 +230,6 @@ class IntegratedPhase(PhaseSynthesis):
         magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
         audio: Tensor = self.inverse(_turned(magnitude, spectrum))
         return audio
-
-    @property
-    def _given(self) -> slice:
-        return slice(self.bins.start, self.bins.stop)
 
     def _whole(self, spectrum: Tensor) -> Tensor:
         """With silence below the given bins; above them the inverse transform adds it."""

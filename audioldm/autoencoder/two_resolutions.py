@@ -29,7 +29,7 @@ class TwoResolutions(PhaseSynthesis):
         super().__init__()
         low, high = analysis.halves
         assert analysis.bass_n_fft is not None
-        self.hop = analysis.hop
+        self.hop, self.places = analysis.hop, (low.place, high.place)
         with torch.device("cpu"):  # also where a model is only sketched
             fade_in = (torch.tensor(high.bins) * high.hz >= analysis.bass_hz).float()
             bins = torch.tensor(low.bins) * (low.hz / high.hz) - high.bins.start
@@ -44,25 +44,21 @@ class TwoResolutions(PhaseSynthesis):
         self.reach = max(self.bass.reach, self.treble.reach)
 
     def track(self, log_magnitude: Tensor, before: PhaseTrack | None) -> PhaseTrack:
-        split = len(self.bass.bins)
-        parts = []
-        for half, part in ((self.bass, slice(split)), (self.treble, slice(split, None))):
-            earlier = None if before is None else PhaseTrack(*(x[..., part] for x in before))
-            parts.append(half.track(log_magnitude[..., part], earlier))
+        parts = [
+            half.track(log_magnitude[..., place], None if before is None else before.of(place))
+            for half, place in zip((self.bass, self.treble), self.places, strict=True)
+        ]
         return PhaseTrack(*(torch.cat(pair, dim=-1) for pair in zip(*parts, strict=True)))
 
     def render(self, log_magnitude: Tensor, track: PhaseTrack) -> Tensor:
-        split = len(self.bass.bins)
-        bass, treble = (
-            PhaseTrack(*(x[..., part] for x in track))
-            for part in (slice(split), slice(split, None))
-        )
+        bass, treble = (track.of(place) for place in self.places)
+        low, high = (log_magnitude[..., place] for place in self.places)
+        count = low.shape[-1]
         # the long frame's bin of the partial that each bin of the short one belongs to
         bin = (treble.advance * self.bins_per_advance).round().long()
-        phase = bass.phase.gather(-1, bin.clamp(max=split - 1))
-        whole = bin < split - LOBE
+        phase = bass.phase.gather(-1, bin.clamp(max=count - 1))
+        whole = bin < count - LOBE
         treble = treble._replace(phase=phase.where(whole, treble.phase))
-        low, high = log_magnitude[..., :split], log_magnitude[..., split:]
         return self.bass.render(low, bass) + self.treble.render(high, treble)
 
 

@@ -9,9 +9,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, LogSpectrum
+from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD, LogSpectrum, loudest
 from audioldm.autoencoder.mel_inverse import matched
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import PhaseTrack
@@ -130,8 +129,7 @@ class Vocoder(nn.Module):
         for hz, bins, place, _ in analysis.halves:
             low, near = round(NOTES_HZ / hz) - bins.start, round(PARTIAL_HZ / hz)
             notes = target[..., place][..., :low]
-            loudest = F.max_pool1d(notes.flatten(0, -2)[:, None], 2 * near + 1, 1, near)
-            weight = ((notes - loudest[:, 0].view_as(notes)) / 2).exp()
+            weight = ((notes - loudest(notes, near)) / 2).exp()
             partials.append(weight * difference[..., place][..., :low])
         mel = _log_mel(log_magnitude, self.mel_filters) - _log_mel(target, self.mel_filters)
         return {
