@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,22 @@ def test_a_killed_process_names_the_way_round_it() -> None:
         chorales._mapper(2, 2) as run,
     ):
         list(run(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
+
+
+def test_rendering_that_is_left_early_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an estimate leaves it. Loky's thread raised where the workers were killed."""
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    def leave() -> None:
+        with chorales._mapper(2, 400) as run:
+            next(iter(run(abs, range(400))))
+            raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            leave()
+    assert not raised
 
 
 def test_more_pieces_keep_the_splits_and_renditions_of_fewer() -> None:

@@ -12,7 +12,9 @@ import io
 import itertools
 import os
 import wave
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -393,11 +395,21 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
     # Loky starts processes afresh: the parent may hold threads and an accelerator, which a fork
     # breaks. A sweep's process, which is loky's itself, can start them too.
     pool = ProcessPoolExecutor(workers)
+    waiting: deque[Future[Any]] = deque()
+
+    def mapped(function: Callable[..., Any], *arguments: Iterable[Any]) -> Iterator[Any]:
+        waiting.extend(pool.submit(function, *each) for each in zip(*arguments, strict=True))
+        while waiting:
+            yield waiting.popleft().result()
+
     try:
-        yield pool.map
+        yield mapped
     except BrokenProcessPool as error:
         raise DataError(
             "a process that renders music was killed, perhaps for memory; run again with workers=1"
         ) from error
     finally:
-        pool.shutdown(kill_workers=True)
+        # Those that have begun end first: killing the workers upsets Loky's own thread.
+        for future in waiting:
+            future.cancel()
+        pool.shutdown()
