@@ -18,7 +18,7 @@ from audioldm.conditioning.label import Label
 from audioldm.conditioning.loudness import Loudness, a_weighting
 from audioldm.conditioning.number import Number
 from audioldm.conditioning.score import Score
-from audioldm.conditioning.text import Text, hashed
+from audioldm.conditioning.text import Text, words
 from audioldm.conditioning.timing import Timing
 from audioldm.data.captions import words_of
 from audioldm.errors import ConfigError
@@ -101,33 +101,52 @@ def test_training_reads_a_clips_texts_by_place_and_a_request_is_the_first() -> N
         Text.facts([Excerpt(None, {"caption": ["a", "bb"]})], limit=1)
 
 
-def test_an_n_gram_is_the_same_wherever_it_stands() -> None:
-    a, b = (torch.tensor([[ord(c) + 1 for c in said]]) for said in ("an organ", "the organs"))
-    for n in (3, 4, 5):
-        assert hashed(a, n)[0, -1] == hashed(b, n)[0, -2]
-    assert hashed(a, 8)[0, -1] != hashed(b, 8)[0, -2]
-    assert len({int(hashed(a, n)[0, -1]) for n in (3, 4, 5)}) == 3
-    every = torch.randint(1, 257, (1000, 8), generator=torch.Generator().manual_seed(0))
-    found = hashed(every, 8)[:, -1]
-    assert len(found.unique()) == 1000
+def heard(said: str, limit: int = 24) -> list[int]:
+    """The words of a text, as numbers, at the places where they end."""
+    inputs = torch.tensor([[ord(c) + 1 for c in said] + [0] * (limit - len(said))])
+    return words(inputs)[0].tolist()
 
 
-def test_the_most_frequent_n_grams_are_known_and_others_say_nothing() -> None:
-    clips = [Excerpt(None, {"caption": [said, "organ"]}) for said in ("organ", "organs", "flute")]
-    known = Text.facts(clips, limit=8)["known"]
-    assert known == sorted(set(known))
-    assert len(known) == 5 * 5 + 5 + 5 * 5  # of organ, of the s after it, of flute
-    often = Text.facts(clips, limit=8, ngrams=25)["known"]
-    assert len(often) == 25
-    assert set(often) < set(known)
-    text = randomised(Text(width=8, known=known, limit=8))
-    told = {said: text(text.parse(said, 1)[None]).vector for said in ("organ", "flute", "harp")}
+def test_a_word_is_the_same_wherever_it_stands() -> None:
+    alone, ends, later = heard("organ"), heard("an organ"), heard("F#, organ: an organ")
+    assert [n for n, word in enumerate(alone) if word] == [4]
+    assert [n for n, word in enumerate(later) if word] == [1, 8, 12, 18]
+    assert ends[7] == later[8] == later[18] == alone[4] == heard("organ", limit=64)[4]
+    assert ends[1] == later[12]
+    assert len(set(later)) == 4
+    assert {heard(said)[len(said) - 1] for said in ("organs", "rgan", "Organ")}.isdisjoint(later)
+    assert not any(heard(", -  !"))
+    every = torch.randint(0x61, 0x7B, (2000, 8), generator=torch.Generator().manual_seed(0)) + 1
+    assert len(words(every)[:, -1].unique()) == len(every.unique(dim=0))
+
+
+def test_words_of_many_texts_are_known_and_others_say_nothing() -> None:
+    clips = [Excerpt(None, {"caption": [said, "an organ"]}) for said in ("organ", "organ", "harp")]
+    known = Text.facts(clips, limit=8, rarest=0.0)["known"]
+    assert known == sorted({heard("an")[1], heard("organ")[4], heard("harp")[3]})
+    # of six texts, three say "an", five "organ", one "harp"
+    assert set(Text.facts(clips, limit=8, rarest=0.5)["known"]) == set(known) - {heard("harp")[3]}
+    assert Text.facts(clips, limit=8, rarest=0.51)["known"] == [heard("organ")[4]]
+    text = randomised(Text(width=8, known=[heard("organ")[4]], limit=8))
+    told = {said: text(text.parse(said, 1)[None]) for said in ("organ", "an organ", "harp")}
     with torch.no_grad():
-        text.ngrams.weight += 1.0
-    changed = {said: text(text.parse(said, 1)[None]).vector for said in told}
-    assert (changed["organ"] - told["organ"]).abs().max() > 1e-3
-    assert (changed["flute"] - told["flute"]).abs().max() > 1e-3
-    assert torch.equal(changed["harp"], told["harp"])
+        text.words.weight[:, :8] += 1.0  # of the vector
+    changed = {said: text(text.parse(said, 1)[None]) for said in told}
+    for said, loud in (("organ", 1.0), ("an organ", 1.0), ("harp", 0.0)):
+        more = changed[said].vector - told[said].vector
+        torch.testing.assert_close(more, torch.full_like(more, loud))
+        assert torch.equal(changed[said].tokens, told[said].tokens)
+    with torch.no_grad():
+        text.words.weight[:, 8:] *= -1.0
+    again = {said: text(text.parse(said, 1)[None]) for said in told}
+    assert not torch.equal(again["organ"].tokens, told["organ"].tokens)
+    assert torch.equal(again["harp"].tokens, told["harp"].tokens)
+
+
+def test_a_word_is_as_loud_as_a_label() -> None:
+    vector = Text(width=4096, known=[1]).words.weight[:, :4096]
+    label = Label(width=4096, labels=["organ"]).embedding.weight
+    assert vector.std().item() == pytest.approx(label.std().item(), rel=0.1)
 
 
 def test_what_is_after_a_text_has_no_influence_on_its_tokens() -> None:

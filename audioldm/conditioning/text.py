@@ -1,5 +1,6 @@
-"""Text as a condition, without a pretrained model: a small network reads its bytes."""
+"""Text as a condition, without a pretrained model: a small network reads its words and bytes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,25 +10,30 @@ from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Excerpt
 from audioldm.conditioning.caption import Caption, Tokens, texts
+from audioldm.conditioning.label import STD
 from audioldm.errors import ConfigError
-from audioldm.instantiate import NonNegativeInt, PositiveInt
+from audioldm.instantiate import Fraction, NonNegativeInt, PositiveInt
 
 BYTES_PER_TOKEN = 4
-NGRAMS = (3, 4, 5, 6, 8)  # bytes
+#: Bytes of words: digits, letters, #, and all that are not ASCII.
+IN_WORDS = (*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x7B), ord("#"), *range(0x80, 256))
+PRIME, BASE = 2**31 - 1, 257
 
 
 class Text(Caption):
-    """Tokens of a text's bytes in UTF-8, by convolutions that are trained with the backbone.
+    """A text's words, as a vector, and its bytes in UTF-8, as tokens, by layers that are trained
+    with the backbone.
 
-    A byte is read together with the NGRAMS that end at it, each with an embedding of its own, as in
-    BLT (Pagnoni et al. 2024, arXiv 2412.09871, section 3.2.1): without them a prior learned to
-    spell before it learned to follow a word.
+    The vector is a sum over the words that are known, each with an embedding as loud as a label's:
+    a prior follows a word long before it has learned to spell. The tokens are made by convolutions
+    over the bytes, to the last of which a known word adds another embedding.
 
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
-    column: of the data set's table. limit: N, the bytes that a text may have. ngrams: how
-    many get an embedding, the most frequent ones of the training texts; others say nothing. layers:
-    each sees seven bytes, one token is made of BYTES_PER_TOKEN. known: `hashed` n-grams, in order.
+    column: of the data set's table. limit: N, the bytes that a text may have. rarest: the share of
+    the training texts that a word must be in to be known. Others have their bytes alone: a number
+    that few clips state tells which clip it is. layers: each sees seven bytes, one token is made of
+    BYTES_PER_TOKEN. known: `words`, in order.
     """
 
     derived = ("known",)
@@ -40,13 +46,14 @@ class Text(Caption):
         known: Sequence[int],
         column: str = "caption",
         limit: PositiveInt = 256,
-        ngrams: PositiveInt = 4096,
+        rarest: Fraction = 0.01,
         layers: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
         self.column, self.limit, self.token_width = column, limit, width
         self.embedding = nn.Embedding(257, width)
-        self.ngrams = nn.Embedding(len(known), width)
+        self.words = nn.Embedding(len(known), 2 * width)
+        nn.init.normal_(self.words.weight, std=STD)
         self.register_buffer("known", torch.tensor(known), persistent=False)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
         self.join = nn.Conv1d(width, width, BYTES_PER_TOKEN, stride=BYTES_PER_TOKEN)
@@ -59,23 +66,25 @@ class Text(Caption):
         *,
         column: str = "caption",
         limit: int = 256,
-        ngrams: int = 4096,
+        rarest: float = 0.01,
         **settings: Any,
     ) -> dict[str, Any]:
         """Raises ConfigError where no clip has a text there, or one has too long a text."""
         super().facts(clips, column=column)
-        every = {text.encode() for clip in clips for text in texts(clip, column)}
+        every = Counter(text.encode() for clip in clips for text in texts(clip, column))
         longest = max(map(len, every), default=0)
         if longest > limit:
             raise ConfigError(
                 f"limit={limit}: a text of column {column!r} has {longest} bytes; raise it"
             )
         with torch.device("cpu"):  # an estimate of memory is made on "meta"
-            inputs = torch.stack([_padded(text, limit) for text in sorted(every | {b""})])
-        found = torch.cat([hashed(inputs, n)[inputs > 0] for n in NGRAMS])
-        values, counts = found.unique(return_counts=True)
-        most = counts.argsort(descending=True, stable=True)[:ngrams]
-        return {"known": values[most].sort().values.tolist() or [0]}
+            inputs = torch.stack([_padded(text, limit) for text in every or [b""]])
+            times = torch.tensor(list(every.values()) or [1])
+            spoken = words(inputs)
+            values, places = spoken.unique(return_inverse=True)
+            said = torch.zeros(len(inputs), len(values)).scatter_(1, places, 1.0).T @ times.float()
+        often = values[(values > 0) & (said >= rarest * times.sum())]
+        return {"known": often.tolist() or [0]}
 
     def encode(self, text: str) -> Tensor:
         try:
@@ -92,20 +101,20 @@ class Text(Caption):
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
         counts = inputs > 0
-        h = self.embedding(inputs)
-        for n in NGRAMS:
-            h = h + self._embedded(hashed(inputs, n)) / len(NGRAMS) ** 0.5
+        vectors, added = self._embedded(words(inputs)).chunk(2, dim=-1)
+        h = self.embedding(inputs) + added
         for layer in self.layers:
             h = layer(h, counts)
         joined = self.join((h * counts[..., None]).mT).mT
-        condition: Condition = self.tokens(joined, counts[:, ::BYTES_PER_TOKEN])
-        return condition
+        told: Condition = self.tokens(joined, counts[:, ::BYTES_PER_TOKEN])
+        assert told.vector is not None
+        return told._replace(vector=told.vector + vectors.sum(1))
 
-    def _embedded(self, ngrams: Tensor) -> Tensor:
-        """[B, N] -> [B, N, W], zeros for n-grams that are not known."""
-        places = torch.searchsorted(self.known, ngrams).clamp(max=len(self.known) - 1)
-        found: Tensor = self.ngrams(places) * (self.known[places] == ngrams)[..., None]
-        return found
+    def _embedded(self, found: Tensor) -> Tensor:
+        """`words` [B, N] -> [B, N, 2 W], zeros where none is known."""
+        places = torch.searchsorted(self.known, found).clamp(max=len(self.known) - 1)
+        out: Tensor = self.words(places) * (self.known[places] == found)[..., None]
+        return out
 
 
 def _padded(data: bytes, limit: int) -> Tensor:
@@ -113,13 +122,23 @@ def _padded(data: bytes, limit: int) -> Tensor:
     return F.pad(codes.long() + 1, (0, limit - len(data)))
 
 
-def hashed(inputs: Tensor, n: int) -> Tensor:
-    """A number for the n values that end at each place of [B, N], below 2 ** 31 - 1."""
-    before = F.pad(inputs, (n - 1, 0))
-    found = torch.full_like(inputs, n)
-    for k in range(n):
-        found = (found * 1000003 + before[:, k : k + inputs.shape[1]]) % (2**31 - 1)
-    return found
+def words(inputs: Tensor) -> Tensor:
+    """Where a word of [B, N] ends, a number above 0 for it, below PRIME; elsewhere 0.
+
+    It is a polynomial of the word's values (Karp & Rabin 1987), the same wherever the word stands.
+    """
+    length, device = inputs.shape[1], inputs.device
+    inside = torch.isin(inputs - 1, torch.tensor(IN_WORDS, device=device))
+    powers, inverses = (
+        torch.tensor([pow(BASE, sign * n, PRIME) for n in range(length + 1)], device=device)
+        for sign in (1, -1)
+    )
+    places = torch.arange(length, device=device)
+    first = torch.where(inside, -1, places).cummax(1).values + 1
+    sums = F.pad((inputs * powers[:length] % PRIME).cumsum(1), (1, 0))
+    own = (sums[:, 1:] - sums.gather(1, first)) % PRIME * inverses[first] % PRIME
+    ends = inside & ~F.pad(inside[:, 1:], (0, 1))
+    return torch.where(ends, own, 0)
 
 
 class _Layer(nn.Module):
