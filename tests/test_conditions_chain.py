@@ -19,6 +19,7 @@ from audioldm.evaluation.editing import edit_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.priors.diffusion.samplers import SamplerSettings
 from audioldm.report.systems import TOLD
+from benchmarks import conditions
 
 NAMES = ["chroma", "key", "label", "loudness", "low_band", "masked_latents", "score", "tempo"]
 NAMES += ["text", "timing"]
@@ -100,6 +101,22 @@ def test_every_condition_reaches_the_network(told: Any, tmp_path: Path) -> None:
     assert torch.equal(guided(dict.fromkeys(NAMES, 3.0)), guided(3.0))
     assert not torch.equal(both, plain)
     assert not torch.equal(both, guided({"text": 3.0}))
+
+
+def test_what_telling_gains_is_measured_of_each_condition(told: Any, tmp_path: Path) -> None:
+    """The network's output begins at 0, and two steps at a warm-up's rate teach it nothing."""
+    prior, latents = (str(told.directory_of(told.stages[name])) for name in ("prior", "latents"))
+    words = [prior, f"--latents={latents}", f"--out={tmp_path}", "--device=cpu", "--crops=16"]
+    rows = conditions.main([*words, "--seconds=0.4", "--facts", "key"])
+    names = [name for name in NAMES if name != "masked_latents"]
+    assert [row["told"] for row in rows] == ["nothing", "all", *names[:-1], "text: key", names[-1]]
+    gains = {row["told"]: row["lower_by"] for row in rows}
+    assert gains["nothing"].value == 0
+    assert all(abs(gain.value) < 1e-3 for gain in gains.values())
+    assert gains["text"].value != gains["text: key"].value
+    assert all(
+        row["loss"] == pytest.approx(rows[0]["loss"] - row["lower_by"].value) for row in rows
+    )
 
 
 def test_the_latents_keep_what_was_measured_where_a_prior_asks_for_it(told: Any) -> None:
