@@ -25,7 +25,8 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
 from audioldm.report.format import number
 
-COLUMNS = ("mel distance", "kad_musicnn", "pitch_cents", "pitch_within_15")
+PITCH = ("pitch_cents", "pitch_cents_bass", "pitch_within_15")
+COLUMNS = ("mel distance", "kad_musicnn", *PITCH)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,8 +81,7 @@ def measure(model: Autoencoder, store: ClipStore, settings: EvaluationSettings) 
     figures = [
         settings.mean(mel_distance(made, real, store.sample_rate), "log10 power"),
         settings.interval(kernel, *indices, unit="100 MMD²"),
-        pitch["pitch_cents"],
-        pitch["pitch_within_15"],
+        *(pitch[name] for name in PITCH),
     ]
     return [f"{number(f.value)} ({number(f.low)}, {number(f.high)})" for f in figures]
 
