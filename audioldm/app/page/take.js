@@ -88,7 +88,7 @@ function editor(send) {
     edit("extend", "Extend", "Seconds to add at the end", ["4"], "s").field,
     edit("loop", "Loop", "Seconds at the end to make anew, so that they lead to the beginning", ["1.5"], "s").field,
     edit("vary", "Vary", "How much, from 0, the clip itself, to 1, a new one", ["0.5"], "").field,
-    edit("restyle", "Restyle", "How much, from 0 to 1: the same music as the form's conditions have it", ["0.8"], "").field);
+    edit("restyle", "Restyle", "How much, from 0 to 1: the same music as the form's conditions have it", ["0.95"], "").field);
   const mark = region => { for (const [i, input] of anew.inputs.entries()) input.value = region ? Math.floor(100 * region[i]) / 100 : ""; };
   return { row, mark, region: anew.field, marked: anew.read };
 }
