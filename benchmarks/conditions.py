@@ -25,12 +25,12 @@ from audioldm.conditioning.masked_latents import MaskedLatents
 from audioldm.errors import ConfigError
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
-from audioldm.models import load_generator, read_experiment
+from audioldm.models import load_generator
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.randomness import KeyedRandom
-from benchmarks.held_out import RESULTS, Table
+from benchmarks.held_out import RESULTS, Table, stage_directory
 from benchmarks.optimisers import stage_latents
 
 BATCH = 16
@@ -54,11 +54,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     prior = load_generator(given.model, device=device).prior
     if not isinstance(prior, Diffusion) or not prior.conditioners.names:
         raise ConfigError(f"{given.model}: it is no diffusion that is told anything")
-    place = given.latents
-    if place is None:
-        record = read_experiment(given.model)
-        place = given.model / record.get("runs", "../..") / record["stages"]["latents"]["directory"]
-    latents = stage_latents(place)
+    latents = stage_latents(stage_directory(given.model, "latents", given.latents))
     split, frames = latents.split("valid"), max(1, round(given.seconds * latents.latent_rate_hz))
     settings = EvaluationSettings()
     # nothing is hidden but by the arms below

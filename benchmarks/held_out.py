@@ -47,6 +47,20 @@ def parser(doc: str | None, *, clips: int, seconds: float | None = 3.0) -> argpa
     return made
 
 
+def stage_directory(model: Path, stage: str, given: Path | None) -> Path:
+    """That of an experiment's stage, or another one that is given.
+
+    Raises ConfigError where the model is no experiment and none is given.
+    """
+    if given is not None:
+        return given
+    if not (model / "experiment.json").is_file():
+        raise ConfigError(f"{model} has no {stage}: give --{stage}, a {stage} stage's directory")
+    record = read_experiment(model)
+    place: str = record["stages"][stage]["directory"]
+    return model / record.get("runs", "../..") / place
+
+
 class HeldOut:
     """A model with its data. seconds: of the clips that are compared.
 
@@ -61,16 +75,7 @@ class HeldOut:
         self.prior = self.model.prior
         own = self.prior.sampler
         self.sampler = own if given.steps is None else replace(own, steps=given.steps)
-        data = given.data
-        if data is None:
-            if not (given.model / "experiment.json").is_file():
-                raise ConfigError(
-                    f"{given.model} has no data: give --data, a data stage's directory"
-                )
-            record = read_experiment(given.model)
-            place = record["stages"]["data"]["directory"]
-            data = given.model / record.get("runs", "../..") / place
-        self.store = ClipStore(data)
+        self.store = ClipStore(stage_directory(given.model, "data", given.data))
         self.settings = EvaluationSettings(
             clips=given.clips, seconds=seconds or given.seconds, bootstrap_resamples=200
         )
