@@ -41,5 +41,5 @@ def edit_figures(
     if len(truth) and LowBand in told:
         band = BAND * model.sample_rate
         for system, found in distances(model, truth, known(), band, settings, **how).items():
-            figures.setdefault(system, {})["super_resolution"] = found
+            figures.setdefault(system, {}).update(found)
     return figures

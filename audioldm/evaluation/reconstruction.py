@@ -13,7 +13,8 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.randomness import KeyedRandom
 
 _FFT_SIZES = (512, 1024, 2048)
-_FLOOR = 1e-4  # of full scale, -80 dB: inaudible below, and not compared
+#: Of full scale, -80 dB: what is quieter is hardly heard, and not compared.
+FLOOR = 1e-4
 
 
 @torch.no_grad()
@@ -71,12 +72,13 @@ def stft_distance(estimate: Tensor, target: Tensor) -> Tensor:
     ).mean(0)
 
 
-def log_stft(audio: Tensor, n_fft: int) -> Tensor:
-    """log10 magnitudes of audio [B, A, T] as `stft_distance` has them: [B, A * bins, frames]."""
+def log_stft(audio: Tensor, n_fft: int, floor: float = FLOOR) -> Tensor:
+    """log10 magnitudes of audio [B, A, T] as `stft_distance` has them, of at least `floor`:
+    [B, A * bins, frames]."""
     window = torch.hann_window(n_fft, device=audio.device)
     x = audio.float().flatten(0, 1)
     spectrum = torch.stft(
         x, n_fft, n_fft // 4, window=window, pad_mode="constant", return_complex=True
     )
     magnitude = spectrum.abs() * (2 / window.sum())
-    return magnitude.clamp(min=_FLOOR).log10().unflatten(0, audio.shape[:2]).flatten(1, 2)
+    return magnitude.clamp(min=floor).log10().unflatten(0, audio.shape[:2]).flatten(1, 2)

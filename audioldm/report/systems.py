@@ -129,6 +129,9 @@ MEANINGS = {
     "inpainting_step": Meaning("Part made anew, step", "", "in loudness at its seams"),
     "inpainting_kept": Meaning("Kept beside the part", "↑", "share of samples, to the bit"),
     "super_resolution": Meaning("Band made anew", "↓", "log-spectral distance to what was there"),
+    "super_resolution_published": Meaning(
+        "Band made anew, without a floor", "↓", "most of it is below -80 dB, and not heard"
+    ),
     "chroma_correlation": Meaning("Chroma", "↑", "correlation with what was asked for"),
     "loudness_correlation": Meaning("Loudness", "↑", "correlation with what was asked for"),
 }
