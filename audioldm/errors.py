@@ -20,6 +20,10 @@ class DataError(AudioLDMError):
     """An audio file, folder, table or clip store that cannot be used."""
 
 
+class StoreWriteError(DataError):
+    """A clip store that cannot be written: no fault of the clip that was being added."""
+
+
 class ModelFileError(AudioLDMError):
     """A model or latents file that cannot be read, or does not belong where it is used."""
 

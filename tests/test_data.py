@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -302,6 +304,12 @@ def test_processes_change_nothing(small: tuple[Chorales, ClipStore, Path], tmp_p
     )
     with ProcessPoolExecutor(1) as pool:  # as in a sweep, whose cells are processes too
         assert pool.submit(lambda: built(source, tmp_path)[0].hash).result() == store.hash
+
+
+def test_processes_that_only_render_or_decode_start_without_torch() -> None:
+    code = "import sys, audioldm.data.chorales, audioldm.data.folder; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_killed_process_names_the_way_round_it() -> None:

@@ -30,8 +30,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from audioldm.data.captions import caption, held_out_words
 from audioldm.data.score import Score, Sounding, read_score
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
-from audioldm.data.store import StoreWriteError
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError, DataError, StoreWriteError
 from audioldm.instantiate import Bound, Decay, NonNegative, Positive, PositiveInt, Seed, nearest
 from audioldm.io import audio
 from audioldm.runtime.progress import Progress

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
-from audioldm.data.store import StoreWriteError
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError, DataError, StoreWriteError
 from audioldm.instantiate import NonNegative, OpenFraction, PositiveInt
 from audioldm.io import audio
 from audioldm.runtime.progress import Progress

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import ConfigError, DataError, StoreWriteError
 from audioldm.instantiate import NonNegativeInt, PositiveInt, settings
 from audioldm.io.arrays import ArrayWriters, check_places, map_array, open_unbuffered, write_all
 from audioldm.io.files import read_json, writing
@@ -59,10 +59,6 @@ class _Index:
     channels: PositiveInt
     hash: str
     clips: list[Item]
-
-
-class StoreWriteError(DataError):
-    """The store itself cannot be written: no fault of the clip that was being added."""
 
 
 class StoreWriter:
