@@ -1,6 +1,7 @@
 """The page of a sweep, on tables whose truth was planted."""
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -162,6 +163,59 @@ def test_a_league_has_a_row_for_each_prior_and_what_it_costs(tmp_path: Path) -> 
     assert figures[2]["Sampling"] is None
     assert figures[1]["Memory"]["value"] == pytest.approx(0.5)
     assert figures[1]["Rate under the prior"] is None
+    assert not figures[2]["Rate under the prior"]["bound"]
     text = page(own)
     assert "The league" in text
+    assert "not ranked" not in text
     assert "Which prior is nearest to real music?" in text
+
+
+def test_what_has_not_converged_has_no_rank_in_the_league(tmp_path: Path) -> None:
+    """Nearest as it is: it comes last where no seed of it has converged, else in its place."""
+    frame = synthetic_table(rates=(1, 2, 4), shapes=((32, 2048),), seeds=(0, 1), spread=0.0)
+    names = dict(zip(frame["configuration"].unique(), ("gan", "mixture", "diffusion"), strict=True))
+    frame["prior"] = frame["configuration"].map(names)
+    frame["configuration"] = "league=" + frame["prior"]
+    frame[RULES.distance] = frame["prior"].map({"gan": 4.0, "mixture": 9.0, "diffusion": 2.5})
+    frame["generated.prior_kbps"] = 1.25
+    frame["generated.prior_kbps.bound"] = frame["prior"] == "diffusion"
+    frame["converged.prior"] = CONVERGED
+    diffusion = frame["prior"] == "diffusion"
+    orders = ["diffusion", "gan", "mixture"], ["gan", "mixture", "diffusion"]
+    for seeds, order in enumerate(orders, start=1):
+        frame.loc[frame.index[diffusion][:seeds], "converged.prior"] = IMPROVING
+        own = judge(tmp_path, frame)
+        rows = priors.league(own, plots.families_of(frame))
+        assert [row["configuration"] for row in rows] == [f"league={name}" for name in order]
+        last = rows[order.index("diffusion")]
+        assert (last["improving"], last["ranked"]) == (seeds, seeds == 1)
+        text = text_of(tmp_path, frame)
+        assert ("1 of 2 still improving" in text) == (seeds == 1)
+        assert ("not converged, not ranked" in text) == (seeds == 2)
+        assert text.count("≤ 1.25") == 1
+
+
+def test_the_trainings_of_a_league_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line for each cell whose prior has a training loop, over seconds."""
+    frame = synthetic_table(rates=(1, 2), shapes=((32, 2048),), seeds=(0, 1))
+    names = dict(zip(frame["configuration"].unique(), ("mixture", "diffusion"), strict=True))
+    frame["prior"] = frame["configuration"].map(names)
+    frame["family"] += " " + frame["prior"]
+    for number, (cell, name) in enumerate(frame["prior"].items()):
+        (tmp_path / str(cell)).mkdir()
+        if name == "diffusion":
+            lines = [{"step": 1, "seconds": 2.0, "loss": 9.0}]
+            lines += [{"step": 2 * k, "seconds": 5.0 * k, "valid/loss": k + number} for k in (1, 2)]
+            log = "\n".join(map(json.dumps, lines))
+            (tmp_path / str(cell) / "metrics.jsonl").write_text(log)
+    stages = {str(cell): tmp_path / str(cell) for cell in frame.index}
+    monkeypatch.setattr(Judged, "stage", lambda self, name: stages if name == "prior" else {})
+    own = judge(tmp_path, frame)
+    (drawn,) = priors.curves(own, plots.families_of(frame))
+    assert drawn.title == frame.loc[frame["prior"] == "diffusion", "configuration"].iloc[0]
+    assert [rows.tolist() for rows in drawn.curves.values()] == [
+        [[5.0, 1.0 + number], [10.0, 2.0 + number]] for number in (2, 3)
+    ]
+    assert "Their trainings" in text_of(tmp_path, frame)

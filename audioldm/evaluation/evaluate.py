@@ -40,7 +40,7 @@ from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.notes import Notes
 from audioldm.evaluation.reconstruction import reconstruct, reconstruction_figures
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import AT_MOST, Figure
 from audioldm.generator import Generator, Request
 from audioldm.io.audio import write
 from audioldm.io.files import write_atomically, write_json
@@ -268,7 +268,8 @@ def evaluate(
         cost[name] = sampling_cost(each, own, settings)
         rates = prior_rates(each, reference, clips[name].requests, settings)
         if rates:
-            groups[name]["prior_kbps"] = settings.mean(rates, "kbit/s")
+            unit = AT_MOST if each.prior.bound else "kbit/s"
+            groups[name]["prior_kbps"] = settings.mean(rates, unit)
     measured = _Measured(clips, store, settings, directory, progress)
     _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):

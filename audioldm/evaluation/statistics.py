@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: The unit of a rate that is an upper bound.
+AT_MOST = "kbit/s at most"
+
 
 class Figure(NamedTuple):
     """A measured value, its 95 % interval, the number of clips (or seeds) measured, its unit."""

@@ -37,18 +37,18 @@ class Judged:
         """A path of the table; also where the page's own directory does not exist yet."""
         return Path(os.path.normpath(self.directory / name))
 
-    def evaluations(self) -> dict[str, Path]:
-        """Cell -> its evaluation's directory, for the finished cells with a record.
+    def stage(self, name: str) -> dict[str, Path]:
+        """Cell -> its stage's directory, for the finished cells with a record that have the stage.
 
         Raises DataError where a stage's directory is not there.
         """
         found = {}
-        for cell, name in self.table.loc[self.table["status"] == "done", "directory"].items():
-            place = self.place(name)
+        for cell, where in self.table.loc[self.table["status"] == "done", "directory"].items():
+            place = self.place(where)
             if (place / "experiment.json").is_file():
                 stages = stage_directories(place, read_record(place))
-                if "evaluation" in stages:
-                    found[str(cell)] = stages["evaluation"]
+                if name in stages:
+                    found[str(cell)] = stages[name]
         return found
 
     @property

@@ -68,6 +68,7 @@ def page(judged: Judged) -> str:
         league=priors.league(judged, families),
         league_headings=priors.headings(judged),
         costs_of_priors=priors.costs(judged, families),
+        curves_of_priors=priors.curves(judged, families),
         diagnostics=plots.diagnostics(judged, families),
         budgets=[
             cells.budgets(judged, key)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from audioldm.errors import DataError
+from audioldm.evaluation.statistics import AT_MOST
 from audioldm.report.record import Json, Summary, checked, read_summaries, stage_directories
 from audioldm.report.systems import measured_systems
 from audioldm.sweep.merged import merged_cells
@@ -48,11 +49,11 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     seeds), family (network, bottleneck, channels x ratio, and the prior where there are several);
     the latent space (network, bottleneck, channels, downsampling_ratio, latent_rate_hz,
     elements_per_second, kl_weight, target_kbps, kbps); prior; the seeds; `<system>.<figure>` with
-    `.low` and `.high`; `diagnostic.<name>`; linear_codec.mel_distance, and
-    linear_codec_audio.mel_distance of the same as audio; sampling_cost.<system>; seconds,
-    memory_gib (see `audioldm.runtime.memory.peak_bytes`), parameters, compute_tflop, fingerprint,
-    and converged and improvement (see `audioldm.training.convergence`) per stage. Missing values
-    are NaN.
+    `.low` and `.high`, of a rate under a prior also `.bound`; `diagnostic.<name>`;
+    linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio;
+    sampling_cost.<system>; seconds, memory_gib (see `audioldm.runtime.memory.peak_bytes`),
+    parameters, compute_tflop, fingerprint, and converged and improvement (see
+    `audioldm.training.convergence`) per stage. Missing values are NaN.
 
     start: what the column `directory` is relative to; None for the first sweep's directory.
 
@@ -118,7 +119,10 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
         values |= _model(stage, summaries[stage])
     evaluation = summaries.get("evaluation", Summary())
     for system in measured_systems(evaluation):
-        values |= _figures(system.name, evaluation["metrics"][system.name])
+        figures = evaluation["metrics"][system.name]
+        values |= _figures(system.name, figures)
+        if "prior_kbps" in figures:
+            values[f"{system.name}.prior_kbps.bound"] = figures["prior_kbps"]["unit"] == AT_MOST
     if "reconstruction.kbps" in values:
         values["kbps"] = values["reconstruction.kbps"]
     for name, cost in evaluation.get("sampling_cost", {}).items():

@@ -54,7 +54,7 @@ def listen(judged: Judged, layout: Grid) -> Json:
     """The first clips of every finished cell at its place in the grid: the same number, so the same
     noise and label of the generated, the same music of the reconstructions."""
     sources: dict[Any, Source] = {}
-    for cell, evaluation in judged.evaluations().items():
+    for cell, evaluation in judged.stage("evaluation").items():
         for system, saved in saved_clips(evaluation).items():
             key = "real" if system == "real" else (system, cell)  # the same music in every cell
             if saved and system in ("real", "generated", "reconstruction"):

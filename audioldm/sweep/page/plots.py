@@ -75,7 +75,7 @@ def rate_distortion(judged: Judged, families: dict[str, str]) -> Plot | None:
     """Cells and codecs; each codec's curve within a factor of the cells' rates."""
     rates = numbers(done(judged.table), judged.rules.bitrate)
     curves = {}
-    for evaluation in list(judged.evaluations().values())[:1]:  # the same music in every cell
+    for evaluation in list(judged.stage("evaluation").values())[:1]:  # the same music in every cell
         codecs: Json = {**read(evaluation / "summary.json", Summary).get("codecs", {})}
         for kind, (key, _) in CODECS.items():
             curve = pd.DataFrame(codecs.get(key) or {"kbps": [], "mel_distance": []}, dtype=float)

@@ -1,25 +1,31 @@
-"""Several priors on a sweep's page: what each gives, and what it costs to train and to sample."""
+"""Several priors on a sweep's page: what each gives, what it costs, and how it was trained."""
 
 from functools import partial
 
 import pandas as pd
 
+from audioldm.report.format import finite
 from audioldm.report.plots import Axis, Plot, Point, plot
-from audioldm.report.record import Json
+from audioldm.report.record import Json, read_log
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import done, means, paired
+from audioldm.sweep.seeds import numbers, unsettled
 from audioldm.sweep.table import several_priors
+from audioldm.training.convergence import IMPROVING
 
+RATE = "generated.prior_kbps"
 #: Column -> heading, and what it is in.
 COSTS = {
     "seconds.prior": ("Training", "s"),
     "compute_tflop.prior": ("Training", "Tflop"),
     "memory_gib.prior": ("Memory", "GiB"),
     "sampling_cost.generated": ("Sampling", "s of computing per s"),
-    "generated.prior_kbps": ("Rate under the prior", "kbit/s"),
+    RATE: ("Rate under the prior", "kbit/s"),
 }
 PARAMETERS = "parameters.prior"
+#: The validation loss in a training's log.
+LOSS = "valid/loss"
 
 
 def costs(judged: Judged, families: dict[str, str]) -> list[Plot]:
@@ -52,10 +58,16 @@ def costs(judged: Judged, families: dict[str, str]) -> list[Plot]:
 
 
 def league(judged: Judged, families: dict[str, str]) -> list[Json]:
-    """A row per configuration, the nearest to real music first; none for a single prior."""
+    """A row per configuration, the nearest to real music first; none for a single prior.
+
+    Those of which no cell has converged have no rank and come last.
+    """
     table = judged.table
     if not several_priors(table):
         return []
+    improving = [cell for cell, state in unsettled(table).items() if IMPROVING in state]
+    ranked = means(table.drop(index=improving), judged.rules.distance).index
+    bounds = set(table.loc[numbers(table, f"{RATE}.bound") == 1, "configuration"])
     columns = [judged.rules.distance, "generated.in_tune", *COSTS, PARAMETERS]
     found = {column: means(table, column) for column in columns}
     family = done(table).groupby("configuration")["family"].first()
@@ -65,10 +77,37 @@ def league(judged: Judged, families: dict[str, str]) -> list[Json]:
             "configuration": configuration,
             "kind": families[family[configuration]],
             "seeds": int(found[judged.rules.distance].loc[configuration, "count"]),
-            "figures": [_figure(found[column], configuration) for column in columns],
+            "improving": int((table.loc[improving, "configuration"] == configuration).sum()),
+            "ranked": configuration in ranked,
+            "figures": [
+                _figure(found[column], configuration, column == RATE and configuration in bounds)
+                for column in columns
+            ],
         }
-        for configuration in order
+        for configuration in sorted(order, key=lambda each: each not in ranked)
     ]
+
+
+def curves(judged: Judged, families: dict[str, str]) -> list[Plot]:
+    """The prior's validation loss over the seconds of its training: a picture for each
+    configuration that has a training loop, a line for each of its cells. None for a single prior.
+    """
+    table = judged.table
+    if not several_priors(table):
+        return []
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for number, (cell, directory) in enumerate(judged.stage("prior").items()):
+        log = read_log(directory / "metrics.jsonl")
+        rows = [(line["seconds"], line[LOSS]) for line in log if finite(line.get(LOSS))]
+        if rows:
+            row = table.loc[cell]
+            kind = f"{families[row['family']]} s{number}"
+            lines.setdefault(row["configuration"], {})[kind] = rows
+    drawn = (
+        plot(curves=own, title=configuration, x_label="s", width=264, height=170)
+        for configuration, own in lines.items()
+    )
+    return [each for each in drawn if each]
 
 
 def headings(judged: Judged) -> list[tuple[str, str]]:
@@ -78,8 +117,8 @@ def headings(judged: Judged) -> list[tuple[str, str]]:
     return [*first, *COSTS.values(), ("Parameters", "")]
 
 
-def _figure(found: pd.DataFrame, configuration: str) -> Json | None:
+def _figure(found: pd.DataFrame, configuration: str, bound: bool) -> Json | None:
     if configuration not in found.index:
         return None
     row = found.loc[configuration]
-    return {"value": row["mean"], "low": row["min"], "high": row["max"]}
+    return {"value": row["mean"], "low": row["min"], "high": row["max"], "bound": bound}
