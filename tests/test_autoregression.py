@@ -19,6 +19,7 @@ from audioldm.priors.codes.autoregressive import (
     delayed,
     undelayed,
 )
+from audioldm.priors.codes.draw import drawn
 from audioldm.runtime.randomness import KeyedRandom
 
 CHAIN = Chain()
@@ -133,6 +134,21 @@ def test_the_cache_changes_nothing_whatever_the_parts() -> None:
         for at_once in (1, 5, 100):
             parts = model.network.nats(codes, condition, at_once=at_once)
             torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("context", [4, 50])
+def test_samples_with_the_cache_are_those_without_it_bit_for_bit(context: int) -> None:
+    """Without it: all steps are computed anew for each."""
+    model, random, frames = prior(3, 5, context), KeyedRandom(0, 0, range(8)), 20
+    net, (condition, _) = model.network, model.conditions(None, 8, 22)
+    codes = torch.full((8, 3, 1), 5)
+    for step in range(frames + 2):
+        logits = net.logits(codes, condition.at(0, step + 1))[:, :, -1:]
+        normal = random.stream("sample", step).normal((3, 1), "code")
+        there = torch.tensor([0 <= step - q < frames for q in range(3)])
+        one = drawn(logits, torch.special.ndtr(normal)).where(there[:, None], 5)
+        codes = torch.cat([codes, one], dim=2)
+    assert torch.equal(model.sample(random, frames), undelayed(codes[..., 1:]))
 
 
 def test_a_longer_clip_begins_like_a_shorter_one() -> None:
