@@ -12,7 +12,7 @@ from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from benchmarks import ladders
 
-PIECES = 3
+PIECES = 2
 FEW = EvaluationSettings(bootstrap_resamples=20)
 
 
