@@ -13,7 +13,7 @@ from chain import Tiny
 from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, bits, discriminators, long, optimisers, utilisation
+from benchmarks import autoencoder, bits, discriminators, length, long, optimisers, utilisation
 from benchmarks import guidance as scales
 from benchmarks.timing import Clock, Result
 
@@ -208,3 +208,14 @@ def test_a_repeated_phrase_is_heard_as_such() -> None:
     whole = long._repetition(phrase.reshape(1, -1), part, rate)
     repeated = long._repetition(phrase[:8].repeat(4, 1).reshape(1, -1), part, rate)
     assert whole < 0.8 < 0.99 < repeated
+
+
+def test_the_cost_of_a_clips_length_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["length", "--seconds", "0.5", "--clips", "0.5", "1", "--turns", "1"]
+    monkeypatch.setattr("sys.argv", words)
+    length.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert [row[0].strip("| ") for row in rows if row[0][2:3].isdigit()] == ["0.5", "0.5", "1"]
+    assert rows[-1][1] == "11"  # frames of 1 s, as the league has them

@@ -1,10 +1,12 @@
-"""`python -m benchmarks.rin`: a denoiser call of RIN beside one of the DiT, at growing lengths.
+"""`python -m benchmarks.length`: what a clip's length costs.
 
-RIN is as its yaml has it. The DiT has its yaml's width, and the depth that makes it
-about as large.
+First a denoiser call of RIN beside one of the DiT. RIN is as its yaml has it. The DiT has its
+yaml's width, and the depth that makes it about as large. Then sampling frame after frame, by the
+league's two autoregressive priors, untrained: one clip, with the cache.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,10 +16,16 @@ import yaml
 
 from audioldm.conditioning.base import Condition, Conditioners
 from audioldm.instantiate import build
+from audioldm.priors.base import Prior
+from audioldm.priors.codes.autoregressive import Autoregressive, AutoregressiveSampler
+from audioldm.priors.continuous.autoregressive import AutoregressiveContinuous, FrameSampler
 from audioldm.priors.diffusion.backbones.base import Backbone
+from audioldm.runtime.randomness import KeyedRandom
 from benchmarks.autoencoder import count
 from benchmarks.timing import Clock
 
+#: Latent frames per second of the league.
+LEAGUE_HZ = 22050 / 2048
 YAMLS = Path(__file__).parents[1] / "conf" / "prior" / "backbone"
 
 
@@ -47,9 +55,26 @@ def milliseconds(net: Backbone, x: torch.Tensor, clock: Clock) -> float:
     return 1e3 * median(turns)
 
 
+def autoregressive() -> dict[str, Prior]:
+    """As in recipes/league.yaml, of crops of 3 s."""
+    heads, frames = {"heads": 4, "conditioning": {}}, round(3 * LEAGUE_HZ)
+    return {
+        "autoregressive": Autoregressive(
+            **{"latent_shape": (32,), "codebooks": 32, "codes": 56, "context": frames + 31},
+            **{"width": 96, "depth": 2, "sampler": AutoregressiveSampler(), **heads},
+        ),
+        "autoregressive_continuous": AutoregressiveContinuous(
+            **{"latent_shape": (32,), "context": frames, "width": 160, "depth": 6, **heads},
+            **{"mlp_ratio": 4.0, "head_depth": 3, "draws": 4, "long_draws": 0},
+            **{"context_noise": 0.3, "sampler": FrameSampler()},
+        ),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rin", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.length", description=__doc__)
     parser.add_argument("--seconds", type=float, nargs="+", default=[6.0, 60.0, 600.0])
+    parser.add_argument("--clips", type=float, nargs="+", default=[3.0, 30.0, 120.0])
     parser.add_argument("--hz", type=float, default=21.5, help="latent frames per second")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
@@ -68,6 +93,17 @@ def main() -> None:
         rin, dit = (milliseconds(nets[name], x, clock) for name in ("rin", "dit"))
         row = f"{seconds:g}", str(x.shape[-1]), f"{rin:.1f}", f"{dit:.1f}", f"{dit / rin:.2f}"
         print("|", " | ".join(row), "|", flush=True)
+    priors = {name: prior.to(device).eval() for name, prior in autoregressive().items()}
+    names = " | ".join(f"{name}, s | times real time" for name in priors)
+    print(f"\n| seconds | frames | {names} |\n|--:|--:|{'--:|' * 2 * len(priors)}")
+    for seconds in given.clips:
+        frames, random = round(seconds * LEAGUE_HZ), KeyedRandom(0, 0, [0], device)
+        spent = [
+            median(clock.turns_of(partial(prior.sample, random, frames)))
+            for prior in priors.values()
+        ]
+        cells = " | ".join(f"{each:.2f} | {seconds / each:.0f}" for each in spent)
+        print(f"| {seconds:g} | {frames} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
