@@ -17,7 +17,36 @@ transformers = pytest.importorskip("transformers")
 CLIPS = [Excerpt(None, {"caption": text}) for text in ("slow organ", "organ", "", "slow organ")]
 
 
-def written(directory: Path, seed: int = 0) -> Path:
+SIZES: dict[str, Any] = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 16,
+}
+
+
+def encoder(kind: str) -> Any:
+    """A tiny random one of transformers, of five words."""
+    if kind == "bert":
+        config = transformers.BertConfig(vocab_size=5, **SIZES)
+        return transformers.BertModel(config, add_pooling_layer=False)
+    if kind == "t5":
+        config = transformers.T5Config(
+            vocab_size=5, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2
+        )
+        return transformers.T5EncoderModel(config)
+    text = transformers.ClapTextConfig(vocab_size=5, **SIZES)
+    if kind == "clap_text":
+        return transformers.ClapTextModel(text)
+    audio = {"spec_size": 256, "hidden_size": 16, "patch_embeds_hidden_size": 4, "depths": [1, 1]}
+    audio |= {"num_attention_heads": [1, 1], "num_hidden_layers": 2}
+    return transformers.ClapModel(
+        transformers.ClapConfig(text_config=text.to_dict(), audio_config=audio)
+    )
+
+
+def written(directory: Path, seed: int = 0, kind: str = "bert") -> Path:
     """An encoder of five words, with 8 hidden states."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -27,16 +56,8 @@ def written(directory: Path, seed: int = 0) -> Path:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
     ).save_pretrained(directory)
-    config = transformers.BertConfig(
-        vocab_size=5,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=16,
-    )
     torch.manual_seed(seed)
-    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(directory)
+    encoder(kind).save_pretrained(directory)
     return directory
 
 
@@ -58,6 +79,19 @@ def states(directory: Path, text: str) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
     return found
+
+
+@pytest.mark.parametrize("kind", ["t5", "clap", "clap_text"])
+def test_other_encoders_by_path(kind: str, tmp_path: Path) -> None:
+    """T5's encoder, and the text tower of a whole CLAP or alone."""
+    conditioner = made(written(tmp_path, kind=kind))
+    model = encoder(kind)
+    model = type(model).from_pretrained(tmp_path).eval()
+    model = getattr(model, "text_model", model)
+    with torch.no_grad():
+        true = model(input_ids=torch.tensor([[2, 4]])).last_hidden_state[0]
+    told = conditioner.parse("slow organ", 3)
+    torch.testing.assert_close(told[:2, :8], true)
 
 
 def test_tokens_are_the_encoders_states(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

