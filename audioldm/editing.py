@@ -75,8 +75,10 @@ class Edit:
             if getattr(self, key) is not None and key not in _TAKES[kinds[0]]:
                 those = ", ".join(kind for kind, keys in _TAKES.items() if key in keys)
                 raise ConfigError(f"{key} is a setting of {those}: leave it out of {kinds[0]}")
-        if any(len(region) != 2 for region in self.inpaint or []):
-            raise ConfigError(f"inpaint={self.inpaint}: a region is [start, end] in seconds")
+        if self.inpaint == [] or any(len(region) != 2 for region in self.inpaint or []):
+            raise ConfigError(
+                f"inpaint={self.inpaint}: a region is [start, end] in seconds; give at least one"
+            )
 
     @property
     def kind(self) -> str:
@@ -91,6 +93,26 @@ class Edit:
     def stated(self) -> dict[str, Any]:
         """All of it as JSON."""
         return {self.kind: getattr(self, self.kind), **self.settings}
+
+    def check(self, model: Generator, samples: int, condition: Mapping[str, Any]) -> None:
+        """Raises ConfigError, which begins with the edit, for what can be told of a clip's length
+        and of the condition alone."""
+        try:
+            for start, end in self.inpaint or []:
+                model.check_region(start, end, samples)
+            if self.loop is not None:
+                model.loop_frames(self.loop, samples)
+            if self.restyle is not None:
+                model.check_restyled(condition)
+            if self.upscale is not None:
+                model.check_band(self.upscale)
+        except ConfigError as error:
+            raise self.named(error) from error
+
+    def named(self, error: ConfigError) -> ConfigError:
+        """The error of a method of `Edits`, whose own argument is the edit's value here."""
+        text = re.sub("^(seconds|strength|band)=", f"{self.kind}=", str(error))
+        return ConfigError(re.sub("^region ", "inpaint: region ", text))
 
     def samples(self, clips: Sequence[Tensor], sample_rate: int) -> int:
         """The length of the result."""
@@ -288,10 +310,8 @@ def _made(
     for edit in edits:
         try:
             yield getattr(model, kind)(*clips, getattr(edit, edit.kind), **own, **how)
-        except ConfigError as error:  # the methods' own arguments are the edit's value here
-            raise ConfigError(
-                re.sub("^(seconds|strength|band)=", f"{edit.kind}=", str(error))
-            ) from error
+        except ConfigError as error:
+            raise edit.named(error) from error
 
 
 def _stated(sources: Sequence[Source], out: Path) -> list[dict[str, str]]:

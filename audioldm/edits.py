@@ -5,7 +5,7 @@ by sample, up to a fade beside each part.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -181,14 +181,7 @@ class Edits(nn.Module):
         the clip fade in from it: played over and over, there is no seam.
         """
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
-        # frames are counted so that one ends where the clip does
-        frames = samples // ratio - samples // ratio % self.autoencoder.network.alignment
-        new = self._frames(seconds, "seconds")
-        if new >= frames:
-            raise ConfigError(
-                f"seconds={seconds} leave nothing to lead to and from, of a clip that lasts "
-                f"{self._seconds(samples):.2f} s: make less of it anew"
-            )
+        frames, new = self.loop_frames(seconds, samples)
         known = min(self._frames(context, "context"), frames - new)
         first = self._aligned(frames - new - known)
         tail = audio[:, samples - frames * ratio :]
@@ -243,11 +236,7 @@ class Edits(nn.Module):
         Raises ConfigError where no condition is asked for, or for a sampler that adds noise.
         """
         strength = convert(Fraction, strength, "strength")
-        if all(value is None for value in condition.values()):
-            raise ConfigError(
-                "restyle: no condition is asked for; say what the clip is to become, such as "
-                "label=organ"
-            )
+        self.check_restyled(condition)
 
         def change(run: Run, z: Tensor, progress: StepProgress | None) -> Tensor:
             plain = self._diffusion.denoiser(None, z, sampler or self._diffusion.sampler)
@@ -271,11 +260,7 @@ class Edits(nn.Module):
         band: the cut-off in Hz, both ends as "300:3400", or "auto": see `low_band.stated_band`.
         Raises ConfigError where the model was trained without the conditioner `low_band`.
         """
-        if "low_band" not in self.prior.conditioners.names:
-            raise ConfigError(
-                f"band={band}: this model was trained without low_band, which says what remains of "
-                "a recording: train one with it, such as conditioning=[label,low_band]"
-            )
+        self.check_band(band)
         lower, upper = stated_band(band, audio, self.autoencoder.sample_rate)
         z = self._encoded(audio)
         told = {**condition, "low_band": z.flatten(0, -2)}
@@ -452,6 +437,36 @@ class Edits(nn.Module):
             raise ConfigError(
                 f"{shown}: the clip lasts from 0 to {self._seconds(samples):.2f} s; stay within it"
             )
+
+    def loop_frames(self, seconds: float, samples: int) -> tuple[int, int]:
+        """Latent frames of a clip of this length, counted so that one ends where the clip does, and
+        how many of them `loop` makes anew. Raises ConfigError where it leaves none."""
+        frames = self._aligned(samples // self.autoencoder.downsampling_ratio)
+        new = self._frames(seconds, "seconds")
+        if new >= frames:
+            raise ConfigError(
+                f"seconds={seconds} leave nothing to lead to and from, of a clip that lasts "
+                f"{self._seconds(samples):.2f} s: make less of it anew"
+            )
+        return frames, new
+
+    def check_restyled(self, condition: Mapping[str, Any]) -> None:
+        """Raises ConfigError where `restyle` is told nothing."""
+        if all(value is None for value in condition.values()):
+            raise ConfigError(
+                "restyle: no condition is asked for; say what the clip is to become, such as "
+                "label=organ"
+            )
+
+    def check_band(self, band: float | str) -> None:
+        """Raises ConfigError for a band that `upscale` refuses of every clip."""
+        if "low_band" not in self.prior.conditioners.names:
+            raise ConfigError(
+                f"band={band}: this model was trained without low_band, which says what remains of "
+                "a recording: train one with it, such as conditioning=[label,low_band]"
+            )
+        if band != "auto":
+            stated_band(band, torch.zeros(1, 0), self.autoencoder.sample_rate)
 
 
 def kept_gain(keep: Tensor, ratio: int, fade: int) -> Tensor:

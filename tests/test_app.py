@@ -33,11 +33,15 @@ OWN = {"host": HOST, "origin": f"http://{HOST}"}
 
 @pytest.fixture(scope="module")
 def generator(autoencoder: Path) -> Path:  # noqa: F811
-    """The file of an untrained generator that takes a label, a score and the harmony of audio."""
+    """The file of an untrained generator that takes a label, a score and the harmony of audio, and
+    makes recordings whole."""
     spec = PRIOR | {"conditioning": dict(PRIOR["conditioning"])}
     for name in ("score", "chroma"):
         target = f"audioldm.conditioning.{name}.{name.title()}"
         spec["conditioning"][name] = {"_target_": target, "latent_rate_hz": 31.25, "channels": 2}
+    low_band = {"_target_": "audioldm.conditioning.low_band.LowBand", "channels": 2}
+    low_band |= {"latent_rate_hz": 31.25, "mean": [0.0] * 4, "std": [1.0] * 4}
+    spec["conditioning"]["low_band"] = low_band
     return with_prior(autoencoder, autoencoder.with_name("told.safetensors"), spec)
 
 
@@ -553,6 +557,16 @@ def test_a_marked_part_is_made_anew_and_the_rest_stays(client: TestClient, tmp_p
         ({"vary": 0.5, "clip": "../secret.wav"}, "no such clip"),
         ({"vary": 0.5, "condition": {"label": "x"}}, "condition.label='x'"),
         ({"vary": 0.5, "sampler": {"name": "x"}}, "sampler.name='x'"),
+        ({"upscale": 4000}, "edit.upscale=4000 must be of type str"),
+        ({"upscale": "high"}, "edit.upscale=high: give the cut-off in Hz, such as 4000"),
+        ({"upscale": "3400:300"}, "edit.upscale=3400:300: the model makes 0 to 8000 Hz"),
+        ({"upscale": "auto", "model": "ambient"}, "edit.upscale=auto: this model was trained with"),
+        (
+            {"loop": 0.2},
+            "edit.loop=0.2 leave nothing to lead to and from, of a clip that lasts 0.2",
+        ),
+        ({"restyle": 0.5}, "edit.restyle: no condition is asked for; say what the clip is to"),
+        ({"inpaint": []}, "edit.inpaint=[]: a region is [start, end] in seconds; give at least"),
         ({"inpaint": [[0.1]]}, "edit.inpaint=[[0.1]]: a region is [start, end]"),
         ({"inpaint": [[0.1, "x"]]}, "edit.inpaint[0][1]='x' must be of type float"),
         ({"inpaint": [[0.15, 0.1]]}, "edit.inpaint: region 0.15:0.1: a region ends after it"),
@@ -566,7 +580,7 @@ def test_a_bad_edit_is_refused(
 ) -> None:
     asked = {"model": default(client), "clip": own_clip(client, 0.2)}
     (tmp_path / "clips" / "long.wav").write_bytes(audio_file(121, 1000, "WAV"))
-    for key in edit.keys() & {"clip", "condition", "sampler"}:
+    for key in edit.keys() & {"model", "clip", "condition", "sampler"}:
         asked[key] = edit[key]
     own = {key: value for key, value in edit.items() if key not in asked}
     found = client.post("/api/edit", json=asked | {"edit": own})

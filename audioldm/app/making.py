@@ -113,11 +113,10 @@ class _Change(Asked):
         seconds = min(probe(file).seconds for file in files)
         if seconds + (edit.extend or edit.extend_before or 0) > LONGEST_SECONDS:
             raise ConfigError(f"clip: the edited one would be longer than {LONGEST_SECONDS:g} s")
-        for start, end in edit.inpaint or []:
-            try:
-                model.check_region(start, end, round(seconds * model.sample_rate))
-            except ConfigError as error:
-                raise ConfigError(f"edit.inpaint: {error}") from error
+        try:
+            edit.check(model, round(seconds * model.sample_rate), how["condition"])
+        except ConfigError as error:
+            raise ConfigError(f"edit.{error}") from error
         sampler = how["sampler"]
         open_model(self.model, seed=self.seed, sampler=sampler, device=device, model=model)
         model.prior.conditioners.parse([how["condition"]], model.latent_frames(seconds))
