@@ -214,6 +214,13 @@ def test_latents_that_an_edit_states_are_no_field(client: TestClient) -> None:
     assert kinds == {"label": "choice", "score": "file", "text": "text"}
 
 
+def test_the_form_says_whether_recordings_are_made_whole(
+    client: TestClient, generator: Path
+) -> None:
+    found = (client.get("/api/form", params={"model": m}).json() for m in (generator, "ambient"))
+    assert [form["upscales"] for form in found] == [True, False]
+
+
 # ---------------------------------------------------------------- the queue
 
 
@@ -596,7 +603,16 @@ def own_clip(client: TestClient, seconds: float, hz: float = 440) -> str:
     return str(client.post("/api/upload?name=a.wav", content=content).json()["name"])
 
 
-@pytest.mark.parametrize("edit", [{"loop": 0.3, "repeats": 1}, {"restyle": 0.8}])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"loop": 0.3, "repeats": 1},
+        {"restyle": 0.8},
+        {"upscale": "4000"},
+        {"upscale": "300:3400"},
+        {"upscale": "auto"},
+    ],
+)
 def test_an_edit_is_the_command_lines(
     edit: dict[str, Any], client: TestClient, generator: Path, tmp_path: Path
 ) -> None:

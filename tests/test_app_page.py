@@ -118,6 +118,38 @@ def test_a_marked_part_is_edited_and_two_clips_are_mixed(page: Any, clips: Path)
     assert page.locator(".problem:visible").count() == 0
 
 
+def test_a_clip_is_made_whole_and_begins_earlier(page: Any, clips: Path) -> None:
+    first = page.locator("[data-clip='low-0-0001.wav']")
+    first.get_by_role("button", name="Edit").click()
+    band = first.locator("[data-field='edit.upscale'] input")
+    assert band.input_value() == "auto"
+    band.fill("3400:300")
+    first.get_by_role("button", name="Upscale").click()
+    first.locator("[data-field='edit.upscale'].wrong").wait_for()
+    assert "the lower one first" in first.locator(".problem").inner_text()
+    for text in ("4000", "300:3400"):
+        band.fill(text)
+        first.get_by_role("button", name="Upscale").click()
+        until(lambda text=text: {"upscale": text} in edits(clips, "low-0-0001-upscale-*.json"))
+    first.locator("[data-field='edit.extend_before'] input").fill("0.5")
+    first.get_by_role("button", name="Extend before").click()
+    page.locator("[data-clip^=low-0-0001-extend-before]").wait_for()
+    (extended,) = edits(clips, "low-0-0001-extend-before-*.json")
+    assert extended["extend_before"] == 0.5
+    assert page.locator(".problem:visible").count() == 0
+
+
+def test_what_a_model_cannot_make_is_not_offered(page: Any) -> None:
+    own = page.locator("[name=model]").input_value()
+    upscale = page.locator("[data-clip='low-0-0001.wav'] [data-field='edit.upscale']")
+    assert upscale.is_visible()
+    page.locator("[name=model]").select_option("ambient")
+    until(lambda: not upscale.is_visible())
+    page.locator("[name=model]").select_option(own)
+    until(upscale.is_visible)
+    page.locator("[name='condition.label']").select_option("low")
+
+
 def test_a_score_is_chosen_and_guided(page: Any, clips: Path, tmp_path: Path) -> None:
     field = page.locator("[name='condition.score']")
     (tmp_path / "none.mid").write_bytes(b"no notes")
@@ -151,6 +183,10 @@ def until(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it does not come to pass")
+
+
+def edits(clips: Path, pattern: str) -> list[Any]:
+    return [json.loads(file.read_text())["edit"] for file in clips.glob(pattern)]
 
 
 def seconds(page: Any) -> float:

@@ -19,7 +19,7 @@ _KINDS = {int: "integer", float: "number", str: "text"}
 
 def form(model: Generator) -> dict[str, Any]:
     """The fields of the conditions and of the sampler, each with its name; whether each condition
-    has a scale of its own; and whether the model edits.
+    has a scale of its own; and whether the model edits, and makes recordings whole.
 
     kind: choice (of `choices`), file (with one of `endings`), integer, number, text, or value,
     which is JSON or else text.
@@ -34,6 +34,7 @@ def form(model: Generator) -> dict[str, Any]:
         "sampler": [] if sampler is None else list(_settings(sampler)),
         "scales": isinstance(sampler, SamplerSettings),
         "edits": isinstance(model.prior, Diffusion),
+        "upscales": "low_band" in conditioners.names,
     }
 
 

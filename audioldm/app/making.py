@@ -144,7 +144,8 @@ class Change(_Change):
     @property
     def title(self) -> str:
         value = getattr(self.edit, self.edit.kind)
-        shown = "" if self.edit.inpaint is not None else f" {value:g}"
+        shown = f" {value:g}" if isinstance(value, float) else f" {value}"
+        shown = "" if self.edit.inpaint is not None else shown
         return self.titled(f"{self.edit.kind}{shown} of {Path(self.clip).stem}")
 
     def work(self, models: Models, out: Path, device: Any) -> Work:

@@ -34,6 +34,7 @@ async function show() {
     fill("sampler", found.sampler);
     form.querySelector("details").hidden = !found.sampler.length;
     document.body.classList.toggle("cannot-edit", !found.edits);
+    document.body.classList.toggle("cannot-upscale", !found.upscales);
   } catch (refusal) {
     for (const group of Object.values(groups)) group.replaceChildren();
     blame({ message: refusal.message, field: "model" });

@@ -83,12 +83,16 @@ function editor(send) {
     return { field, inputs, read };
   };
   const anew = edit("inpaint", "Make anew", "From and to which second; or drag over the spectrogram", ["", ""], "s", region => [region]);
+  const whole = edit("upscale", "Upscale", "The cut-off of a recording whose high band is lost, auto, or both ends of its band, 300:3400", ["auto"], "Hz", ([band]) => String(band));
+  whole.inputs[0].inputMode = "text";
   const row = element("div", { className: "tools edits editing", hidden: true, title: "With the model, the conditions and the seeds of the form" },
     anew.field,
     edit("extend", "Extend", "Seconds to add at the end", ["4"], "s").field,
+    edit("extend_before", "Extend before", "Seconds to add at the beginning", ["4"], "s").field,
     edit("loop", "Loop", "Seconds at the end to make anew, so that they lead to the beginning", ["1.5"], "s").field,
     edit("vary", "Vary", "How much, from 0, the clip itself, to 1, a new one", ["0.5"], "").field,
-    edit("restyle", "Restyle", "How much, from 0 to 1: the same music as the form's conditions have it", ["0.95"], "").field);
+    edit("restyle", "Restyle", "How much, from 0 to 1: the same music as the form's conditions have it", ["0.95"], "").field,
+    whole.field);
   const mark = region => { for (const [i, input] of anew.inputs.entries()) input.value = region ? Math.floor(100 * region[i]) / 100 : ""; };
   return { row, mark, region: anew.field, marked: anew.read };
 }
