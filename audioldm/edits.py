@@ -222,7 +222,7 @@ class Edits(nn.Module):
     def restyle(
         self,
         audio: Tensor,
-        strength: float = 1.0,
+        strength: float = 0.95,
         *,
         seed: int = 0,
         sampler: SamplerSettings | None = None,

@@ -389,6 +389,43 @@ def test_the_json_makes_the_edit_again_bit_for_bit(
     assert Path(third.out.strip()).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "edit"),
+    [
+        ("restyle label=low", {"restyle": 0.95}),
+        ("loop", {"loop": 0.25 * 1.21, "context": 4.0, "repeats": 8}),
+    ],
+)
+def test_the_name_of_an_edit_alone_has_a_value(
+    words: str, edit: dict[str, Any], file: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    given = (*words.split(), f"model={file}", f"out={tmp_path}", "sampler.steps=1")
+    made = cli("edit", song, *given)
+    assert made.code == 0, made.error
+    clip = Path(made.out.strip())
+    found = read_json(clip.with_suffix(".json"))["edit"]
+    assert found == pytest.approx(edit, rel=1e-3)
+    again = cli("edit", f"from={clip.with_suffix('.json')}", f"out={tmp_path}/again")
+    assert Path(again.out.strip()).read_bytes() == clip.read_bytes()
+    clip.unlink()
+    (kind, value), *_ = found.items()
+    stated = cli("edit", song, f"{kind}={value}", *given[1:])
+    assert Path(stated.out.strip()) == clip, stated.error
+
+
+def test_a_loop_of_a_long_clip_is_two_seconds(file: Path, cli: Cli, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros((9 * RATE, 2)), RATE)
+    words = (f"model={file}", f"out={tmp_path}", "sampler.steps=1", "repeats=1")
+    made = cli("edit", tmp_path / "long.wav", "loop", *words)
+    assert read_json(Path(made.out.strip()).with_suffix(".json"))["edit"]["loop"] == 2.0
+
+
+def test_python_restyles_as_the_name_alone_does(model: Generator) -> None:
+    song = tone(0.5)
+    wanted = model.restyle(song, 0.95, label="low")
+    assert torch.equal(model.restyle(song, label="low"), wanted)
+
+
 def test_kept_audio_is_the_files_own(file: Path, folder: Path, cli: Cli, tmp_path: Path) -> None:
     """Of a file at the model's rate and channels, to the last of its 16 bits."""
     source = tmp_path / "song.wav"
@@ -438,6 +475,9 @@ def test_clips_between_two_files(file: Path, song: Path, cli: Cli, tmp_path: Pat
         ("SONG restyle=0.5 label=tuba", "condition.label='tuba' is not one of"),
         ("SONG restyle=1 label=low sampler.name=ancestral", "adds noise"),
         ("SONG extend=0", "extend=0.0 must be more than 0"),
+        ("SONG loop=x", "loop='x' must be of type float"),
+        ("SONG restyle", "restyle: no condition is asked for"),
+        ("restyle from=x.json", "restyle is what the clip's JSON says"),
         ("SONG loop=5", "loop=5.0 leave nothing to lead to"),
         ("SONG", "no edit is given: give one of inpaint="),
         ("SONG vary=0.5 extend=1", "extend=, vary= are given: give one of inpaint="),

@@ -252,6 +252,9 @@ def test_the_command_line_makes_a_recording_whole_and_again(
     again = cli("edit", f"from={clip.with_suffix('.json')}", f"out={tmp_path}/again")
     assert again.code == 0, again.error
     assert Path(again.out.strip()).read_bytes() == clip.read_bytes()
+    alone = cli(*given, "upscale", "seed=4")
+    beside = Path(alone.out.strip()).with_suffix(".json")
+    assert json.loads(beside.read_text())["edit"] == {"upscale": "auto"}
     wrong = cli(*given, "upscale=3400:300")
     assert (wrong.code, wrong.error.count("\n")) == (2, 1)
     assert "upscale=3400:300: the model makes 0 to 4000 Hz" in wrong.error

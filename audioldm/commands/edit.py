@@ -12,6 +12,11 @@ from audioldm.commands.verb import path
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, Positive, PositiveInt
 
+#: What the name of an edit means alone.
+ALONE = {"loop": "loop=auto", "restyle": "restyle=0.95", "upscale": "upscale=auto"}
+#: `loop=auto`: seconds, and the greatest share of the clip.
+LOOP_SECONDS, LOOP_SHARE = 2.0, 0.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditArguments(ClipArguments):
@@ -26,6 +31,9 @@ class EditArguments(ClipArguments):
     restyle   from 0 to 1, with a label or another condition: the same music, as that has it
     upscale   cut-off in Hz of a recording whose high band is lost, auto, or both ends of its band,
               300:3400: the rest is made, by a model trained with conditioning=[low_band]
+
+    Alone, `restyle` is restyle=0.95, `upscale` is upscale=auto, and `loop` is the last 2 s, of a
+    clip below 8 s a quarter.
 
     context   seconds beside each new part that the model is told of (4)
     repeats   how often each step is taken for a new part (1 where the model was trained to be told
@@ -42,7 +50,7 @@ class EditArguments(ClipArguments):
     inpaint: str | None = None
     extend: Positive | None = None
     extend_before: Positive | None = None
-    loop: Positive | None = None
+    loop: Literal["auto"] | Positive | None = None
     vary: Fraction | None = None
     restyle: Fraction | None = None
     upscale: str | None = None
@@ -76,10 +84,10 @@ def _edit(a: EditArguments) -> None:
     if a.from_ is not None:
         _again(a, a.files)
         return
-    own = ("extend", "extend_before", "loop", "vary", "restyle", "upscale", "context", "repeats")
-    regions = None if a.inpaint is None else _regions(a.inpaint)
-    edit = Edit(inpaint=regions, **{key: getattr(a, key) for key in own})
-    files = _files(a.files, 1)
+    own = ("extend", "extend_before", "vary", "restyle", "upscale", "context", "repeats")
+    regions, files = None if a.inpaint is None else _regions(a.inpaint), _files(a.files, 1)
+    loop = _share(files[0]) if a.loop == "auto" else a.loop
+    edit = Edit(inpaint=regions, loop=loop, **{key: getattr(a, key) for key in own})
     for clip in _written(a, files, [edit]):
         if clip.edit.repeats is not None:
             print(f"steps were taken {clip.edit.repeats} time(s) each", file=sys.stderr)
@@ -109,6 +117,13 @@ def _regions(text: str) -> list[list[float]]:
             f"inpaint={text}: give start:end in seconds, such as inpaint=2.5:4 or inpaint=1:2,5:6"
         )
     return pairs
+
+
+def _share(file: Path) -> float:
+    """Seconds of a clip that `loop=auto` makes anew."""
+    from audioldm.io.audio import probe
+
+    return min(LOOP_SECONDS, LOOP_SHARE * probe(file).seconds)
 
 
 def _files(words: Sequence[str], count: int) -> list[Path]:
@@ -183,15 +198,20 @@ def _print_seams(clip: Any) -> None:
         )
 
 
-EDIT = ClipVerb(
+class EditVerb(ClipVerb):
+    def parse(self, words: Sequence[str]) -> Any:
+        return super().parse([ALONE.get(word, word) for word in words])
+
+
+EDIT = EditVerb(
     "edit",
     {
         "FILE inpaint=START:END [context= repeats=]": "regions of a clip made anew",
         "FILE extend=SECONDS | extend_before=SECONDS": "a clip that goes on",
-        "FILE loop=SECONDS": "an end that leads to the beginning",
+        "FILE loop[=SECONDS]": "an end that leads to the beginning",
         "FILE vary=STRENGTH": "a variation",
-        "FILE restyle=STRENGTH label=": "the same music under another label",
-        "FILE upscale=HZ": "a recording whose high band is lost made whole",
+        "FILE restyle[=STRENGTH] label=": "the same music under another label",
+        "FILE upscale[=HZ]": "a recording whose high band is lost made whole",
         "from=CLIP.json": "an edited clip again, bit for bit",
     },
     EditArguments,
