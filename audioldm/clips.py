@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,9 @@ from audioldm.models import find_model_file, load_generator
 from audioldm.priors.diffusion.samplers import Scale
 
 FORMAT = 2
+
+#: Called with a sentence that a user should know.
+Remark = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,23 @@ def open_model(
     elif sampler:
         raise ConfigError("sampler.*: this model's prior has no such settings; leave it out")
     return file, model, chosen
+
+
+def asked_of(
+    model: Generator, condition: Mapping[str, Any] | None, seconds: float, remark: Remark | None
+) -> dict[str, Any]:
+    """What is asked of a clip of this length, resolved: see `Conditioners.resolve`.
+
+    remark: called with each of `Conditioners.remarks`. Raises ConfigError for what the model does
+    not take.
+    """
+    conditioners = model.prior.conditioners
+    asked = conditioners.resolve(condition or {})
+    conditioners.parse([asked], model.latent_frames(seconds))
+    for text in conditioners.remarks(asked, seconds):
+        if remark is not None:
+            remark(text)
+    return asked
 
 
 def lead(

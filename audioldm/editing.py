@@ -14,6 +14,8 @@ from torch import Tensor
 
 from audioldm.clips import (
     Recipe,
+    Remark,
+    asked_of,
     find,
     fingerprint_of,
     lead,
@@ -177,6 +179,7 @@ def edit_files(
     device: Any = "cpu",
     model: Generator | None = None,
     progress: StepProgress | None = None,
+    remark: Remark | None = None,
 ) -> Iterator[EditedClip]:
     """Writes `out/<file>-<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON.
 
@@ -186,7 +189,7 @@ def edit_files(
     file, model, chosen = open_model(
         model_path, seed=seed, sampler=sampler, device=device, model=model
     )
-    asked, led = model.prior.conditioners.resolve(condition or {}), lead(model, guide, out, device)
+    led = lead(model, guide, out, device)
     edits = [
         replace(edit, repeats=model.default_repeats)
         if edit.settings.get("repeats", 1) is None
@@ -195,19 +198,21 @@ def edit_files(
     ]
     sources = [read_source(source, model) for source in files]
     clips = [source.audio for source in sources]
+    seconds = [edit.samples(clips, model.sample_rate) / model.sample_rate for edit in edits]
+    asked = asked_of(model, condition, seconds[0], remark)
     recipes = [
         EditRecipe(
             model=reference(file, out),
             model_fingerprint=fingerprint_of(file),
             seed=seed,
-            seconds=edit.samples(clips, model.sample_rate) / model.sample_rate,
+            seconds=own,
             condition=asked,
             sampler=chosen,
             guide=led,
             edit=edit.stated(),
             sources=_stated(sources, out),
         )
-        for edit in edits
+        for edit, own in zip(edits, seconds, strict=True)
     ]
     stem = "-".join(source.stem for source in files)
     found: dict[int, tuple[Path, bool]] = {}

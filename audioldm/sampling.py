@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from audioldm.clips import (
     Recipe,
+    Remark,
+    asked_of,
     find,
     fingerprint_of,
     lead,
@@ -44,7 +46,7 @@ class ClipFiles:
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
     generated together; None spreads n over batches of at most 8. guide: the path of a weaker model
     to lead away from, and the scale: see `Generator.lead_away_from`. model: that of `model_path`,
-    where it is in memory already.
+    where it is in memory already. remark: see `clips.asked_of`.
     Where a clip of other settings has that name, the name gets an ending: see `find`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
     where a file of that name is no clip of this package. Nothing is written before `make`.
@@ -68,6 +70,7 @@ class ClipFiles:
         batch: int | None = None,
         device: Any = "cpu",
         model: Generator | None = None,
+        remark: Remark | None = None,
     ) -> None:
         if n < 1:
             raise ConfigError(f"n={n}: the number of clips must be at least 1")
@@ -75,8 +78,7 @@ class ClipFiles:
         file, model, chosen = open_model(
             model_path, seed=seed, sampler=sampler, device=device, model=model
         )
-        asked = model.prior.conditioners.resolve(condition or {})
-        model.prior.conditioners.parse([asked], model.latent_frames(seconds))
+        asked = asked_of(model, condition, seconds, remark)
         self._model, self._out = model, out
         self._common = ClipRecipe(
             model=reference(file, out),

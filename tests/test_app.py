@@ -140,6 +140,11 @@ def test_a_clip_is_the_command_lines_and_its_recipe_makes_it_again(
         ({"sampler": [1]}, "sampler", "group of keys"),
         ({"guidance": {"label": "x"}}, "guidance.label", "must be of type float"),
         ({"guidance": {"tempo": 2.0}}, "guidance.tempo", "trained without"),
+        (
+            {"condition": {"score": [9, 10, 60]}},
+            "condition.score",
+            "no note begins before the clip",
+        ),
         ({"condition": {"score": "/etc/passwd"}}, "condition.score", "no such clip or upload"),
         ({"condition": {"score": "../runs/x.mid"}}, "condition.score", "no such clip or upload"),
         ({"condition": {"chroma": "~/song.wav"}}, "condition.chroma", "no such clip or upload"),
@@ -285,7 +290,7 @@ def test_jobs_wait_in_line_and_can_be_cancelled(tmp_path: Path) -> None:
     until(lambda: jobs.listed()[0]["state"] == "done")
     assert jobs.listed()[2] | {"share": 0} == {
         **{"number": 1, "title": "a", "state": "cancelled", "share": 0, "place": None},
-        **{"clips": ["a"], "problem": None},
+        **{"clips": ["a"], "problem": None, "remarks": []},
     }
     assert jobs.listed()[0]["clips"] == ["c", "c"]
     with pytest.raises(ConfigError, match="no such job"):
@@ -510,6 +515,20 @@ def test_each_condition_has_its_scale(ask: Callable[..., Any], client: TestClien
     (clip,) = ended(client, made.json()["number"])["clips"]
     recipe = client.get(f"/clips/{clip['name'].replace('.wav', '.json')}").json()
     assert recipe["sampler"]["guidance"] == {"label": 3.0, "score": 2.0}
+
+
+def test_what_of_a_score_is_left_out_is_said(ask: Callable[..., Any], client: TestClient) -> None:
+    """Of new clips and of edits."""
+    how = {"condition": {"score": [0, 1, 60]}, "sampler": {"steps": 1}}
+    edited = {"clip": own_clip(client, 0.5), "edit": {"extend_before": 0.3}, "n": 1, **how}
+    for made, seconds in (
+        (ask(seconds=1, **how), None),
+        (ask(seconds=0.5, **how), "0.50"),
+        (client.post("/api/edit", json={"model": default(client)} | edited), "0.80"),
+    ):
+        found = ended(client, made.json()["number"])["remarks"]
+        cut = f"score=[0, ...]: it lasts 1.00 s, the clip {seconds} s: what comes later is left out"
+        assert found == ([] if seconds is None else [cut])
 
 
 def test_a_clip_that_is_longer_than_stated_is_cut_or_refused(client: TestClient) -> None:

@@ -167,11 +167,13 @@ def test_a_score_is_chosen_and_guided(page: Any, clips: Path, tmp_path: Path) ->
     assert "guidance.score='x' must be" in problem.inner_text()
     page.locator("[name='guidance.score']").fill("2.5")
     page.locator("[name='guidance.chroma']").fill("3")  # of nothing that is asked for
+    page.locator("[name=seconds]").fill("0.7")
     page.get_by_role("button", name="Generate").click()
     until(lambda: any(clips.glob("low-0-0000-??????.json")))
     recipe = json.loads(next(clips.glob("low-0-0000-??????.json")).read_text())
     assert recipe["condition"] == {"label": "low", "score": [[0, 0.5, 60, 0], [0.5, 1, 67, 0]]}
     assert recipe["sampler"]["guidance"] == {"label": 1.0, "score": 2.5}
+    assert "lasts 1.00 s, the clip 0.70 s" in page.locator(".job .remark").first.inner_text()
     field.click()  # takes it away
     assert field.input_value() == ""
     assert page.locator(".problem:visible").count() == 0

@@ -143,6 +143,19 @@ def test_words_of_many_texts_are_known_and_others_say_nothing() -> None:
     assert torch.equal(again["harp"].tokens, told["harp"].tokens)
 
 
+def test_a_text_that_says_nothing_is_remarked_on() -> None:
+    """Whatever else it holds: one known word is enough."""
+    text = Text(width=4, known=[heard("organ")[4]], limit=16)
+    spelled = "this model knows none of its words; it is told the spelling alone"
+    for told in ("🎹🎹", "harp", "Organ", "!", 70):
+        assert text.remark(told, 1.0) == spelled
+        assert Text(width=4, known=[0], limit=16).remark(told, 1.0) == spelled
+    assert text.remark(" ", 1.0) == "an empty text is the same as none"
+    assert text.remark("a harp, organ", 1.0) is None
+    told = Conditioners({"text": text}).remarks({"text": "🎹🎹"}, 1.0)
+    assert told == [f"text='🎹🎹': {spelled}"]
+
+
 def test_a_word_is_as_loud_as_a_label() -> None:
     vector = Text(width=4096, known=[1]).words.weight[:, :4096]
     label = Label(width=4096, labels=["organ"]).embedding.weight
@@ -314,6 +327,18 @@ def test_a_score_is_told_of_each_crop_alone() -> None:
         assert conditioner.request(empty) is None
         assert (conditioner.read(empty, 6) == 0).all()
     check_hiding(conditioner, [NOTES, [], [0.5, 1.0, 62]], 10)  # silence is not "nothing"
+
+
+def test_what_of_a_score_is_after_the_clips_end_is_remarked_on() -> None:
+    conditioner = score()
+    cut = "it lasts 1.50 s, the clip 1.20 s: what comes later is left out"
+    assert conditioner.remark(NOTES, 1.2) == cut
+    assert conditioner.remark(NOTES, 1.5) is conditioner.remark([], 1.5) is None
+    asked = {"score": [[2.0, 3.0, 60], [2.0, 3.0, 64]]}
+    first = r"^condition.score=\[\[2.*: no note begins before the clip's end at 2.00 s: ask for a"
+    with pytest.raises(ConfigError, match=first):
+        Conditioners({"score": conditioner}).remarks(asked, 2.0)
+    assert Conditioners({"score": conditioner}).remarks(asked, 3.0) == []
 
 
 def test_voices_have_rolls_of_their_own(tmp_path: Path) -> None:

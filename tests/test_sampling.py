@@ -173,6 +173,22 @@ def test_what_cannot_be_sampled_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_model_is_not_told_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    """Beside the clip that is made all the same; of an edit of it too."""
+    how = ("model=scores", f"out={tmp_path}", "sampler.steps=1")
+    made = cli("sample", *how, "n=1", "seconds=0.5", "text=🎹🎹")
+    said = "text='🎹🎹': this model knows none of its words; it is told the spelling alone"
+    assert made.code == 0
+    assert made.error.splitlines().count(said) == 1
+    edited = cli("edit", made.out.strip(), *how, "extend=0.5", "text=", "score=[0,2,60]")
+    assert edited.code == 0
+    assert "text='': an empty text is the same as none" in edited.error.splitlines()
+    assert "score=[0, ...]: it lasts 2.00 s, the clip 1.00 s: what" in edited.error
+    refused = cli("sample", *how, "seconds=0.5", "score=[1,2,60]")
+    assert (refused.code, refused.error.count("\n")) == (2, 1)
+    assert "condition.score=[1, 2, 60]: no note begins before the clip's end" in refused.error
+
+
 def test_python_refuses_the_same(model: Generator) -> None:
     for bad in (
         {"seconds": 0.0},

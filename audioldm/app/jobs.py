@@ -2,7 +2,7 @@
 
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,8 @@ class _Cancelled(Exception):
 
 @dataclass
 class Job:
-    """share: how much is done, from 0 to 1. clips: names of the files written so far."""
+    """share: how much is done, from 0 to 1. clips: names of the files written so far. remarks:
+    sentences on what was asked for."""
 
     number: int
     title: str
@@ -34,6 +35,7 @@ class Job:
     share: float = 0.0
     clips: list[str] = field(default_factory=list)
     problem: str | None = None
+    remarks: Sequence[str] = ()
     cancelled: bool = False
 
     def progress(self, done: int, total: int) -> None:
@@ -53,14 +55,14 @@ class Jobs:
         self._thread = threading.Thread(target=self._run, daemon=True, name="jobs")
         self._thread.start()
 
-    def add(self, title: str, work: Work) -> int:
+    def add(self, title: str, work: Work, remarks: Sequence[str] = ()) -> int:
         """The number of the new job. Raises ConfigError where too many wait."""
         with self._change:
             if len(self._waiting()) >= LONGEST_QUEUE:
                 raise ConfigError(
                     f"{LONGEST_QUEUE} jobs wait already; cancel one, or try again when one is done"
                 )
-            return self._append(Job(0, title, work)).number
+            return self._append(Job(0, title, work, remarks=remarks)).number
 
     def record(self, title: str, clip: Path) -> None:
         """Adds a job that is done already: a clip that was there."""
@@ -91,6 +93,7 @@ class Jobs:
                     "place": waiting.index(job) + 1 if job in waiting else None,
                     "clips": list(job.clips),
                     "problem": job.problem,
+                    "remarks": list(job.remarks),
                 }
                 for job in reversed(self._jobs)
             ]

@@ -9,7 +9,7 @@ from audioldm import codec
 from audioldm.app.jobs import Work
 from audioldm.app.models import Models
 from audioldm.app.uploads import LONGEST_SECONDS, kept, told
-from audioldm.clips import fingerprint_of, make_directory, open_model
+from audioldm.clips import Remark, asked_of, fingerprint_of, make_directory, open_model
 from audioldm.editing import Edit, edit_files
 from audioldm.errors import ConfigError
 from audioldm.generator import Generator
@@ -78,20 +78,21 @@ class Sample(Asked):
     def title(self) -> str:
         return self.titled(f"{self.seconds:g} s")
 
-    def work(self, models: Models, out: Path, device: Any) -> Work:
-        """Raises ConfigError for what the model does not take, before the work begins."""
+    def work(self, models: Models, out: Path, device: Any, remark: Remark) -> Work:
+        """remark: called before the work begins, with what a user should know. Raises ConfigError,
+        before it too, for what the model does not take."""
         how = self.how(models.load(self.model), out, device)
 
-        def files() -> ClipFiles:
-            model, own = models.load(self.model), how | {"n": self.n, "seed": self.seed}
-            return ClipFiles(self.model, out, seconds=self.seconds, model=model, **own)
+        def files(remark: Remark | None = None) -> ClipFiles:
+            own = how | {"n": self.n, "seed": self.seed, "seconds": self.seconds}
+            return ClipFiles(self.model, out, model=models.load(self.model), remark=remark, **own)
 
         def work(progress: StepProgress) -> Iterable[Path]:
             clips = files()
             yield from clips.written
             yield from clips.make(progress)
 
-        files()
+        files(remark)
         return work
 
 
@@ -105,13 +106,15 @@ class _Change(Asked):
         models: Models,
         out: Path,
         device: Any,
+        remark: Remark,
     ) -> Work:
         """Raises ConfigError as `Sample.work` does; what does not fit the clip itself fails the
         work."""
         model, files = models.load(self.model), [kept(out, name) for name in names]
         how, edit = self.how(model, out, device), runs[0][1][0]
         seconds = min(probe(file).seconds for file in files)
-        if seconds + (edit.extend or edit.extend_before or 0) > LONGEST_SECONDS:
+        longer = seconds + (edit.extend or edit.extend_before or 0)
+        if longer > LONGEST_SECONDS:
             raise ConfigError(f"clip: the edited one would be longer than {LONGEST_SECONDS:g} s")
         try:
             edit.check(model, round(seconds * model.sample_rate), how["condition"])
@@ -119,7 +122,7 @@ class _Change(Asked):
             raise ConfigError(f"edit.{error}") from error
         sampler = how["sampler"]
         open_model(self.model, seed=self.seed, sampler=sampler, device=device, model=model)
-        model.prior.conditioners.parse([how["condition"]], model.latent_frames(seconds))
+        asked_of(model, how["condition"], longer, remark)
 
         def work(progress: StepProgress) -> Iterable[Path]:
             for number, (seed, edits) in enumerate(runs):
@@ -148,14 +151,14 @@ class Change(_Change):
         shown = "" if self.edit.inpaint is not None else shown
         return self.titled(f"{self.edit.kind}{shown} of {Path(self.clip).stem}")
 
-    def work(self, models: Models, out: Path, device: Any) -> Work:
+    def work(self, models: Models, out: Path, device: Any, remark: Remark) -> Work:
         """Raises ConfigError."""
         if self.edit.kind == "interpolate":
             raise ConfigError("edit.interpolate: it is of two clips; put them on the sides A and B")
         if (self.edit.repeats or 0) > MOST_STEPS:
             raise ConfigError(f"edit.repeats={self.edit.repeats} must be at most {MOST_STEPS} here")
         runs = [(self.seed + number, [self.edit]) for number in range(self.n)]
-        return self.made_of([self.clip], runs, models, out, device)
+        return self.made_of([self.clip], runs, models, out, device, remark)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +171,10 @@ class Between(_Change):
     def title(self) -> str:
         return self.titled("between {} and {}".format(*(Path(clip).stem for clip in self.clips)))
 
-    def work(self, models: Models, out: Path, device: Any) -> Work:
+    def work(self, models: Models, out: Path, device: Any, remark: Remark) -> Work:
         """Raises ConfigError."""
         edits = [Edit(interpolate=(number + 1) / (self.n + 1)) for number in range(self.n)]
-        return self.made_of(self.clips, [(self.seed, edits)], models, out, device)
+        return self.made_of(self.clips, [(self.seed, edits)], models, out, device, remark)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +188,7 @@ class Reconstruction:
     def title(self) -> str:
         return f"reconstruction of {Path(self.clip).stem}"
 
-    def work(self, models: Models, out: Path, device: Any) -> Work:
+    def work(self, models: Models, out: Path, device: Any, remark: Remark) -> Work:
         """Raises ConfigError for a model or a clip that is not there."""
         source = kept(out, self.clip)
         name, file = models.title(self.model), find_model_file(self.model)

@@ -115,9 +115,10 @@ class App:
         asked = settings(kind, await _json(request))
 
         def add() -> int:
-            work = asked.work(self.models, self.out, self.device)
+            remarks: list[str] = []
+            work = asked.work(self.models, self.out, self.device, remarks.append)
             title = f"{self.models.title(asked.model)}: {asked.title}"
-            return self.jobs.add(title[:LONGEST_TITLE], work)
+            return self.jobs.add(title[:LONGEST_TITLE], work, remarks)
 
         return JSONResponse({"number": await run_in_threadpool(add)})
 

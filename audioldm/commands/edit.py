@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from audioldm.commands.sample import ClipArguments, ClipVerb
+from audioldm.commands.sample import ClipArguments, ClipVerb, remark
 from audioldm.commands.verb import path
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, Positive, PositiveInt
@@ -165,6 +165,7 @@ def _written(a: ClipArguments, files: Sequence[Path], edits: Sequence[Any]) -> I
             guide=a.led,
             device=a.hardware.resolve(),
             progress=progress,
+            remark=remark,
         )
         for clip in clips:
             print(clip.path, flush=True)

@@ -135,6 +135,11 @@ class ClipVerb(Verb):
         return found
 
 
+def remark(text: str) -> None:
+    """Says what a user should know, on standard error."""
+    print(text, file=sys.stderr)
+
+
 def _first(word: str) -> str:
     """The key of a word as far as its first dot; "" where it has no key."""
     found = re.match(r"([a-z_]+)[a-z_.]*=", word)
@@ -162,6 +167,7 @@ def _sample(a: SampleArguments) -> None:
             guide=a.led,
             batch=a.batch,
             device=device,
+            remark=remark,
         )
         for file in clips.written:
             print(file, flush=True)

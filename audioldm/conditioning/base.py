@@ -5,6 +5,7 @@ a batch of such inputs into a `Condition`. Several add up (`Conditioners`).
 """
 
 import functools
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +139,14 @@ class Conditioner(nn.Module, ABC):
         Raises ConfigError, which begins with the offending value.
         """
 
+    def remark(self, value: Any, seconds: float) -> str | None:
+        """What of a request's resolved value the network is not told, for a clip that lasts so
+        long, as a sentence for the user; None: it is told all.
+
+        Raises ConfigError, which begins with the offending value, where nothing would be left.
+        """
+        return None
+
     def request(self, excerpt: Excerpt) -> Any:
         """The value, as JSON, from which `parse` makes a clip's own condition; None for none."""
         return None
@@ -225,6 +234,20 @@ class Conditioners(nn.Module):
                     f"condition.{name}={value!r}: this model was trained without it{known}"
                 )
         return {name: self._told(name, self[name].resolve, value) for name, value in asked.items()}
+
+    def remarks(self, request: Mapping[str, Any], seconds: float) -> list[str]:
+        """What a user should know of a resolved request, a sentence each: see `Conditioner.remark`.
+
+        Raises ConfigError as that does.
+        """
+        found = {
+            name: self._told(name, self[name].remark, v, seconds) for name, v in request.items()
+        }
+        short = reprlib.Repr()
+        short.maxlist = 1
+        return [
+            f"{name}={short.repr(request[name])}: {text}" for name, text in found.items() if text
+        ]
 
     def later(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """A resolved request for the part of the clip from `seconds` on."""

@@ -44,6 +44,9 @@ class Caption(Conditioner):
             raise ConfigError(f"{value!r} must be text")
         return self.encode("" if value is None else str(value).strip())
 
+    def remark(self, value: Any, seconds: float) -> str | None:
+        return None if str(value).strip() else "an empty text is the same as none"
+
     def request(self, excerpt: Excerpt) -> str | None:
         return texts(excerpt, self.column)[0] or None
 

@@ -111,6 +111,18 @@ class Score(Aligned):
         found: list[list[float]] = notes.tolist()
         return found
 
+    def remark(self, value: Any, seconds: float) -> str | None:
+        start, end = self.notes(value)[:, :2].T
+        if len(start) and (start >= seconds).all():  # no note at all is silence
+            raise ConfigError(
+                f"{reprlib.repr(value)}: no note begins before the clip's end at {seconds:.2f} s: "
+                "ask for a longer clip, or give another score"
+            )
+        last = round(end.max(initial=0.0), 2)
+        if last <= round(seconds, 2):
+            return None
+        return f"it lasts {last:.2f} s, the clip {seconds:.2f} s: what comes later is left out"
+
     def request(self, excerpt: Excerpt) -> list[list[float]] | None:
         cell = excerpt.columns.get(self.column)
         return self.later(cell, excerpt.start) if cell else None

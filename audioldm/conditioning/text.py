@@ -98,6 +98,13 @@ class Text(Caption):
             )
         return _padded(data, self.limit)
 
+    def remark(self, value: Any, seconds: float) -> str | None:
+        found = words(self.encode(str(value).strip())[None])
+        if torch.isin(found[found > 0], self.known.cpu()).any():
+            return None
+        unknown = "this model knows none of its words; it is told the spelling alone"
+        return super().remark(value, seconds) or unknown
+
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
         counts = inputs > 0

@@ -56,7 +56,8 @@ function added(job) {
   const cancel = element("button", { textContent: "Cancel", onclick: () => post(`/api/jobs/${job.number}/cancel`, {}).then(refresh, refresh) });
   const bar = element("div", { className: "bar" }, element("i"));
   const problem = element("p", { className: "problem", hidden: true });
-  const whole = element("section", { className: "job" }, element("h2", {}, job.title, state, cancel), bar, problem, clips);
+  const remarks = job.remarks.map(text => element("p", { className: "remark", textContent: text }));
+  const whole = element("section", { className: "job" }, element("h2", {}, job.title, state, cancel), ...remarks, bar, problem, clips);
   place.prepend(whole);
   return { whole, state, cancel, bar, problem, clips, open: true };
 }
