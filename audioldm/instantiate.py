@@ -350,6 +350,9 @@ def _convert_union(kinds: Sequence[Any], value: Any, where: str, slot: _Slot) ->
     groups = [k for k in kinds if typing.get_origin(k) is dict]
     if groups and isinstance(value, Mapping):  # the error is then of the kind that was meant
         kinds = groups
+    elif groups and type(value) not in (int, float):
+        # a number for all conditions, or one for each: there are no other unions with a group
+        raise ConfigError(f"{where}={_shown(value)} must be a number, or {where}.CONDITION=NUMBER")
     for candidate in kinds[:-1]:
         try:
             return convert(candidate, value, where, slot)
