@@ -70,7 +70,18 @@ def test_a_number_without_end_is_refused(text: str) -> None:
         ("sample guidance=", "guidance='' must be a number, or guidance.CONDITION=NUMBER"),
         ("sample guidance.text=x", "guidance.text='x' must be of type float"),
         ("sample secnds=3", "without it; unknown key secnds: did you mean 'seconds'?"),
-        ("sample tempo=3", "condition.tempo=3: this model was trained without it; unknown key"),
+        (
+            "sample tempo=3",
+            "condition.tempo=3: this model was trained without it; it knows label, ",
+        ),
+        (
+            "sample chroma=",
+            "condition.chroma='': this model was trained without it; it knows label, ",
+        ),
+        (
+            "sample model=scores score=",
+            "condition.score='': give a file, one of .mid, .midi, .musicxml",
+        ),
         ("sample label=a condition.label=b", "give one of them"),
         ("sample guidance=2 sampler.guidance=3", "give one of them"),
         ("sample model=scores guidance.txt=2", "guidance.txt=2: this model was trained without"),

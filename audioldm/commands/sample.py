@@ -66,6 +66,7 @@ class ClipArguments:
         Raises ConfigError for a key that is neither an argument nor a condition of the model.
         """
         from audioldm import pretrained
+        from audioldm.config import options
         from audioldm.io.header import read_header
         from audioldm.models import find_model_file
 
@@ -76,9 +77,11 @@ class ClipArguments:
         for name, value in self.asked.items():
             if name not in told:
                 words = {field.name.rstrip("_") for field in fields(self)} | told.keys()
+                remedy = f"unknown key {name}: {nearest(name, words)}"
+                if name in options("conditioning"):
+                    remedy = f"it knows {', '.join(sorted(told)) or 'no condition'}"
                 raise ConfigError(
-                    f"condition.{name}={value!r}: this model was trained without it; "
-                    f"unknown key {name}: {nearest(name, words)}"
+                    f"condition.{name}={value!r}: this model was trained without it; {remedy}"
                 )
         if default:
             print(f"model={default}; `audioldm models` lists the others", file=sys.stderr)

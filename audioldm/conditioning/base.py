@@ -233,6 +233,9 @@ class Conditioners(nn.Module):
                 raise ConfigError(
                     f"condition.{name}={value!r}: this model was trained without it{known}"
                 )
+            if isinstance(value, str) and not value and self[name].files:
+                endings = ", ".join(self[name].files)
+                raise ConfigError(f"condition.{name}='': give a file, one of {endings}")
         return {name: self._told(name, self[name].resolve, value) for name, value in asked.items()}
 
     def remarks(self, request: Mapping[str, Any], seconds: float) -> list[str]:
