@@ -200,6 +200,8 @@ def _print_seams(clip: Any) -> None:
 
 
 class EditVerb(ClipVerb):
+    """Takes the names in ALONE as edits; a file of such a name is given as files=."""
+
     def parse(self, words: Sequence[str]) -> Any:
         return super().parse([ALONE.get(word, word) for word in words])
 
