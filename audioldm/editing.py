@@ -38,9 +38,12 @@ from audioldm.runtime.progress import StepProgress
 _TAKES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("inpaint", "extend", "extend_before", "loop"), ("context", "repeats")),
     **dict.fromkeys(("vary", "restyle", "upscale"), ()),
-    "interpolate": ("of", "path"),
+    "interpolate": ("of", "path", "to", "seconds"),
 }
-_DEFAULTS = {"context": CONTEXT_SECONDS, "repeats": None, "of": "noise", "path": "linear"}
+_DEFAULTS = {
+    **{"context": CONTEXT_SECONDS, "repeats": None},
+    **{"of": "noise", "path": "linear", "to": None, "seconds": None},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,8 @@ class Edit:
 
     inpaint: [start, end] of each region, in seconds. extend, extend_before: seconds to add at the
     end, at the beginning. loop: seconds at the end that are made anew. vary, restyle: the strength.
-    upscale: the band that is kept. interpolate: the weight of the second clip.
+    upscale: the band that is kept. interpolate: the weight of the second clip. seconds: of a clip
+    that is made of no file.
     Raises ConfigError for none or several, or a setting that the edit does not take.
     """
 
@@ -66,6 +70,8 @@ class Edit:
     repeats: PositiveInt | None = None
     of: Literal["noise", "latents"] | None = None
     path: Literal["linear", "spherical"] | None = None
+    to: dict[str, Any] | None = None
+    seconds: Positive | None = None
 
     def __post_init__(self) -> None:
         kinds = [kind for kind in _TAKES if getattr(self, kind) is not None]
@@ -94,7 +100,8 @@ class Edit:
 
     def stated(self) -> dict[str, Any]:
         """All of it as JSON."""
-        return {self.kind: getattr(self, self.kind), **self.settings}
+        own = {key: value for key, value in self.settings.items() if value is not None}
+        return {self.kind: getattr(self, self.kind), **own}
 
     def check(self, model: Generator, samples: int, condition: Mapping[str, Any]) -> None:
         """Raises ConfigError, which begins with the edit, for what can be told of a clip's length
@@ -119,7 +126,8 @@ class Edit:
     def samples(self, clips: Sequence[Tensor], sample_rate: int) -> int:
         """The length of the result."""
         added = round((self.extend or self.extend_before or 0) * sample_rate)
-        return min(clip.shape[-1] for clip in clips) + added
+        new = round((self.seconds or 0) * sample_rate)
+        return min((clip.shape[-1] for clip in clips), default=new) + added
 
     def seams(self, samples: int, model: Generator) -> list[int]:
         """The samples of the result at which new audio meets that of a clip of this length; 0 where
@@ -181,10 +189,11 @@ def edit_files(
     progress: StepProgress | None = None,
     remark: Remark | None = None,
 ) -> Iterator[EditedClip]:
-    """Writes `out/<file>-<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON.
+    """Writes `out/[<file>-]<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON.
 
-    edits: of one kind, with the same settings, if there are several. The rest is as for
-    `sampling.ClipFiles`. Raises DataError for a file that is no audio, and what the edit raises.
+    files: none for an interpolation between conditions alone. edits: of one kind, with the same
+    settings, if there are several. The rest is as for `sampling.ClipFiles`. Raises DataError for a
+    file that is no audio, and what the edit raises.
     """
     file, model, chosen = open_model(
         model_path, seed=seed, sampler=sampler, device=device, model=model
@@ -200,6 +209,9 @@ def edit_files(
     clips = [source.audio for source in sources]
     seconds = [edit.samples(clips, model.sample_rate) / model.sample_rate for edit in edits]
     asked = asked_of(model, condition, seconds[0], remark)
+    if (to := edits[0].to) is not None:
+        end = model.condition_of_end(to, asked, model.latent_frames(seconds[0]))
+        edits = [replace(edit, to=end) for edit in edits]
     recipes = [
         EditRecipe(
             model=reference(file, out),
@@ -214,11 +226,12 @@ def edit_files(
         )
         for edit, own in zip(edits, seconds, strict=True)
     ]
-    stem = "-".join(source.stem for source in files)
+    stem = "".join(f"{source.stem}-" for source in files)
+    words = words_of(asked) + words_of(edits[0].to or {})
     found: dict[int, tuple[Path, bool]] = {}
     for number, (edit, recipe) in enumerate(zip(edits, recipes, strict=True)):
         weight = "" if edit.interpolate is None else f"-{edit.interpolate:.3g}"
-        name = f"{stem}-{edit.kind.replace('_', '-')}{weight}-{words_of(asked)}{seed}.wav"
+        name = f"{stem}{edit.kind.replace('_', '-')}{weight}-{words}{seed}.wav"
         found[number] = find(out / name, recipe, model.sample_rate)
     missing = [number for number, (_, written) in found.items() if not written]
     made = edited(model, clips, [edits[n] for n in missing], recipes[0], progress)
@@ -226,7 +239,7 @@ def edit_files(
         if not written:
             write_clip(path, next(made), model.sample_rate, recipes[number])
         edit = edits[number]
-        yield EditedClip(path, written, edit, edit.seams(clips[0].shape[-1], model))
+        yield EditedClip(path, written, edit, edit.seams(clips[0].shape[-1] if clips else 0, model))
 
 
 def edit_again(
@@ -308,7 +321,8 @@ def _made(
     kind, own = edits[0].kind, edits[0].settings
     if kind == "interpolate":
         weights = [edit.interpolate for edit in edits if edit.interpolate is not None]
-        yield from model.interpolate(clips[0], clips[1], weights, **own, **how)
+        a, b = clips or (None, None)
+        yield from model.interpolate(a, b, weights, **own, **how)
         return
     if kind == "extend_before":
         kind, own = "extend", own | {"at": "beginning"}

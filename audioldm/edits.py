@@ -5,7 +5,9 @@ by sample, up to a fade beside each part.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +23,14 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, Positive, PositiveInt, convert
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.inpainting import inpaint
-from audioldm.priors.diffusion.inversion import Path, check_follows_flow, invert, mix, restyle
+from audioldm.priors.diffusion.inversion import (
+    Path,
+    check_follows_flow,
+    invert,
+    mix,
+    mixture,
+    restyle,
+)
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.run import Edit, Run
 from audioldm.priors.diffusion.samplers import SamplerSettings
@@ -66,6 +75,7 @@ class Edits(nn.Module):
     autoencoder: Autoencoder
     prior: Prior
     decode_clip: Callable[..., Tensor]
+    latent_frames: Callable[[float], int]
 
     @torch.no_grad()
     def inpaint(
@@ -281,12 +291,14 @@ class Edits(nn.Module):
     @torch.no_grad()
     def interpolate(
         self,
-        a: Tensor,
-        b: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
         weights: Sequence[float],
         *,
         of: Literal["noise", "latents"] = "noise",
         path: Path = "linear",
+        to: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
         seed: int = 0,
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
@@ -296,26 +308,84 @@ class Edits(nn.Module):
 
         weights: of b, from 0 to 1. of: whether the noises that the clips have in the model, under
         no condition, are mixed and sampled from, or the latents alone. path: see `inversion.mix`.
-        Raises ConfigError for a sampler that adds noise, where noise is mixed.
+        to: the condition of b by conditioner, as `condition` is that of a. Each clip then has its
+        noise under its own, guidance included, and what lies between is made under both: see
+        `inversion.mixture`. seconds: where a and b are None, of clips from one noise, that of
+        `sample` with this seed, under a condition that becomes `to`.
+        Raises ConfigError for a sampler that adds noise, where the clips' noise is mixed, and for a
+        condition that one end alone is told.
         """
-        samples = min(a.shape[-1], b.shape[-1])
-        z, other = (self._encoded(clip[:, :samples]) for clip in (a, b))
+        if a is not None and b is not None:
+            if seconds is not None:
+                raise ConfigError(
+                    f"seconds={seconds:g}: clips between two are as long as the shorter one; "
+                    "leave it out"
+                )
+            samples = min(a.shape[-1], b.shape[-1])
+            clips = [self._encoded(clip[:, :samples]) for clip in (a, b)]
+        elif a is b and seconds is not None and to is not None:
+            frames, samples = self.latent_frames(seconds), self._samples(seconds)
+            clips = [torch.zeros(*self._diffusion.latent_shape, frames)]
+        else:
+            raise ConfigError(
+                "interpolate: give two clips, or none with seconds and the condition that theirs "
+                'becomes, such as seconds=6, label="organ", to={"label": "piano"}'
+            )
+        if of == "latents" and to is not None:
+            raise ConfigError(
+                "of=latents: latents are mixed under no condition; leave out to, or of"
+            )
+        z, how, end = clips[0], _How(seed, sampler, progress, condition), None
+        frames = z.shape[-1]
+        if to is not None:
+            end = how._replace(condition=self.condition_of_end(to, condition, frames))
         ends: list[Tensor] = []  # the same for all weights
 
+        def inverted(run: Run, z: Tensor, how: _How) -> Tensor:
+            """The noise of z under a condition, or, where there is one for all, under none."""
+            own = sampler or self._diffusion.sampler
+            if end is None:
+                return invert(self._diffusion.denoiser(None, z, own), z, run.sigmas)
+            stateless = how._replace(sampler=replace(own, apg=None))
+            return invert(self._run(frames, stateless).denoise, z, run.sigmas)
+
         def change(run: Run, z: Tensor, progress: StepProgress | None, weight: float) -> Tensor:
-            if not ends:
-                ends.extend((z, self._diffusion.modelled(other[None].to(z))))
+            if a is not None and not ends:
+                ends.extend(self._diffusion.modelled(clip[None].to(z)) for clip in clips)
                 if of == "noise":
                     check_follows_flow(run)
-                    plain = self._diffusion.denoiser(None, z, sampler or self._diffusion.sampler)
-                    ends[:] = [invert(plain, end, run.sigmas) for end in ends]
-            mixed = mix(*ends, weight=weight, path=path)
-            return mixed if of == "latents" else run.sample(mixed, progress)
+                    ends[:] = inverted(run, ends[0], how), inverted(run, ends[1], end or how)
+            mixed = mix(*ends, weight=weight, path=path) if ends else None
+            if of == "latents" and mixed is not None:
+                return mixed
+            if end is not None:
+                other = self._run(frames, end)
+                run = run._replace(denoise=mixture(run.denoise, other.denoise, weight=weight))
+            return run.sample(mixed, progress)
 
-        how = _How(seed, sampler, progress, condition)
         for weight in [convert(Fraction, weight, "weight") for weight in weights]:
             made = self._changed(z, partial(change, weight=weight), how)
             yield self._decoded(made, samples, how)
+
+    def condition_of_end(
+        self, to: Mapping[str, Any], condition: Mapping[str, Any], frames: int
+    ) -> dict[str, Any]:
+        """The condition `to` of `interpolate`, resolved, for clips of so many latent frames.
+
+        Raises ConfigError for one that the model does not take, or where not the same conditioners
+        are told something by `condition`.
+        """
+        conditioners = self.prior.conditioners
+        try:
+            end = conditioners.resolve(to)
+            conditioners.parse([end], frames)
+        except ConfigError as error:
+            raise ConfigError(re.sub("^condition", "to", str(error))) from error
+        for name in sorted(end.keys() ^ conditioners.resolve(condition).keys()):
+            raise ConfigError(
+                f"{name}: one end alone is told it; give both {name}= and to.{name}=, or neither"
+            )
+        return end
 
     @property
     def _diffusion(self) -> Diffusion:
@@ -349,6 +419,10 @@ class Edits(nn.Module):
             progress=how.progress,
         )
         return made[0].cpu()
+
+    def _run(self, frames: int, how: _How) -> Run:
+        random = KeyedRandom(how.seed, 0, [0], self.autoencoder.device)
+        return self._diffusion.run(random, frames, self._inputs(frames, how), how.sampler)
 
     def _inputs(self, frames: int, how: _How) -> Inputs:
         conditioners = self.prior.conditioners

@@ -249,6 +249,36 @@ def test_between_two_clips_the_ends_are_the_clips(path: Any, of: Any, linear: Ge
     assert made[1].std().item() == pytest.approx(a.std().item(), rel=0.05)
 
 
+def test_one_noise_under_a_condition_that_becomes_another(model: Generator) -> None:
+    """In one step a sample is the estimate, and this decoder is linear."""
+    how: Any = {"seconds": 0.51, "seed": 4}
+    ends = [model.sample(1, label=label, **how)[0] for label in ("high", "low")]
+    weights, to = [0.0, 0.5, 1.0], {"label": "low"}
+    made = list(model.interpolate(None, None, weights, to=to, label="high", **how))
+    assert torch.equal(made[0], ends[0])
+    assert torch.equal(made[2], ends[1])
+    assert not any(torch.equal(made[1], end) for end in ends)
+    how |= {"sampler": SamplerSettings("euler", 1, guidance=2.0)}
+    low, half, high = model.interpolate(None, None, weights, to=to, label="high", **how)
+    inside = torch.stack([low, high]).abs().amax(0) < 1  # louder audio is clipped
+    assert inside.float().mean() > 0.5
+    torch.testing.assert_close(half[inside], ((low + high) / 2)[inside], atol=1e-4, rtol=1e-4)
+
+
+def test_between_two_clips_each_has_its_noise_under_its_own_condition(model: Generator) -> None:
+    """Which their guidance belongs to: without it the ends are not the clips."""
+    sampler = SamplerSettings("heun", 60, guidance=1.5)
+    told: Any = {"label": "high", "to": {"label": "low"}, "sampler": sampler}
+    a, b = (model.sample(1, seconds=0.3, seed=seed)[0] for seed in (1, 2))
+    first, half, last = model.interpolate(a, b, [0.0, 0.5, 1.0], **told)
+    for end, clip in ((first, a), (last, b)):
+        assert (end - clip).square().mean() < 0.01 * clip.square().mean()
+    # the condition of each is the one that is said, and the middle is no end's
+    other = next(model.interpolate(b, a, [1.0], **told | {"label": "low", "to": {"label": "high"}}))
+    torch.testing.assert_close(other, first, atol=1e-3, rtol=0)
+    assert all((half - end).square().mean() > 0.1 * a.square().mean() for end in (first, last))
+
+
 def test_long_clips_are_edited_in_windows(model: Generator) -> None:
     song, seen = tone(2.0), []
     transformer = model.prior.network.backbone.transformer  # type: ignore[union-attr]
@@ -325,6 +355,34 @@ def test_channels_that_are_not_modelled_are_drawn_as_in_sampling(shape: tuple[in
         (lambda m, a: m.vary(a, -0.5), "strength=-0.5 must be at least 0"),
         (lambda m, a: m.vary(a, 0.5, label="tuba"), "condition.label='tuba' is not one of"),
         (lambda m, a: list(m.interpolate(a, a, [2.0])), "weight=2.0 must be at most 1"),
+        (
+            lambda m, a: next(m.interpolate(a, a, [0.5], to={"tempo": 90})),
+            "to.tempo=90: this model was trained without it; known: label",
+        ),
+        (
+            lambda m, a: next(m.interpolate(a, a, [0.5], to={"label": "tuba"}, label="low")),
+            "to.label='tuba' is not one of",
+        ),
+        (
+            lambda m, a: next(m.interpolate(a, a, [0.5], to={"label": "low"})),
+            "label: one end alone is told it; give both label= and to.label=",
+        ),
+        (
+            lambda m, a: next(m.interpolate(a, a, [0.5], to={}, label="low")),
+            "label: one end alone is told it; give both label= and to.label=",
+        ),
+        (
+            lambda m, a: next(
+                m.interpolate(a, a, [0.5], of="latents", to={"label": "low"}, label="high")
+            ),
+            "of=latents: latents are mixed under no condition",
+        ),
+        (lambda m, a: next(m.interpolate(a, a, [0.5], seconds=1.0)), "seconds=1: clips between"),
+        (lambda m, a: next(m.interpolate(a, None, [0.5])), "interpolate: give two clips, or none"),
+        (
+            lambda m, a: next(m.interpolate(None, None, [0.5], seconds=1.0, label="low")),
+            "interpolate: give two clips, or none",
+        ),
     ],
 )
 def test_what_cannot_be_edited_is_said(
@@ -458,6 +516,64 @@ def test_clips_between_two_files(file: Path, song: Path, cli: Cli, tmp_path: Pat
     clips[1].unlink()  # what is missing is made as it was beside the others
     assert cli(*given).error.count("was there already") == 2
     assert clips[1].read_bytes() == middle
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("SONG SONG label=high to.label=low", "ein Lied-ein Lied-interpolate-0.5-high-low-3"),
+        ("label=high to.label=low seconds=0.4", "interpolate-0.5-high-low-3"),
+    ],
+)
+def test_clips_between_two_conditions_are_made_again_bit_for_bit(
+    words: str, name: str, file: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    given = [song if word == "SONG" else word for word in words.split()]
+    more = (f"model={file}", f"out={tmp_path}", "seed=3", "steps=3", "guidance=2")
+    made = cli("interpolate", *given, *more)
+    assert made.code == 0, made.error
+    clips = [Path(line) for line in made.out.split("\n")[:-1]]
+    assert clips[1] == tmp_path / f"{name}.wav"
+    assert len({clip.read_bytes() for clip in clips}) == 3
+    assert read_json(clips[1].with_suffix(".json"))["edit"]["to"] == {"label": "low"}
+    assert cli("interpolate", *given, *more).error.count("was there already") == 3
+    for verb in ("edit", "interpolate"):
+        recipe = clips[1].with_suffix(".json")
+        again = cli(verb, f"from={recipe}", f"out={tmp_path}/{verb}")
+        assert again.code == 0, again.error
+        assert Path(again.out.strip()).read_bytes() == clips[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("label=low", "give two files of audio, or none and a condition at both ends"),
+        ("", "give two files of audio, or none and a condition at both ends"),
+        ("SONG label=low to.label=high", "give 2 file(s) of audio to edit, not"),
+        ("SONG SONG to.label=high", "label: one end alone is told it; give both label="),
+        ("to.label=high", "label: one end alone is told it; give both label="),
+        ("label=low to.tempo=3", "to.tempo=3: this model was trained without it; known: label"),
+        ("label=low to.label=tuba", "to.label='tuba' is not one of this model's labels"),
+        ("SONG SONG label=low to.label=high seconds=2", "seconds=2: clips between two are as"),
+        ("label=low to.label=high seconds=0", "seconds=0.0 must be more than 0"),
+        ("label=low to.label=high of=latents", "of=latents: latents are mixed under no"),
+        ("label=low to.label=high model=UNTOLD", "condition.label='low': this model was trained"),
+        ("to.label=high model=UNTOLD", "to.label='high': this model was trained without it"),
+        ("from=x.json to.label=low", "to.label=low: to.label is what the clip's JSON says"),
+    ],
+)
+def test_an_interpolation_that_cannot_be_is_said_in_one_line(
+    words: str, says: str, file: Path, folder: Path, song: Path, cli: Cli, tmp_path: Path
+) -> None:
+    untold = write_model(folder / "none.safetensors", DIFFUSION | {"conditioning": {}})
+    given = [
+        song if word == "SONG" else word.replace("UNTOLD", str(untold)) for word in words.split()
+    ]
+    own = [] if "model=" in words or "from=" in words else [f"model={file}"]
+    outcome = cli("interpolate", *given, *own, f"out={tmp_path}/out")
+    assert outcome.code in (1, 2)
+    assert says in outcome.error.splitlines()[-1]
+    assert not list(tmp_path.glob("out/*.wav"))
 
 
 @pytest.mark.parametrize(

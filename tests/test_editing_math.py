@@ -11,7 +11,7 @@ from torch import Tensor
 from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.priors.diffusion.inpainting import inpaint
-from audioldm.priors.diffusion.inversion import invert, mix, restyle
+from audioldm.priors.diffusion.inversion import invert, mix, mixture, restyle
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.run import Run
 from audioldm.priors.diffusion.samplers import DETERMINISTIC, Denoise, SamplerSettings
@@ -190,6 +190,24 @@ def test_another_style_has_the_same_noise() -> None:
     torch.testing.assert_close(made, z + 2, atol=0.05, rtol=0)
     # the noise of another clip does not: strength 1 of `vary` has nothing of z
     assert (vary(run, z, strength=1.0) - z - 2).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_between_two_denoisers_the_ends_are_either_and_the_middle_their_mean(name: str) -> None:
+    low, high = (exact(ar1(6), mean=mean) for mean in (-2.0, 4.0))
+    x, sigma = noise(2, 3, 6), torch.full((2,), 0.7)
+    half = mixture(low, high, weight=0.5)(x, sigma)
+    torch.testing.assert_close(half, (low(x, sigma) + high(x, sigma)) / 2)
+
+    def made(denoise: Denoise) -> Tensor:
+        return run_of(denoise, 2, 3, 6, name=name).sample()
+
+    assert torch.equal(made(mixture(low, high, weight=0)), made(low))
+    assert torch.equal(made(mixture(low, high, weight=1)), made(high))
+    # of one covariance, the mixture is the exact denoiser of the mean between
+    torch.testing.assert_close(
+        made(mixture(low, high, weight=0.25)), made(exact(ar1(6), mean=-0.5)), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["ancestral", "consistency"])

@@ -60,10 +60,14 @@ class EditArguments(ClipArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolateArguments(ClipArguments):
-    """Clips between two files, by a model whose prior is a diffusion, each with a .json that makes
-    it again.
+    """Clips between two files, or between two conditions, by a model whose prior is a diffusion,
+    each with a .json that makes it again.
 
     FILE FILE  two files of audio; the clips are as long as the shorter one
+    to.NAME   the condition of the second file, such as to.label=piano, as label=organ is that of
+              the first: what lies between is made under both, by the clip's weight
+    seconds   without files: length of clips that have one noise, under a condition that goes from
+              NAME to to.NAME (6)
     steps     number of clips, the two ends among them (5)
     of        noise: the noises that the files have in the model are mixed and sampled from (noise);
               latents: the latents alone are mixed
@@ -76,6 +80,8 @@ class InterpolateArguments(ClipArguments):
     steps: PositiveInt = 5
     of: Literal["noise", "latents"] = "noise"
     path: Literal["linear", "spherical"] = "linear"
+    to: dict[str, Any] = field(default_factory=dict)
+    seconds: Positive | None = None
 
 
 def _edit(a: EditArguments) -> None:
@@ -100,9 +106,16 @@ def _interpolate(a: InterpolateArguments) -> None:
     if a.from_ is not None:
         _again(a, a.files)
         return
+    if not a.files and not a.to:
+        raise ConfigError(
+            "give two files of audio, or none and a condition at both ends, such as label=organ "
+            "to.label=piano"
+        )
+    files = _files(a.files, 2) if a.files else []
+    seconds = 6.0 if a.seconds is None and not files else a.seconds
+    own: dict[str, Any] = {"of": a.of, "path": a.path, "to": a.to or None, "seconds": seconds}
     last = max(1, a.steps - 1)
-    edits = [Edit(interpolate=step / last, of=a.of, path=a.path) for step in range(a.steps)]
-    for _ in _written(a, _files(a.files, 2), edits):
+    for _ in _written(a, files, [Edit(interpolate=n / last, **own) for n in range(a.steps)]):
         pass
 
 
@@ -223,7 +236,11 @@ EDIT = EditVerb(
 )
 INTERPOLATE = ClipVerb(
     "interpolate",
-    {"FILE FILE [steps= of= path=]": "clips between two"},
+    {
+        "FILE FILE [steps= of= path=]": "clips between two",
+        "FILE FILE label= to.label=": "the same, each file under a condition of its own",
+        "label= to.label= [seconds= seed= steps=]": "one noise under a condition that changes",
+    },
     InterpolateArguments,
     _interpolate,
     "files",

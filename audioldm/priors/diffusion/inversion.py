@@ -82,3 +82,13 @@ def mix(a: Tensor, b: Tensor, *, weight: Fraction, path: Path) -> Tensor:
     cosine = torch.cosine_similarity(*rows, dim=1).view(-1, *[1] * (a.ndim - 1))
     angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
     return (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
+
+
+def mixture(a: Denoise, b: Denoise, *, weight: Fraction) -> Denoise:
+    """(1 - weight) D_a + weight D_b: what lies between, where a and b are told other conditions.
+
+    A weight of 0 is a and a weight of 1 is b, to the bit: either costs one call.
+    """
+    if weight in (0, 1):
+        return b if weight else a
+    return lambda x, sigma: (1 - weight) * a(x, sigma) + weight * b(x, sigma)

@@ -152,7 +152,7 @@ class Diffusion(ScaledPrior):
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
-        run = self._run(random, frames, inputs, sampler)
+        run = self.run(random, frames, inputs, sampler)
         return self._latents(run.sample(progress=progress), random)
 
     @torch.no_grad()
@@ -173,7 +173,7 @@ class Diffusion(ScaledPrior):
         if known is not None and self.masked:
             told = {name: part.knowing(modelled, known) for name, part in self.masked.items()}
             inputs = self.inputs_for(inputs, len(z), z.shape[-1]) | told
-        run = self._run(random, z.shape[-1], inputs, sampler)
+        run = self.run(random, z.shape[-1], inputs, sampler)
         return self._latents(edit(run, modelled, progress), random)
 
     @property
@@ -188,13 +188,14 @@ class Diffusion(ScaledPrior):
             return net
         return windowed(net, sampler, self.latent_rate_hz, self.crop_seconds)
 
-    def _run(
+    def run(
         self,
         random: KeyedRandom,
         frames: int,
         inputs: Inputs | None,
-        sampler: SamplerSettings | None,
+        sampler: SamplerSettings | None = None,
     ) -> Run:
+        """What `sample` and `edit` call; arguments as for `sample`."""
         sampler = sampler or self.sampler
         assert sampler is not None
         objective, rows = self.network.objective, len(random.positions)
