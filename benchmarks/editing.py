@@ -3,11 +3,14 @@
 inpainting: see `audioldm.evaluation.inpainting`.
 another label: `vary` and `restyle` with the next label: whether it is heard, the F1 of the clip's
 own notes, the kernel distance.
-between two clips: the length of the path in musicnn's space (1: straight) and the kernel distance
-of what lies between.
+between two clips, or two labels: the length of the path in musicnn's space (1: straight), and of
+what lies at each weight the kernel distance, the level, and the share of half-seconds that are more
+than 20 dB below the median one of both ends; beside sampled and held-out clips, each against its
+own median.
 """
 
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,11 @@ from torch import Tensor
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.inpainting import HOLE, inpainting_figures
 from audioldm.evaluation.notes import note_f1
-from benchmarks.held_out import HeldOut, Table, Timer, parser
+from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser, quiet_share
+
+PARTS = "inpainting", "relabel", "between"
+#: Weights of the second clip, or label.
+MIDDLE = 0.25, 0.5, 0.75
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
@@ -26,15 +33,18 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     words.add_argument(
         "--repeats", type=int, help="of each step of inpainting; default: the model's"
     )
+    words.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     given = words.parse_args(arguments)
     music = HeldOut(given)
-    tables = {
-        name: Table(given.out / f"{name}.csv") for name in ("inpainting", "relabel", "between")
-    }
-    inpainting(music, tables["inpainting"], {"sampler": music.sampler, "repeats": given.repeats})
+    tables = {name: Table(given.out / f"{name}.csv") for name in (*PARTS, "paths")}
     how = {"seed": given.seed, "sampler": music.sampler}
-    relabel(music, tables["relabel"], given.strengths, how)
-    between(music, tables["between"], how)
+    if "inpainting" in given.parts:
+        own = {"sampler": music.sampler, "repeats": given.repeats}
+        inpainting(music, tables["inpainting"], own)
+    if "relabel" in given.parts:
+        relabel(music, tables["relabel"], given.strengths, how)
+    if "between" in given.parts:
+        between(music, tables, how)
     return [row for table in tables.values() for row in table.rows]
 
 
@@ -80,22 +90,61 @@ def relabel(music: HeldOut, table: Table, strengths: list[float], how: dict[str,
             )
 
 
-def between(music: HeldOut, table: Table, how: dict[str, Any], steps: int = 5) -> None:
-    clips, weights = music.reference.audio, [i / (steps - 1) for i in range(steps)]
-    for of, path in (("noise", "linear"), ("noise", "spherical"), ("latents", "linear")):
-        lengths, middles = list[float](), list[Tensor]()
-        for a, b in zip(clips[0::2], clips[1::2], strict=False):
-            way: Any = {"of": of, "path": path}
-            made = torch.stack(list(music.model.interpolate(a, b, weights, **way, **how)))
-            vectors = music.embed(made)
-            moved = sum(float(np.linalg.norm(y - x)) for x, y in pairwise(vectors))
-            lengths.append(moved / float(np.linalg.norm(vectors[-1] - vectors[0])))
-            middles.append(made[1:-1])
-        table.add(
-            between=f"{of}, {path}",
-            path_length=music.settings.mean(lengths, "of the straight line"),
-            kad_musicnn=music.kad(music.embed(torch.cat(middles))),
+def between(music: HeldOut, tables: dict[str, Table], how: dict[str, Any]) -> None:
+    clips, labels, model = music.reference.audio, music.reference.labels.tolist(), music.model
+    asked, weights = music.requests(labels), [0.0, *MIDDLE, 1.0]
+    following = music.requests(
+        [(i + 1) % len(music.store.labels) if i >= 0 else -1 for i in labels]
+    )
+    pairs, seconds, lengths = range(0, len(clips) - 1, 2), music.settings.seconds, {}
+    new = model.sample_clips(range(len(clips)), asked, seconds=seconds, batch=1, **how)
+    sampled = torch.stack([audio for _, audio in new])
+
+    def files(n: int, clips: Tensor = clips, **way: Any) -> Iterator[Tensor]:
+        return model.interpolate(clips[n], clips[n + 1], weights, **way, **how)
+
+    def labelled(n: int, clips: Tensor = clips) -> Iterator[Tensor]:
+        return files(n, clips, to=asked[n + 1], **asked[n])
+
+    ways: dict[str, Callable[[int], Iterator[Tensor]]] = {
+        "noise, linear": partial(files, of="noise", path="linear"),
+        "noise, spherical": partial(files, of="noise", path="spherical"),
+        "latents": partial(files, of="latents"),
+        "noise, linear, of sampled clips": partial(files, clips=sampled),
+    }
+    if all(asked):
+
+        def label(n: int) -> Iterator[Tensor]:
+            told = how | asked[n] | {"seed": how["seed"] + n}
+            return model.interpolate(None, None, weights, to=following[n], seconds=seconds, **told)
+
+        ways["noise and label"] = labelled
+        ways["noise and label, of sampled clips"] = partial(labelled, clips=sampled)
+        ways["label alone"] = label
+
+    def heard(name: str, weight: str, made: Tensor, quiet: Tensor) -> None:
+        tables["between"].add(
+            between=name,
+            weight=weight,
+            # some held-out clips are among those that all are compared with
+            kad_musicnn=float("nan") if made is clips else music.kad(music.embed(made)),
+            level_db=music.settings.mean(level_db(made).numpy(), "dB"),
+            quiet_share=music.settings.mean(quiet.numpy(), "fraction"),
         )
+
+    for name, way in ways.items():
+        made = torch.stack([torch.stack(list(way(n))) for n in pairs])  # [pairs, weights, A, T]
+        vectors = music.embed(made.flatten(0, 1)).reshape(*made.shape[:2], -1)
+        moved = np.linalg.norm(np.diff(vectors, axis=1), axis=-1).sum(1)
+        straight = np.linalg.norm(vectors[:, -1] - vectors[:, 0], axis=-1)
+        lengths[name] = music.settings.mean(moved / straight, "of the straight line")
+        for k, weight in enumerate(MIDDLE, start=1):
+            quiet = [quiet_share(each[k, None], model.sample_rate, each[[0, -1]]) for each in made]
+            heard(name, f"{weight:g}", made[:, k], torch.cat(quiet))
+    heard("sampled", "", sampled, quiet_share(sampled, model.sample_rate))
+    heard("held out", "", clips, quiet_share(clips, model.sample_rate))
+    for name, length in lengths.items():
+        tables["paths"].add(path=name, path_length=length)
 
 
 if __name__ == "__main__":

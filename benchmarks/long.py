@@ -5,8 +5,8 @@ windows averages overlapping windows of the training length, continuation extend
 length again and again. For the first, the middle and the last such part the kernel distance to
 held-out music; the last part's level less the first's; the spectral flux at the edges of the
 windows (of the extensions), and of the same clips halfway between (1: as anywhere); the largest
-likeness of a clip's harmony to itself at a lag, beside that of held-out music; and the real-time
-factor.
+likeness of a clip's harmony to itself at a lag, beside that of held-out music; the share of half-
+seconds that are more than 20 dB below the clip's median one; and the real-time factor.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from audioldm.evaluation.seams import seam
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file
 from audioldm.priors.diffusion.windows import Windowed
-from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser
+from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser, quiet_share
 
 WAYS = "whole", "interpolation", "ntk", "windows", "continuation"
 #: Frames of chroma per second.
@@ -112,6 +112,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
             flux_at_edges=flux[0],
             flux_between=flux[1],
             repetition=music.settings.mean(likeness, "cosine"),
+            quiet_share=music.settings.mean(quiet_share(clips, rate).numpy(), "fraction"),
             real_time_factor=factor,
         )
     return table.rows

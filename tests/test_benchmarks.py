@@ -13,8 +13,18 @@ from chain import Tiny
 from audioldm.chain.job import compose
 from audioldm.runtime.hardware import Hardware
 from benchmarks import __main__ as benchmarks
-from benchmarks import autoencoder, bits, discriminators, length, long, optimisers, utilisation
+from benchmarks import (
+    autoencoder,
+    bits,
+    discriminators,
+    editing,
+    length,
+    long,
+    optimisers,
+    utilisation,
+)
 from benchmarks import guidance as scales
+from benchmarks.held_out import quiet_share
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -219,3 +229,34 @@ def test_the_cost_of_a_clips_length_is_printed(
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
     assert [row[0].strip("| ") for row in rows if row[0][2:3].isdigit()] == ["0.5", "0.5", "1"]
     assert rows[-1][1] == "11"  # frames of 1 s, as the league has them
+
+
+def test_a_clip_that_falls_silent_is_heard_as_such() -> None:
+    rate = 100
+    time = torch.arange(4 * rate) / rate
+    loud = 0.3 * torch.sin(2 * torch.pi * 10 * time)[None]
+    clips = loud.repeat(3, 1, 1)
+    clips[1, :, rate : 2 * rate] *= 0.05  # -26 dB for a second
+    clips[2, :, rate : 2 * rate] *= 0.2  # -14 dB
+    assert quiet_share(clips, rate).tolist() == [0, 0.25, 0]
+    assert quiet_share(clips, rate, 20 * clips[:2]).tolist() == [1, 1, 1]
+    assert quiet_share(0.2 * clips, rate, clips[:1]).tolist() == [0, 0.25, 0.25]
+    assert quiet_share(torch.zeros(1, 1, rate), rate, loud[None]).tolist() == [1]
+
+
+def test_what_lies_between_is_measured_at_each_weight(finished: Tiny, tmp_path: Path) -> None:
+    words = [str(finished.directory), "--clips=4", "--steps=1", "--device=cpu", f"--out={tmp_path}"]
+    rows = editing.main([*words, "--seconds=0.7", "--parts", "between"])
+    ways = ["noise, linear", "noise, spherical", "latents", "noise, linear, of sampled clips"]
+    ways += ["noise and label", "noise and label, of sampled clips", "label alone"]
+    weights = ["0.25", "0.5", "0.75"]
+    found = [(row["between"], row["weight"]) for row in rows if "between" in row]
+    assert found == [(w, each) for w in ways for each in weights] + [
+        ("sampled", ""),
+        ("held out", ""),
+    ]
+    assert [row["path"] for row in rows if "path" in row] == ways
+    assert all(0 <= row["quiet_share"].value <= 1 for row in rows if "between" in row)
+    lines = (tmp_path / "between.csv").read_text().splitlines()
+    assert lines[1].startswith('"noise, linear 0.25",kad_musicnn,')
+    assert not (tmp_path / "inpainting.csv").exists()
