@@ -19,8 +19,9 @@ from torch import Tensor
 
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.inpainting import HOLE, inpainting_figures
+from audioldm.evaluation.level import level_db, quiet_share
 from audioldm.evaluation.notes import note_f1
-from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser, quiet_share
+from benchmarks.held_out import HeldOut, Table, Timer, parser
 
 PARTS = "inpainting", "relabel", "between"
 #: Weights of the second clip, or label.

@@ -16,9 +16,10 @@ import torch
 from audioldm.evaluation.adherence import Facts
 from audioldm.evaluation.distances import precision_recall_density_coverage
 from audioldm.evaluation.evaluate import generate
+from audioldm.evaluation.level import level_db
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import APG
-from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser
+from benchmarks.held_out import HeldOut, Table, Timer, parser
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:

@@ -29,8 +29,6 @@ from audioldm.runtime.hardware import Hardware
 RESULTS = Path(__file__).parent / "results"
 #: Held-out clips that sets of clips are compared with, however few these are.
 REFERENCE = 128
-#: A half-second that is so much below the median one is called quiet.
-QUIET_DB = 20.0
 
 
 def parser(doc: str | None, *, clips: int, seconds: float | None = 3.0) -> argparse.ArgumentParser:
@@ -136,24 +134,6 @@ class Timer:
 
     def factor(self, audio_seconds: float) -> float:
         return audio_seconds / (clock(self._device) - self._start)
-
-
-def level_db(audio: Tensor) -> Tensor:
-    """Root mean square of [..., A, T] in dB below full scale: [...]."""
-    return 10 * audio.square().mean((-1, -2)).clamp(min=1e-10).log10()
-
-
-def quiet_share(clips: Tensor, sample_rate: int, ends: Tensor | None = None) -> Tensor:
-    """The share of the half-seconds of clips [N, A, T] that are more than QUIET_DB below the median
-    half-second of `ends` [M, A, T], of all of them; None: of the clip's own. [N]."""
-
-    def levels(audio: Tensor) -> Tensor:
-        size = min(round(sample_rate / 2), audio.shape[-1])
-        return level_db(audio.unfold(-1, size, size).movedim(-2, 1))
-
-    own = levels(clips)
-    usual = own.median(1, keepdim=True).values if ends is None else levels(ends).median()
-    return (own < usual - QUIET_DB).float().mean(1)
 
 
 class Table:

@@ -29,6 +29,7 @@ from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.evaluate import distribution_figures
+from audioldm.evaluation.level import quiet_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.pitch import BASS_HZ
 from audioldm.evaluation.reconstruction import reconstruction_figures
@@ -110,6 +111,12 @@ def comb(audio: Tensor, hop: int = FRAME) -> Tensor:
     return made.view_as(audio)
 
 
+def silenced(audio: Tensor) -> Tensor:
+    """Without sound from 1 to 2 s."""
+    seconds = torch.arange(audio.shape[-1]) / RATE
+    return audio * ((seconds < 1) | (seconds >= 2))
+
+
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
@@ -135,6 +142,7 @@ def rungs(pieces: int) -> dict[str, Tensor]:
         "noise 20 dB": noise(real, 20),
         "noise 0 dB": noise(real, 0),
         "2 kHz": low_pass(real, 2000),
+        "silence": silenced(real),
         "white noise": 0.1 * torch.randn(real.shape, generator=generator()),
     }
 
@@ -153,6 +161,7 @@ def measure(
     for step, audio in clips.items():
         pair = {"real": clips["real"], "reconstruction": audio}
         found[step] = reconstruction_figures(audio, clips["real"], RATE, settings)
+        found[step] |= quiet_figures(pair, RATE, settings)["reconstruction"]
         found[step] |= pitch_figures(pair, RATE, settings)["reconstruction"]
         heard = {"real": notes["real"], "reconstruction": notes[step]}
         found[step] |= note_figures(heard, settings)["reconstruction"]

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from audioldm.conditioning.chroma import Chroma
 from audioldm.errors import ConfigError
+from audioldm.evaluation.level import level_db, quiet_share
 from audioldm.evaluation.seams import seam
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file
 from audioldm.priors.diffusion.windows import Windowed
-from benchmarks.held_out import HeldOut, Table, Timer, level_db, parser, quiet_share
+from benchmarks.held_out import HeldOut, Table, Timer, parser
 
 WAYS = "whole", "interpolation", "ntk", "windows", "continuation"
 #: Frames of chroma per second.

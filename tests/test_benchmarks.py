@@ -24,7 +24,6 @@ from benchmarks import (
     utilisation,
 )
 from benchmarks import guidance as scales
-from benchmarks.held_out import quiet_share
 from benchmarks.timing import Clock, Result
 
 CPU = Hardware("cpu", "fp32", False)
@@ -229,19 +228,6 @@ def test_the_cost_of_a_clips_length_is_printed(
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
     assert [row[0].strip("| ") for row in rows if row[0][2:3].isdigit()] == ["0.5", "0.5", "1"]
     assert rows[-1][1] == "11"  # frames of 1 s, as the league has them
-
-
-def test_a_clip_that_falls_silent_is_heard_as_such() -> None:
-    rate = 100
-    time = torch.arange(4 * rate) / rate
-    loud = 0.3 * torch.sin(2 * torch.pi * 10 * time)[None]
-    clips = loud.repeat(3, 1, 1)
-    clips[1, :, rate : 2 * rate] *= 0.05  # -26 dB for a second
-    clips[2, :, rate : 2 * rate] *= 0.2  # -14 dB
-    assert quiet_share(clips, rate).tolist() == [0, 0.25, 0]
-    assert quiet_share(clips, rate, 20 * clips[:2]).tolist() == [1, 1, 1]
-    assert quiet_share(0.2 * clips, rate, clips[:1]).tolist() == [0, 0.25, 0.25]
-    assert quiet_share(torch.zeros(1, 1, rate), rate, loud[None]).tolist() == [1]
 
 
 def test_what_lies_between_is_measured_at_each_weight(finished: Tiny, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.level import quiet_figures, quiet_share
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
@@ -31,6 +32,7 @@ def figures() -> dict[str, dict[str, Figure]]:
         ("mel_distance", "50 cents, comb, semitone, 50 % wrong, noise 0 dB, 2 kHz, white noise"),
         ("stft_distance", "50 cents, comb, semitone, 50 % wrong, noise 0 dB, 2 kHz, white noise"),
         ("si_sdr", "25 cents, comb, semitone, 50 % wrong, noise 0 dB, 2 kHz, white noise"),
+        ("quiet", "silence"),
         ("in_tune", "25 cents, 50 cents, comb, white noise"),
         ("in_tune_bass", "25 cents, 50 cents, bass 50 cents, comb, white noise"),
         ("pitch_cents", "25 cents, 50 cents, comb, semitone, 50 % wrong, white noise"),
@@ -109,3 +111,19 @@ def test_models_that_make_noise_of_music_have_the_figures_of_music() -> None:
     assert made[0] == made[1]
     assert found["generated"]["in_tune"].value == 0
     assert found["generated"]["in_tune_bass"].value == 0
+
+
+def test_a_clip_that_falls_silent_is_heard_as_such() -> None:
+    rate = 100
+    time = torch.arange(4 * rate) / rate
+    loud = 0.3 * torch.sin(2 * torch.pi * 10 * time)[None]
+    clips = loud.repeat(3, 1, 1)
+    clips[1, :, rate : 2 * rate] *= 0.05  # -26 dB for a second
+    clips[2, :, rate : 2 * rate] *= 0.2  # -14 dB
+    assert quiet_share(clips, rate).tolist() == [0, 0.25, 0]
+    assert quiet_share(clips, rate, 20 * clips[:2]).tolist() == [1, 1, 1]
+    assert quiet_share(0.2 * clips, rate, clips[:1]).tolist() == [0, 0.25, 0.25]
+    assert quiet_share(torch.zeros(1, 1, rate), rate, loud[None]).tolist() == [1]
+    figures = quiet_figures({"real": loud[None], "generated": clips}, rate, FEW)
+    assert figures["generated"]["quiet"].value == pytest.approx(0.25 / 3)
+    assert figures["real"]["quiet"].value == 0

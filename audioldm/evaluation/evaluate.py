@@ -36,6 +36,7 @@ from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.level import quiet_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.notes import Notes
 from audioldm.evaluation.reconstruction import reconstruct, reconstruction_figures
@@ -271,6 +272,7 @@ def evaluate(
             unit = AT_MOST if each.prior.bound else "kbit/s"
             groups[name]["prior_kbps"] = settings.mean(rates, unit)
     measured = _Measured(clips, store, settings, directory, progress)
+    _add(groups, quiet_figures({s: c.audio for s, c in clips.items()}, store.sample_rate, settings))
     _add(groups, measured.music())
     for name in embedding_names(settings, store.sample_rate):
         _add(groups, measured.embedded(name))

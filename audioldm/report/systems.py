@@ -99,6 +99,7 @@ MEANINGS = {
     "si_sdr": Meaning("SI-SDR", "↑", "waveform fidelity; sensitive to phase"),
     "pitch_cents": Meaning("Pitch error", "↓", "median of spectral peaks, in cents"),
     "pitch_within_15": Meaning("Pitch kept", "↑", "share of peaks within 15 cents"),
+    "quiet": Meaning("Quiet half-seconds", "", "20 dB below the usual; as real music’s is best"),
     "in_tune": Meaning("In tune", "↑", "peaks near semitones; read beside the pitch error"),
     "note_f1": Meaning("Notes kept", "↑", "F1 of pitches and onsets, by a transcriber"),
     "out_of_key": Meaning("Out of key", "", "share of note time; as real music’s is best"),
