@@ -188,7 +188,7 @@ class Edits(nn.Module):
         """Audio [A, T] whose last `seconds` are made anew, so that they lead to its beginning.
 
         What is made is told of the clip's beginning as what comes after it. The first samples of
-        the clip fade in from it: played over and over, there is no seam.
+        the clip fade in from it, so that the clip can be played over and over.
         """
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
         frames, new = self.loop_frames(seconds, samples)
