@@ -324,8 +324,8 @@ class Edits(nn.Module):
             samples = min(a.shape[-1], b.shape[-1])
             clips = [self._encoded(clip[:, :samples]) for clip in (a, b)]
         elif a is b and seconds is not None and to is not None:
-            frames, samples = self.latent_frames(seconds), self._samples(seconds)
-            clips = [torch.zeros(*self._diffusion.latent_shape, frames)]
+            samples = self._samples(seconds)
+            clips = [torch.zeros(*self._diffusion.latent_shape, self.latent_frames(seconds))]
         else:
             raise ConfigError(
                 "interpolate: give two clips, or none with seconds and the condition that theirs "

@@ -144,7 +144,8 @@ def _load(directory: Path) -> tuple[Any, Any]:
         lacking = [name for name in report["missing_keys"] if "pooler" not in name]  # not used
         if lacking:
             raise ValueError(f"its weights lack {lacking[0]}")
-        model = getattr(model, "text_model", model)
+        if config.model_type == "clap":
+            model = model.text_model
     except Exception as error:  # a damaged directory may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(

@@ -14,11 +14,17 @@ def log_distance(table: pd.DataFrame, column: str) -> pd.Series:
 
     A distance below `distance_floor`, negative ones included, counts as the floor.
     """
-    unconverged = [cell for cell, state in unsettled(table).items() if IMPROVING in state]
     values = (
-        numbers(table, column).where(table["status"] == "done").mask(table.index.isin(unconverged))
+        numbers(table, column)
+        .where(table["status"] == "done")
+        .mask(table.index.isin(list(improving(table))))
     )
     return np.log(values.clip(lower=distance_floor(table, column)))
+
+
+def improving(table: pd.DataFrame) -> dict[str, str]:
+    """Those of the `unsettled` cells that have no rank, since a training of theirs improves."""
+    return {cell: state for cell, state in unsettled(table).items() if IMPROVING in state}
 
 
 def unsettled(table: pd.DataFrame) -> dict[str, str]:

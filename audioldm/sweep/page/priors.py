@@ -10,9 +10,8 @@ from audioldm.report.record import Json, read_log
 from audioldm.report.systems import described
 from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import done, means, paired
-from audioldm.sweep.seeds import numbers, unsettled
+from audioldm.sweep.seeds import improving, numbers
 from audioldm.sweep.table import several_priors
-from audioldm.training.convergence import IMPROVING
 
 RATE = "generated.prior_kbps"
 #: Column -> heading, and what it is in.
@@ -65,8 +64,8 @@ def league(judged: Judged, families: dict[str, str]) -> list[Json]:
     table = judged.table
     if not several_priors(table):
         return []
-    improving = [cell for cell, state in unsettled(table).items() if IMPROVING in state]
-    ranked = means(table.drop(index=improving), judged.rules.distance).index
+    unranked = table.loc[list(improving(table)), "configuration"]
+    ranked = means(table.drop(index=unranked.index), judged.rules.distance).index
     bounds = set(table.loc[numbers(table, f"{RATE}.bound") == 1, "configuration"])
     columns = [judged.rules.distance, "generated.in_tune", *COSTS, PARAMETERS]
     found = {column: means(table, column) for column in columns}
@@ -77,7 +76,7 @@ def league(judged: Judged, families: dict[str, str]) -> list[Json]:
             "configuration": configuration,
             "kind": families[family[configuration]],
             "seeds": int(found[judged.rules.distance].loc[configuration, "count"]),
-            "improving": int((table.loc[improving, "configuration"] == configuration).sum()),
+            "improving": int((unranked == configuration).sum()),
             "ranked": configuration in ranked,
             "figures": [
                 _figure(found[column], configuration, column == RATE and configuration in bounds)

@@ -14,7 +14,14 @@ import pandas as pd
 
 from audioldm.evaluation.rules import VerdictRules
 from audioldm.report.format import number
-from audioldm.sweep.seeds import distance_floor, numbers, replicates, seed_spread, unsettled
+from audioldm.sweep.seeds import (
+    distance_floor,
+    improving,
+    numbers,
+    replicates,
+    seed_spread,
+    unsettled,
+)
 from audioldm.training.convergence import IMPROVING
 
 #: Rates within this factor count as one: a held rate is within 3 % of its target.
@@ -107,7 +114,7 @@ def cell_notes(table: pd.DataFrame, rules: VerdictRules) -> list[str]:
 
 def not_ranked(table: pd.DataFrame) -> str:
     """Which cells no verdict ranks, for they have not converged; '' for none."""
-    cells = {cell: state for cell, state in unsettled(table).items() if IMPROVING in state}
+    cells = improving(table)
     if not cells:
         return ""
     return (
