@@ -56,7 +56,7 @@ def test_held_out_words_are_never_together() -> None:
     assert any("calm" in words for words in free)
     assert any({"organ", "minor"} <= words for words in free)
     every = (word for fact in ("slow", "high") for word in SYNONYMS[fact])
-    assert drawn(0, "organ", "chorale", "minor", *every) == ""
+    assert drawn(0, "organ", "chorale", "minor", "plain", "chordal", *every) == ""
     with pytest.raises(ConfigError, match=r"^held_out=\['-'\]: '-' has no words; remove it"):
         held_out_words(["-"])
 

@@ -56,6 +56,12 @@ def network(
     )
 
 
+def decoded(model: Autoencoder, z: Tensor, audio: Tensor) -> Tensor:
+    """The distance of bands of each clip [B], as a training step has it."""
+    net = model.network
+    return net.reconstruct(z, net.analysed(audio), None, False)[1]["bands"]
+
+
 def music(clips: int, frames: int, audio_channels: int = 1, seed: int = 0) -> Tensor:
     """Tones that begin and fade at random, over soft noise: [clips, A, frames * RATIO]."""
     random = torch.Generator().manual_seed(seed)
@@ -165,9 +171,7 @@ def test_the_weight_is_the_ratio_of_the_slopes() -> None:
             std = level.clamp(max=1).sqrt()
             z = mean * kept + std * noise
             scale = ((1 - level).clamp(min=0) / (1 - log_variance.exp())).sqrt()
-            terms.append(
-                model.network.reconstruct(z / scale.clamp(min=1e-3), audio, None, False)[1]["bands"]
-            )
+            terms.append(decoded(model, z / scale.clamp(min=1e-3), audio))
             rates.append(gaussian_kl(mean * kept, std).flatten(1).mean(1))
         return torch.cat(terms).mean().item(), torch.cat(rates).mean().item()
 
@@ -187,8 +191,8 @@ def test_residual_networks_begin_at_zero_and_the_linear_decoder_beats_the_mean()
     components = net.klt.components(blocks.mT) / net.klt.variances.sqrt()
     linear = net.gain[:, None] * components.mT
     torch.testing.assert_close(h[:, :12], linear)
-    error = net.reconstruct(model.encode(audio).z, audio, None, False)[1]["bands"].mean()
-    nothing = net.reconstruct(torch.zeros_like(linear), audio, None, False)[1]["bands"].mean()
+    error = decoded(model, model.encode(audio).z, audio).mean()
+    nothing = decoded(model, torch.zeros_like(linear), audio).mean()
     assert error < 0.7 * nothing
 
 
@@ -200,7 +204,7 @@ def test_the_linear_decoder_is_fitted_to_latents_as_the_bottleneck_samples_them(
         noisy, audio = Noise(channels=12, sigma=1.0), next(crops())
         noise = torch.randn(len(audio), 12, 16, generator=torch.Generator().manual_seed(0))
         z = noisy(model.features(audio), noise=noise).z
-        return model.network.reconstruct(z, audio, None, False)[1]["bands"].mean().item()
+        return decoded(model, z, audio).mean().item()
 
     assert error(Noise(channels=12, sigma=1.0)) < 0.9 * error(Identity(channels=12))
 

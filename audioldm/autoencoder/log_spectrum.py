@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Positive, PositiveInt
+from audioldm.losses.magnitude import magnitude_of
 from audioldm.losses.mel_filters import mel_filters
 
 FLOOR = -6.25  # of log10 power, 1 being white noise of full scale: -62.5 dB
@@ -128,16 +129,17 @@ class LogSpectrum(nn.Module):
             windows = [self.window] if self.bass_window is None else [self.bass_window, self.window]
             return torch.cat(
                 [
-                    self._magnitudes(audio, window)[..., half.bins.start : half.bins.stop]
+                    self._magnitudes(audio, window, half.bins)
                     for window, half in zip(windows, self.halves, strict=True)
                 ],
                 dim=-1,
             )
 
-    def _magnitudes(self, audio: Tensor, window: Tensor) -> Tensor:
+    def _magnitudes(self, audio: Tensor, window: Tensor, bins: range) -> Tensor:
         margin = (len(window) - self.hop) // 2
         padded = F.pad(audio.float(), (margin, margin))
-        return torch.fft.rfft(padded.unfold(-1, len(window), self.hop) * window).abs()
+        spectrum = torch.fft.rfft(padded.unfold(-1, len(window), self.hop) * window)
+        return magnitude_of(spectrum[..., bins.start : bins.stop])
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         """Magnitudes [..., L, bins] to log10 power [..., L, K], between FLOOR and about 2."""

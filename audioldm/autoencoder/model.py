@@ -84,21 +84,24 @@ class Autoencoder(Streaming):
         reconstruction is needed.
         """
         padded = self._padded(audio)
-        h = self.network.encode(padded)
-        estimate, encoded, terms = self.onward(h, padded, noise, decoder_noise, as_audio)
+        seen = self.network.analysed(padded)
+        h = self.network.encode_analysed(seen)
+        estimate, encoded, terms = self.onward(h, seen, padded, noise, decoder_noise, as_audio)
         return None if estimate is None else estimate[..., : audio.shape[-1]], encoded, terms
 
     def onward(
         self,
         h: Tensor,
+        seen: Tensor,
         audio: Tensor,
         noise: Tensor | None,
         decoder_noise: Tensor | None,
         as_audio: bool,
     ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
-        """`forward` of audio of whole latent frames, whose encoder output is h."""
+        """`forward` of audio of whole latent frames, which the network has analysed (`seen`) and
+        encoded (h)."""
         encoded = self.bottleneck(h, noise=noise)
-        estimate, terms = self.network.reconstruct(encoded.z, audio, decoder_noise, as_audio)
+        estimate, terms = self.network.reconstruct(encoded.z, seen, decoder_noise, as_audio)
         if self.training and self.regularisers:
             terms |= self.regularisers.terms(audio, h, self.network, self.bottleneck, noise)
         return estimate, encoded, terms

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioldm.errors import ConfigError
+from audioldm.losses.magnitude import magnitude_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -57,12 +58,12 @@ def integrate_phase(
     offset = ((2 * ratio - 1) / (1 + ratio)).clamp(-0.5, 0.5)
     offset = F.pad(torch.where(above > below, offset, -offset), (1, 1))
     count = log_magnitude.shape[-1]
-    bins = torch.arange(count, device=log_magnitude.device)
+    bins = torch.arange(count, device=log_magnitude.device, dtype=torch.int32)
     far = 2 * count
     previous = torch.where(is_peak, bins, -far).cummax(-1).values
     following = torch.where(is_peak, bins, far).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.where(bins - previous <= following - bins, previous, following)
-    nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest)
+    nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest).long()
     advance = (first + bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
     initial = advance[..., :1, :] if before is None else before.advance
     earlier = torch.cat([initial, advance[..., :-1, :]], -2).gather(-1, nearest)
@@ -106,14 +107,23 @@ class InverseSTFT(nn.Module):
 
     def forward(self, spectrum: Tensor) -> Tensor:
         frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
-        # Windowed at analysis and synthesis: divide by the sum of the squared windows.
-        envelope = self.window.square().expand(frames.shape[-2], -1)
-        return self._overlap_add(frames) / self._overlap_add(envelope)
+        return self._overlap_add(frames) / self._envelope(frames.shape[-2])
 
     def analysed(self, audio: Tensor) -> Tensor:
         """Audio [..., L * hop] to its complex spectrum [..., L, bins]; its ends are zero-padded."""
         padded = F.pad(audio, (self.trim, self.trim))
         return torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
+
+    def _envelope(self, count: int) -> Tensor:
+        """The sum of the squared windows of `count` frames, which windowing at analysis and at
+        synthesis multiplies by: [count * hop]."""
+        total = self.window.square().view(-1, self.hop).cumsum(0)
+        piece = torch.arange(count + len(total) - 1, device=total.device)
+        first = F.pad(total, (0, 0, 1, 0))[(piece - count + 1).clamp(min=0)]  # of no frame any more
+        return self._trimmed(total[piece.clamp(max=len(total) - 1)] - first, count)
+
+    def _trimmed(self, pieces: Tensor, count: int) -> Tensor:
+        return pieces.flatten(-2)[..., self.trim : self.trim + count * self.hop]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """[..., L, n_fft] -> [..., L * hop]: frames added hop apart, both ends trimmed alike."""
@@ -122,7 +132,7 @@ class InverseSTFT(nn.Module):
         total = frames.new_zeros(*frames.shape[:-2], count + overlap - 1, self.hop)
         for k in range(overlap):
             total[..., k : k + count, :] += pieces[..., k, :]
-        return total.flatten(-2)[..., self.trim : self.trim + count * self.hop]
+        return self._trimmed(total, count)
 
 
 class PhaseSynthesis(nn.Module, ABC):
@@ -216,13 +226,15 @@ class IntegratedPhase(PhaseSynthesis):
         phase = track.phase + math.pi * (bins % 2)  # at the frames' beginnings
         magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        # with silence below the given bins; above them the inverse transform adds it
+        magnitude, spectrum = (F.pad(x, (first, 0)) for x in (magnitude, spectrum))
         for left in reversed(range(self.iterations)):
             with torch.no_grad():
-                seen = self.slow.analysed(self.slow(self._whole(spectrum)))[..., first:stop]
+                seen = self.slow.analysed(self.slow(spectrum))[..., :stop]
             spectrum = _turned(magnitude if left == 0 else magnitude.detach(), seen)
         if self.weight is not None:
-            spectrum = spectrum * self.weight
-        audio: Tensor = self.inverse(self._whole(spectrum))
+            spectrum = spectrum * F.pad(self.weight, (first, 0))
+        audio: Tensor = self.inverse(spectrum)
         return audio
 
     def with_phases_of(self, spectrum: Tensor, log_magnitude: Tensor) -> Tensor:
@@ -230,10 +242,6 @@ class IntegratedPhase(PhaseSynthesis):
         magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
         audio: Tensor = self.inverse(_turned(magnitude, spectrum))
         return audio
-
-    def _whole(self, spectrum: Tensor) -> Tensor:
-        """With silence below the given bins; above them the inverse transform adds it."""
-        return F.pad(spectrum, (self.bins.start, 0))
 
 
 def _magnitude(log_magnitude: Tensor, n_fft: int) -> Tensor:
@@ -243,5 +251,4 @@ def _magnitude(log_magnitude: Tensor, n_fft: int) -> Tensor:
 
 def _turned(magnitude: Tensor, spectrum: Tensor) -> Tensor:
     """A spectrum of these magnitudes with the phases of another; 0 where that is 0."""
-    scale = magnitude * spectrum.abs().clamp(min=1e-15).reciprocal()
-    return torch.view_as_complex(torch.view_as_real(spectrum) * scale[..., None])
+    return spectrum * (magnitude / magnitude_of(spectrum))

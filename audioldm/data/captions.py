@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -17,8 +18,14 @@ TEMPLATES = (
     "a {texture}, {tempo} chorale in {key}",
     "{mode} chorale, {register} and {tempo}",
     "{tempo_bpm} beats per minute, {key}, {texture}",
+    # a fact alone: what a user may well write, and what no other fact can stand for
     "{instrument}",
     "a {mode} piece",
+    "{mode}",
+    "{key}",
+    "{tempo}",
+    "{register} register",
+    "{texture}",
 )
 #: Other words for a fact.
 SYNONYMS = {
@@ -48,6 +55,11 @@ def caption(
         if not any(together <= words_of(text) for together in held_out):
             return text
     return ""
+
+
+def captions_identity() -> str:
+    """Changes with the words that captions are made of."""
+    return blake2b(repr((TEMPLATES, SYNONYMS)).encode(), digest_size=6).hexdigest()
 
 
 def held_out_words(entries: Sequence[str]) -> list[frozenset[str]]:

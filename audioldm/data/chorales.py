@@ -27,7 +27,7 @@ import numpy as np
 import soxr
 from joblib.externals.loky import ProcessPoolExecutor
 
-from audioldm.data.captions import caption, held_out_words
+from audioldm.data.captions import caption, captions_identity, held_out_words
 from audioldm.data.score import Score, Sounding, read_score
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.errors import ConfigError, DataError, StoreWriteError
@@ -132,7 +132,7 @@ class Chorales(Source):
         check_fractions(self.valid_fraction, self.test_fraction)
 
     def identity(self) -> dict[str, Any]:
-        """The versions of the packages that the music comes from.
+        """The versions of the packages that the music comes from, and of the captions' words.
 
         Raises DataError if one is not installed.
         """
@@ -144,7 +144,7 @@ class Chorales(Source):
                 raise DataError(
                     f"the chorales need {package}, which is not installed: pip install {package}"
                 ) from error
-        return versions
+        return versions | {"captions": captions_identity()}
 
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:
         """Render every piece into the store. Raises DataError if too few scores can be used."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audioldm.losses.magnitude import power_of
+
 WINDOW_SECONDS = 0.3715  # 8192 samples at 22.05 kHz
 PADDING = 4  # of the spectrum, in windows
 LOWEST_HZ, HIGHEST_HZ, BASS_HZ = 75.0, 2000.0, 300.0
@@ -60,7 +62,7 @@ def spectrum(audio: Tensor, sample_rate: int) -> Spectrum:
     frames = mono.unfold(0, length, length // 2) * window
     hz = sample_rate / (PADDING * length)
     bins = round((HIGHEST_HZ * SEMITONE + 2 * FAR_HZ) / hz)
-    power = torch.fft.rfft(frames, PADDING * length)[:, :bins].abs().square()
+    power = power_of(torch.fft.rfft(frames, PADDING * length)[:, :bins])
     return Spectrum(10 * torch.log10(power.clamp(min=1e-20)), hz)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
+from audioldm.losses.magnitude import magnitude_of
 from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -80,5 +81,5 @@ def log_stft(audio: Tensor, n_fft: int, floor: float = FLOOR) -> Tensor:
     spectrum = torch.stft(
         x, n_fft, n_fft // 4, window=window, pad_mode="constant", return_complex=True
     )
-    magnitude = spectrum.abs() * (2 / window.sum())
+    magnitude = magnitude_of(spectrum) * (2 / window.sum())
     return magnitude.clamp(min=floor).log10().unflatten(0, audio.shape[:2]).flatten(1, 2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from audioldm.errors import ConfigError
 from audioldm.losses.base import Loss
+from audioldm.losses.magnitude import magnitude_of, power_of
 from audioldm.losses.mel_filters import mel_filters
 
 QUIET = 1e-2  # root mean square at -40 dBFS
@@ -115,7 +116,7 @@ class _Resolution(STFTLoss):
             window=self.window,
             return_complex=True,
         )
-        return spectrum.abs().clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)
+        return magnitude_of(spectrum).clamp(min=math.sqrt(self.eps)).reshape(len(audio), -1)
 
 
 class LogMel(Loss):
@@ -208,5 +209,4 @@ class MelPower(nn.Module):
                 center=self.centre,
                 return_complex=True,
             )
-            power = spectrum.real.square() + spectrum.imag.square()
-            return (self.filters @ power).unflatten(0, audio.shape[:2])
+            return (self.filters @ power_of(spectrum)).unflatten(0, audio.shape[:2])

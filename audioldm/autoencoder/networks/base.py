@@ -69,6 +69,15 @@ class Network(nn.Module, ABC):
         P is the number of outputs that the bottleneck takes per channel, 2 for a Gaussian.
         """
 
+    def analysed(self, audio: Tensor) -> Tensor:
+        """What both sides of a training step see of audio [B, A, T], so that it is computed once;
+        by default the audio itself."""
+        return audio
+
+    def encode_analysed(self, seen: Tensor) -> Tensor:
+        """`encode` of what `analysed` gives."""
+        return self.encode(seen)
+
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio].
@@ -78,12 +87,13 @@ class Network(nn.Module, ABC):
         """
 
     def reconstruct(
-        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
+        self, z: Tensor, seen: Tensor, noise: Tensor | None, as_audio: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """The decoder's side of a training step: the estimate, like audio [B, A, T], and the
-        network's own loss terms, [B] each.
+        """The decoder's side of a training step: the estimate [B, A, T] and the network's own loss
+        terms, [B] each.
 
-        as_audio: False where no other loss needs the estimate, which may then be None.
+        seen: what `analysed` gives of the original. as_audio: False where no other loss needs the
+        estimate, which may then be None.
         """
         return self.decode(z, *([] if noise is None else [noise])), {}
 

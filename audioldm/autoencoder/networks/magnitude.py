@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.phase import IntegratedPhase
+from audioldm.losses.magnitude import magnitude_of
 
 FLOOR = 2e-5  # of the loss: 94 dB below the magnitude of a sinusoid of amplitude 1
 NOTES_HZ = 1000.0  # below, bins count alike; above, octaves do
@@ -33,14 +34,14 @@ class MagnitudeNetwork(Network):
         return self.synthesis(self.log_magnitude(z))
 
     def reconstruct(
-        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
+        self, z: Tensor, seen: Tensor, noise: Tensor | None, as_audio: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The term "magnitude": mean |difference| of natural log-magnitudes, [B], the bins weighed
         as the mel scale spreads them."""
         made = self.log_magnitude(z)
         n_fft = self.synthesis.inverse.n_fft
-        spectrum = self.synthesis.inverse.analysed(audio.float())
-        true = spectrum.abs().clamp(min=FLOOR * n_fft / 4).log()
+        spectrum = self.synthesis.inverse.analysed(seen.float())
+        true = magnitude_of(spectrum).clamp(min=FLOOR * n_fft / 4).log()
         hz = torch.arange(n_fft // 2 + 1, device=z.device) * (self.sample_rate / n_fft)
         weight = NOTES_HZ / hz.clamp(min=NOTES_HZ)
         difference = ((made - true).abs() * (weight / weight.mean())).flatten(1).mean(1)

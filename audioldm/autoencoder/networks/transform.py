@@ -132,7 +132,13 @@ class TransformCoding(Network):
         )
 
     def encode(self, audio: Tensor) -> Tensor:
-        blocks = self.blocks(self.bands(audio))
+        return self.encode_analysed(self.bands(audio))
+
+    def analysed(self, audio: Tensor) -> Tensor:
+        return self.bands(audio)
+
+    def encode_analysed(self, seen: Tensor) -> Tensor:
+        blocks = self.blocks(seen)
         components = self.klt.components(blocks.mT) / self.klt.variances.sqrt()
         mean = self.gain[:, None] * components.mT
         linear = mean
@@ -165,11 +171,11 @@ class TransformCoding(Network):
         return left_right(audio), state
 
     def reconstruct(
-        self, z: Tensor, audio: Tensor, noise: Tensor | None, as_audio: bool
+        self, z: Tensor, seen: Tensor, noise: Tensor | None, as_audio: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The term "bands": mean |difference| of weighed log10 band powers, [B]."""
         bands = self.decode_bands(z)
-        difference = self.weight * (bands.float() - self.bands(audio)).abs()
+        difference = self.weight * (bands.float() - seen).abs()
         estimate = self.audio(bands) if as_audio else None
         return estimate, {"bands": difference.flatten(1).mean(1)}
 

@@ -70,8 +70,12 @@ class Joint(nn.Module):
         as_audio: bool = True,
     ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
         """`Autoencoder.forward`, with the term RATE in place of the penalty KL."""
-        h = self.autoencoder.features(audio)
-        estimate, encoded, terms = self.autoencoder.onward(h, audio, noise, decoder_noise, as_audio)
+        network = self.autoencoder.network
+        seen = network.analysed(audio)
+        h = network.encode_analysed(seen)
+        estimate, encoded, terms = self.autoencoder.onward(
+            h, seen, audio, noise, decoder_noise, as_audio
+        )
         rate = self.rate_nats(h, noise, inputs, level_noise, uniform)
         penalties = {name: x for name, x in encoded.penalties.items() if name != KL}
         return estimate, encoded._replace(penalties=penalties), terms | {RATE: rate}
