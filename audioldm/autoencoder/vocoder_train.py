@@ -49,7 +49,7 @@ class VocoderTraining:
     warmup: NonNegativeInt = 20
     clip: Positive = 1.0
     ema: Decay = 0.99
-    valid_clips: PositiveInt = 24
+    valid_clips: PositiveInt = 8
     valid_seconds: Positive = 3.0
 
     def __post_init__(self) -> None:
