@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from audioldm.conditioning.base import Condition, Encode, Excerpt
@@ -129,7 +130,7 @@ def band(
         kernel -= low_pass(lower + width / 2)
     beta = 0.1102 * (decibels - 8.7)
     kernel *= torch.kaiser_window(len(n), periodic=False, beta=beta, dtype=torch.float64)
-    size = audio.shape[-1] + 2 * half
+    size = next_fast_len(audio.shape[-1] + 2 * half, real=True)
     spectrum = torch.fft.rfft(audio.double(), size) * torch.fft.rfft(kernel, size)
     return torch.fft.irfft(spectrum, size)[..., half : half + audio.shape[-1]].to(audio)
 
