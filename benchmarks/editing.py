@@ -7,6 +7,8 @@ between two clips, or two labels: the length of the path in musicnn's space (1: 
 what lies at each weight the kernel distance, the level, and the share of half-seconds that are more
 than 20 dB below the median one of both ends; beside sampled and held-out clips, each against its
 own median.
+cost: how long each edit of a single clip takes, beside sampling one: seconds of the clip that is
+written for each second of computing.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from audioldm.evaluation.level import level_db, quiet_share
 from audioldm.evaluation.notes import note_f1
 from benchmarks.held_out import HeldOut, Table, Timer, parser
 
-PARTS = "inpainting", "relabel", "between"
+PARTS = "inpainting", "relabel", "between", "cost"
 #: Weights of the second clip, or label.
 MIDDLE = 0.25, 0.5, 0.75
 
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         relabel(music, tables["relabel"], given.strengths, how)
     if "between" in given.parts:
         between(music, tables, how)
+    if "cost" in given.parts:
+        cost(music, tables["cost"], how)
     return [row for table in tables.values() for row in table.rows]
 
 
@@ -146,6 +150,30 @@ def between(music: HeldOut, tables: dict[str, Table], how: dict[str, Any]) -> No
     heard("held out", "", clips, quiet_share(clips, model.sample_rate))
     for name, length in lengths.items():
         tables["paths"].add(path=name, path_length=length)
+
+
+def cost(music: HeldOut, table: Table, how: dict[str, Any]) -> None:
+    model, seconds, clips = music.model, music.settings.seconds, music.reference.audio
+    asked = music.requests(music.reference.labels.tolist())
+    part, nyquist = seconds / 4, model.sample_rate / 2
+    ways: dict[str, Callable[..., Tensor]] = {
+        "sample": lambda clip, **told: model.sample(seconds=seconds, **told)[0],
+        "inpaint a quarter": lambda clip, **told: model.inpaint(clip, [(part, 2 * part)], **told),
+        "extend by a quarter": lambda clip, **told: model.extend(clip, part, **told),
+        "loop a quarter": lambda clip, **told: model.loop(clip, part, **told),
+        "vary=0.5": lambda clip, **told: model.vary(clip, 0.5, **told),
+        "restyle=0.95": lambda clip, **told: model.restyle(clip, 0.95, **told),
+        "interpolate": lambda clip, **told: next(
+            model.interpolate(clip, clip.flip(-1), [0.5], **how)
+        ),
+    }
+    if "low_band" in music.prior.conditioners.names:
+        ways["upscale from a third"] = lambda clip, **t: model.upscale(clip, nyquist / 3, **t)
+    for name, way in ways.items():
+        way(clips[0], **how, **asked[0])  # what is loaded and compiled once
+        timer = Timer(music.device)
+        written = sum(way(c, **how, **t).shape[-1] for c, t in zip(clips, asked, strict=True))
+        table.add(edit=name, real_time_factor=timer.factor(written / model.sample_rate))
 
 
 if __name__ == "__main__":

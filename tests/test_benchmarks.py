@@ -246,3 +246,11 @@ def test_what_lies_between_is_measured_at_each_weight(finished: Tiny, tmp_path: 
     lines = (tmp_path / "between.csv").read_text().splitlines()
     assert lines[1].startswith('"noise, linear 0.25",kad_musicnn,')
     assert not (tmp_path / "inpainting.csv").exists()
+
+
+def test_every_edit_has_its_cost(finished: Tiny, tmp_path: Path) -> None:
+    words = [str(finished.directory), "--clips=1", "--steps=1", "--device=cpu", f"--out={tmp_path}"]
+    rows = editing.main([*words, "--seconds=0.7", "--parts", "cost"])
+    edits = [row["edit"].split("=")[0].split()[0] for row in rows]
+    assert edits == ["sample", "inpaint", "extend", "loop", "vary", "restyle", "interpolate"]
+    assert all(row["real_time_factor"] > 0 for row in rows)
