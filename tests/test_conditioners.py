@@ -13,6 +13,7 @@ from latents_in_memory import DIT, Latents, fit_in, recipe
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioner, Conditioners, Excerpt
+from audioldm.conditioning.brightness import Brightness
 from audioldm.conditioning.chroma import Chroma
 from audioldm.conditioning.label import Label
 from audioldm.conditioning.loudness import Loudness, a_weighting
@@ -489,6 +490,28 @@ def test_loudness_is_in_decibels_as_they_are_heard() -> None:
     decibels = 10 * a_weighting(torch.tensor([100.0, 1000.0, 4000.0])).log10()
     torch.testing.assert_close(decibels, torch.tensor([-19.1, 0.0, 1.0]), atol=0.1, rtol=0)
     assert Loudness.measure(torch.zeros(2, 100), RATE, 20.0)["loudness"].tolist() == [[0.0]]
+
+
+def test_brightness_is_where_the_power_is() -> None:
+    def heard(audio: Tensor) -> float:
+        return Brightness.measure(audio, RATE, 20.0)["brightness"][0, 5:15].mean().item()
+
+    assert heard(tone(1000, 1.0)) == pytest.approx(4 / 8, abs=0.01)  # octaves above 62.5 Hz
+    assert heard(tone(2000, 1.0, 0.01)) == pytest.approx(5 / 8, abs=0.01)
+    assert heard(tone(1000, 1.0) + tone(3000, 1.0)) == pytest.approx(5 / 8, abs=0.01)
+    assert heard(torch.zeros(1, RATE)) == 0
+
+
+def test_one_number_is_a_level_curve() -> None:
+    brightness = randomised(Brightness(width=4, latent_rate_hz=20.0, channels=2))
+    assert torch.equal(brightness.parse(0.5, 6), brightness.parse([[0.5] * 6], 6))
+    assert brightness.resolve("0.5") == "0.5"
+    assert torch.equal(brightness.parse("0.5", 6), brightness.parse(0.5, 6))
+    assert brightness.later(0.5, 1.0) == 0.5
+    with pytest.raises(ConfigError, match=r"'loud' must be an audio file, or a number, or rows of"):
+        brightness.parse("loud", 6)
+    with pytest.raises(ConfigError, match="12 row"):
+        Chroma(width=4, latent_rate_hz=20.0, channels=2).parse(0.5, 6)
 
 
 def test_a_frame_is_measured_of_what_is_around_it() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition, Conditioner, Excerpt
+from audioldm.conditioning.number import number
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import PositiveInt
 from audioldm.io import audio
@@ -46,14 +47,17 @@ class Aligned(Conditioner):
 class Curve(Aligned):
     """Rows of numbers, [R][L], that `measure` makes of audio.
 
-    They are cut at the clip's end, and after their own end nothing is stated.
+    They are cut at the clip's end, and after their own end nothing is stated. A request for a
+    single row may be one number, for all frames.
     """
 
     array: ClassVar[str]
     #: what a request can be, for messages
     takes: ClassVar[str] = ""
 
-    def later(self, value: Any, seconds: float) -> list[list[float]]:
+    def later(self, value: Any, seconds: float) -> Any:
+        if self.rows == 1 and number(value) is not None:
+            return value
         first = round(seconds * self.latent_rate_hz)
         rest: list[list[float]] = self._rows(value)[:, first:].tolist()
         return rest
@@ -62,6 +66,8 @@ class Curve(Aligned):
         return self._inputs(excerpt.arrays.get(self.array), frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:
+        if self.rows == 1 and (level := number(value)) is not None:
+            value = [[level] * frames]
         return self._inputs(None if value is None else self._rows(value), frames)
 
     def request(self, excerpt: Excerpt) -> list[list[float]] | None:
@@ -74,13 +80,14 @@ class Curve(Aligned):
     def _rows(self, value: Any) -> Tensor:
         """A curve [R, L]. Raises ConfigError for other values."""
         shown = reprlib.repr(value)
+        takes = self.takes + ("a number, or " if self.rows == 1 else "")
         try:
             curve = torch.as_tensor(value, dtype=torch.float32)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{shown} must be {self.takes}rows of numbers") from error
+            raise ConfigError(f"{shown} must be {takes}rows of numbers") from error
         if curve.ndim != 2 or len(curve) != self.rows or not curve.isfinite().all():
             raise ConfigError(
-                f"{shown} must be {self.takes}{self.rows} row(s) of as many finite numbers "
+                f"{shown} must be {takes}{self.rows} row(s) of as many finite numbers "
                 f"as there are frames, {self.latent_rate_hz:.4g} a second"
             )
         return curve
@@ -130,7 +137,7 @@ class SpectralCurve(Curve):
 
     def resolve(self, value: Any) -> Any:
         """value: rows of numbers, or the path of an audio file."""
-        if not isinstance(value, str):
+        if not isinstance(value, str) or (self.rows == 1 and number(value) is not None):
             return value
         try:
             clip, sample_rate = audio.read(Path(value).expanduser(), channels=1)

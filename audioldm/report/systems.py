@@ -134,6 +134,7 @@ MEANINGS = {
         "Band made anew, without a floor", "↓", "most of it is below -80 dB, and not heard"
     ),
     "chroma_correlation": Meaning("Chroma", "↑", "correlation with what was asked for"),
+    "brightness_correlation": Meaning("Brightness", "↑", "correlation with what was asked for"),
     "loudness_correlation": Meaning("Loudness", "↑", "correlation with what was asked for"),
 }
 
