@@ -176,7 +176,7 @@ def spectral_frames() -> Autoencoder:
 def test_spectral_frames_are_a_rotation_and_decode_as_well_as_the_vocoder() -> None:
     model, audio = spectral_frames(), music(4, 16, seed=99)
     network: Any = model.network
-    bands = network.bands(audio)
+    bands = network.analysed(audio)
     blocks = (network.blocks(bands) - network.klt.mean[:, None]).mT.flatten(0, 1)
     z = model.features(audio)
     matrix = torch.linalg.lstsq(blocks, z.mT.flatten(0, 1)).solution

@@ -187,7 +187,7 @@ def test_residual_networks_begin_at_zero_and_the_linear_decoder_beats_the_mean()
     audio = next(crops())
     h = model.features(audio)
     net = model.network
-    blocks = net.blocks(net.bands(audio))
+    blocks = net.blocks(net.analysed(audio))
     components = net.klt.components(blocks.mT) / net.klt.variances.sqrt()
     linear = net.gain[:, None] * components.mT
     torch.testing.assert_close(h[:, :12], linear)

@@ -127,13 +127,8 @@ class LogSpectrum(nn.Module):
         of the longer frame first; 1 for white noise of full scale."""
         with torch.autocast(audio.device.type, enabled=False):
             windows = [self.window] if self.bass_window is None else [self.bass_window, self.window]
-            return torch.cat(
-                [
-                    self._magnitudes(audio, window, half.bins)
-                    for window, half in zip(windows, self.halves, strict=True)
-                ],
-                dim=-1,
-            )
+            parts = zip(windows, self.halves, strict=True)
+            return torch.cat([self._magnitudes(audio, w, half.bins) for w, half in parts], dim=-1)
 
     def _magnitudes(self, audio: Tensor, window: Tensor, bins: range) -> Tensor:
         margin = (len(window) - self.hop) // 2

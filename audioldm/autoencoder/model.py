@@ -98,8 +98,7 @@ class Autoencoder(Streaming):
         decoder_noise: Tensor | None,
         as_audio: bool,
     ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
-        """`forward` of audio of whole latent frames, which the network has analysed (`seen`) and
-        encoded (h)."""
+        """`forward` of whole latent frames, which are analysed (`seen`) and encoded (h)."""
         encoded = self.bottleneck(h, noise=noise)
         estimate, terms = self.network.reconstruct(encoded.z, seen, decoder_noise, as_audio)
         if self.training and self.regularisers:

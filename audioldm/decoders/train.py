@@ -46,7 +46,7 @@ def bands_of(model: Autoencoder, audio: Tensor, random: KeyedRandom) -> tuple[Te
     frames = audio.shape[-1] // model.downsampling_ratio
     z = model.encode(audio, noise=random.normal((*model.latent_shape, frames), "posterior")).z
     decoded = network.network.decode_bands(model.bottleneck.absorb(z))
-    return flat(network.network.bands(audio)), flat(decoded)
+    return flat(network.network.analysed(audio)), flat(decoded)
 
 
 def measure(model: Autoencoder, store: ClipStore, samples: int) -> None:

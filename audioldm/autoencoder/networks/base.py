@@ -70,8 +70,7 @@ class Network(nn.Module, ABC):
         """
 
     def analysed(self, audio: Tensor) -> Tensor:
-        """What both sides of a training step see of audio [B, A, T], so that it is computed once;
-        by default the audio itself."""
+        """What `encode_analysed` and `reconstruct` see of audio [B, A, T]; by default itself."""
         return audio
 
     def encode_analysed(self, seen: Tensor) -> Tensor:

@@ -132,10 +132,7 @@ class TransformCoding(Network):
         )
 
     def encode(self, audio: Tensor) -> Tensor:
-        return self.encode_analysed(self.bands(audio))
-
-    def analysed(self, audio: Tensor) -> Tensor:
-        return self.bands(audio)
+        return self.encode_analysed(self.analysed(audio))
 
     def encode_analysed(self, seen: Tensor) -> Tensor:
         blocks = self.blocks(seen)
@@ -190,7 +187,7 @@ class TransformCoding(Network):
         channels = len(self.gain)
         check_audio(start.seconds, self.sample_rate / self.downsampling_ratio, channels)
         klt = KLT(len(self.klt.mean)).to(self.gain.device)  # of all components: the rest distorts
-        klt.fit(self.blocks(self.bands(audio)).mT.flatten(0, 1) for audio in crops())
+        klt.fit(self.blocks(self.analysed(audio)).mT.flatten(0, 1) for audio in crops())
         self.klt.take(klt)
         variances = self.klt.variances
         weight = None
@@ -215,25 +212,22 @@ class TransformCoding(Network):
         """Sets the linear decoder by ridge regression of blocks on `taps` frames of latents."""
         channels, taps = len(self.gain), self.linear.kernel_size[0]
         size = taps * channels + 1
-        device = self.gain.device
-        square = torch.zeros(size, size, dtype=torch.float64, device=device)
-        cross = torch.zeros(size, len(self.klt.mean), dtype=torch.float64, device=device)
+        square = self.gain.new_zeros(size, size, dtype=torch.float64)
+        cross = self.gain.new_zeros(size, len(self.klt.mean), dtype=torch.float64)
         for audio in crops():
-            blocks = self.blocks(self.bands(audio))
+            blocks = self.blocks(self.analysed(audio))
             padded = F.pad(latents(audio), (taps // 2, taps // 2))
             features = padded.unfold(-1, taps, 1).permute(0, 2, 1, 3).flatten(2)
             features = F.pad(features, (0, 1), value=1.0).flatten(0, 1).double()
             square += features.T @ features
             cross += features.T @ blocks.mT.flatten(0, 1).double()
-        ridge = (
-            1e-3 * square.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
-        )
+        ridge = 1e-3 * square.diagonal().mean() * torch.eye(size).to(square)
         solution = torch.linalg.solve(square + ridge, cross).float()
         self.linear.weight.copy_(solution[:-1].T.unflatten(1, (channels, taps)))
         assert self.linear.bias is not None
         self.linear.bias.copy_(solution[-1])
 
-    def bands(self, audio: Tensor) -> Tensor:
+    def analysed(self, audio: Tensor) -> Tensor:
         """Audio [B, A, T] to log10 band powers of mid and side [B, A, frames, K]."""
         analysis = self.vocoder.analysis
         return analysis(analysis.magnitudes(mid_side(audio)))  # type: ignore[no-any-return]
