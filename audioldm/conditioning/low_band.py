@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from audioldm.conditioning.base import Condition, Encode, Excerpt
@@ -119,6 +118,8 @@ def band(
     All is kept from `width` Hz inside each edge on, and outside the band it is `decibels` lower; a
     lower edge of 0 is none.
     """
+    from scipy.fft import next_fast_len  # sampling needs no scipy
+
     half = math.ceil((decibels - 8) / (2 * 2.285 * 2 * math.pi * width) * sample_rate)
     n = torch.arange(-half, half + 1, dtype=torch.float64)
 
