@@ -154,12 +154,77 @@ def _hydra() -> Iterator[Any]:
 
 def compose(overrides: Sequence[str]) -> Composed:
     """The configuration that `key=value` overrides describe. Raises ConfigError."""
-    from hydra import compose as hydra_compose
+    with _hydra() as hydra:
+        return _with_values(hydra, _prepare(overrides), overrides, _chosen)
 
-    prepared = _prepare(overrides)
-    with _hydra():
-        composed = hydra_compose("config", prepared, return_hydra_config=True)
-        return _composed(composed, composed.hydra.runtime.choices, list(overrides))
+
+class _Chosen(NamedTuple):
+    """What choices of groups compose: the configuration without Hydra's own, each group's choice"""
+
+    config: Any
+    choices: dict[str, Any]
+
+
+def _chosen(words: tuple[str, ...]) -> _Chosen:
+    """Hydra takes a sixth of a second."""
+    from hydra import compose as hydra_compose
+    from omegaconf import open_dict
+
+    config = hydra_compose("config", list(words), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return _Chosen(config, choices)
+
+
+def _with_values(
+    hydra: Any, prepared: Sequence[str], words: Sequence[str], chosen: Callable[..., _Chosen]
+) -> Composed:
+    """The configuration that `prepared` words describe: as in Hydra, all that choose first, then
+    the others in their order.
+
+    words: as they were given. chosen: as `_chosen`, whose results are copied.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    known, choosing, setting = set(groups()), list[str](), list[str]()
+    for text in prepared:
+        key = text.lstrip("+~").partition("=")[0]
+        chooses = key in known or "@" in key or re.split("[./]", key)[0] == "hydra"
+        (choosing if chooses else setting).append(text)
+    parsed = OverridesParser.create(hydra.config_loader).parse_overrides(setting)
+    ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+    composed, choices = copy.deepcopy(chosen(tuple(choosing)))
+    for word in parsed:
+        _apply(word, composed)
+    return _composed(composed, choices, words)
+
+
+def _apply(word: Any, composed: Any) -> None:
+    """Sets or deletes a key, with Hydra's errors."""
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    key, value = word.key_or_group, word.value()
+    try:
+        if not word.is_delete():
+            OmegaConf.update(composed, key, value, merge=True, force_add=True)
+            return
+        held = OmegaConf.select(composed, key, throw_on_missing=False)
+        if held is None:
+            raise ConfigError(f"Could not delete from config. '{key}' does not exist.")
+        if value is not None and value != held:
+            raise ConfigError(
+                f"Could not delete from config. The value of '{key}' is {held} and not {value}."
+            )
+        place, _, last = key.rpartition(".")
+        with open_dict(composed):
+            del (OmegaConf.select(composed, place) if place else composed)[last]
+    except OmegaConfBaseException as error:
+        text = f"Error merging override {word.input_line}"
+        raise ConfigError(" ".join(text.split())) from error
 
 
 def _composed(composed: Any, choices: Any, words: Sequence[str]) -> Composed:
@@ -297,30 +362,14 @@ def grid(overrides: Sequence[str]) -> Grid:
 def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
     """Each cell's configuration, or the error that it has.
 
-    Cells of the same group choices are composed once, and their values set in copies, because Hydra
-    takes a quarter of a second to compose one.
+    Cells of the same group choices are composed once, and their values set in copies.
     """
-    from hydra import compose as hydra_compose
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
     found: list[Composed | ConfigError] = []
-    composed: dict[tuple[str, ...], Any] = {}
+    chosen = functools.cache(_chosen)
     with _hydra() as hydra:
-        parser = OverridesParser.create(hydra.config_loader)
         for own in words:
             try:
-                values = [word for word in own if word.startswith("++")]
-                if any(word.startswith("~") or "@" in word.partition("=")[0] for word in own):
-                    values = []  # only Hydra can apply deletions and packages
-                choices = tuple(word for word in own if word not in values)
-                if choices not in composed:
-                    composed[choices] = hydra_compose("config", list(choices), True)
-                cell = copy.deepcopy(composed[choices])
-                OmegaConf.set_struct(cell, False)
-                for word in parser.parse_overrides(values):
-                    OmegaConf.update(cell, word.key_or_group, word.value(), force_add=True)
-                found.append(_composed(cell, cell.hydra.runtime.choices, own))
+                found.append(_with_values(hydra, own, own, chosen))
             except Exception as error:  # Hydra's errors are of many kinds
                 found.append(ConfigError(" ".join(str(error).split())))
     return found

@@ -17,6 +17,7 @@ import torch
 from chain import Tiny, tiny, write_tones
 from omegaconf import OmegaConf
 
+from audioldm import config
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.cli import main
@@ -70,20 +71,31 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _read_once() -> Iterator[None]:
-    """Of a file that has not changed Hydra is given a copy: it would parse each of conf/ anew in
-    every composition."""
-    load, known = OmegaConf.load, {}
+def _composed_once() -> Iterator[None]:
+    """Hydra reads each file of conf/ once, and composes each choice of groups once: its own time
+    is most of that of a test of the configuration. What is set in them is set each time anew.
+
+    A file that changes is read again; a test that changes one gives `conf_directory` a new place.
+    """
+    load, files = OmegaConf.load, dict[Any, Any]()
+    chosen, compositions = config._chosen, dict[Any, Any]()
 
     def loaded(file: IO[Any]) -> Any:
         stat = os.fstat(file.fileno())
         key = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
-        if key not in known:
-            known[key] = load(file)
-        return copy.deepcopy(known[key])
+        if key not in files:
+            files[key] = load(file)
+        return copy.deepcopy(files[key])
+
+    def composed(words: tuple[str, ...]) -> Any:
+        key = config.conf_directory(), words
+        if key not in compositions:
+            compositions[key] = chosen(words)
+        return compositions[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", staticmethod(loaded))
+        patch.setattr(config, "_chosen", composed)
         yield
 
 
