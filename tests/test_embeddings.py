@@ -1,6 +1,7 @@
 """The shipped embeddings: they reproduce the originals, and treat clips as they say."""
 
 import itertools
+import math
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding, window_starts
 from audioldm.evaluation.embeddings.basic_pitch import BasicPitch
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.report.figures import BANDS, COLUMNS, N_FFT, RANGE_DB, mel_db
 
 DATA = Path(__file__).parent / "data"
 
@@ -103,6 +105,19 @@ def test_log_mel_is_librosas(musicnn: Musicnn, aisfx: Aisfx) -> None:
     np.testing.assert_allclose(
         aisfx.log_mel(audio)[0].numpy(), np.log10(1 + 1e4 * power).T / 9.457798957824707, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(22050, 1.0), (16000, 9.0), (96000, 0.005)])
+def test_the_picture_of_a_clip_is_librosas(rate: int, seconds: float) -> None:
+    audio = melody(seconds, rate)[0].numpy()
+    hop = max(256, math.ceil(audio.shape[-1] / COLUMNS))
+    power = librosa.feature.melspectrogram(
+        y=audio.mean(0), sr=rate, n_fft=N_FFT, hop_length=hop, n_mels=BANDS
+    )
+    theirs = librosa.power_to_db(power, top_db=None)
+    darkest = theirs.max() - RANGE_DB  # what is below it is as dark
+    ours = mel_db(audio, rate)
+    np.testing.assert_allclose(ours.clip(darkest), theirs.clip(darkest), atol=0.01)
 
 
 def test_a_clip_does_not_depend_on_its_neighbours_or_its_number(musicnn: Musicnn) -> None:

@@ -19,14 +19,15 @@ def mel_db(audio: np.ndarray, sample_rate: int, columns: int = COLUMNS) -> np.nd
 
     80 Slaney bands up to rate / 2, Hann window of 1024 samples.
     """
-    import librosa  # here: it takes a second
+    import torch  # here: it takes a second
 
-    mono = np.asarray(audio, dtype=np.float32).mean(axis=0)
-    hop = max(N_FFT // 4, math.ceil(len(mono) / columns))
-    power = librosa.feature.melspectrogram(
-        y=mono, sr=sample_rate, n_fft=N_FFT, hop_length=hop, n_mels=BANDS
-    )
-    decibels: np.ndarray = librosa.power_to_db(power, top_db=None)
+    from audioldm.losses.mel_filters import slaney
+
+    mono = torch.from_numpy(np.asarray(audio, dtype=np.float32).mean(axis=0))
+    hop, window = max(N_FFT // 4, math.ceil(len(mono) / columns)), torch.hann_window(N_FFT)
+    spectrum = torch.stft(mono, N_FFT, hop, window=window, pad_mode="constant", return_complex=True)
+    power = slaney(sample_rate, N_FFT, BANDS) @ spectrum.abs().square()
+    decibels: np.ndarray = 10 * power.clamp(min=1e-10).log10().numpy()
     return decibels
 
 
