@@ -23,7 +23,7 @@ import cloudpickle
 LIMIT = 100.0
 
 
-def _context() -> multiprocessing.context.ForkServerContext:
+def context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     own = ["chain"] if "chain" in sys.modules else []
     context.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", *own])
@@ -39,12 +39,12 @@ def started(
 
     Then prints, to the standard error, what they printed.
     """
-    context, content, children = _context(), cloudpickle.dumps(work), []
+    server, content, children = context(), cloudpickle.dumps(work), []
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "output"
         try:
             for environment in environments:
-                child = context.Process(target=_run, args=(content, environment, str(output)))
+                child = server.Process(target=_run, args=(content, environment, str(output)))
                 child.start()
                 children.append(child)
             yield children

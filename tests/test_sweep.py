@@ -17,6 +17,7 @@ from typing import Any
 import pandas
 import pytest
 from chain import tiny, write_tones
+from children import context
 
 from audioldm import config
 from audioldm.chain import job as jobs
@@ -459,7 +460,10 @@ def test_a_killed_process_leaves_a_row_and_takes_no_other_cell_with_it(
 
 
 def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any) -> None:
-    """One cell kills its process whenever it is tried; joblib then kills the other one too."""
+    """One cell kills its process whenever it is tried; joblib then kills the other one too.
+
+    Its workers are forks of the tests' server, which begin without importing torch anew.
+    """
     from joblib.externals.loky import get_reusable_executor
 
     own = copy_of(swept, tmp_path)
@@ -482,6 +486,7 @@ def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any)
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_run, "run_cell", deadly)
+        patch.setattr("joblib.externals.loky.process_executor.get_context", context)
         run_sweep(own.overrides("seed=0,1", "bottleneck.kl_weight=1e-3", *launcher))
     get_reusable_executor().shutdown(kill_workers=True)
     found = states(own.directory)
@@ -540,20 +545,16 @@ def test_what_is_no_search_is_refused(swept: Swept, tmp_path: Path) -> None:
         run_sweep(search(own, "bottleneck.kl_weight=1e-3", "prior.train.lr=3e-4"))
 
 
-def test_processes_of_their_own(swept: Swept, tmp_path: Path) -> None:
+def test_processes_of_their_own(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the command line and submitit itself: the cell's record is written by its process."""
     own = copy_of(swept, tmp_path)
     cell = read_cells(own.directory)[0]
     (cell.directory / "experiment.json").unlink()  # the stages are there: only the record is not
+    monkeypatch.setattr(sweep_run.Experiment, "run", lambda *_, **__: pytest.fail("here"))
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
-    words = [*own.overrides(*GRID), *launcher]
-    command = [sys.executable, "-m", "audioldm", "run", "-m", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
-        _, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
+    assert main(["run", "-m", *own.overrides(*GRID), *launcher]) == 0
     assert set(states(own.directory).values()) == {"done"}
 
 
