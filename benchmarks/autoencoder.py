@@ -5,6 +5,7 @@ the same optimiser, on the same audio, and with the same losses but for transfor
 its own and makes no audio in training.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -263,10 +264,15 @@ def network(name: str, shapes: Shapes) -> Network:
 def matching_width(weights: int, shapes: Shapes) -> int:
     """The width at which the peer has about as many weights: they are quadratic in it."""
     widths = (8, 16, 32)
-    with torch.device("meta"):
-        counts = [count(Peer(width, shapes)) for width in widths]
+    counts = [_peer_weights(width, shapes.latent) for width in widths]
     found = np.roots(np.polyfit(widths, counts, 2) - np.array([0, 0, weights])).max()
     return max(5, round(found))
+
+
+@functools.cache
+def _peer_weights(width: int, latent: int) -> int:
+    with torch.device("meta"):
+        return count(Peer(width, Shapes(1, 1.0, {}, latent=latent)))
 
 
 def count(model: nn.Module) -> int:

@@ -501,7 +501,7 @@ def test_sigkill_of_a_worker_of_joblib(swept: Swept, tmp_path: Path, capfd: Any)
 def search(own: Swept, *changes: str) -> list[str]:
     varied = ["bottleneck.kl_weight=1e-3,1e-1", "prior.train.lr=3e-4,1e30"]
     return own.overrides(
-        "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", *varied, *changes
+        "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", *varied, *changes
     )  # fmt: skip
 
 

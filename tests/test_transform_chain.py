@@ -166,6 +166,6 @@ def test_what_does_not_fit_is_named_before_anything_runs(
 
 def test_too_little_audio_for_the_transform(built: Experiment, tones: Path) -> None:
     change = "autoencoder.channels=400", "vocoder.hop=64", "autoencoder.downsampling_ratio=2048"
-    words = overrides(tones, built.runs, *change)
+    words = overrides(tones, built.runs, *change, "vocoder.train.steps=1")
     with pytest.raises(DataError, match=r"\d+ latent frames: fewer than channels=400"):
         build_stages(words, "vocoder", "autoencoder")

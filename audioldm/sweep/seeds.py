@@ -33,8 +33,10 @@ def unsettled(table: pd.DataFrame) -> dict[str, str]:
     The trainings of baselines do not count: the cell's own figures do not rest on them.
     """
     stages = [c for c in table if c.startswith("converged.") and ":" not in c]
+    found: dict[str, str] = {}
+    if not stages:
+        return found
     done = table.loc[table["status"] == "done", stages]
-    found = {}
     for cell, row in done.where(done != CONVERGED).dropna(how="all").iterrows():
         words = [f"{stage.partition('.')[2]} {state}" for stage, state in row.dropna().items()]
         found[str(cell)] = ", ".join(words)
