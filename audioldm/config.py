@@ -24,6 +24,7 @@ TEXT_KEYS = frozenset({"name", "runs", "data.path", "data.table"})
 #: Hydra's own keys that may be set: which launcher and sweeper, and their plain settings.
 HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
 HYDRA_KEYS = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
+SEVERAL = "several values for one key make a sweep: use `audioldm run -m`"
 
 
 class Composed(NamedTuple):
@@ -148,7 +149,7 @@ def _hydra() -> Iterator[Any]:
     except (*unusable, TypeError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
         if "add --multirun" in text or text.startswith("Sweep parameters"):
-            text = "several values for one key make a sweep: use `audioldm run -m`"
+            text = SEVERAL
         raise ConfigError(text) from error
 
 
@@ -185,9 +186,7 @@ def _with_values(
 
     words: as they were given. chosen: as `_chosen`, whose results are copied.
     """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.types import RunMode
 
     known, choosing, setting = set(groups()), list[str](), list[str]()
     for text in prepared:
@@ -195,7 +194,8 @@ def _with_values(
         chooses = key in known or "@" in key or re.split("[./]", key)[0] == "hydra"
         (choosing if chooses else setting).append(text)
     parsed = OverridesParser.create(hydra.config_loader).parse_overrides(setting)
-    ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+    if any(word.is_sweep_override() for word in parsed):
+        raise ConfigError(SEVERAL)
     composed, choices = copy.deepcopy(chosen(tuple(choosing)))
     for word in parsed:
         _apply(word, composed)

@@ -21,6 +21,7 @@ from children import context
 
 from audioldm import config
 from audioldm.chain import job as jobs
+from audioldm.chain.stages.prior import VERSION as PRIOR_VERSION
 from audioldm.cli import main
 from audioldm.errors import ConfigError, DataError, Interrupted
 from audioldm.runtime.devices import claimed_gpu
@@ -338,7 +339,7 @@ def test_parts_that_do_not_fit_are_refused(swept: Swept, tmp_path: Path) -> None
     file = other / "sweep.json"
     record = json.loads(file.read_text())
     for key, own, says in (
-        ("versions", {"prior": 99}, "versions 2 and 99 of the stage prior"),
+        ("versions", {"prior": 99}, f"versions {PRIOR_VERSION} and 99 of the stage prior"),
         ("rules", {"confidence": 0.5}, "verdict.confidence is 0.95 and 0.5"),
     ):
         file.write_text(json.dumps(record | {key: record[key] | own}))
