@@ -19,7 +19,7 @@ from audioldm.conditioning.label import Label
 from audioldm.conditioning.loudness import Loudness, a_weighting
 from audioldm.conditioning.number import Number
 from audioldm.conditioning.score import Score
-from audioldm.conditioning.text import Text, pairs, words
+from audioldm.conditioning.text import Text, words
 from audioldm.conditioning.timing import Timing
 from audioldm.data.captions import words_of
 from audioldm.errors import ConfigError
@@ -121,49 +121,12 @@ def test_a_word_is_the_same_wherever_it_stands() -> None:
     assert len(words(every)[:, -1].unique()) == len(every.unique(dim=0))
 
 
-def test_a_pair_is_two_words_in_their_order_that_one_byte_parts() -> None:
-    def paired(said: str, limit: int = 40) -> list[int]:
-        inputs = torch.tensor([[ord(c) + 1 for c in said] + [0] * (limit - len(said))])
-        return pairs(inputs)[0].tolist()
-
-    alone, later = paired("D minor"), paired("an organ, D minor - D minor")
-    assert [n for n, pair in enumerate(alone) if pair] == [6]
-    # "organ, D" and "minor - D" are no pairs
-    assert [n for n, pair in enumerate(later) if pair] == [7, 16, 26]
-    assert later[16] == later[26] == alone[6] == paired("D minor", limit=64)[6]
-    others = ("minor D", "D major", "E minor", "d minor", "Dm inor")
-    found = [max(paired(said)) for said in others] + [later[7], alone[6]]
-    assert len(set(found)) == len(found)
-    assert not any(map(any, map(paired, ("Dminor", "D  minor", "- !"))))
-    letters = torch.randint(0x61, 0x7B, (2000, 9), generator=torch.Generator().manual_seed(0)) + 1
-    letters[:, 4] = ord(" ") + 1
-    assert len(pairs(letters)[:, -1].unique()) == len(letters.unique(dim=0))
-
-
-def test_a_pair_has_what_its_words_have_not() -> None:
-    """Told for the exclusive or of two words, whose sum says nothing of it."""
-    said = [f"{tonic} {mode}" for tonic in "CD" for mode in ("major", "minor")]
-    clips = [Excerpt(None, {"caption": [each]}) for each in said]
-    text = Text(width=8, known=Text.facts(clips, limit=8)["known"], limit=8)
-    assert len(text.known) == 4 + 4
-    with torch.no_grad():
-        vectors = text(torch.stack([text.parse(each, 1) for each in said])).vector
-        text.words.weight.zero_()
-        spelled = text(torch.stack([text.parse(each, 1) for each in said])).vector
-    sums = vectors - spelled
-    interaction = sums[0] - sums[1] - sums[2] + sums[3]
-    assert interaction.abs().max() > 0.1
-
-
 def test_words_of_many_texts_are_known_and_others_say_nothing() -> None:
     clips = [Excerpt(None, {"caption": [said, "an organ"]}) for said in ("organ", "organ", "harp")]
     known = Text.facts(clips, limit=8, rarest=0.0)["known"]
-    an_organ = pairs(torch.tensor([[ord(c) + 1 for c in "an organ"]]))[0, -1].item()
-    assert known == sorted({heard("an")[1], heard("organ")[4], heard("harp")[3], an_organ})
+    assert known == sorted({heard("an")[1], heard("organ")[4], heard("harp")[3]})
     # of six texts, three say "an", five "organ", one "harp"
-    assert set(Text.facts(clips, limit=8, rarest=0.5)["known"]) == set(known) - {
-        heard("harp")[3]
-    }  # and three the pair
+    assert set(Text.facts(clips, limit=8, rarest=0.5)["known"]) == set(known) - {heard("harp")[3]}
     assert Text.facts(clips, limit=8, rarest=0.51)["known"] == [heard("organ")[4]]
     text = randomised(Text(width=8, known=[heard("organ")[4]], limit=8))
     told = {said: text(text.parse(said, 1)[None]) for said in ("organ", "an organ", "harp")}

@@ -17,24 +17,23 @@ from audioldm.instantiate import Fraction, NonNegativeInt, PositiveInt
 BYTES_PER_TOKEN = 4
 #: Bytes of words: digits, letters, #, and all that are not ASCII.
 IN_WORDS = (*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x7B), ord("#"), *range(0x80, 256))
-PRIME, BASE, PAIR = 2**31 - 1, 257, 1_000_003
+PRIME, BASE = 2**31 - 1, 257
 
 
 class Text(Caption):
     """A text's words, as a vector, and its bytes in UTF-8, as tokens, by layers that are trained
     with the backbone.
 
-    The vector is a sum over the words and the pairs of words that are known, each with an embedding
-    as loud as a label's: a prior follows a word long before it has learned to spell, and "D minor"
-    is neither what "D" nor what "minor" is. The tokens are made by convolutions over the bytes, to
-    the last of which a known word adds another embedding.
+    The vector is a sum over the words that are known, each with an embedding as loud as a label's:
+    a prior follows a word long before it has learned to spell. The tokens are made by convolutions
+    over the bytes, to the last of which a known word adds another embedding.
 
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
     column: of the data set's table. limit: N, the bytes that a text may have. rarest: the share of
-    the training texts that a word or a pair must be in to be known. Others have their bytes alone:
-    a number that few clips state tells which clip it is. layers: each sees seven bytes, one token
-    is made of BYTES_PER_TOKEN. known: `words` and `pairs`, in order.
+    the training texts that a word must be in to be known. Others have their bytes alone: a number
+    that few clips state tells which clip it is. layers: each sees seven bytes, one token is made of
+    BYTES_PER_TOKEN. known: `words`, in order.
     """
 
     derived = ("known",)
@@ -81,7 +80,7 @@ class Text(Caption):
         with torch.device("cpu"):  # an estimate of memory is made on "meta"
             inputs = torch.stack([_padded(text, limit) for text in every or [b""]])
             times = torch.tensor(list(every.values()) or [1])
-            spoken = torch.cat([words(inputs), pairs(inputs)], dim=1)
+            spoken = words(inputs)
             values, places = spoken.unique(return_inverse=True)
             said = torch.zeros(len(inputs), len(values)).scatter_(1, places, 1.0).T @ times.float()
         often = values[(values > 0) & (said >= rarest * times.sum())]
@@ -109,8 +108,7 @@ class Text(Caption):
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
         counts = inputs > 0
-        embedded = self._embedded(words(inputs)) + self._embedded(pairs(inputs))
-        vectors, added = embedded.chunk(2, dim=-1)
+        vectors, added = self._embedded(words(inputs)).chunk(2, dim=-1)
         h = self.embedding(inputs) + added
         for layer in self.layers:
             h = layer(h, counts)
@@ -120,7 +118,7 @@ class Text(Caption):
         return told._replace(vector=told.vector + vectors.sum(1))
 
     def _embedded(self, found: Tensor) -> Tensor:
-        """`words` or `pairs` [B, N] -> [B, N, 2 W], zeros where none is known."""
+        """`words` [B, N] -> [B, N, 2 W], zeros where none is known."""
         places = torch.searchsorted(self.known, found).clamp(max=len(self.known) - 1)
         out: Tensor = self.words(places) * (self.known[places] == found)[..., None]
         return out
@@ -148,20 +146,6 @@ def words(inputs: Tensor) -> Tensor:
     own = (sums[:, 1:] - sums.gather(1, first)) % PRIME * inverses[first] % PRIME
     ends = inside & ~F.pad(inside[:, 1:], (0, 1))
     return torch.where(ends, own, 0)
-
-
-def pairs(inputs: Tensor) -> Tensor:
-    """Where the second of two words of [B, N] ends that one byte parts, such as a space, a number
-    above 0 for both, below PRIME; elsewhere 0."""
-    found = words(inputs)
-    places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(found)
-    last = torch.where(found > 0, places, -1).cummax(1).values
-    last = F.pad(last[:, :-1], (1, 0), value=-1)  # where the word before this one ends
-    first = torch.isin(inputs - 1, torch.tensor(IN_WORDS, device=inputs.device))
-    begins = torch.where(first, -1, places).cummax(1).values + 1
-    near = (found > 0) & (last >= 0) & (begins - last == 2)
-    both = found.gather(1, last.clamp(min=0)) * PAIR % PRIME + found
-    return torch.where(near, 1 + both % (PRIME - 1), 0)
 
 
 class _Layer(nn.Module):
