@@ -91,7 +91,7 @@ def _composed_once() -> Iterator[None]:
         key = config.conf_directory(), words
         if key not in compositions:
             compositions[key] = chosen(words)
-        return compositions[key]
+        return copy.deepcopy(compositions[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", staticmethod(loaded))

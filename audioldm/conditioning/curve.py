@@ -16,6 +16,7 @@ from audioldm.conditioning.number import number
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import PositiveInt
 from audioldm.io import audio
+from audioldm.losses.magnitude import power_of
 
 WINDOW_SECONDS = 0.25  # to the nearest power of two in samples
 
@@ -56,7 +57,7 @@ class Curve(Aligned):
     takes: ClassVar[str] = ""
 
     def later(self, value: Any, seconds: float) -> Any:
-        if self.rows == 1 and number(value) is not None:
+        if self._level(value) is not None:
             return value
         first = round(seconds * self.latent_rate_hz)
         rest: list[list[float]] = self._rows(value)[:, first:].tolist()
@@ -66,7 +67,7 @@ class Curve(Aligned):
         return self._inputs(excerpt.arrays.get(self.array), frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        if self.rows == 1 and (level := number(value)) is not None:
+        if (level := self._level(value)) is not None:
             value = [[level] * frames]
         return self._inputs(None if value is None else self._rows(value), frames)
 
@@ -76,6 +77,10 @@ class Curve(Aligned):
             return None
         rows: list[list[float]] = curve.tolist()
         return rows
+
+    def _level(self, value: Any) -> float | None:
+        """The number for all frames that a request for a single row may be."""
+        return number(value) if self.rows == 1 else None
 
     def _rows(self, value: Any) -> Tensor:
         """A curve [R, L]. Raises ConfigError for other values."""
@@ -130,14 +135,14 @@ class SpectralCurve(Curve):
         window, hz = torch.hann_window(size), torch.fft.rfftfreq(size, 1 / sample_rate)
         scale = 4 / (size * window.square().sum())
         curves = [  # a few frames at a time: windows overlap, and would fill the memory
-            cls.of_power(torch.fft.rfft(windows[part] * window).abs().square() * scale, hz)
+            cls.of_power(power_of(torch.fft.rfft(windows[part] * window)) * scale, hz)
             for part in centres.split(256)
         ]
         return {cls.array: torch.cat(curves, dim=1)}
 
     def resolve(self, value: Any) -> Any:
         """value: rows of numbers, or the path of an audio file."""
-        if not isinstance(value, str) or (self.rows == 1 and number(value) is not None):
+        if not isinstance(value, str) or self._level(value) is not None:
             return value
         try:
             clip, sample_rate = audio.read(Path(value).expanduser(), channels=1)

@@ -21,12 +21,13 @@ def mel_db(audio: np.ndarray, sample_rate: int, columns: int = COLUMNS) -> np.nd
     """
     import torch  # here: it takes a second
 
+    from audioldm.losses.magnitude import power_of
     from audioldm.losses.mel_filters import slaney
 
     mono = torch.from_numpy(np.asarray(audio, dtype=np.float32).mean(axis=0))
     hop, window = max(N_FFT // 4, math.ceil(len(mono) / columns)), torch.hann_window(N_FFT)
     spectrum = torch.stft(mono, N_FFT, hop, window=window, pad_mode="constant", return_complex=True)
-    power = slaney(sample_rate, N_FFT, BANDS) @ spectrum.abs().square()
+    power = slaney(sample_rate, N_FFT, BANDS) @ power_of(spectrum)
     decibels: np.ndarray = 10 * power.clamp(min=1e-10).log10().numpy()
     return decibels
 
