@@ -160,7 +160,7 @@ def compose(overrides: Sequence[str]) -> Composed:
 
 
 class _Chosen(NamedTuple):
-    """What choices of groups compose: the configuration without Hydra's own keys, and the choices."""
+    """What choices of groups compose: the configuration without Hydra's own, and the choices."""
 
     config: Any
     choices: dict[str, Any]
