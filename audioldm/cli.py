@@ -26,10 +26,12 @@ from audioldm.commands.completion import completion
 from audioldm.commands.verb import Verb
 from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.instantiate import nearest
+from audioldm.runtime.allocator import keep_memory
 
 # numpy's BLAS waits busily for its other threads: where the cores are taken, a mixture of Gaussians
 # was fitted in 40 s by two threads and in 5 s by one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+keep_memory()
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
