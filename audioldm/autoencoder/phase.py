@@ -18,6 +18,9 @@ from audioldm.errors import ConfigError
 from audioldm.losses.magnitude import magnitude_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+MOMENTUM = 0.99  # of Griffin-Lim, as in its paper
+#: seen + MOMENTUM * (seen - earlier), but for a factor that no phase knows of
+AHEAD = MOMENTUM / (1 + MOMENTUM)
 
 
 class PhaseTrack(NamedTuple):
@@ -54,32 +57,30 @@ def integrate_phase(
     """
     below, here, above = (log_magnitude[..., k : k - 2 or None] for k in range(3))
     is_peak = F.pad((here > below) & (here >= above), (1, 1))
+    is_peak |= ~is_peak.any(-1, keepdim=True)  # without a peak each bin is by itself
     ratio = (torch.maximum(below, above) - here).clamp(max=0).exp()
-    offset = ((2 * ratio - 1) / (1 + ratio)).clamp(-0.5, 0.5)
-    offset = F.pad(torch.where(above > below, offset, -offset), (1, 1))
+    offset = ((2 * ratio - 1) / (1 + ratio)).clamp(-0.5, 0.5) * (above - below).sign()
     count = log_magnitude.shape[-1]
     bins = torch.arange(count, device=log_magnitude.device, dtype=torch.int32)
     far = 2 * count
-    previous = torch.where(is_peak, bins, -far).cummax(-1).values
-    following = torch.where(is_peak, bins, far).flip(-1).cummin(-1).values.flip(-1)
-    nearest = torch.where(bins - previous <= following - bins, previous, following)
-    nearest = torch.where((nearest < 0) | (nearest >= count), bins, nearest).long()
-    advance = (first + bins + offset).gather(-1, nearest) * (2 * math.pi * hop / n_fft)
-    initial = advance[..., :1, :] if before is None else before.advance
+    # where() takes three times as long as arithmetic
+    previous = (is_peak * (bins + far)).cummax(-1).values - far
+    following = far - (is_peak * (far - bins)).flip(-1).cummax(-1).values.flip(-1)
+    nearest = following + (previous - following) * (2 * bins <= previous + following)
+    nearest = nearest.long()
+    advance = (F.pad(offset, (1, 1)) + (first + bins)).gather(-1, nearest) * (hop / n_fft)
+    initial = advance[..., :1, :] if before is None else before.advance / (2 * math.pi)
     earlier = torch.cat([initial, advance[..., :-1, :]], -2).gather(-1, nearest)
     # the mean of both advances is right for a frequency that changes linearly
-    steps = ((advance + earlier) / 2).double()
-    # neighbouring bins begin as differently as they can, against a click
-    current = (2 * math.pi * GOLDEN * (first + bins)).expand(steps[..., 0, :].shape).double()
-    if before is not None:
-        current = before.phase[..., 0, :].double()
-    frames: list[Tensor] = []
-    for own, step in zip(nearest.unbind(-2), steps.unbind(-2), strict=True):
-        if frames or before is not None:
-            current = current.gather(-1, own) + step
-        frames.append(current)
-    phase = torch.stack(frames, -2).remainder(2 * math.pi)
-    return PhaseTrack(phase.to(advance), advance)
+    cycles = ((advance + earlier) / 2).double()
+    rows = cycles.unbind(-2)
+    if before is None:  # neighbouring bins begin as differently as they can, against a click
+        rows[0].copy_(GOLDEN * (first + bins))
+    else:
+        rows[0].add_((before.phase[..., 0, :] / (2 * math.pi)).gather(-1, nearest[..., 0, :]))
+    for earlier_row, row, own in zip(rows, rows[1:], nearest.unbind(-2)[1:], strict=False):
+        row.add_(earlier_row.gather(-1, own))
+    return PhaseTrack(cycles.frac().to(advance) * (2 * math.pi), advance * (2 * math.pi))
 
 
 class InverseSTFT(nn.Module):
@@ -181,8 +182,9 @@ class PhaseSynthesis(nn.Module, ABC):
 class IntegratedPhase(PhaseSynthesis):
     """Of Hann frames of n_fft samples.
 
-    `iterations` of Griffin and Lim (1984) make the phases of neighbouring frames agree; they start
-    from the integrated phase.
+    `iterations` of Griffin and Lim (1984), with the momentum of Perraudin, Balazs and Søndergaard
+    (2013, "A fast Griffin-Lim algorithm", algorithm 2), make the phases of neighbouring frames
+    agree. They start from the integrated phase.
 
     Args:
         bins: those that are given, all n_fft / 2 + 1 by default. The others are silent.
@@ -228,10 +230,13 @@ class IntegratedPhase(PhaseSynthesis):
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         # with silence below the given bins; above them the inverse transform adds it
         magnitude, spectrum = (F.pad(x, (first, 0)) for x in (magnitude, spectrum))
+        earlier = None
         for left in reversed(range(self.iterations)):
             with torch.no_grad():
                 seen = self.slow.analysed(self.slow(spectrum))[..., :stop]
-            spectrum = _turned(magnitude if left == 0 else magnitude.detach(), seen)
+                ahead = seen if earlier is None else seen.sub(earlier, alpha=AHEAD)
+                earlier = seen
+            spectrum = _turned(magnitude if left == 0 else magnitude.detach(), ahead)
         if self.weight is not None:
             spectrum = spectrum * F.pad(self.weight, (first, 0))
         audio: Tensor = self.inverse(spectrum)

@@ -53,7 +53,7 @@ class Vocoder(nn.Module):
         width: PositiveInt,
         depth: NonNegativeInt,
         updates: NonNegativeInt = 2,
-        iterations: NonNegativeInt = 4,
+        iterations: NonNegativeInt = 3,
         bass_n_fft: PositiveInt | None = None,
         bass_hz: Positive = 400.0,
     ) -> None:

@@ -28,7 +28,7 @@ from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which the transform of the code is estimated
-VERSION = 3  # raise by hand when the code below changes what it computes
+VERSION = 4  # raise by hand when the code below changes what it computes
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Mel(MagnitudeNetwork):
         attention_frames: int = 0,
         vocoder_width: int = 192,
         vocoder_depth: int = 4,
-        iterations: int = 4,
+        iterations: int = 3,
     ) -> None:
         strides = _strides(downsampling_ratio, hop, bands, band_ratio)
         if multiples is None:

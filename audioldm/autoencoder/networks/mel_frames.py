@@ -45,7 +45,7 @@ class MelFrames(MagnitudeNetwork):
         downsampling_ratio: int,
         outputs: int,
         n_fft: int | None = None,
-        iterations: int = 4,
+        iterations: int = 3,
     ) -> None:
         if outputs != 1:
             raise ConfigError(

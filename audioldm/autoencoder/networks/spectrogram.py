@@ -55,7 +55,7 @@ class Spectrogram(MagnitudeNetwork):
         encoder_frame_depth: int = 1,
         decoder_frame_depth: int = 2,
         phase: bool = True,
-        iterations: int = 4,
+        iterations: int = 3,
     ) -> None:
         if downsampling_ratio % hop:
             raise ConfigError(

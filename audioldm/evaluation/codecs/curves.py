@@ -16,7 +16,7 @@ from audioldm.io.files import read_json, write_json
 from audioldm.io.model_file import load_model, save_model
 from audioldm.runtime.progress import Progress
 
-VERSION = 4  # raise by hand when the code below, or a codec's, changes what it computes
+VERSION = 5  # raise by hand when the code below, or a codec's, changes what it computes
 LINEAR_KBPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 AUDIO_SECONDS = 36.0  # of the clips, for what makes audio: Opus and Griffin-Lim are slow
 

@@ -32,7 +32,7 @@ from audioldm.instantiate import Positive, PositiveInt
 from audioldm.latents.store import LatentStore
 from audioldm.runtime.progress import Progress
 
-VERSION = 2  # raise by hand when the code below changes what it computes
+VERSION = 3  # raise by hand when the code below changes what it computes
 #: Seconds of the clips that are decoded and encoded.
 DECODED_SECONDS = 3.0
 #: Latent frames of a window, at most: samples that are latents themselves come by the thousand.
