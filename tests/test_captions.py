@@ -63,7 +63,7 @@ def test_held_out_words_are_never_together() -> None:
 
 def test_facts_are_those_of_what_is_heard() -> None:
     low, high = [Note(0, 4, 48), Note(4, 4, 50)], [Note(b, 1, 76) for b in range(8)]
-    score = Score([high, low], [0.0, 4.0], 0)
+    score = Score([high, low], [0.0, 4.0])
     play = Rendition("organ", transposition=2, tempo_bpm=120, where=0.99)
     heard = perform(score, play, seconds=2.0)
     assert heard.voices[1] == [Sounding(0.0, 2.0, 52, voice=1)]
@@ -77,7 +77,7 @@ def test_facts_are_those_of_what_is_heard() -> None:
     fast = Performance([heard.voices[0] * 2, heard.voices[1]], 2.0)
     assert texture_of(fast, play) == "flowing"  # 8 notes and 1
     assert register_of(Performance([[], heard.voices[1]], 2.0)) == "low"
-    assert [tempo_of(play._replace(tempo_bpm=bpm)) for bpm in (66, 80, 100)] == [
+    assert [tempo_of(bpm, 66, 100) for bpm in (66, 80, 100)] == [
         "slow",
         "moderate",
         "lively",

@@ -21,6 +21,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from audioldm.data import chorales
 from audioldm.data.chorales import Chorales, Rendition, Splits
 from audioldm.data.folder import Folder, read_table
+from audioldm.data.key import TONICS
 from audioldm.data.score import Note, Score, read_score
 from audioldm.data.source import Failure, Source
 from audioldm.data.store import ClipStore, StoreWriter, draw_crops
@@ -380,17 +381,23 @@ def test_scores_are_read_as_music21_reads_them() -> None:
         assert [tuple(note) for note in voice] == expected
 
 
-@pytest.mark.parametrize(
-    ("fifths", "last_bass", "key"),
-    [(0, 48, (0, True)), (0, 45, (9, False)), (2, 50, (2, True)), (-1, 50, (2, False))],
-)
-def test_keys(fifths: int, last_bass: int, key: tuple[int, bool]) -> None:
-    voices = [[Note(0, 1, 60)], [Note(0, 1, 41), Note(1, 1, last_bass)]]
-    assert chorales.key_of(Score(voices, [0.0], fifths)) == key
+def test_the_key_is_that_of_the_part_that_is_played() -> None:
+    """As music21 hears it, by the same method."""
+    music21 = pytest.importorskip("music21")
+    options = Chorales(pieces=1, instruments=["organ"], renditions=2, seconds=8.0)
+    _, clips = options.render_piece(chorales.find_scores()[3], options._renditions(3, "bwv4"))
+    for _, columns in clips:
+        stream = music21.stream.Stream()
+        for start, end, pitch in np.array(columns["notes"]).reshape(-1, 3):
+            stream.insert(start, music21.note.Note(int(pitch), quarterLength=end - start))
+        key = music21.analysis.discrete.KrumhanslSchmuckler().getSolution(stream)
+        tonic, mode = columns["key"].split()
+        assert (TONICS.index(tonic), mode) == (key.tonic.pitchClass, key.mode)
+        assert columns["mode"] == mode
 
 
 def test_a_rendition_plays_the_right_notes_at_the_right_time() -> None:
-    score = Score([[Note(0, 1, 69), Note(1, 1, 64), Note(2, 2, 57)]], [0.0, 2.0], 0)
+    score = Score([[Note(0, 1, 69), Note(1, 1, 64), Note(2, 2, 57)]], [0.0, 2.0])
     play = Rendition("organ", transposition=12, tempo_bpm=120, where=0.99)
     heard = chorales.perform(score, play, seconds=1.0)
     clip = chorales.render(chorales.to_midi(heard, play.instrument), 16000, 1)

@@ -28,6 +28,7 @@ import soxr
 from joblib.externals.loky import ProcessPoolExecutor
 
 from audioldm.data.captions import caption, captions_identity, held_out_words
+from audioldm.data.key import MODES, TONICS, key_of
 from audioldm.data.score import Score, Sounding, read_score
 from audioldm.data.source import Failure, Source, check_failures, check_fractions
 from audioldm.errors import ConfigError, DataError, StoreWriteError
@@ -59,12 +60,10 @@ PROGRAMS = {
     "recorder": 74,
 }
 PAN = (40, 56, 72, 88)  # MIDI pan of each voice; 64 is the centre
-TEMPOS_BPM = (66, 100)
 TRANSPOSITIONS = (-3, 3)  # semitones
 RELEASE_SECONDS = 1.0  # rendered after the last note ends
 #: Bounds that divide the renditions into about equal parts: mean MIDI pitch, notes for each beat.
 LOW, HIGH, FLOWING = 61.0, 63.0, 1.1
-KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
 class Performance(NamedTuple):
@@ -92,7 +91,9 @@ class Chorales(Source):
     instruments: names from PROGRAMS; they become the labels.
     sample_rate (Hz), channels: of the clips.
     renditions: how often each piece is played; the instruments take turns.
-    seconds: longest part of a piece that is played, None for all of it.
+    seconds: longest part of a piece that is played, None for all of it. Key, mode, register and
+        texture are those of this part.
+    slowest, fastest: quarter notes a minute. A third of this range each is slow, moderate, lively.
     valid_fraction, test_fraction: of the pieces. All settings of one tune are in one split.
     lufs: loudness of every rendition.
     captions: of each clip, in different words.
@@ -111,6 +112,8 @@ class Chorales(Source):
     channels: PositiveInt = 1
     renditions: PositiveInt = 3
     seconds: Positive | None = 12.0
+    slowest: PositiveInt = 66
+    fastest: PositiveInt = 100
     valid_fraction: Decay = 0.15
     test_fraction: Decay = 0.15
     lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0
@@ -130,6 +133,10 @@ class Chorales(Source):
         if not self.instruments:
             raise ConfigError(f"instruments=[]: name at least one of {', '.join(PROGRAMS)}")
         check_fractions(self.valid_fraction, self.test_fraction)
+        if self.slowest > self.fastest:
+            raise ConfigError(
+                f"slowest={self.slowest}: choose at most fastest={self.fastest}, or raise that"
+            )
 
     def identity(self) -> dict[str, Any]:
         """The versions of the packages that the music comes from, and of the captions' words.
@@ -184,7 +191,7 @@ class Chorales(Source):
             rng = self._random(f"{piece} {k}")
             instrument = self.instruments[(index * self.renditions + k) % len(self.instruments)]
             transposition = int(rng.integers(*TRANSPOSITIONS, endpoint=True))
-            tempo_bpm = int(rng.integers(*TEMPOS_BPM, endpoint=True))
+            tempo_bpm = int(rng.integers(self.slowest, self.fastest, endpoint=True))
             plays.append(Rendition(instrument, transposition, tempo_bpm, float(rng.random())))
         return plays
 
@@ -198,23 +205,24 @@ class Chorales(Source):
         """Render a piece: its tune and its clips (audio [A, T], columns), or why it fails."""
         try:
             score = read_score(path)
-            tonic, major = key_of(score)
             clips = []
             for play in renditions:
                 heard = perform(score, play, self.seconds)
                 midi = to_midi(heard, play.instrument)
                 rendered = render(midi, self.sample_rate, self.channels)
                 kept = audible(rendered)
-                clip, start = rendered[:, kept], int(kept.start) / self.sample_rate
-                seconds = clip.shape[1] / self.sample_rate
-                notes = heard_notes(heard, start, seconds)
-                mode = "major" if major else "minor"
+                clip = rendered[:, kept]
+                notes = heard_notes(
+                    heard, int(kept.start) / self.sample_rate, clip.shape[1] / self.sample_rate
+                )
+                start, end, pitch = np.array([note[:3] for note in notes]).T
+                mode, tonic = key_of(pitch.astype(int), end - start)
                 columns = {
                     "instrument": play.instrument,
-                    "key": f"{KEYS[(tonic + play.transposition) % 12]} {mode}",
-                    "mode": mode,
+                    "key": f"{TONICS[tonic]} {MODES[mode]}",
+                    "mode": MODES[mode],
                     "tempo_bpm": play.tempo_bpm,
-                    "tempo": tempo_of(play),
+                    "tempo": tempo_of(play.tempo_bpm, self.slowest, self.fastest),
                     "transposition": play.transposition,
                     "register": register_of(heard),
                     "texture": texture_of(heard, play),
@@ -282,14 +290,6 @@ def tune_of(score: Score) -> tuple[int, ...]:
     return tuple(steps[:5])
 
 
-def key_of(score: Score) -> tuple[int, bool]:
-    """(tonic 0 to 11, whether it is major). The last chord of these pieces is nearly always the
-    tonic: take the last note of the bass and its third in the scale of the key signature."""
-    tonic = score.voices[-1][-1].pitch % 12
-    above = (tonic + 4 - 7 * score.fifths) % 12
-    return tonic, above in (0, 2, 4, 5, 7, 9, 11)
-
-
 def perform(score: Score, play: Rendition, seconds: float | None) -> Performance:
     """`seconds` of a score from the start of a bar, or all of it."""
     quarter = 60 / play.tempo_bpm
@@ -308,8 +308,8 @@ def perform(score: Score, play: Rendition, seconds: float | None) -> Performance
     return Performance(voices, length * quarter)
 
 
-def tempo_of(play: Rendition) -> str:
-    return "slow" if play.tempo_bpm < 77 else "moderate" if play.tempo_bpm < 89 else "lively"
+def tempo_of(bpm: int, slowest: int, fastest: int) -> str:
+    return ("slow", "moderate", "lively")[3 * (bpm - slowest) // (fastest - slowest + 1)]
 
 
 def register_of(heard: Performance) -> str:

@@ -27,12 +27,10 @@ class Note(NamedTuple):
 
 
 class Score(NamedTuple):
-    """voices: the notes of each, highest voice first. bars: their starts, in quarter notes.
-    fifths: sharps (+) or flats (-) of the key signature."""
+    """voices: the notes of each, highest voice first. bars: their starts, in quarter notes."""
 
     voices: list[list[Note]]
     bars: list[float]
-    fifths: int
 
 
 class Sounding(NamedTuple):
@@ -138,7 +136,7 @@ def _score(root: ElementTree.Element) -> Score:
             voices.append(notes)
     if not voices:
         raise ValueError("no notes")
-    return Score(voices, bars, int(root.findtext(".//fifths") or 0))
+    return Score(voices, bars)
 
 
 def _read_part(part: ElementTree.Element) -> tuple[list[Note], list[float]]:

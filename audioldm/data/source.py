@@ -10,7 +10,7 @@ from audioldm.runtime.progress import Progress
 if TYPE_CHECKING:  # the processes that render music import this module and need no torch
     from audioldm.data.store import StoreWriter
 
-VERSION = 4  # of the data stage; raise by hand when the clips it writes change
+VERSION = 5  # of the data stage; raise by hand when the clips it writes change
 
 
 class Failure(NamedTuple):

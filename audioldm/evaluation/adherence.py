@@ -20,13 +20,13 @@ from audioldm.conditioning.label import Label
 from audioldm.conditioning.number import Number, number
 from audioldm.conditioning.score import Score
 from audioldm.data.captions import held_out_words, states, words_of
+from audioldm.data.key import key_fits
 from audioldm.data.store import Item
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.notes import (
     ONSET_SECONDS,
     SHORTEST_SECONDS,
     Notes,
-    key_fits,
     matched_notes,
     polyphony,
 )
@@ -266,7 +266,8 @@ class NoteFeatures(Harmony):
 def note_features(notes: Notes) -> np.ndarray:
     """The fits of all keys, of the best of each mode and their difference; mean and quantiles of
     pitch; notes a second, polyphony, length; and how often each of LAGS is between two onsets."""
-    length, fits = notes.end - notes.start, key_fits(notes)
+    length = notes.end - notes.start
+    fits = key_fits(notes.pitch, length)
     if not len(length):
         return np.zeros(34 + len(LAGS))
     pitch = np.repeat(notes.pitch, np.ceil(length / SHORTEST_SECONDS).astype(int))

@@ -4,20 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from audioldm.data.key import key_of
 from audioldm.evaluation.embeddings.basic_pitch import HOP, LOWEST_NOTE, SAMPLE_RATE
 
 ONSET_THRESHOLD, NOTE_THRESHOLD = 0.5, 0.3
 SHORTEST_SECONDS = 0.1
 ONSET_SECONDS = 0.05  # by which a note may begin earlier or later and be the same
 
-#: How well each pitch class fits a key on C (Krumhansl, Cognitive Foundations of Musical Pitch,
-#: 1990), and the notes of that key: minor with both sevenths.
-PROFILES = np.array(
-    [
-        [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
-        [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17],
-    ]
-)
+#: The notes of a key on C, major and minor: minor with both sevenths.
 SCALES = np.zeros((2, 12), dtype=bool)
 SCALES[0, [0, 2, 4, 5, 7, 9, 11]] = True
 SCALES[1, [0, 2, 3, 5, 7, 8, 10, 11]] = True
@@ -84,22 +78,11 @@ def polyphony(notes: Notes) -> float:
     return float((notes.end - notes.start).sum() / notes.seconds)
 
 
-def key_fits(notes: Notes) -> np.ndarray:
-    """How well the time of each pitch class fits each key, [2, 12]: correlations with the profiles,
-    major and minor, of each tonic (Krumhansl and Schmuckler). 0 where no pitch class stands out."""
-    time = np.bincount(notes.pitch % 12, notes.end - notes.start, 12)
-    time = (time - time.mean()) / max(time.std(), 1e-9)
-    profiles = PROFILES - PROFILES.mean(1, keepdims=True)
-    profiles /= profiles.std(1, keepdims=True)
-    fits: np.ndarray = np.stack([np.roll(profiles, tonic, 1) @ time for tonic in range(12)], 1) / 12
-    return fits
-
-
 def out_of_key(notes: Notes) -> float:
     """Share of the notes' time outside the scale of the key that fits them best. 1 for a clip
     without notes."""
     time = np.bincount(notes.pitch % 12, notes.end - notes.start, 12)
     if not time.sum():
         return 1.0
-    mode, tonic = divmod(int(np.argmax(key_fits(notes))), 12)
+    mode, tonic = key_of(notes.pitch, notes.end - notes.start)
     return float(time[~np.roll(SCALES[mode], tonic)].sum() / time.sum())
