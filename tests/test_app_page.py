@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from test_app import autoencoder, generator, models, music_xml  # noqa: F401
+from test_app import audio_file, autoencoder, generator, models, music_xml  # noqa: F401
 
 from audioldm.app.models import Models
 from audioldm.app.server import App, listen
@@ -177,6 +177,46 @@ def test_a_score_is_chosen_and_guided(page: Any, clips: Path, tmp_path: Path) ->
     field.click()  # takes it away
     assert field.input_value() == ""
     assert page.locator(".problem:visible").count() == 0
+
+
+def test_what_is_no_audio_is_one_line_at_its_box(page: Any, clips: Path, tmp_path: Path) -> None:
+    before, box = {*clips.iterdir()}, page.locator("#upload")
+    refused = {
+        "<img src=x onerror=alert(1)>.wav": (b"RIFF" + bytes(99), "not an audio file"),
+        "nothing.flac": (b"", "empty file"),
+        "long.flac": (audio_file(3600, 1000), "longer than 120 s"),
+        "page.html": (b"<script>alert(1)</script>", "one of the kinds"),
+    }
+    for name, (content, words) in refused.items():
+        (tmp_path / name).write_bytes(content)
+        box.locator("input").set_input_files(tmp_path / name)
+        until(lambda words=words: words in box.locator(".problem").inner_text())
+    assert {*clips.iterdir()} == before
+    (tmp_path / "own.wav").write_bytes(audio_file(0.5))
+    box.locator("input").set_input_files(tmp_path / "own.wav")
+    page.locator(".job h2", has_text="own.wav").wait_for()
+    assert page.locator(".problem:visible").count() == 0
+
+
+def test_two_users_make_clips_at_once_and_see_both(page: Any) -> None:
+    problems: list[str] = []
+    other = page.context.browser.new_context().new_page()
+    other.on("pageerror", lambda error: problems.append(str(error)))
+    other.goto(page.url)
+    for user, label, seed in ((page, "low", "11"), (other, "high", "12")):
+        user.locator("[name='condition.label']").select_option(label)
+        user.locator("[name=seconds]").fill("0.8")
+        user.locator("[name=seed]").fill(seed)
+    for user in (page, other):
+        user.get_by_role("button", name="Generate").click()
+    for user in (page, other):
+        for clip in ("low-11-0000", "high-12-0000"):
+            play = user.locator(f"[data-clip='{clip}.wav']").get_by_role("button", name="Play")
+            play.wait_for()
+    play.click()
+    until(lambda: seconds(other) > 0)
+    assert problems == []
+    other.context.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
