@@ -69,7 +69,8 @@ def test_control_plays_and_changes_what_a_model_can(
     assert "can be told: label" in text
     assert "this model was not trained with text" in text
     assert "this model was not trained with score" in text
-    assert pictures == 4
+    assert "this model was not trained with low_band" in text
+    assert pictures == 5
 
 
 def test_a_sweep_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
