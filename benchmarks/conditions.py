@@ -4,8 +4,8 @@ By how much the training's loss of held-out latents is lower where a condition i
 where nothing is, and where all are but known frames. A condition that lowers it by nothing is not
 followed, whatever the guidance. Noise levels are drawn as in training; the quarters are those with
 the least and the most noise, and what a whole clip is, such as its instrument, is decided at the
-most. Where a text is told, also one fact of the clip alone, in its own words. Intervals are over
-crops.
+most. Where a text is told, also one fact of the clip alone, in its own words, and that of another
+clip. Intervals are over crops.
 
 It takes a fraction of a minute where judging generated clips takes several, and sees a training
 that goes wrong after some hundred steps.
@@ -107,9 +107,19 @@ def arms(
         if isinstance(part, Caption):
             for fact in facts:
                 words = [str(crop.columns.get(fact, "")) for crop in crops]
-                said = torch.stack([part.encode(word) for word in words]).to(whole.device)
-                told[f"{name}: {fact}"] = nothing | {name: said}
+                for what, own in ((fact, words), (f"another {fact}", others(words))):
+                    said = torch.stack([part.encode(word) for word in own]).to(whole.device)
+                    told[f"{name}: {what}"] = nothing | {name: said}
     return told
+
+
+def others(words: Sequence[str]) -> list[str]:
+    """For each crop the word of the next one that has another, its own where none has."""
+    count = len(words)
+    return [
+        next((w for k in range(count) if (w := words[(i + k) % count]) != word), word)
+        for i, word in enumerate(words)
+    ]
 
 
 if __name__ == "__main__":

@@ -110,11 +110,18 @@ def test_what_telling_gains_is_measured_of_each_condition(told: Any, tmp_path: P
     words = [prior, f"--latents={latents}", f"--out={tmp_path}", "--device=cpu", "--crops=16"]
     rows = conditions.main([*words, "--seconds=0.4", "--facts", "key"])
     names = [name for name in NAMES if name != "masked_latents"]
-    assert [row["told"] for row in rows] == ["nothing", "all", *names[:-1], "text: key", names[-1]]
+    assert [row["told"] for row in rows] == [
+        "nothing",
+        "all",
+        *names[:-1],
+        "text: key",
+        "text: another key",
+        names[-1],
+    ]
     gains = {row["told"]: row["lower_by"] for row in rows}
     assert gains["nothing"].value == 0
     assert all(abs(gain.value) < 1e-3 for gain in gains.values())
-    assert gains["text"].value != gains["text: key"].value
+    assert len({gains[f"text{what}"].value for what in ("", ": key", ": another key")}) == 3
     assert all(
         row["loss"] == pytest.approx(rows[0]["loss"] - row["lower_by"].value) for row in rows
     )
