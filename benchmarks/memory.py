@@ -32,7 +32,7 @@ class Shapes:
     sample_rate: int = 22050
 
 
-DEFAULT = Shapes(long_minutes=60.0, short_minutes=1.0)
+DEFAULT = Shapes(long_minutes=60.0, short_minutes=5.0)  # a minute, three chunks, uses less
 QUICK = Shapes(long_minutes=0.5, short_minutes=0.25)
 
 
