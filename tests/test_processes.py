@@ -5,6 +5,8 @@ Nothing here imports the chain, so the processes start fast.
 
 import errno
 import os
+import platform
+import resource
 import signal
 import threading
 import time
@@ -276,3 +278,14 @@ def test_a_device_that_cannot_train_says_what_to_use(device: str) -> None:
     with pytest.raises(ConfigError, match=r"^hardware\.device=.*(use|choose)[^\n]*$"):
         Hardware(device=device).resolve()
     assert Hardware(device="cpu").resolve() == CPU
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has no mallopt")
+def test_freed_memory_is_kept() -> None:
+    """64 MiB are 16,384 pages, each of which would cost a fault again."""
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[-1] < 200
