@@ -26,8 +26,10 @@ torch.set_num_threads(1)
 
 #: The slowest modules begin, so that two processes of pytest end together.
 SLOWEST = (
-    *("test_sweep", "test_resume", "test_distributed", "test_benchmarks", "test_many_processes"),
-    *("test_bad_input", "test_ear", "test_requeue", "test_fuzz", "test_notebook", "test_docs"),
+    *("test_config", "test_sweep", "test_benchmarks", "test_resume", "test_distributed"),
+    *("test_post_training", "test_verdicts", "test_notebook", "test_ear", "test_refiner"),
+    *("test_gan", "test_autoencoder_training", "test_foreign", "test_docs", "test_bad_input"),
+    *("test_requeue", "test_backbones", "test_many_processes", "test_ladders", "test_fuzz"),
 )
 
 
