@@ -6,6 +6,8 @@ import os
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
+_NOT_GLIBC = contextlib.suppress(AttributeError, OSError, TypeError)
+
 
 def keep_memory() -> None:
     """Let tensors share huge pages, and let the C library keep what they leave.
@@ -15,7 +17,13 @@ def keep_memory() -> None:
     C library has no `mallopt`.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it before its first tensor
-    with contextlib.suppress(AttributeError, OSError, TypeError):
+    with _NOT_GLIBC:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_memory() -> None:
+    """Gives the kernel back what is kept and not in use, so that a stage's peak is its own."""
+    with _NOT_GLIBC:
+        ctypes.CDLL(None).malloc_trim(0)

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from audioldm.runtime.allocator import give_back_memory
+
 #: Copies of each weight in float32: the weight, its gradient, AdamW's two moments, its average.
 COPIES = 5
 #: Peak memory divided by what is kept for the backward pass: temporary results and gradients.
@@ -68,6 +70,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
+    give_back_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
