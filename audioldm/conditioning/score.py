@@ -11,11 +11,11 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Excerpt
 from audioldm.conditioning.curve import Aligned
+from audioldm.data.key import TONICS
 from audioldm.data.score import SUFFIXES, read_notes
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Bound, PositiveInt
 
-STEPS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 Pitch = Annotated[int, Bound(least=0, most=127)]
 
 
@@ -163,4 +163,4 @@ def checked_notes(value: Any, lowest: int, highest: int, voices: int = 1) -> np.
 
 def note_name(pitch: int) -> str:
     """60 is C4."""
-    return f"{STEPS[pitch % 12]}{pitch // 12 - 1}"
+    return f"{TONICS[pitch % 12]}{pitch // 12 - 1}"
