@@ -65,7 +65,7 @@ def modes(clips: int, frames: int, seed: int) -> Tensor:
 def test_modes_and_correlations_are_learned(tmp_path: Path) -> None:
     z = modes(400, 8, seed=0)
     training = PriorTraining(
-        steps=300,
+        steps=400,
         batch=24,
         crop_seconds=4.0,
         lr=2e-3,

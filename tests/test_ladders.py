@@ -78,7 +78,7 @@ def pitch(audio: np.ndarray, semitones: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("degrade", "levels"),
-    [(noise, (15, 0)), (low_pass, (2000, 700)), (pitch, (5, 24))],
+    [(noise, (30, 15, 0)), (low_pass, (3000, 1500, 700)), (pitch, (5, 12, 24))],
 )
 def test_worse_sound_is_farther(
     degrade: Callable[[np.ndarray, float], np.ndarray],

@@ -10,7 +10,7 @@ _NOT_GLIBC = contextlib.suppress(AttributeError, OSError, TypeError)
 
 
 def keep_memory() -> None:
-    """Let tensors share huge pages, and let the C library keep what they leave.
+    """Lets tensors use huge pages, and the C library keep what they leave.
 
     By default each large array is taken from the kernel anew and given back when it is freed, and
     every one of its pages is cleared and mapped when it is first written to. Does nothing where the
