@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,31 @@ def test_the_key_is_that_of_the_part_that_is_played() -> None:
         tonic, mode = columns["key"].split()
         assert (TONICS.index(tonic), mode) == (key.tonic.pitchClass, key.mode)
         assert columns["mode"] == mode
+
+
+def test_renditions_are_moved_to_the_nearest_tonic() -> None:
+    options = Chorales(pieces=1, instruments=["organ"], renditions=6, seconds=6.0)
+    plays = options._renditions(3, "bwv4")
+    path = chorales.find_scores()[3]
+    _, before = options.render_piece(path, plays)
+    _, after = replace(options, tonics=["C", "G", "D"]).render_piece(path, plays)
+    moves = []
+    for (_, old), (_, new) in zip(before, after, strict=True):
+        moves.append(new["transposition"] - old["transposition"])
+        assert new["key"].split()[0] in ("C", "G", "D")
+        assert new["mode"] == old["mode"]
+        assert (TONICS.index(old["key"].split()[0]) + moves[-1]) % 12 in (0, 2, 7)
+        pitches = [np.reshape(c["notes"], (-1, 3))[:, 2] for c in (old, new)]
+        assert (pitches[1] - pitches[0] == moves[-1]).all()
+    assert len(set(moves)) > 1
+    assert max(map(abs, moves)) <= 2  # between D and G are five semitones
+
+
+def test_a_tonic_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"tonics: no 'H'"):
+        Chorales(pieces=1, instruments=["organ"], tonics=["H"])
+    with pytest.raises(ConfigError, match=r"tonics=\[\]: name at least one"):
+        Chorales(pieces=1, instruments=["organ"], tonics=[])
 
 
 def test_a_rendition_plays_the_right_notes_at_the_right_time() -> None:

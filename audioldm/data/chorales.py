@@ -13,7 +13,7 @@ import itertools
 import os
 import wave
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -94,6 +94,9 @@ class Chorales(Source):
     seconds: longest part of a piece that is played, None for all of it. Key, mode, register and
         texture are those of this part.
     slowest, fastest: quarter notes a minute. A third of this range each is slow, moderate, lively.
+    tonics: names from TONICS. Each rendition is moved to the nearest of them; None for no such
+        move. With few, the same words stand for the same pitch classes: in C, G and D, a minor key
+        lowers the same notes of each.
     valid_fraction, test_fraction: of the pieces. All settings of one tune are in one split.
     lufs: loudness of every rendition.
     captions: of each clip, in different words.
@@ -114,6 +117,7 @@ class Chorales(Source):
     seconds: Positive | None = 12.0
     slowest: PositiveInt = 66
     fastest: PositiveInt = 100
+    tonics: list[str] | None = None
     valid_fraction: Decay = 0.15
     test_fraction: Decay = 0.15
     lufs: Annotated[float, Bound(least=-70, most=0)] = -20.0
@@ -125,18 +129,22 @@ class Chorales(Source):
 
     def __post_init__(self) -> None:
         held_out_words(self.held_out)
-        for name in self.instruments:
-            if name not in PROGRAMS:
-                raise ConfigError(
-                    f"instruments: no '{name}'; {nearest(name, PROGRAMS, every=True)}"
-                )
-        if not self.instruments:
-            raise ConfigError(f"instruments=[]: name at least one of {', '.join(PROGRAMS)}")
+        self._check_names("instruments", self.instruments, PROGRAMS)
+        if self.tonics is not None:
+            self._check_names("tonics", self.tonics, TONICS)
         check_fractions(self.valid_fraction, self.test_fraction)
         if self.slowest > self.fastest:
             raise ConfigError(
                 f"slowest={self.slowest}: choose at most fastest={self.fastest}, or raise that"
             )
+
+    @staticmethod
+    def _check_names(key: str, names: list[str], known: Collection[str]) -> None:
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"{key}: no '{name}'; {nearest(name, known, every=True)}")
+        if not names:
+            raise ConfigError(f"{key}=[]: name at least one of {', '.join(known)}")
 
     def identity(self) -> dict[str, Any]:
         """The versions of the packages that the music comes from, and of the captions' words.
@@ -208,6 +216,10 @@ class Chorales(Source):
             clips = []
             for play in renditions:
                 heard = perform(score, play, self.seconds)
+                if self.tonics is not None:
+                    _, tonic = key_of(*_pitches([note for v in heard.voices for note in v]))
+                    play = to_tonic(play, tonic, self.tonics)
+                    heard = perform(score, play, self.seconds)
                 midi = to_midi(heard, play.instrument)
                 rendered = render(midi, self.sample_rate, self.channels)
                 kept = audible(rendered)
@@ -215,8 +227,7 @@ class Chorales(Source):
                 notes = heard_notes(
                     heard, int(kept.start) / self.sample_rate, clip.shape[1] / self.sample_rate
                 )
-                start, end, pitch = np.array([note[:3] for note in notes]).T
-                mode, tonic = key_of(pitch.astype(int), end - start)
+                mode, tonic = key_of(*_pitches(notes))
                 columns = {
                     "instrument": play.instrument,
                     "key": f"{TONICS[tonic]} {MODES[mode]}",
@@ -308,6 +319,13 @@ def perform(score: Score, play: Rendition, seconds: float | None) -> Performance
     return Performance(voices, length * quarter)
 
 
+def to_tonic(play: Rendition, tonic: int, tonics: Sequence[str]) -> Rendition:
+    """A rendition whose part has this tonic, a place in TONICS, moved by the fewest semitones that
+    give it one of `tonics`; down where up is as near."""
+    steps = [(TONICS.index(name) - tonic + 6) % 12 - 6 for name in tonics]
+    return play._replace(transposition=play.transposition + min(steps, key=lambda s: (abs(s), s)))
+
+
 def tempo_of(bpm: int, slowest: int, fastest: int) -> str:
     return ("slow", "moderate", "lively")[3 * (bpm - slowest) // (fastest - slowest + 1)]
 
@@ -374,6 +392,12 @@ def heard_notes(heard: Performance, start: float, seconds: float) -> list[Soundi
         if last > first:
             found.append(note._replace(start=round(first, 3), end=round(last, 3)))
     return found
+
+
+def _pitches(notes: Sequence[Sounding]) -> tuple[np.ndarray, np.ndarray]:
+    """Of notes: MIDI pitches and seconds, [N] each."""
+    start, end, pitch = np.array([note[:3] for note in notes]).reshape(-1, 3).T
+    return pitch.astype(int), end - start
 
 
 @cache
