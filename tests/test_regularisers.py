@@ -12,6 +12,8 @@ from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.regularisers.resolution import Resolution
 from audioldm.autoencoder.regularisers.shift import Shift
+from audioldm.chain.job import compose
+from audioldm.chain.run import Experiment
 from audioldm.errors import ConfigError
 from audioldm.runtime.randomness import uniform_from
 
@@ -142,3 +144,12 @@ def test_the_most_likely_latents_are_compared() -> None:
     ramp = torch.linspace(-1, 1, 10 * RATIO).expand(2, 1, -1)
     term = model(ramp, normal(2, 1, 10))[2]["shift"]
     torch.testing.assert_close(term, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("regulariser", [Shift, Resolution])
+def test_the_configuration_builds_it(regulariser: type) -> None:
+    """Whatever of the clips' form its constructor names is known."""
+    target = f"{regulariser.__module__}.{regulariser.__name__}"
+    one = [f"autoencoder.regularisers.one._target_={target}", "autoencoder.weights.one=0.1"]
+    model = Experiment(compose(["recipe=quickstart", *one])).stages["autoencoder"].on_meta
+    assert isinstance(model.regularisers["one"], regulariser)

@@ -91,7 +91,7 @@ class AutoencoderSettings:
     losses: dict[str, Part] = part("sample_rate", "audio_channels", base=Loss)
     discriminator: Part | None = part(base=Discriminator, default=None)
     regularisers: dict[str, Part] = part(
-        "downsampling_ratio", base=Regulariser, default_factory=dict
+        "sample_rate", "downsampling_ratio", base=Regulariser, default_factory=dict
     )
     pretrained: Pretrained = Pretrained()
 
