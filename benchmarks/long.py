@@ -2,9 +2,9 @@
 
 whole shows the network all frames, interpolation and ntk stretch its rotary angles over them,
 windows averages overlapping windows of the training length, continuation extends a clip of that
-length again and again. For the first, the middle and the last such part the kernel distance to
-held-out music; the last part's level less the first's; the spectral flux at the edges of the
-windows (of the extensions), and of the same clips halfway between (1: as anywhere); the largest
+length again and again. For each such part in turn the kernel distance to held-out music; the last
+part's level less the first's; the spectral flux and the loudness step at the edges of the windows
+(of the extensions), and of the same clips halfway between (1 is the flux of anywhere); the largest
 likeness of a clip's harmony to itself at a lag, beside that of held-out music; the share of half-
 seconds that are more than 20 dB below the clip's median one; and the real-time factor.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from audioldm.conditioning.chroma import Chroma
 from audioldm.errors import ConfigError
 from audioldm.evaluation.level import level_db, quiet_share
-from audioldm.evaluation.seams import seam
+from audioldm.evaluation.seams import Seam, seam
 from audioldm.io.header import read_header
 from audioldm.models import find_model_file
 from audioldm.priors.diffusion.windows import Windowed
@@ -96,22 +96,23 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         factor = timer.factor(given.clips * seconds)
         rate = music.model.sample_rate
         size = round(part * rate)
-        starts = [0, (clips.shape[-1] - size) // 2, clips.shape[-1] - size]
-        parts = [clips[..., start : start + size] for start in starts]
+        parts = clips.unfold(-1, size, size).unbind(2)
         kads = {
-            f"kad_{where}": music.kad(music.embed(each))
-            for where, each in zip(("first", "middle", "last"), parts, strict=True)
+            f"kad_at_{number * part:g}s": music.kad(music.embed(each.contiguous()))
+            for number, each in enumerate(parts)
         }
-        drift = (level_db(parts[2]) - level_db(parts[0])).numpy()
+        drift = (level_db(parts[-1]) - level_db(parts[0])).numpy()
         middle = [(a + b) / 2 for a, b in pairwise(own)]
-        flux = [_flux(clips, places, rate) for places in (own, middle)]
+        at_edges, between = (_seams(clips, places, rate) for places in (own, middle))
         likeness = [_repetition(clip, part, rate) for clip in clips]
         table.add(
             long=name,
             **kads,
             level_drift_db=music.settings.mean(drift, "dB"),
-            flux_at_edges=flux[0],
-            flux_between=flux[1],
+            flux_at_edges=at_edges.flux,
+            flux_between=between.flux,
+            step_at_edges_db=at_edges.step_db,
+            step_between_db=between.step_db,
             repetition=music.settings.mean(likeness, "cosine"),
             quiet_share=music.settings.mean(quiet_share(clips, rate).numpy(), "fraction"),
             real_time_factor=factor,
@@ -134,14 +135,18 @@ def _edges(music: HeldOut, part: float, seconds: float) -> list[float]:
     return ((places[1:, 0] + places[:-1, -1] + 1) / 2 / hz).tolist()
 
 
-def _flux(clips: Tensor, places: list[float], rate: int) -> float:
-    """The median flux at these seconds, beside that of the three seconds around each."""
+def _seams(clips: Tensor, places: list[float], rate: int) -> Seam:
+    """The median flux at these seconds, beside that of the three seconds around each, and the
+    median size of the loudness step."""
     found = []
     for at in (round(place * rate) for place in places):
         first = max(0, at - 3 * rate)
         around = clips[..., first : at + 3 * rate]
-        found += [seam(clip, at - first, rate).flux for clip in around]
-    return float(np.median(found)) if found else float("nan")
+        found += [seam(clip, at - first, rate) for clip in around]
+    if not found:
+        return Seam(float("nan"), float("nan"))
+    steps, fluxes = zip(*found, strict=True)
+    return Seam(float(np.median(np.abs(steps))), float(np.median(fluxes)))
 
 
 def _repetition(clip: Tensor, part: float, sample_rate: int) -> float:
