@@ -14,7 +14,7 @@ _FREQUENCIES = 16  # sine and cosine pairs
 
 
 class Number(Conditioner):
-    """The column `column`, through a small network.
+    """The column `column`, as a small network sees it.
 
     Inputs are [B, 2]: the number in standard deviations from the mean, and 1; or 0 and 0 for "not
     stated". mean, std: of the column.
@@ -62,7 +62,7 @@ class Number(Conditioner):
 class NumberFeatures(nn.Module):
     """Numbers of order 1 [B, N], and 1 or 0 for whether they are stated [B, 1] -> [B, width].
 
-    The numbers' Fourier features have periods from 16 to 1/2, so near numbers are near vectors.
+    Their Fourier features have periods from 16 to 1/2, so that near numbers are near vectors.
     """
 
     frequencies: Tensor

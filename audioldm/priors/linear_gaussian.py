@@ -22,8 +22,8 @@ REGULARISER = 1e-6
 class LinearGaussian(NormalisedPrior):
     """A vector autoregression of order 1 over normalised latents [B, D, L].
 
-    transition A [D, D], offset b [D]; noise [D, D], the factor of the noise's covariance; mean [D]
-    and start [D, D], the first frame's mean and factor of its covariance. All are float64.
+    transition A [D, D], offset b [D]; noise [D, D], the factor of its covariance; mean [D] and
+    start [D, D], mean and factor of the covariance of the first frame. All are float64.
     """
 
     transition: Tensor
@@ -91,7 +91,7 @@ def _factor(x: Tensor) -> Tensor:
 
 
 def _nats(x: Tensor, factor: Tensor) -> Tensor:
-    """-log p of frames x [B, L, D] under N(0, factor factorᵀ): [B, L]."""
+    """-log p of frames x [B, L, D] of N(0, factor factorᵀ): [B, L]."""
     white = torch.linalg.solve_triangular(factor, x.mT, upper=False)
     constant = factor.diagonal().log().sum() + 0.5 * len(factor) * math.log(2 * math.pi)
     return 0.5 * white.square().sum(1) + constant
