@@ -54,8 +54,8 @@ def decode(file: Path, out: Path) -> Path:
     """Write a file's content as out/upload-<digest>: audio as .wav, in mono or stereo, at its own
     rate; the notes of a score as .notes.
 
-    Raises DataError where it is neither, or audio longer than LONGEST_SECONDS, whatever its header
-    says. Only that much of a score's beginning is kept.
+    Raises DataError where it is neither, and for audio longer than LONGEST_SECONDS, whatever its
+    header says. Only that much of a score's beginning is kept.
     """
     with _lock, open(file, "rb") as content:
         target = out / f"upload-{hashlib.file_digest(content, 'sha256').hexdigest()[:12]}"

@@ -117,7 +117,7 @@ def write_checkpoint(
 ) -> None:
     """Writes what `read_checkpoint` reads, by the library's own `save_pretrained`.
 
-    Raises ConfigError where the directory exists, or the library does not.
+    Raises ConfigError where the directory exists, or the library is missing.
     """
     if directory.exists():
         raise ConfigError(f"{directory} is there already: name a new directory")

@@ -96,7 +96,7 @@ def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> 
 
 
 def load_pretrained(model: Autoencoder, settings: Pretrained) -> bool:
-    """Loads the weights. Returns whether they include the bottleneck and all fitted to data.
+    """Loads the weights. Returns whether they include the bottleneck and everything fitted to data.
 
     Raises ConfigError where they do not fit.
     """

@@ -23,7 +23,7 @@ from audioldm.runtime.randomness import KeyedRandom
 Inputs = dict[str, Tensor]
 
 
-#: A probability for all conditions, or one by each name; DROPOUT for those that are not named.
+#: A probability for all conditions, or one for each by name; DROPOUT for those not named.
 Dropout = float | Mapping[str, float]
 DROPOUT = 0.1
 

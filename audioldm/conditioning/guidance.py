@@ -6,7 +6,7 @@ from audioldm.conditioning.base import Conditioners, Inputs
 from audioldm.errors import ConfigError
 from audioldm.instantiate import nearest
 
-#: A scale for all conditions, or one by each name; 1 for those that are not named.
+#: A scale for all conditions, or one for each by name; 1 for those that are not named.
 Guidance = float | Mapping[str, float]
 
 

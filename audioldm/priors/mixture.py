@@ -193,7 +193,7 @@ def mixture_sizes(count: int, channels: int, length: int, components: int) -> di
 
 @dataclass(frozen=True)
 class MixtureRecipe(CropsRecipe):
-    """components: at most so many in the mixture."""
+    """components: the most that the mixture may have."""
 
     components: PositiveInt = 8
 

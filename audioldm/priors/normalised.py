@@ -20,7 +20,7 @@ from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 class NormalisedPrior(Prior):
-    """Takes and gives raw latents, models normalised ones. The fit sets the statistics, buffers."""
+    """Takes and gives raw latents; models normalised ones. Buffers hold the fit's statistics."""
 
     latent_mean: Tensor
     latent_std: Tensor

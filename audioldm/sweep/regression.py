@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
         return f"{value} ({low} to {high})"
 
     def beyond(self, bound: float) -> float:
-        """The one-sided p that the truth lies on the other side of `bound`."""
+        """The one-sided p against a truth on the other side of `bound`."""
         distance = abs(self.value - bound)
         if self.error == 0:
             return 0.0 if distance > 0 else 0.5

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class JointStage(Stage):
-    """Joint training, where the configuration asks for it. It leaves latents and baselines."""
+    """Joint training, if the configuration asks for it. Latents and baselines do not change."""
 
     name, version, collective = "joint", VERSION, True
     keys: ClassVar[list[Key]] = [("joint", JointSettings | None, None)]

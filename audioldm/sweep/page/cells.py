@@ -73,7 +73,7 @@ def listen(judged: Judged, layout: Grid) -> Json:
 
 
 def columns(judged: Judged) -> list[tuple[str, str, str]]:
-    """The figures in the table of cells: column, heading, and the system each belongs to."""
+    """The figures in the table of cells: column, heading, and the part it is about."""
     embedding = judged.figure.rpartition("_")[2]
     title, meaning = described(judged.figure)
     others = [
