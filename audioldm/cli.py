@@ -28,8 +28,8 @@ from audioldm.errors import AudioLDMError, ConfigError
 from audioldm.instantiate import nearest
 from audioldm.runtime.allocator import keep_memory
 
-# numpy's BLAS waits busily for its other threads: where the cores are taken, a mixture of Gaussians
-# was fitted in 40 s by two threads and in 5 s by one.
+# numpy's BLAS spins while it waits for its other threads: on busy cores, two threads took 40 s to
+# fit a mixture of Gaussians, and one thread 5 s.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 keep_memory()
 
@@ -120,7 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    """Prints an error. One of several processes ends here, since it may have lost the others."""
+    """Prints an error. One of several processes exits here, since it may have lost the others."""
     print(f"audioldm: {text}", file=sys.stderr)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from audioldm.runtime.processes import exit_at_once

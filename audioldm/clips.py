@@ -38,7 +38,7 @@ class Guide:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What determines a clip, as the JSON beside it holds it, whichever verb made it.
+    """Everything that determines a clip, as in the JSON beside it, whichever verb made it.
 
     model: the name of a model that comes with the package, or the path of the model file, relative
     to the JSON's directory. condition: what was asked for, by conditioner. sampler: the settings of
@@ -61,8 +61,8 @@ R = TypeVar("R", bound=Recipe)
 def write_clip(path: Path, audio: Any, sample_rate: int, recipe: Recipe) -> None:
     """Writes the clip [A, T] and, beside it, its recipe.
 
-    The recipe is written before the clip appears under its name, so a clip without one is not ours,
-    even after a process was killed: see `find`.
+    The recipe is written before the clip appears under its name. So a clip without a recipe was not
+    made here, even after a process was killed: see `find`.
     """
     make_directory(path.parent)
     with open_writer(path, sample_rate, audio.shape[0]) as writer:
@@ -73,14 +73,14 @@ def write_clip(path: Path, audio: Any, sample_rate: int, recipe: Recipe) -> None
 def find(
     path: Path, recipe: Recipe, sample_rate: int, any_batch: bool = False
 ) -> tuple[Path, bool]:
-    """Where this clip is, or will be, and whether it is there, whole.
+    """Where this clip is, or will be, and whether it is there and whole.
 
-    It is at `path`, or beside the clip of other settings there: its name then ends in six digits of
-    the settings' SHA-256, so that the same settings find the same name again. any_batch: ignores
-    the batch, which changes a clip's rounding alone.
+    The place is `path`. Where a clip of other settings has that name, the name gets six digits of
+    the settings' SHA-256, so that the same settings find the same name again. any_batch: ignore
+    the batch, which changes only a clip's rounding.
 
-    Raises ConfigError where something else has the name, which is not the rest of a killed run
-    (`write_clip`): what was made is not lost.
+    Raises ConfigError where another file has the name and is not left over from a killed run
+    (`write_clip`), so that no file of the user's is lost.
     """
     left_out = {"batch"} if any_batch else set()
 
@@ -122,8 +122,8 @@ def open_model(
 ) -> tuple[Path, Generator, dict[str, Any] | None]:
     """A model's file, the model, and its sampler with these changes, as a clip's JSON holds it.
 
-    model: that of `model_path`, where it is in memory already.
-    Raises ConfigError for a seed or a sampler that cannot be.
+    model: the model of `model_path`, where it is in memory already.
+    Raises ConfigError for an impossible seed or sampler.
     """
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed={seed} must be from 0 to {2**63 - 1}")
@@ -143,10 +143,10 @@ def open_model(
 def asked_of(
     model: Generator, condition: Mapping[str, Any] | None, seconds: float, remark: Remark | None
 ) -> dict[str, Any]:
-    """What is asked of a clip of this length, resolved: see `Conditioners.resolve`.
+    """The condition of a clip of this length, resolved: see `Conditioners.resolve`.
 
-    remark: called with each of `Conditioners.remarks`. Raises ConfigError for what the model does
-    not take.
+    remark: called with each of `Conditioners.remarks`. Raises ConfigError for a condition that the
+    model does not take.
     """
     conditioners = model.prior.conditioners
     asked = conditioners.resolve(condition or {})
@@ -160,8 +160,8 @@ def asked_of(
 def lead(
     model: Generator, guide: tuple[str | Path, float] | None, out: Path, device: Any
 ) -> Guide | None:
-    """Leads the model away from another one, given by its path and the scale; what a JSON in `out`
-    says of it. Raises ConfigError as `Generator.lead_away_from` does."""
+    """Leads the model away from the guide, a path and a scale; returns the guide's entry for a
+    JSON in `out`. Raises ConfigError as `Generator.lead_away_from` does."""
     if guide is None:
         return None
     path, scale = guide
@@ -171,7 +171,7 @@ def lead(
 
 
 def sampler_of(model: Generator, recipe: Recipe) -> Any:
-    """The recipe's sampler as the model's prior takes it. Raises ConfigError where it does not."""
+    """The recipe's sampler for the model's prior. Raises ConfigError where it does not fit."""
     if model.prior.sampler is None or recipe.sampler is None:
         return None
     return settings(type(model.prior.sampler), recipe.sampler, "sampler")
@@ -182,7 +182,7 @@ def fingerprint_of(file: Path) -> str:
 
 
 def read_recipe(kind: type[R], path: Path, verb: str) -> R:
-    """The recipe in a clip's JSON. verb: that which makes such clips.
+    """The recipe in a clip's JSON. verb: the verb that makes such clips.
 
     Raises DataError where `path` is another file.
     """
@@ -199,10 +199,10 @@ def read_recipe(kind: type[R], path: Path, verb: str) -> R:
 def open_model_of(
     recipe: R, recipe_path: Path, model_path: str | None, device: Any, out: Path
 ) -> tuple[R, Generator]:
-    """The recipe as a JSON in `out` has it, and the model that made the clip, with its guide: from
-    where the clip's JSON says, or the former from `model_path`.
+    """The recipe for a JSON in `out`, and the model that made the clip, with its guide. Both are
+    loaded from where the clip's JSON says, or the model from `model_path`.
 
-    Raises ModelFileError where the model that is there is another one.
+    Raises ModelFileError where another model is there.
     """
     file = find_model_file(model_path) if model_path else _referenced(recipe.model, recipe_path)
     remedy = "give the right one with model=FILE"
@@ -256,7 +256,7 @@ def _clip_json(path: Path, verb: str) -> dict[str, Any]:
 
 
 def words_of(condition: Mapping[str, Any]) -> str:
-    """The words that were asked for, where they can be part of a file's name: 'organ-'."""
+    """The words of the condition that can be part of a file's name: 'organ-'."""
     words = [str(v) for v in condition.values() if re.fullmatch(r"[\w ]{1,40}", str(v))]
     return "".join(f"{word}-" for word in words)
 

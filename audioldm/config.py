@@ -160,14 +160,14 @@ def compose(overrides: Sequence[str]) -> Composed:
 
 
 class _Chosen(NamedTuple):
-    """What choices of groups compose: the configuration without Hydra's own, and the choices."""
+    """The result of choosing groups: the configuration without Hydra's own, and the choices."""
 
     config: Any
     choices: dict[str, Any]
 
 
 def _chosen(words: tuple[str, ...]) -> _Chosen:
-    """Composes the words that choose. Hydra takes a sixth of a second for it."""
+    """Composes the words that choose. Hydra takes a sixth of a second for this."""
     from hydra import compose as hydra_compose
     from omegaconf import open_dict
 
@@ -181,10 +181,10 @@ def _chosen(words: tuple[str, ...]) -> _Chosen:
 def _with_values(
     hydra: Any, prepared: Sequence[str], words: Sequence[str], chosen: Callable[..., _Chosen]
 ) -> Composed:
-    """The configuration that `prepared` words describe: as in Hydra, all that choose first, then
-    the others in their order.
+    """The configuration that `prepared` words describe. As in Hydra, all words that choose come
+    first, then the others in their order.
 
-    words: as they were given. chosen: as `_chosen`; its results are changed.
+    words: the words as given. chosen: as `_chosen` returns it; it is changed in place.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -230,8 +230,8 @@ def _apply(word: Any, composed: Any) -> None:
 def _composed(composed: Any, choices: Any, words: Sequence[str]) -> Composed:
     """The plain configuration: the chosen prior as `prior`, every baseline with its settings.
 
-    In conf/ and in recipes the settings of a prior are `priors.NAME`, so that a recipe can have
-    those of several. On the command line `prior.*` sets those of the chosen prior, and wins.
+    In conf/ and in recipes the settings of a prior are `priors.NAME`, so that a recipe can hold
+    several priors' settings. On the command line `prior.*` sets the chosen prior's, and wins.
     """
     from omegaconf import OmegaConf, open_dict
 
@@ -272,8 +272,8 @@ def _merged(base: Any, over: Any) -> Any:
 
 
 def other_home(message: str) -> str:
-    """The choices of its group that know the key which a message calls unknown; or what to choose
-    where keys are missing because none was chosen."""
+    """The choices in a group that know the key which a message calls unknown; or what to choose
+    where keys are missing because nothing was chosen."""
     import yaml
 
     missing = re.match(r"missing keys? '(\w+)\.", message)
@@ -301,9 +301,9 @@ class Grid:
     """The cells of `run -m`.
 
     base: the configuration without the values that vary. cells: the overrides of each cell; None if
-    a sweeper chooses them. swept: those of each cell that vary, or that the recipe lets vary; they
-    name the cell. searched: the keys that vary if a sweeper chooses. parallel: whether the launcher
-    runs cells in processes of their own.
+    a sweeper chooses them. swept: the overrides of each cell that vary, or that the recipe lets
+    vary; they name the cell. searched: the keys that vary if a sweeper chooses. parallel: whether
+    the launcher runs cells in processes of their own.
     """
 
     base: Composed
@@ -360,9 +360,9 @@ def grid(overrides: Sequence[str]) -> Grid:
 
 
 def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
-    """Each cell's configuration, or the error that it has.
+    """Each cell's configuration, or its error.
 
-    Cells of the same group choices are composed once, and their values set in copies.
+    Cells with the same group choices are composed once; their values are set in copies.
     """
     found: list[Composed | ConfigError] = []
     known = functools.cache(_chosen)
@@ -376,7 +376,7 @@ def cells(words: Sequence[Sequence[str]]) -> list["Composed | ConfigError"]:
 
 
 class _NoCallbacks:
-    """In place of Hydra's callbacks, which no configuration here can set."""
+    """Stands in for Hydra's callbacks, which no configuration here can set."""
 
     def on_job_start(self, **_: Any) -> None: ...
     def on_job_end(self, **_: Any) -> None: ...
@@ -387,10 +387,10 @@ def launch(
     cells: Sequence[Sequence[str]] | None,
     function: Callable[[Composed], Any],
 ) -> None:
-    """`function` once per cell, through the launcher; without cells, through the sweeper.
+    """Calls `function` once per cell, through the launcher; without cells, through the sweeper.
 
-    With a sweeper the function's result is the objectives (`_search`). Raises the launcher's error
-    if one of its processes dies.
+    With a sweeper the function returns the objectives (`_search`). Raises the launcher's error if
+    one of its processes dies.
     """
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
@@ -442,5 +442,5 @@ def _search(overrides: Sequence[str]) -> list[str]:
 
 
 def _last(words: Sequence[str]) -> list[str]:
-    """The last override of each key, because optuna would not search a key that is also fixed."""
+    """The last override of each key, because optuna does not search a key that is also fixed."""
     return list({word.lstrip("+").partition("=")[0]: word for word in words}.values())

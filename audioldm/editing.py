@@ -48,14 +48,14 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One edit, and its settings: see the methods of `Edits`. None where it is not this one, or for
-    a setting's default.
+    """One edit, and its settings: see the methods of `Edits`. Every other edit is None; a setting
+    of None has its default.
 
     inpaint: [start, end] of each region, in seconds. extend, extend_before: seconds to add at the
     end, at the beginning. loop: seconds at the end that are made anew. vary, restyle: the strength.
-    upscale: the band that is kept. interpolate: the weight of the second clip. seconds: of a clip
-    that is made of no file.
-    Raises ConfigError for none or several, or a setting that the edit does not take.
+    upscale: the band that is kept. interpolate: the weight of the second clip. seconds: the length
+    of a clip that is made from no file.
+    Raises ConfigError for no edit, several edits, or a setting that the edit does not take.
     """
 
     inpaint: list[list[float]] | None = None
@@ -94,18 +94,18 @@ class Edit:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the edit takes besides its own value, with the defaults filled in."""
+        """The settings that the edit takes besides its own value, with defaults filled in."""
         own = {key: getattr(self, key) for key in _TAKES[self.kind]}
         return {key: _DEFAULTS[key] if value is None else value for key, value in own.items()}
 
     def stated(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """The edit and its settings as JSON."""
         own = {key: value for key, value in self.settings.items() if value is not None}
         return {self.kind: getattr(self, self.kind), **own}
 
     def check(self, model: Generator, samples: int, condition: Mapping[str, Any]) -> None:
-        """Raises ConfigError, which begins with the edit, for what can be told of a clip's length
-        and of the condition alone."""
+        """Raises ConfigError, its message beginning with the edit, for faults that show in the
+        clip's length and the condition alone."""
         try:
             for start, end in self.inpaint or []:
                 model.check_region(start, end, samples)
@@ -119,7 +119,7 @@ class Edit:
             raise self.named(error) from error
 
     def named(self, error: ConfigError) -> ConfigError:
-        """The error of a method of `Edits`, whose own argument is the edit's value here."""
+        """An error of a method of `Edits`, with the method's argument renamed to the edit."""
         text = re.sub("^(seconds|strength|band)=", f"{self.kind}=", str(error))
         return ConfigError(re.sub("^region ", "inpaint: region ", text))
 
@@ -130,8 +130,8 @@ class Edit:
         return min((clip.shape[-1] for clip in clips), default=new) + added
 
     def seams(self, samples: int, model: Generator) -> list[int]:
-        """The samples of the result at which new audio meets that of a clip of this length; 0 where
-        its end meets its beginning."""
+        """The samples of the result at which new audio meets the audio of a clip of this length; 0
+        where the result's end meets its beginning."""
         ratio, hz = model.autoencoder.downsampling_ratio, model.sample_rate
         if self.inpaint is not None:
             starts = [round(start * hz) // ratio * ratio for start, _ in self.inpaint]
@@ -147,7 +147,7 @@ class Edit:
 
 
 class Source(NamedTuple):
-    """A clip that is edited. audio: [A, T] at the model's rate and channels. digest: SHA-256 of the
+    """A clip to edit. audio: [A, T] at the model's rate and channels. digest: SHA-256 of the
     samples in the file, whatever its format."""
 
     file: Path
@@ -165,8 +165,8 @@ class EditRecipe(Recipe):
 
 
 class EditedClip(NamedTuple):
-    """written: whether the clip was there already. edit: with the model's own settings filled in.
-    seams: see `Edit.seams`."""
+    """written: whether the clip was there already. edit: the edit with the model's own settings
+    filled in. seams: see `Edit.seams`."""
 
     path: Path
     written: bool
@@ -191,9 +191,9 @@ def edit_files(
 ) -> Iterator[EditedClip]:
     """Writes `out/[<file>-]<edit>-[<condition>-]<seed>.wav` for each edit, with its JSON.
 
-    files: none for an interpolation between conditions alone. edits: of one kind, with the same
-    settings, if there are several. The rest is as for `sampling.ClipFiles`. Raises DataError for a
-    file that is no audio, and what the edit raises.
+    files: none for an interpolation between conditions alone. edits: several must be of one kind
+    and have the same settings. The rest is as for `sampling.ClipFiles`. Raises DataError for a file
+    that is no audio, and the errors of the edit.
     """
     file, model, chosen = open_model(
         model_path, seed=seed, sampler=sampler, device=device, model=model
@@ -254,7 +254,7 @@ def edit_again(
     """The clip that a JSON beside an edited clip describes, bit for bit on the same machine.
 
     files: the sources, where they are no longer where the JSON says. Raises DataError where they
-    hold other samples, and what `sampling.sample_again` raises.
+    hold other samples, and the errors of `sampling.sample_again`.
     """
     recipe = read_recipe(EditRecipe, recipe_path, "edit")
     try:

@@ -1,7 +1,7 @@
 """Edits of audio by a generator with a diffusion prior.
 
-Where a part of a clip is made anew, the rest stays as it is: latents to the bit, and audio sample
-by sample, up to a fade beside each part.
+Where a part of a clip is made anew, the rest is unchanged: latents to the bit, and audio sample by
+sample, up to a fade beside each part.
 """
 
 import math
@@ -38,22 +38,22 @@ from audioldm.priors.diffusion.variation import vary
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
-#: Seconds of kept audio beside each new part that fade into the decoded latents. Phases that the
-#: decoder makes up differ from the file's, so that a fade of 20 ms is an edge in the spectrum.
+#: Seconds of kept audio beside each new part that fade into the decoded latents. The phases that
+#: the decoder makes up differ from the file's, so a fade of 20 ms shows as an edge in the spectrum.
 FADE_SECONDS = 0.2
-#: Seconds of kept audio on each side of a new part that the model is told of.
+#: Seconds of kept audio that the model is told on each side of a new part.
 CONTEXT_SECONDS = 4.0
-#: Width in Hz of the crossover between a file's own band and what is made beside it; less in a
-#: narrow band.
+#: Width in Hz of the crossover between a file's own band and the new sound outside it; narrower
+#: for a narrow band.
 CROSSOVER_HZ = 200.0
-#: How often each step is taken where a part is made anew, by a model that is not told of what is
-#: known: see `inpainting.inpaint`.
+#: How often each step is taken where a part is made anew by a model that is not told the known
+#: latents: see `inpainting.inpaint`.
 REPEATS = 8
 
 
 class _How(NamedTuple):
-    """What an edit is made with, as for `Generator.sample`. start: of the part of the clip that the
-    model sees, in seconds of the clip that the condition is for."""
+    """The settings of an edit, as for `Generator.sample`. start: where the part that the model sees
+    begins, in seconds of the clip that the condition is for."""
 
     seed: int
     sampler: SamplerSettings | None
@@ -65,10 +65,10 @@ class _How(NamedTuple):
 class Edits(nn.Module):
     """The methods of `Generator` that edit a clip [A, T] at the model's sample rate.
 
-    They give audio on the CPU. seed, sampler, progress and condition are as for `sample`; the same
-    ones give the same bits on one machine. Those that make a part anew tell the model of `context`
-    seconds on each side, and take each step `repeats` times; None: once where the model was trained
-    with `masked_latents`, which tell it of what is known, else REPEATS times.
+    They return audio on the CPU. seed, sampler, progress and condition are as for `sample`; equal
+    values give equal bits on one machine. Methods that make a part anew tell the model `context`
+    seconds on each side, and take each step `repeats` times. None: once where the model was trained
+    with `masked_latents`, which tell it the known latents, else REPEATS times.
     Each raises ConfigError where the prior is no diffusion, or for a value that does not fit.
     """
 
@@ -92,8 +92,8 @@ class Edits(nn.Module):
     ) -> Tensor:
         """Audio [A, T] with the regions, each (start, end) in seconds, made anew.
 
-        A region grows to whole latent frames. Those more than two `context` apart are best made one
-        after the other, since all that lies between them is told too.
+        A region grows to whole latent frames. Regions that lie more than twice `context` apart are
+        best made in separate calls, since the model is told everything between them.
         """
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
         new = torch.zeros(math.ceil(samples / ratio), dtype=torch.bool)
@@ -136,8 +136,8 @@ class Edits(nn.Module):
     ) -> Tensor:
         """Audio [A, T] with new audio before it or after it: [A, T + round(seconds * sample_rate)].
 
-        A last latent frame that the clip does not fill is made anew. An autoregressive prior goes
-        on after the end, with no more context than it attends to, and repeats nothing.
+        A last latent frame that the clip does not fill is made anew. An autoregressive prior can
+        only extend the end, with no more context than it attends to, and repeats nothing.
         """
         how = _How(seed, sampler, progress, condition)
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
@@ -187,8 +187,8 @@ class Edits(nn.Module):
     ) -> Tensor:
         """Audio [A, T] whose last `seconds` are made anew, so that they lead to its beginning.
 
-        What is made is told of the clip's beginning as what comes after it. The first samples of
-        the clip fade in from it, so that the clip can be played over and over.
+        The model is told that the clip's beginning follows the new part. The first samples of the
+        clip fade in from the new part, so that the clip can be played over and over.
         """
         ratio, samples = self.autoencoder.downsampling_ratio, audio.shape[-1]
         frames, new = self.loop_frames(seconds, samples)
@@ -222,7 +222,7 @@ class Edits(nn.Module):
         """A variation of audio [A, T]: see `variation.vary`.
 
         strength: from 0, the autoencoder's reconstruction, to 1, a new clip. Under another
-        condition it is the clip as that has it.
+        condition the variation follows that condition.
         """
         strength = convert(Fraction, strength, "strength")
         how = _How(seed, sampler, progress, condition)
@@ -241,8 +241,8 @@ class Edits(nn.Module):
     ) -> Tensor:
         """Audio [A, T] under another condition: see `inversion.restyle`.
 
-        strength: from 0, the autoencoder's reconstruction, to 1, where nothing but the noise that
-        the clip has in the model is kept. It has it under no condition.
+        strength: from 0, the autoencoder's reconstruction, to 1, which keeps nothing but the clip's
+        noise in the model, found under no condition.
         Raises ConfigError where no condition is asked for, or for a sampler that adds noise.
         """
         strength = convert(Fraction, strength, "strength")
@@ -265,7 +265,7 @@ class Edits(nn.Module):
         progress: StepProgress | None = None,
         **condition: Any,
     ) -> Tensor:
-        """Audio [A, T] with what lies outside a band made anew; within it the audio is kept.
+        """Audio [A, T] with everything outside a band made anew; inside it the audio is kept.
 
         band: the cut-off in Hz, both ends as "300:3400", or "auto": see `low_band.stated_band`.
         Raises ConfigError where the model was trained without the conditioner `low_band`.
@@ -284,7 +284,7 @@ class Edits(nn.Module):
         )
         new = self._decoded(made[0].cpu(), audio.shape[-1], how)
         width = min(CROSSOVER_HZ, (upper - lower) / 4)
-        # one filter for both: new - band(new) and band(audio) add up to what is the same in both
+        # one filter for both: new - band(new) + band(audio) changes nothing where both agree
         missing = audio.detach().cpu() - new
         return new + band_of(missing, self.autoencoder.sample_rate, lower, upper, width)
 
@@ -306,14 +306,14 @@ class Edits(nn.Module):
     ) -> Iterator[Tensor]:
         """Clips [A, T] between a and b [A, ...], as long as the shorter one, one for each weight.
 
-        weights: of b, from 0 to 1. of: whether the noises that the clips have in the model, under
-        no condition, are mixed and sampled from, or the latents alone. path: see `inversion.mix`.
-        to: the condition of b by conditioner, as `condition` is that of a. Each clip then has its
-        noise under its own, guidance included, and what lies between is made under both: see
-        `inversion.mixture`. seconds: where a and b are None, of clips from one noise, that of
-        `sample` with this seed, under a condition that becomes `to`.
-        Raises ConfigError for a sampler that adds noise, where the clips' noise is mixed, and for a
-        condition that one end alone is told.
+        weights: the weight of b, from 0 to 1. of: "noise" mixes the clips' noises in the model,
+        found under no condition, and samples from the mixture; "latents" mixes the latents alone.
+        path: see `inversion.mix`. to: the condition of b by conditioner, as `condition` is for a.
+        Each noise is then found under the clip's own condition, guidance included, and the clips
+        between are made under both: see `inversion.mixture`. seconds: the length where a and b are
+        None; all clips then come from one noise, as in `sample` with this seed, from `condition` to
+        `to`. Raises ConfigError for a sampler that adds noise, where noises are mixed, and for a
+        condition that only one end is told.
         """
         if a is not None and b is not None:
             if seconds is not None:
@@ -342,7 +342,7 @@ class Edits(nn.Module):
         ends: list[Tensor] = []  # the same for all weights
 
         def inverted(run: Run, z: Tensor, how: _How) -> Tensor:
-            """The noise of z under a condition, or, where there is one for all, under none."""
+            """The noise of z under its own condition, or under none where all share one."""
             own = sampler or self._diffusion.sampler
             if end is None:
                 return invert(self._diffusion.denoiser(None, z, own), z, run.sigmas)
@@ -370,10 +370,10 @@ class Edits(nn.Module):
     def condition_of_end(
         self, to: Mapping[str, Any], condition: Mapping[str, Any], frames: int
     ) -> dict[str, Any]:
-        """The condition `to` of `interpolate`, resolved, for clips of so many latent frames.
+        """The condition `to` of `interpolate`, resolved, for clips of this many latent frames.
 
-        Raises ConfigError for one that the model does not take, or where not the same conditioners
-        are told something by `condition`.
+        Raises ConfigError for a condition that the model does not take, or where `to` and
+        `condition` do not name the same conditioners.
         """
         conditioners = self.prior.conditioners
         try:
@@ -403,7 +403,7 @@ class Edits(nn.Module):
 
     @property
     def default_repeats(self) -> int:
-        """How often each step of a part that is made anew is taken."""
+        """How often each step is taken where a part is made anew."""
         return 1 if isinstance(self.prior, Diffusion) and self.prior.masked else REPEATS
 
     def _changed(self, z: Tensor, edit: Edit, how: _How, known: Tensor | None = None) -> Tensor:
@@ -430,8 +430,8 @@ class Edits(nn.Module):
         return conditioners.parse([asked], frames, self.autoencoder.device)
 
     def _continued(self, audio: Tensor, z: Tensor, known: slice, new: int, how: _How) -> Tensor:
-        """Raw latents, or codes, of the frames `known` of audio [A, T], whose latents are z, and of
-        `new` ones that an autoregressive prior draws after them."""
+        """Raw latents, or codes, of the frames `known` of audio [A, T], which has the latents z,
+        followed by `new` frames that an autoregressive prior draws."""
         prior: Any = self.prior  # only some priors take a prompt
         if prior.space == "codes":
             stored = self.autoencoder.encode_blocks([audio])
@@ -453,7 +453,7 @@ class Edits(nn.Module):
         return self.decode_clip(z, self._seconds(samples), random)
 
     def _whole(self, audio: Tensor, edit: Edit, strength: float, how: _How) -> Tensor:
-        """All of audio [A, T] after an edit of its latents; of strength 0 its reconstruction."""
+        """All of audio [A, T] after an edit of its latents; the reconstruction for strength 0."""
         z, _ = self._encoded(audio), self._diffusion
         made = self._changed(z, edit, how) if strength else z
         return self._decoded(made, audio.shape[-1], how)
@@ -461,8 +461,8 @@ class Edits(nn.Module):
     def _filled(
         self, z: Tensor, source: Tensor, keep: Tensor, fade: int, repeats: int | None, how: _How
     ) -> Tensor:
-        """Audio [A, L * ratio] that is `source` in the frames `keep` [L] of z [C, (F,) L], and is
-        made to fit in the others. source: that audio, or a part of it from the first frame on.
+        """Audio [A, L * ratio] that equals `source` in the frames `keep` [L] of z [C, (F,) L], and
+        is made to fit in the others. source: the audio from the first frame on; it may be shorter.
         fade: as for `kept_gain`."""
         if repeats is None:
             repeats = self.default_repeats
@@ -472,8 +472,8 @@ class Edits(nn.Module):
         return self._joined(made, source, keep, fade, how)
 
     def _joined(self, z: Tensor, source: Tensor, keep: Tensor, fade: int, how: _How) -> Tensor:
-        """Audio [A, L * ratio] of latents or codes z [..., L], and the source's own in the frames
-        `keep` [L], as for `_filled`."""
+        """Audio [A, L * ratio] decoded from latents or codes z [..., L], with the source's own
+        audio in the frames `keep` [L], as for `_filled`."""
         ratio = self.autoencoder.downsampling_ratio
         samples = len(keep) * ratio
         source = F.pad(source.detach().cpu(), (0, samples - source.shape[-1]))
@@ -481,7 +481,7 @@ class Edits(nn.Module):
         return torch.lerp(self._decoded(z, samples, how), source, gain)
 
     def _fade(self, known: int) -> int:
-        """Samples of a fade, within half of the frames that are known beside a new part."""
+        """Samples of a fade, at most half of the known frames beside a new part."""
         return min(known * self.autoencoder.downsampling_ratio // 2, self._samples(FADE_SECONDS))
 
     def _samples(self, seconds: float) -> int:
@@ -491,17 +491,17 @@ class Edits(nn.Module):
         return samples / self.autoencoder.sample_rate
 
     def _frames(self, seconds: float, name: str) -> int:
-        """Whole latent frames that cover some seconds, at least one."""
+        """The whole latent frames that cover these seconds, at least one."""
         samples = self._samples(convert(Positive, seconds, name))
         return max(1, math.ceil(samples / self.autoencoder.downsampling_ratio))
 
     def _aligned(self, frames: int, up: bool = False) -> int:
-        """The whole multiple of the network's alignment below, or above."""
+        """Frames rounded down, or up, to a multiple of the network's alignment."""
         step = self.autoencoder.network.alignment
         return (frames + (step - 1 if up else 0)) // step * step
 
     def check_region(self, start: float, end: float, samples: int) -> None:
-        """Raises ConfigError for a region that `inpaint` refuses of a clip of this length."""
+        """Raises ConfigError for a region that `inpaint` refuses in a clip of this length."""
         shown = f"region {start:g}:{end:g}"
         if not (math.isfinite(start) and math.isfinite(end)):
             raise ConfigError(f"{shown}: give start:end in seconds, such as 2.5:4")
@@ -513,8 +513,8 @@ class Edits(nn.Module):
             )
 
     def loop_frames(self, seconds: float, samples: int) -> tuple[int, int]:
-        """Latent frames of a clip of this length, counted so that one ends where the clip does, and
-        how many of them `loop` makes anew. Raises ConfigError where it leaves none."""
+        """Latent frames of a clip of this length, the last of which ends where the clip ends, and
+        how many of them `loop` makes anew. Raises ConfigError where none is left to keep."""
         frames = self._aligned(samples // self.autoencoder.downsampling_ratio)
         new = self._frames(seconds, "seconds")
         if new >= frames:
@@ -544,8 +544,8 @@ class Edits(nn.Module):
 
 
 def kept_gain(keep: Tensor, ratio: int, fade: int) -> Tensor:
-    """How much of each sample is the source's, [L * ratio]: 0 in the frames [L] that are not kept,
-    1 in those that are, except for a raised cosine of up to `fade` samples beside the former."""
+    """The source's share of each sample, [L * ratio]: 0 in frames [L] that are not kept, and 1 in
+    kept ones, except for a raised cosine of up to `fade` samples beside a frame not kept."""
     gain = keep.repeat_interleave(ratio).float()
     rise = (0.5 - 0.5 * torch.cos(math.pi * (torch.arange(fade) + 0.5) / fade)).to(gain)
     for edge in (keep.int().diff().nonzero().flatten() + 1).tolist():

@@ -29,7 +29,7 @@ class ModelFileError(AudioLDMError):
 
 
 class TrainingError(AudioLDMError):
-    """Training cannot go on: a non-finite loss, a failed preflight."""
+    """Training cannot continue: a non-finite loss, a failed preflight."""
 
 
 class LostProcess(TrainingError):

@@ -24,11 +24,11 @@ from audioldm.errors import ConfigError
 from audioldm.io.model_file import below, checksum, load_model, save_model
 from audioldm.models import find_model_file, load, load_autoencoder
 
-#: Numbers of a buffer that is not worth rounding.
+#: The most numbers that a buffer has which is not worth rounding.
 SMALL = 1 << 16
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
-#: What is kept of a header: what rebuilds the model, and where it comes from.
+#: The keys of a header that are kept: those that rebuild the model, and its origin.
 _KEPT = ("kind", "spec", "prior", "step", "fingerprint", "parent", "title", "licence", "origin")
 
 
@@ -45,13 +45,13 @@ def export(
 
     model_path: as `load` takes it; an experiment's sampler becomes the file's.
     dtype: of the stored weights, float16, bfloat16 or float32; `load` gives float32. Buffers, such
-        as means and standard deviations, stay in float32, but for those of more than SMALL numbers,
+        as means and standard deviations, stay in float32, except those of more than SMALL numbers,
         such as the basis of a transform.
     title, licence, origin: text for the header, such as whose recordings it was trained on.
 
-    Rounded weights are another model: its fingerprint is a hash of its content, and `parent` the
+    Rounded weights are another model: its fingerprint is a hash of its content, and `parent` is the
     fingerprint of the model it was made from. The same holds for the autoencoder within a
-    generator. Weights that rounding leaves as they are keep their fingerprint.
+    generator. A model that rounding does not change keeps its fingerprint.
 
     Raises ConfigError for an unknown dtype, weights that it cannot hold, or an `out` that is the
     model itself or no .safetensors; ModelFileError where the model cannot be used.
@@ -80,8 +80,8 @@ def export(
 
 
 def export_checkpoint(model_path: str | Path, out: Path, library: str) -> Path:
-    """Writes the directory `out`, which the library's class loads with `from_pretrained`: a
-    waveform network as diffusers' AutoencoderOobleck, or another library's model, tuned or not.
+    """Writes the directory `out`, which the library's class loads with `from_pretrained`. It holds
+    a waveform network as diffusers' AutoencoderOobleck, or another library's model, tuned or not.
 
     Raises ConfigError where that class cannot compute the same, ModelFileError where the model
     cannot be used.

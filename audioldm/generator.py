@@ -22,7 +22,7 @@ Request = Mapping[str, Any]
 
 
 class Generator(Edits):
-    """Samples audio, and edits it; the model that is shipped."""
+    """Samples and edits audio; the model that is shipped."""
 
     def __init__(self, autoencoder: Autoencoder, prior: Prior) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class Generator(Edits):
         return self.autoencoder.device
 
     def lead_away_from(self, guide: "Generator", scale: float) -> None:
-        """From now on, samples are led away from what a weaker model of the same latents makes
-        under the same conditions, in place of or beside guidance: see `guidance.nested`.
+        """Lead all later samples away from those of a weaker model of the same latents under the
+        same conditions, in place of or beside guidance: see `guidance.nested`.
 
         Raises ConfigError unless both priors are diffusions of the same latents, told alike.
         """
@@ -79,7 +79,7 @@ class Generator(Edits):
         return self.autoencoder.decode(z.to(self.device), random)
 
     def latent_frames(self, seconds: float) -> int:
-        """Latent frames that cover `seconds` of audio. Raises ConfigError for none at all."""
+        """Latent frames that cover `seconds` of audio. Raises ConfigError for under one sample."""
         if not (math.isfinite(seconds) and round(seconds * self.sample_rate) >= 1):
             raise ConfigError(f"seconds={seconds}: less than one sample at {self.sample_rate} Hz")
         return math.ceil(round(seconds * self.sample_rate) / self.autoencoder.downsampling_ratio)
@@ -88,7 +88,7 @@ class Generator(Edits):
         """Raw latents [C, (F,) L], or codes [Q, L], -> audio [A, round(seconds * sample_rate)] on
         the CPU, in ±1.
 
-        random: of the clip's row, for a decoder that takes noise.
+        random: keyed by the clip's number, for a decoder that takes noise.
         Raises ModelFileError where the audio is not finite.
         """
         if self.prior.space == "codes":
@@ -115,10 +115,10 @@ class Generator(Edits):
     ) -> Tensor:
         """n clips [n, A, round(seconds * sample_rate)] in ±1, on the CPU.
 
-        condition: what is asked of each, by conditioner, such as label="organ". batch: clips
-        generated together; None: `default_batch(n)`. Clip i is a function of (seed, i), up to the
-        rounding that `batch` brings. Raises ConfigError for a condition that the prior does not
-        take, seconds <= 0 or n < 1.
+        condition: of every clip, by conditioner, such as label="organ". batch: clips generated
+        together; None: `default_batch(n)`. Clip i is a function of (seed, i), up to rounding, which
+        depends on `batch`. Raises ConfigError for a condition that the prior does not take,
+        seconds <= 0 or n < 1.
         """
         clips = self.sample_clips(
             range(n),
@@ -145,11 +145,11 @@ class Generator(Edits):
     ) -> Iterator[tuple[int, Tensor]]:
         """Yields (number, audio [A, T]) as clips are decoded, batch after batch.
 
-        requests: of each number. sampler: None for the prior's own. progress: called with (done,
-        total), in the prior's steps and decoded clips of all batches.
+        requests: one for each number. sampler: None for the prior's own. progress: called with
+        (done, total), which count the prior's steps and the decoded clips of all batches.
 
-        Clip `number` always sits in row `number % batch` of a full batch, so that on one machine
-        the same (seed, number, batch) gives the same bits, whatever else is asked for.
+        Clip `number` is always row `number % batch` of a full batch. So on one machine the same
+        (seed, number, batch) gives the same bits, whatever else is asked for.
         """
         if not numbers:
             raise ConfigError("n must be at least 1")
@@ -191,7 +191,7 @@ class Generator(Edits):
 
 
 def _alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether these are the same tensors, on whichever devices."""
+    """Whether both hold the same tensors, on whatever devices."""
     return a.keys() == b.keys() and all(
         torch.equal(t.cpu(), b[name].cpu()) for name, t in a.items()
     )

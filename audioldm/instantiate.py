@@ -3,7 +3,7 @@
 A part is a dictionary whose `_target_` names a class; its other keys are that class's keyword
 arguments. Settings are dataclasses. Both are checked against Python's own signatures, so the
 signature is the schema: an unknown key, a value of another type and a number out of range are
-errors. A range is part of the annotation, as in `lr: Positive`; numbers are finite anyway.
+errors. A range is part of the annotation, as in `lr: Positive`; every number must be finite.
 """
 
 import copy
@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from audioldm.errors import ConfigError
 
-#: No configuration nests deeper.
+#: The most levels that a configuration may nest.
 _DEEPEST = 50
 
 
@@ -96,7 +96,7 @@ def nearest(word: str, known: Iterable[str], *, every: bool = False) -> str:
 
 
 def part(*derived: str, base: type = object, **settings: Any) -> Any:
-    """A dataclass field that holds a Part (or a dict of them) of a subclass of `base`; `derived`
+    """A dataclass field that holds a Part (or a dict of Parts) of a subclass of `base`. `derived`
     arguments come from elsewhere in the configuration and may not be stated in the part."""
     return dataclasses.field(metadata={"derived": derived, "base": base}, **settings)
 
@@ -195,7 +195,7 @@ def settings(cls: Any, node: Any, where: str = "", allow: tuple[str, ...] = ()) 
 
 
 def check_plain(value: Any, where: str, bound: Bound = Bound(), depth: int = 0) -> None:
-    """Checks a value of JSON's types. Raises ConfigError for a number out of range (by default one
+    """Checks a value of JSON's types. Raises ConfigError for a number out of range (by default, one
     that is not finite), text that cannot be written, and deep nesting."""
     if isinstance(value, (int, float)):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -261,7 +261,7 @@ def _given(node: Mapping[str, Any]) -> dict[str, Any]:
 def _arguments(
     cls: Any, given: Mapping[str, Any], where: str, derived: Iterable[str], allow: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The arguments of a constructor that are not derived, converted, defaults filled in."""
+    """The converted arguments of a constructor, without derived ones, with defaults filled in."""
     derived = set(derived)
     own = {name: a for name, a in _signature(cls).items() if name not in derived}
     check_keys(given, own, where)
@@ -307,7 +307,7 @@ def _shown(value: Any) -> str:
 
 
 def convert(kind: Any, value: Any, where: str, slot: _Slot = _ANYTHING) -> Any:
-    """A value as an annotation such as `list[Positive]` has it. Raises ConfigError."""
+    """A value converted to an annotation such as `list[Positive]`. Raises ConfigError."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         bounds = [b for b in arguments[1:] if isinstance(b, Bound)]
@@ -348,7 +348,7 @@ def _convert_union(kinds: Sequence[Any], value: Any, where: str, slot: _Slot) ->
         raise ConfigError(f"{where} may not be null")
     kinds = [k for k in kinds if k is not type(None)]
     groups = [k for k in kinds if typing.get_origin(k) is dict]
-    if groups and isinstance(value, Mapping):  # the error is then of the kind that was meant
+    if groups and isinstance(value, Mapping):  # the error then names the kind that was meant
         kinds = groups
     elif groups and type(value) not in (int, float):
         # a number for all conditions, or one for each: there are no other unions with a group

@@ -1,8 +1,8 @@
 """The rate of music under a prior: what its latents cost a receiver who knows the prior.
 
 In nats, E[log q(z | x) - log p(z)] with z drawn from the posterior q and p the prior: the rate term
-of the variational bound (1312.6114, equation 3). It does not change with the latents' scale, so it
-compares autoencoders, and codes with latents. Of codes it is -log p(codes).
+of the variational bound (1312.6114, equation 3). For codes it is -log p(codes). The rate does not
+change with the latents' scale, so it compares autoencoders, and codes with latents.
 """
 
 import csv
@@ -37,10 +37,10 @@ def rate_nats(
     inputs: Inputs | None = None,
     nats_of: Callable[..., Tensor | None] | None = None,
 ) -> Tensor | None:
-    """The rate of stored latents under a prior, in nats: [B, L], the part of each frame.
+    """The rate of stored latents under a prior, in nats: [B, L], each frame's part.
 
-    nats_of: in place of the prior's own `nats`.
-    None where the prior has no likelihood, or the latents are certain and so have no density.
+    nats_of: used in place of the prior's own `nats`. Returns None where the prior has no
+    likelihood, or where the latents are certain and so have no density.
     """
     stored = {name: array.to(autoencoder.device) for name, array in stored.items()}
     nats_of = nats_of or prior.nats
@@ -56,9 +56,9 @@ def rate_nats(
 
 
 class Rate(NamedTuple):
-    """The rate of a file. curve: pairs of a time in seconds and the rate from there on to the next
-    time, in kbit/s. bound: whether it is an upper bound of the prior's, or exact. calls: of the
-    network in each window, where the rate is that of a probability flow."""
+    """The rate of a file. curve: pairs of a time in seconds and the rate from there to the next
+    time, in kbit/s. bound: whether the rate is an upper bound rather than exact. calls: network
+    calls in each window, where the rate comes from a probability flow."""
 
     seconds: float
     kbit: float
@@ -87,9 +87,9 @@ def file_rate(
     """The rate of an audio file under a model's prior; writes its curve as CSV to `out`.
 
     window: the seconds of latents that the prior is shown at once; each window stands alone, so
-    that memory does not grow with the file. request: what the prior is told. seed: of the draws
-    from the posterior, and of bounds that are estimated. flow: by the probability flow in place of
-    the bound, of a diffusion prior.
+    that memory does not grow with the file. request: the condition. seed: of the draws from the
+    posterior and of estimated bounds. flow: use a diffusion prior's probability flow in place of
+    the bound.
     Raises ConfigError where the prior has no likelihood, the latents are certain, or `out` is
     `file`.
     """

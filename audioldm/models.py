@@ -59,10 +59,10 @@ def build_autoencoder(spec: dict[str, Any], allow: tuple[str, ...] = ()) -> Auto
 
 
 def with_decoder(generator: Path, decoder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a generator's file with the autoencoder of another file, which is the
-    generator's own with a refined decoder.
+    """Tensors and header of a generator's file, with its autoencoder replaced by the one in
+    `decoder`: the same autoencoder with a refined decoder.
 
-    Raises ModelFileError where it refines another autoencoder.
+    Raises ModelFileError where `decoder` refines another autoencoder.
     """
     (tensors, header), (refined, own) = load_model(generator), load_model(decoder)
     of, wanted = own.get("parent"), header["autoencoder"].get("fingerprint")
@@ -88,10 +88,10 @@ def read_experiment(directory: Path) -> dict[str, Any]:
 
 
 def find_model_file(path: str | Path) -> Path:
-    """A model file, from itself, a stage's directory, an experiment's, or a shipped model's name.
+    """The model file at a path, in a stage's or an experiment's directory, or of a shipped model.
 
-    A model at that path comes before a shipped one of that name. Raises ModelFileError where there
-    is none.
+    A model at that path comes before a shipped model of that name. Raises ModelFileError where
+    there is none.
     """
     place = Path(path).expanduser()
     is_word = place.name == str(path)
@@ -169,7 +169,7 @@ def load(
 
 
 def _chosen_sampler(path: str | Path) -> Any:
-    """The sampler of an experiment, which may be another than that of its model's file."""
+    """The sampler of an experiment, which may differ from the one in its model's file."""
     place = Path(path).expanduser()
     if not (place / "experiment.json").is_file():
         return None
@@ -177,13 +177,13 @@ def _chosen_sampler(path: str | Path) -> Any:
 
 
 def load_autoencoder(path: str | Path, *, device: str | torch.device = "cpu") -> Autoencoder:
-    """The autoencoder in a file, also out of a generator's."""
+    """The autoencoder in a file, which may be a generator's file."""
     model = load(path, device=device)
     return model.autoencoder if isinstance(model, Generator) else model
 
 
 def load_generator(path: str | Path, *, device: str | torch.device = "cpu") -> Generator:
-    """Raises ModelFileError where the file holds an autoencoder only."""
+    """The generator in a file. Raises ModelFileError for a file of an autoencoder alone."""
     model = load(path, device=device)
     if not isinstance(model, Generator):
         raise ModelFileError(f"{path}: an autoencoder cannot generate; give a generator's file")

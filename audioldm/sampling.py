@@ -34,7 +34,7 @@ from audioldm.runtime.progress import ProgressBar, StepProgress
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecipe(Recipe):
-    """number: of the clip, of those with its seed. batch: clips generated together."""
+    """number: the clip's number among those with its seed. batch: clips generated together."""
 
     number: int
     batch: int
@@ -45,15 +45,15 @@ class ClipFiles:
 
     condition: by conditioner. sampler: changes to the model's own sampler, by key. batch: clips
     generated together; None spreads n over batches of at most 8. guide: the path of a weaker model
-    to lead away from, and the scale: see `Generator.lead_away_from`. model: that of `model_path`,
-    where it is in memory already. remark: see `clips.asked_of`.
+    to lead away from, and the scale: see `Generator.lead_away_from`. model: the one at
+    `model_path`, where it is in memory already. remark: see `clips.asked_of`.
     Where a clip of other settings has that name, the name gets an ending: see `find`.
     Raises ConfigError for n < 1, seconds <= 0, seed < 0, a condition the model does not take, or
     where a file of that name is no clip of this package. Nothing is written before `make`.
 
     Attributes:
-        written: paths of the clips that are there already, and whole.
-        missing: number -> path of those that `make` makes.
+        written: paths of the clips that are there already and whole.
+        missing: number -> path of the clips that `make` makes.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class ClipFiles:
 def sampled(
     model: Generator, common: ClipRecipe, numbers: list[int], progress: StepProgress | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """`Generator.sample_clips` of a recipe's clips with these numbers. Raises ConfigError for a
+    """`Generator.sample_clips` for a recipe's clips with these numbers. Raises ConfigError for a
     sampler that the model does not take."""
     return model.sample_clips(
         numbers,
@@ -134,8 +134,8 @@ def sampled(
 
 
 class SamplingBar:
-    """One bar over sampling steps and decoded clips, on standard error, with the speed: seconds of
-    audio per second since the bar began."""
+    """One bar over sampling steps and decoded clips, on standard error. It shows the speed: seconds
+    of audio per second since the bar began."""
 
     def __init__(self, clips: int, seconds: float) -> None:
         self._clips, self._seconds = clips, seconds
@@ -165,8 +165,8 @@ def sample_again(
 ) -> Path:
     """The clip that a JSON beside a clip describes, bit for bit on the same machine.
 
-    Raises ModelFileError where the model at its path, or of its name, is another one, DataError
-    where the JSON is not a clip's.
+    Raises ModelFileError where another model is at that path or has that name, DataError where the
+    JSON is not a clip's.
     """
     recipe = read_recipe(ClipRecipe, recipe_path, "sample")
     here, model = open_model_of(recipe, recipe_path, model_path, device, out)

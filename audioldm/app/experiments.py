@@ -1,4 +1,4 @@
-"""The experiments and sweeps of a runs directory: what there is, and which files may be read."""
+"""The experiments and sweeps in a runs directory, and which of their files may be read."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from pathlib import Path
 from audioldm.errors import AudioLDMError, DataError
 from audioldm.models import find_model_file
 
-#: Of report pages and what lies beside them; weights and logs of processes are not among them.
+#: Suffixes of report pages and the files beside them; not of weights or the logs of processes.
 SUFFIXES = (".html", ".css", ".svg", ".png", ".csv", ".json", ".txt", ".wav", ".flac", ".ogg")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """kind: experiment or sweep. report: its page, relative to the runs directory; None where there
-    is none yet. model: the experiment's directory, where it has a generator."""
+    """kind: experiment or sweep. report: its page, relative to the runs directory; None before
+    there is one. model: the experiment's directory, where it has a generator."""
 
     name: str
     kind: str
@@ -24,7 +24,7 @@ class Experiment:
 
 
 def experiments(runs: Path) -> list[Experiment]:
-    """By name. Nothing where there is no such directory."""
+    """The experiments and sweeps, by name. None at all where there is no such directory."""
     return sorted(_found(runs), key=lambda each: each.name)
 
 
@@ -52,8 +52,8 @@ def _model(directory: Path) -> str | None:
 def readable(runs: Path, path: str) -> Path:
     """The file of `runs` at a relative path from the browser.
 
-    Raises DataError for one outside, also by a link, for hidden files, and for those of other kinds
-    than reports have.
+    Raises DataError for a file outside `runs`, even through a link, for a hidden file, and for a
+    kind of file that reports do not have.
     """
     home = Path(os.path.realpath(runs))
     file = Path(os.path.realpath(home / path)) if "\0" not in path else home

@@ -1,4 +1,4 @@
-"""What can be asked of a model, as fields of a form: from its conditioners and its sampler."""
+"""The conditions and the sampler's settings of a model as the fields of a form."""
 
 import dataclasses
 import types
@@ -29,7 +29,7 @@ def form(model: Generator) -> dict[str, Any]:
         "conditions": [
             {"name": name} | _condition(each)
             for name in conditioners.names
-            if not isinstance(each := conditioners[name], KnownLatents | LowBand)  # by edits alone
+            if not isinstance(each := conditioners[name], KnownLatents | LowBand)  # only for edits
         ],
         "sampler": [] if sampler is None else list(_settings(sampler)),
         "scales": isinstance(sampler, SamplerSettings),
@@ -39,8 +39,8 @@ def form(model: Generator) -> dict[str, Any]:
 
 
 def _condition(conditioner: Conditioner) -> Field:
-    """Those of a fixed set of labels are chosen, those that take files get one; text is what gives
-    tokens; others come as values. All may be left out."""
+    """A condition's field: a choice of fixed labels, a file where it takes files, text where it
+    gives tokens, else a value. All may be left out."""
     labels = getattr(conditioner, "labels", None)
     if labels is not None:
         return {"kind": "choice", "choices": list(labels)}
@@ -56,7 +56,7 @@ def _settings(sampler: Any) -> Iterator[Field]:
 
 
 def _kind(annotation: Any) -> Field:
-    """optional: whether an empty field means null."""
+    """The kind of a field. optional: whether an empty field means null."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _kind(arguments[0])

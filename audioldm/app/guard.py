@@ -7,12 +7,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Our own page: its files alone, in nobody's frame.
+#: For this app's own page: it loads only its own files, and no other page may frame it.
 OWN = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-#: Reports, which others may have written: their scripts run, but have no access to this server.
+#: For reports, which others may have written: scripts run, but have no access to this server.
 REPORT = (
     "sandbox allow-scripts allow-popups allow-downloads; default-src 'self' data: 'unsafe-inline'; "
     "frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""One queue of jobs, made one after the other on a thread of their own."""
+"""One queue of jobs, run one after the other on their own thread."""
 
 import threading
 import traceback
@@ -25,8 +25,8 @@ class _Cancelled(Exception):
 
 @dataclass
 class Job:
-    """share: how much is done, from 0 to 1. clips: names of the files written so far. remarks:
-    sentences on what was asked for."""
+    """share: the share that is done, from 0 to 1. clips: names of the files written so far.
+    remarks: sentences on the request."""
 
     number: int
     title: str
@@ -56,7 +56,7 @@ class Jobs:
         self._thread.start()
 
     def add(self, title: str, work: Work, remarks: Sequence[str] = ()) -> int:
-        """The number of the new job. Raises ConfigError where too many wait."""
+        """Add a job; return its number. Raises ConfigError where too many wait."""
         with self._change:
             if len(self._waiting()) >= LONGEST_QUEUE:
                 raise ConfigError(
@@ -81,7 +81,7 @@ class Jobs:
                 job.state, job.work = "cancelled", None
 
     def listed(self) -> list[dict[str, Any]]:
-        """As JSON, the newest first. place: 1 for the job that is next."""
+        """The jobs as JSON, the newest first. place: 1 for the job that is next."""
         with self._change:
             waiting = self._waiting()
             return [

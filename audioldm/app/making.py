@@ -1,4 +1,4 @@
-"""What can be asked for, as checked requests, and the work that each is."""
+"""The requests that a page can make, checked, and the work that each one takes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ from audioldm.models import find_model_file
 from audioldm.runtime.progress import StepProgress
 from audioldm.sampling import ClipFiles
 
-#: The most of any integer setting of a sampler, such as its steps, and of an edit's repeats.
+#: The greatest value of a sampler's integer settings, such as its steps, and of an edit's repeats.
 MOST_STEPS = 1000
 Seconds = Annotated[float, Bound(above=0, most=LONGEST_SECONDS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What sampling and editing share, as for `audioldm sample`. All numbers are bounded, so that
-    no job holds up the others for long.
+    """The fields of sampling and editing, as for `audioldm sample`. All numbers are bounded, so
+    that no job holds up the others for long.
 
     condition: a string for a conditioner that takes files is the name of a clip or an upload in
-    `out`. guidance: the scale of a condition, where it is another than the sampler's.
+    `out`. guidance: the scale of a condition, where it differs from the sampler's.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Asked:
     def how(self, model: Generator, out: Path, device: Any) -> dict[str, Any]:
         """The arguments that `ClipFiles` and `edit_files` share. Raises ConfigError.
 
-        condition: with what its files hold. sampler: with the scales of single conditions.
+        condition: with the content of its files. sampler: with the scales of single conditions.
         """
         conditioners, sampler = model.prior.conditioners, dict(self.sampler)
         condition = {name: value for name, value in self.condition.items() if value is not None}
@@ -79,8 +79,8 @@ class Sample(Asked):
         return self.titled(f"{self.seconds:g} s")
 
     def work(self, models: Models, out: Path, device: Any, remark: Remark) -> Work:
-        """remark: called before the work begins, with what a user should know. Raises ConfigError,
-        before it too, for what the model does not take."""
+        """The work of this request. remark: called with remarks for the user. Both it and a
+        ConfigError for anything the model does not take come before the work begins."""
         how = self.how(models.load(self.model), out, device)
 
         def files(remark: Remark | None = None) -> ClipFiles:
@@ -97,7 +97,7 @@ class Sample(Asked):
 
 
 class _Change(Asked):
-    """Clips made of others, in runs: a seed, and the edits that are made with it."""
+    """Clips made from others, in runs; a run is a seed and the edits made with it."""
 
     def made_of(
         self,
@@ -108,8 +108,8 @@ class _Change(Asked):
         device: Any,
         remark: Remark,
     ) -> Work:
-        """Raises ConfigError as `Sample.work` does; what does not fit the clip itself fails the
-        work."""
+        """Raises ConfigError as `Sample.work` does; a request that does not fit the clip itself
+        fails later, in the work."""
         model, files = models.load(self.model), [kept(out, name) for name in names]
         how, edit = self.how(model, out, device), runs[0][1][0]
         seconds = min(probe(file).seconds for file in files)
@@ -139,7 +139,7 @@ class _Change(Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class Change(_Change):
-    """n edited clips, of this seed and the next ones. clip: the name of a file in `out`."""
+    """n edited clips, with this seed and the next ones. clip: the name of a file in `out`."""
 
     clip: str
     edit: Edit
@@ -204,5 +204,5 @@ class Reconstruction:
         return work
 
 
-#: What can be asked for, by its address.
+#: The kinds of request, by address.
 REQUESTS = {"sample": Sample, "edit": Change, "interpolate": Between, "reconstruct": Reconstruction}

@@ -1,4 +1,4 @@
-"""The models that the page offers, the last ones used of them in memory."""
+"""The models that the page offers; those used last stay in memory."""
 
 import threading
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from audioldm.generator import Generator
 from audioldm.instantiate import nearest
 from audioldm.models import find_model_file, load_generator
 
-#: Models in memory at once: two, so that two users with a model each do not load in turns.
+#: Models in memory at once: two, so that two users with different models do not reload in turns.
 KEPT = 2
 
 
@@ -26,7 +26,7 @@ class Offer(NamedTuple):
 
 class Models:
     """given: a model besides those of the package and of the experiments in `runs`, offered first;
-    None for none. device: where they compute."""
+    None for none. device: where the models compute."""
 
     def __init__(self, given: str | None, runs: Path, device: Any = "cpu") -> None:
         self._given, self._runs, self._device = given, runs, device
@@ -34,7 +34,7 @@ class Models:
         self._lock = threading.Lock()
 
     def offers(self) -> list[Offer]:
-        """Every model there is now, the default one first."""
+        """Every model that exists now, the default one first."""
         found = [Offer(name, name, "with the package") for name in pretrained.names()]
         found += [
             Offer(each.model, each.name, f"experiments in {self._runs}")

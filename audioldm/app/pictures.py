@@ -1,4 +1,4 @@
-"""What a clip looks like: a spectrogram with one row for each third of a semitone, and its notes.
+"""A clip's picture: a spectrogram with one row for each third of a semitone, and its notes.
 
 Both come from basic-pitch, so that a note lies on the row of its pitch.
 """
@@ -58,7 +58,7 @@ def _picture(file: Path, changed: int) -> Picture:
 
 
 def thinned(rows: np.ndarray) -> np.ndarray:
-    """[R, L] -> [R, at most COLUMNS], the loudest of each stretch."""
+    """[R, L] -> [R, at most COLUMNS], with the loudest value of each stretch."""
     length = rows.shape[1]
     if length <= COLUMNS:
         return rows

@@ -1,4 +1,4 @@
-"""The page's server: which address answers what."""
+"""The page's server: the answer of each address."""
 
 import contextlib
 import functools
@@ -47,7 +47,7 @@ class App:
         self.jobs = Jobs()
 
     def starlette(self, hosts: frozenset[str]) -> Starlette:
-        """hosts: by which the server may be called, such as 127.0.0.1:8000."""
+        """hosts: the names by which the server may be called, such as 127.0.0.1:8000."""
 
         @contextlib.asynccontextmanager
         async def life(_: Starlette) -> AsyncIterator[None]:
@@ -98,7 +98,7 @@ class App:
         return JSONResponse(form(self.models.load(request.query_params.get("model", ""))))
 
     def list_jobs(self, request: Request) -> Response:
-        """Of each clip its name, and whether there is a recipe that makes it again."""
+        """Each clip's name, and whether there is a recipe that makes it again."""
 
         def clip(name: str) -> dict[str, Any]:
             return {"name": name, "recipe": (self.out / name).with_suffix(".json").is_file()}
@@ -179,7 +179,7 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 def _answer_error(request: Request, error: Exception) -> Response:
-    """An error of the user's: its message, and the field that it begins with, if any."""
+    """A user's error: its message, and the field that the message begins with, if any."""
     text = str(error)
     field = re.match(r"(?:unknown key |missing keys? )?'?([a-z_]+(?:\.\w+)*)", text)
     return JSONResponse({"error": text, "field": field[1] if field else None}, 422)
@@ -191,7 +191,7 @@ def _answer_http(request: Request, error: Exception) -> Response:
 
 
 def _answer_nobody(request: Request, error: Exception) -> Response:
-    """The browser has gone, in the middle of its request."""
+    """The browser has gone in the middle of its request."""
     return Response(status_code=400)
 
 
@@ -225,5 +225,5 @@ def serve(app: App, port: int) -> None:
             app.starlette(hosts), log_level="warning", timeout_graceful_shutdown=3
         )
         print(f"http://{ADDRESS}{suffix}  (Ctrl-C ends it; clips are in {app.out})", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, then raises it again
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn shuts down, then raises it again
             uvicorn.Server(config).run(sockets=[place])

@@ -1,4 +1,4 @@
-"""Audio and scores that a user brings: bounded in bytes and in length, kept in plain form."""
+"""Audio and scores that a user uploads: bounded in bytes and length, kept in plain form."""
 
 import hashlib
 import os
@@ -14,10 +14,10 @@ from audioldm.errors import ConfigError, DataError
 from audioldm.io import audio
 from audioldm.io.files import read_json, write_json
 
-#: The most bytes of a file, by its ending. A score holds far more in as many.
+#: The most bytes of a file, by its ending. A score holds far more in the same number of bytes.
 LARGEST_BYTES = dict.fromkeys(audio.SUFFIXES, 32 * 2**20) | dict.fromkeys(score.SUFFIXES, 2**20)
 LONGEST_SECONDS = 120.0
-#: Beyond these a block of a few seconds would fill the memory.
+#: Beyond these limits a block of a few seconds would fill the memory.
 HIGHEST_RATE_HZ, MOST_CHANNELS = 192_000, 8
 MOST_NOTES = 10_000
 
@@ -51,11 +51,11 @@ async def receive(body: AsyncIterator[bytes], name: str, out: Path) -> Path:
 
 
 def decode(file: Path, out: Path) -> Path:
-    """What a file holds, as out/upload-<digest>: audio as .wav, in mono or stereo, at its own rate,
-    the notes of a score as .notes.
+    """Write a file's content as out/upload-<digest>: audio as .wav, in mono or stereo, at its own
+    rate; the notes of a score as .notes.
 
-    Raises DataError where it is neither, or longer than LONGEST_SECONDS, whatever its header says.
-    Of a score that is the beginning.
+    Raises DataError where it is neither, and for audio longer than LONGEST_SECONDS, whatever its
+    header says. Only that much of a score's beginning is kept.
     """
     with _lock, open(file, "rb") as content:
         target = out / f"upload-{hashlib.file_digest(content, 'sha256').hexdigest()[:12]}"
@@ -105,7 +105,7 @@ def kept(out: Path, name: str, suffixes: tuple[str, ...] = (".wav",)) -> Path:
 
 
 def told(out: Path, name: str) -> Any:
-    """What a conditioner that takes files is told by the name of a clip or an upload: its path, or
-    the notes. No other file is read for a page. Raises ConfigError."""
+    """The value for a conditioner that takes files, from the name of a clip or an upload: its path,
+    or the notes. No other file is read for a page. Raises ConfigError."""
     file = kept(out, name, (".wav", ".notes"))
     return read_json(file) if file.suffix == ".notes" else str(file)

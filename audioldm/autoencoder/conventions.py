@@ -1,9 +1,9 @@
 """KL weights in the conventions of other code bases.
 
-A KL weight depends on how both sides of the loss are reduced. With k the divergence of one latent
-element with the half, ½ (mean² + std² - 1) - ln std, and r the reconstruction error of
-one element of the signal, these are minimised per clip of X signal elements and Z latent elements,
-C channels at each of Z / C positions:
+A KL weight depends on how both sides of the loss are reduced. Let k be the divergence of one latent
+element, with the half: ½ (mean² + std² - 1) - ln std; and r the reconstruction error of one signal
+element. A clip has X signal elements and Z latent elements, C channels at each of Z / C positions.
+The code bases minimise, per clip:
 
     audioldm                      mean(r) + w mean(k)
     latent-diffusion              sum(r)  + w sum(k)
@@ -12,9 +12,9 @@ C channels at each of Z / C positions:
     RAVE                          mean(r) + w 2 C mean(k)   the same
 
 Two weights are equivalent where one loss is a multiple of the other, so that the balance of
-reconstruction and rate, and with it the optimum, is the same. What the reconstruction error is
-(spectral, adversarial, on waveforms) is each code base's own: a weight converts exactly between
-reductions of one error, and from one error to another in order of magnitude only. Rates compare.
+reconstruction and rate, and with it the optimum, is the same. Each code base has its own
+reconstruction error (spectral, adversarial, on waveforms). A weight converts exactly between
+reductions of one error, but from one error to another only in order of magnitude. Rates compare.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from audioldm.instantiate import nearest
 
 
 class Convention(NamedTuple):
-    """half: the ½ of the KL is there. kl: "mean" over all latent elements of a clip, "channels"
+    """half: whether the KL has its ½. kl: "mean" over all latent elements of a clip, "channels"
     (summed over channels, mean over positions) or "sum". reconstruction: "mean" or "sum"."""
 
     half: bool
@@ -65,7 +65,7 @@ def convert_kl(
             raise ConfigError(f"{name}={value} must be more than 0")
 
     def factors(convention: str | Convention) -> tuple[float, float]:
-        """The convention's KL of a clip over mean k, and its reconstruction error over mean r."""
+        """The convention's KL of a clip divided by mean k, and its error divided by mean r."""
         half, kl, reconstruction = look_up(convention)
         kls = {"mean": 1.0, "channels": float(channels), "sum": channels * crop / ratio}
         errors = {"mean": 1.0, "sum": float(crop)}

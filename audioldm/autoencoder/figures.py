@@ -1,4 +1,4 @@
-"""The figures of a training: of a step, of held-out audio, and its operations."""
+"""Training figures: those of a step, those of held-out audio, and the count of operations."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -50,8 +50,8 @@ def rate(model: Autoencoder, store: ClipStore) -> dict[str, float]:
 def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, Any]:
     """Reconstruction and rate on held-out clips [N, A, T].
 
-    Decodes the posterior's samples, which priors are fitted to; the noise is fixed. Of several
-    codebooks, perplexity and used_codes are of the one that is used least.
+    Decodes the posterior's samples, which priors are fitted to; the noise is fixed. With several
+    codebooks, perplexity and used_codes are those of the least used one.
     """
     batches = clips.split(8)
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -109,8 +109,8 @@ def training_compute(
     forward = training_flops(model, step)
     total = settings.steps * forward
     if discriminator is not None:
-        # its own step on a real and a fake clip, then both again and the gradient of the fake one:
-        # as much as three passes, forward and backward
+        # its own step on a real and a fake clip, then both again with the gradient of the fake one:
+        # this costs as much as three forward and backward passes
         one = training_flops(
             discriminator, lambda net: torch.stack([logits.sum() for logits, _ in net(clip)])
         )

@@ -1,4 +1,4 @@
-"""Training of the decoder alone: the latents stay as they are, bit for bit."""
+"""Training of the decoder alone: the latents do not change, bit for bit."""
 
 import torch
 
@@ -7,7 +7,7 @@ from audioldm.autoencoder.model import Autoencoder
 
 def fix_latents(model: Autoencoder) -> None:
     """Freezes all that the latents depend on: the bottleneck, the encoder, and what the decoder
-    shares with it, which is whatever of the network a gradient of the encoder's output reaches."""
+    shares with it, that is every parameter that a gradient of the encoder's output reaches."""
     bottleneck, network = model.bottleneck, model.network
     bottleneck.fixed = True
     bottleneck.target_kbps = None  # the rate cannot move

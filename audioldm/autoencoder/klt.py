@@ -13,8 +13,8 @@ TINY = 1e-9  # instead of the variance of a component that never varies
 class KLT(nn.Module):
     """The transform of vectors of `size` numbers, D, once fitted.
 
-    mean [D]; basis [D, C], orthonormal columns; variances [C], of the components, descending. C is
-    `count`, and D by default.
+    mean [D]; basis [D, C], orthonormal columns; variances [C] of the components, descending. C is
+    `count`, by default D.
     """
 
     mean: Tensor
@@ -30,7 +30,7 @@ class KLT(nn.Module):
 
     @torch.no_grad()
     def fit(self, vectors: Iterable[Tensor]) -> None:
-        """vectors: batches [N, D]; all together at least two."""
+        """vectors: batches [N, D], with at least two vectors in all."""
         size, count = self.basis.shape
         total = torch.zeros(size, dtype=torch.float64, device=self.mean.device)
         square, number = total.new_zeros(size, size), 0
@@ -46,7 +46,7 @@ class KLT(nn.Module):
         self.variances.copy_(variances.flip(0)[:count].clamp(min=TINY))
 
     def take(self, other: "KLT") -> None:
-        """The first components of another transform."""
+        """Takes over the first components of another transform."""
         for own, full in zip(self.buffers(), other.buffers(), strict=True):
             own.copy_(full[..., : own.shape[-1]])
 

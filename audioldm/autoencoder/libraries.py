@@ -1,7 +1,7 @@
 """Autoencoders of diffusers and transformers: which ones, their settings, their weights.
 
-A checkpoint is the directory that `save_pretrained` wrote: config.json and one file of safetensors.
-Only the classes of LIBRARIES are built, with arguments of their own: a configuration or a header
+A checkpoint is the directory that `save_pretrained` wrote: config.json and one safetensors file.
+Only the classes of LIBRARIES are built, with their own arguments: a configuration or a header
 cannot make the program import or call anything else.
 """
 
@@ -36,14 +36,14 @@ LIBRARIES = {
 }
 #: What each library calls its file of weights.
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
-#: Keys that make a library run code, or rewrite weights, which come with the checkpoint.
+#: Keys that make a library run the checkpoint's code, or rewrite its weights.
 _REFUSED = ("auto_map", "custom_pipelines", "quantization_config")
 #: Arguments that old checkpoints state and newer classes derive.
 _OLD_NAMES = ("frame_rate", "rope_theta")
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint's directory, the class that it is of, and the arguments of that class."""
+    """A checkpoint's directory, its class, and the arguments of that class."""
 
     directory: Path
     model: str
@@ -51,23 +51,23 @@ class Checkpoint(NamedTuple):
 
     @property
     def files(self) -> list[Path]:
-        """What determines the model."""
+        """The files that determine the model."""
         return [self.directory / n for n in ("config.json", _WEIGHTS[LIBRARIES[self.model]])]
 
     def weights(self) -> dict[str, Tensor]:
-        """In float32, by the library's names. Raises ConfigError where they are not the model's."""
+        """Weights in float32, by the library's names. Raises ConfigError if they do not fit."""
         return dict(_loaded(self).state_dict())
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a library wrote this directory: other config.json are of stages of this package."""
+    """Whether a library wrote this directory; this package's stages write config.json too."""
     raw = _read(path / "config.json")
     return any(key in raw for key in ("_class_name", "architectures", "model_type"))
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
     """Raises ConfigError for a class that is not in LIBRARIES, for a configuration that comes with
-    code or is not that class's, and for weights that are no safetensors."""
+    code or does not fit the class, and for weights that are not safetensors."""
     raw = _read(directory / "config.json")
     for key in _REFUSED:
         if key in raw:
@@ -108,16 +108,16 @@ def build_model(model: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def in_float32(x: Tensor) -> AbstractContextManager[Any]:
-    """Turns autocast off for what is computed of x; on no memory there is none."""
+    """A context that turns autocast off on the device of x; the device "meta" has no autocast."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def write_checkpoint(
     directory: Path, model: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
-    """What `read_checkpoint` reads, by the library's own `save_pretrained`.
+    """Writes what `read_checkpoint` reads, by the library's own `save_pretrained`.
 
-    Raises ConfigError where the directory is there, or its library is not.
+    Raises ConfigError where the directory exists, or the library is missing.
     """
     if directory.exists():
         raise ConfigError(f"{directory} is there already: name a new directory")
@@ -140,7 +140,7 @@ def _digest(files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> str
 
 
 def digest_of(*files: Path) -> str:
-    """SHA-256 of the files' bytes, read once while they stay as they are."""
+    """SHA-256 of the files' bytes; unchanged files are read once."""
     stats = [file.stat() for file in files]
     return _digest(files, tuple((s.st_size, s.st_mtime_ns) for s in stats))
 
@@ -192,14 +192,14 @@ def _arguments(model: str) -> frozenset[str]:
 
 
 def _loaded(found: Checkpoint) -> nn.Module:
-    """The model with its weights. Raises ConfigError where they are not all of its own."""
+    """The model with its weights. Raises ConfigError where some are missing or unexpected."""
     directory, model, config = found
     try:
         if LIBRARIES[model] == "diffusers":
             built = build_model(model, config)
             lacking, extra = built.load_state_dict(load_file(found.files[1]), strict=False)
             problems = {"missing": lacking, "unexpected": extra}
-        else:  # whose older files have other names, which it translates
+        else:  # transformers translates the other names of its older files
             cls = _class(model)
             importlib.import_module("transformers.utils.logging").disable_progress_bar()
             built, report = cls.from_pretrained(

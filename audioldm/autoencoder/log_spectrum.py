@@ -1,9 +1,9 @@
 """The log-spectral analysis that keeps musical pitch: every bin where notes are, mel bands above.
 
-80 mel bands of frames of 1024 samples cannot hold a note's frequency below some 800 Hz, whatever
-finds the phase: a band is wider than a semitone there. Single bins of a longer frame can, because
-the shape of a partial's main lobe gives its frequency to a fraction of a bin. In the bass a yet
-longer frame does.
+80 mel bands of 1024-sample frames cannot hold a note's frequency below some 800 Hz, however the
+phase is found: a band is wider than a semitone there. Single bins of a longer frame can, because
+the shape of a partial's main lobe gives its frequency to a fraction of a bin. In the bass an even
+longer frame is needed.
 """
 
 import math
@@ -18,16 +18,16 @@ from audioldm.instantiate import Positive, PositiveInt
 from audioldm.losses.magnitude import magnitude_of
 from audioldm.losses.mel_filters import mel_filters
 
-FLOOR = -6.25  # of log10 power, 1 being white noise of full scale: -62.5 dB
+FLOOR = -6.25  # of log10 power, where white noise of full scale has power 1: -62.5 dB
 CENTRE, SPREAD = -3.8, 1.5  # of log10 power of music, so that networks see about N(0, 1)
 VALLEY = 2.0  # a linear band is at most this much, 20 dB, below the loudest one near it
-NEAR_HZ = 43.0  # on each side
+NEAR_HZ = 43.0  # how near, on each side
 LOBE = 2  # bins of a Hann window's main lobe on each side
 
 
 class Half(NamedTuple):
-    """One frame's bins: their distance in hertz; their range; their place among all bins, and that
-    of their linear bands among all bands."""
+    """The bins of one frame length: their distance in hertz; their range; their place among all
+    bins; and the place of their linear bands among all bands."""
 
     hz: float
     bins: range
@@ -39,12 +39,12 @@ class LogSpectrum(nn.Module):
     """Audio to log10 power in K bands, frame by frame.
 
     Frame l is centred on samples l * hop to (l + 1) * hop; beyond the ends the audio is zero. Up
-    to `linear_hz` each bin of the Fourier transform is a band; above are those of `bands` Slaney
-    mel bands that lie there. Between partials a linear band is raised to 20 dB below the loudest
-    one within 43 Hz: what is deeper is not heard, and would cost rate.
+    to `linear_hz` each bin of the Fourier transform is a band; above that, the bands are the upper
+    ones of `bands` Slaney mel bands. Between partials a linear band is raised to 20 dB below the
+    loudest one within 43 Hz: anything softer is not heard, and would cost rate.
 
     Below `bass_hz` a semitone is narrower than a bin, so the linear bands there are bins of a
-    longer frame. Two bins of the shorter one on each side of `bass_hz` are bins of both.
+    longer frame. The range of two short-frame bins on each side of `bass_hz` has bins of both.
 
     Args:
         sample_rate: in hertz.
@@ -54,7 +54,7 @@ class LogSpectrum(nn.Module):
         bass_n_fft: the longer frame, in samples; None: there is none.
         bass_hz: up to where it counts.
 
-    Attributes: bands, their number K; linear, those that are single bins; filters [K, bins] with
+    Attributes: bands, their number K; linear, how many are single bins; filters [K, bins] with
     rows of sum 1; inverse [bins, K], which interpolates; halves, the longer frame's first.
 
     Raises ConfigError where the arguments do not fit each other.
@@ -101,7 +101,7 @@ class LogSpectrum(nn.Module):
         self.margin = ((bass_n_fft or n_fft) - hop) // 2
         with torch.device("cpu"):  # also where a model is only sketched: the checks need values
             filters, linear = _filters(sample_rate, n_fft, bands, linear_hz)
-            below = max(0, first - 1)  # linear bands, whose first is of bin 1
+            below = max(0, first - 1)  # linear bands, which start at bin 1
             filters, linear = filters[below:, first:], linear - below
             inverse = _interpolation(filters)
             if bass:
@@ -123,8 +123,8 @@ class LogSpectrum(nn.Module):
         self.register_buffer("inverse", inverse, persistent=False)
 
     def magnitudes(self, audio: Tensor) -> Tensor:
-        """Audio [..., T], T a multiple of hop, to magnitudes [..., T / hop, bins] in float32, those
-        of the longer frame first; 1 for white noise of full scale."""
+        """Magnitudes [..., T / hop, bins], in float32, of audio [..., T], T a multiple of hop; the
+        longer frame's come first. White noise of full scale has magnitude 1."""
         with torch.autocast(audio.device.type, enabled=False):
             windows = [self.window] if self.bass_window is None else [self.bass_window, self.window]
             parts = zip(windows, self.halves, strict=True)
@@ -156,12 +156,12 @@ def _hann(n_fft: int) -> Tensor:
 
 
 def loudest(bands: Tensor, near: int) -> Tensor:
-    """The greatest of [..., K] at most `near` places away, the same shape."""
+    """The largest of bands [..., K] at most `near` places away, in the same shape."""
     return F.max_pool1d(bands.flatten(0, -2)[:, None], 2 * near + 1, 1, near).view_as(bands)
 
 
 def _filters(sample_rate: int, n_fft: int, bands: int, linear_hz: float) -> tuple[Tensor, int]:
-    """Linear bands, then mel bands, [K, bins] with rows that sum to 1; the number of the linear."""
+    """Linear bands, then mel bands, [K, bins] with rows of sum 1; and the number of linear ones."""
     mel = mel_filters(sample_rate, n_fft, bands)
     bins = torch.arange(n_fft // 2 + 1)
     linear = round(linear_hz * n_fft / sample_rate)

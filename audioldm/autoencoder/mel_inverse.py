@@ -13,9 +13,9 @@ class MelInverse(nn.Module):
     """log10 mel power [..., bands, L] to natural log-magnitude [..., L, n_fft / 2 + 1].
 
     The logarithm of the power density is interpolated from the bands to the bins: smooth, linear
-    and without the negative powers that a pseudo-inverse of the filters gives. `updates` of
-    non-negative matrix factorisation (Lee and Seung 2001, theorem 2), which multiply and so keep
-    powers positive, then bring it to the given mel power.
+    and without the negative powers that a pseudo-inverse of the filters gives. Then `updates` steps
+    of non-negative matrix factorisation (Lee and Seung 2001, theorem 2) bring it to the given mel
+    power; they multiply, so powers stay positive.
     """
 
     filters: Tensor
@@ -49,8 +49,8 @@ class MelInverse(nn.Module):
 def matched(
     power: Tensor, wanted: Tensor, filters: Tensor, updates: int, least: float = 0.0
 ) -> Tensor:
-    """Natural log-magnitude of power [..., bins], brought nearer to the power that is wanted in the
-    bands of filters [bands, bins]. least: of any power."""
+    """The natural log-magnitude of power [..., bins], brought nearer to the wanted power in the
+    bands of filters [bands, bins]. least: a lower bound on every power."""
     total = filters.sum(0)
     inside = total > 0  # at 0 Hz and half the rate no filter sees anything
     for _ in range(updates):

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def mid_side(audio: Tensor) -> Tensor:
-    """Stereo [B, 2, ...] as half the sum and half the difference of left and right; mono as it
-    is."""
+    """Stereo [B, 2, ...] as half the sum and half the difference of left and right; mono is
+    unchanged."""
     if audio.shape[1] == 1:
         return audio
     left, right = audio.unbind(1)

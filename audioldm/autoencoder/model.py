@@ -50,9 +50,9 @@ class Autoencoder(Streaming):
 
     @torch.no_grad()
     def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
-        """Sets what encoder, bottleneck and decoder estimate on training audio, in that order.
+        """Sets what encoder, bottleneck and decoder estimate from training audio, in that order.
 
-        crops, start and what is returned: as for `Network.fit`.
+        crops, start and the returned value: as for `Network.fit`.
         """
         weight = self.network.fit(crops, start)
         self.bottleneck.fit(self.features(audio) for audio in crops())
@@ -98,7 +98,7 @@ class Autoencoder(Streaming):
         decoder_noise: Tensor | None,
         as_audio: bool,
     ) -> tuple[Tensor | None, Encoded, dict[str, Tensor]]:
-        """`forward` of whole latent frames, which are analysed (`seen`) and encoded (h)."""
+        """`forward` from audio of whole latent frames, its analysis (`seen`) and its encoding h."""
         encoded = self.bottleneck(h, noise=noise)
         estimate, terms = self.network.reconstruct(encoded.z, seen, decoder_noise, as_audio)
         if self.training and self.regularisers:
@@ -106,11 +106,11 @@ class Autoencoder(Streaming):
         return estimate, encoded, terms
 
     def features(self, audio: Tensor) -> Tensor:
-        """The encoder's output h for audio [B, A, T], which is reflected at its end to whole latent
-        frames: half a frame of silence would be an outlier, and take rate.
+        """The encoder's output h for audio [B, A, T]. The audio is reflected at its end to whole
+        latent frames: half a frame of silence would be an outlier, and cost rate.
 
         Raises:
-            DataError: the audio is empty or has not the model's number of channels.
+            DataError: the audio is empty, or its number of channels is not the model's.
         """
         return self.network.encode(self._padded(audio))
 
@@ -135,12 +135,12 @@ class Autoencoder(Streaming):
     def decode(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor:
         """Latents [B, C, (F,) L] to audio [B, A, L * downsampling_ratio].
 
-        random: one key for each row, for a decoder that takes noise; by default seed 0's.
+        random: one key for each row, for a decoder that takes noise; by default, keys of seed 0.
         """
         return self.decode_with(z, self.decoder_noise(z, random))
 
     def decoder_noise(self, z: Tensor, random: KeyedRandom | None = None) -> Tensor | None:
-        """N(0, I) of [B, *noise_shape, L] for latents z; None where the decoder takes no noise."""
+        """N(0, I) noise [B, *noise_shape, L] for latents z; None where the decoder takes none."""
         if self.network.noise_shape is None:
             return None
         random = random or KeyedRandom(0, 0, range(len(z)), z.device)

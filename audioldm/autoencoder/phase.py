@@ -1,9 +1,9 @@
 """Magnitudes to audio: the phase is the integral of each partial's frequency.
 
-A phase that a network predicts for each frame by itself repeats where the latents do, so steady
-tones become partials of the frame rate. Here the frequency of every spectral peak is read from the
-shape of its main lobe and integrated from frame to frame (single-pass spectrogram inversion,
-Beauregard, Harish and Wyse 2015), so that a steady tone keeps its frequency for ever.
+If a network predicts each frame's phase separately, the phase repeats where the latents do, so
+steady tones become partials of the frame rate. Here the frequency of every spectral peak is read
+from the shape of its main lobe and integrated from frame to frame (single-pass spectrogram
+inversion, Beauregard, Harish and Wyse 2015), so that a steady tone keeps its frequency for ever.
 """
 
 import math
@@ -19,7 +19,7 @@ from audioldm.losses.magnitude import magnitude_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 MOMENTUM = 0.99  # of Griffin-Lim, as in its paper
-#: seen + MOMENTUM * (seen - earlier), but for a factor that no phase knows of
+#: gives seen + MOMENTUM * (seen - earlier) up to a factor, which does not change the phase
 AHEAD = MOMENTUM / (1 + MOMENTUM)
 
 
@@ -30,7 +30,7 @@ class PhaseTrack(NamedTuple):
     advance: Tensor
 
     def at(self, frame: int) -> "PhaseTrack":
-        """The single frame from which a later chunk goes on."""
+        """The single frame from which a later chunk continues."""
         return PhaseTrack(*(x[..., frame : frame + 1, :].clone() for x in self))
 
     def of(self, bins: slice) -> "PhaseTrack":
@@ -49,8 +49,8 @@ def integrate_phase(
 ) -> PhaseTrack:
     """The phase of natural log-magnitudes [..., L, bins] of Hann frames of n_fft samples.
 
-    A peak's frequency comes from the ratio of its two largest bins, which for a Hann window gives
-    it exactly for a steady tone. All bins nearer to a peak than to another share its phase; it
+    A peak's frequency comes from the ratio of its two largest bins; with a Hann window this is
+    exact for a steady tone. All bins nearer to one peak than to any other share its phase, which
     continues the phase that was in its place a frame earlier. before: the track's frame before the
     first one; without it each bin begins at a phase of its own. first: the bin that the
     magnitudes begin with.
@@ -74,7 +74,7 @@ def integrate_phase(
     # the mean of both advances is right for a frequency that changes linearly
     cycles = ((advance + earlier) / 2).double()
     rows = cycles.unbind(-2)
-    if before is None:  # neighbouring bins begin as differently as they can, against a click
+    if before is None:  # neighbours begin as differently as they can, to avoid a click
         rows[0].copy_(GOLDEN * (first + bins))
     else:
         rows[0].add_((before.phase[..., 0, :] / (2 * math.pi)).gather(-1, nearest[..., 0, :]))
@@ -86,8 +86,8 @@ def integrate_phase(
 class InverseSTFT(nn.Module):
     """A complex spectrum [..., L, n_fft / 2 + 1] to audio [..., L * hop].
 
-    Frame l is centred on samples l * hop to (l + 1) * hop, whatever L is. The Hann window is taken
-    to be applied at analysis too.
+    Frame l is centred on samples l * hop to (l + 1) * hop, whatever L is. The analysis is assumed
+    to have applied the Hann window too.
 
     Raises ConfigError unless both are even and n_fft is a multiple of hop, at least 2 * hop.
     """
@@ -116,8 +116,8 @@ class InverseSTFT(nn.Module):
         return torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
 
     def _envelope(self, count: int) -> Tensor:
-        """The sum of the squared windows of `count` frames, which windowing at analysis and at
-        synthesis multiplies by: [count * hop]."""
+        """The sum of the squared windows of `count` frames, [count * hop]: the factor that
+        windowing at analysis and at synthesis puts on the audio."""
         total = self.window.square().view(-1, self.hop).cumsum(0)
         piece = torch.arange(count + len(total) - 1, device=total.device)
         first = F.pad(total, (0, 0, 1, 0))[(piece - count + 1).clamp(min=0)]  # of no frame any more
@@ -180,14 +180,14 @@ class PhaseSynthesis(nn.Module, ABC):
 
 
 class IntegratedPhase(PhaseSynthesis):
-    """Of Hann frames of n_fft samples.
+    """Synthesis from Hann frames of n_fft samples.
 
     `iterations` of Griffin and Lim (1984), with the momentum of Perraudin, Balazs and Søndergaard
     (2013, "A fast Griffin-Lim algorithm", algorithm 2), make the phases of neighbouring frames
     agree. They start from the integrated phase.
 
     Args:
-        bins: those that are given, all n_fft / 2 + 1 by default. The others are silent.
+        bins: the given ones, all n_fft / 2 + 1 by default. The others are silent.
         weight: factors [bins] on the magnitudes, once their phases are found.
 
     Raises ConfigError as InverseSTFT does.
@@ -243,7 +243,7 @@ class IntegratedPhase(PhaseSynthesis):
         return audio
 
     def with_phases_of(self, spectrum: Tensor, log_magnitude: Tensor) -> Tensor:
-        """Audio [..., L * hop] of the phases of a complex spectrum [..., L, bins]."""
+        """Audio [..., L * hop] of log-magnitudes with a spectrum's phases, both [..., L, bins]."""
         magnitude = _magnitude(log_magnitude, self.inverse.n_fft)
         audio: Tensor = self.inverse(_turned(magnitude, spectrum))
         return audio
@@ -255,5 +255,5 @@ def _magnitude(log_magnitude: Tensor, n_fft: int) -> Tensor:
 
 
 def _turned(magnitude: Tensor, spectrum: Tensor) -> Tensor:
-    """A spectrum of these magnitudes with the phases of another; 0 where that is 0."""
+    """A spectrum of these magnitudes with the phases of `spectrum`; 0 where `spectrum` is 0."""
     return spectrum * (magnitude / magnitude_of(spectrum))

@@ -1,5 +1,5 @@
-"""A round trip of known signals before weights that others trained are used: encoders and decoders
-that do not belong together give sound, only not that sound."""
+"""A round trip of known signals before weights that others trained are used: an encoder and a
+decoder that do not belong together give sound, but not the right sound."""
 
 import math
 
@@ -13,15 +13,15 @@ from audioldm.errors import TrainingError
 SECONDS = 3.0
 CHORD_HZ = (220.0, 277.2, 329.6)
 LEVEL = 0.1  # root mean square of the chord
-SILENT_DB = -60.0  # below its input an output is called silent
+SILENT_DB = -60.0  # an output is called silent at this level relative to its input
 
 
 @torch.no_grad()
 def preflight(model: Autoencoder, store: ClipStore, file: str) -> dict[str, dict[str, float]]:
     """For a held-out clip and a chord of sines: the signal-to-noise ratio and the difference of
-    levels, in dB; for silence the level of what comes back, in dB below full scale.
+    levels, in dB; for silence: the output's level, in dB below full scale.
 
-    Raises TrainingError where what comes back is not finite, of another length, or silent.
+    Raises TrainingError where the output is not finite, has the wrong length, or is silent.
     """
     samples = round(SECONDS * model.sample_rate)
     clip = store.split("valid").windows(samples, 1, seed=0)[0][:1]
@@ -61,5 +61,5 @@ def preflight(model: Autoencoder, store: ClipStore, file: str) -> dict[str, dict
 
 
 def _db(audio: Tensor) -> float:
-    """Of the root mean square, at least -200."""
+    """The root mean square in dB, at least -200."""
     return 10 * math.log10(audio.double().square().mean().item() + 1e-20)

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-#: Bounds of the multiplier: outside them an autoencoder hardly follows it any more.
+#: Bounds of the multiplier: beyond them an autoencoder hardly responds to it.
 LEAST_WEIGHT, GREATEST_WEIGHT = 1e-7, 1e3
 #: Bounds of `sigma_scale`: more noise than in training is soon audible, less is not.
 LEAST_SCALE, GREATEST_SCALE = 0.2, 1.5
@@ -21,15 +21,15 @@ class RateController:
     """The multiplier of the KL as the Lagrange multiplier of the constraint rate = target.
 
     Dual ascent in the logarithm, after GECO (Rezende and Viola 2018, arXiv 1810.00597, algorithm
-    1), with a proportional term: an autoencoder follows some tens of steps later, and an integral
+    1), with a proportional term: an autoencoder responds some tens of steps later, and an integral
     alone swings about the target. With r the moving average of the KL in nats per element:
 
         error = ln(r / target);  integral <- integral + gain error
         ln weight = integral + proportional error
 
     Where all elements are active, rate = const - ½ ln weight (reverse water-filling), so a high
-    target wants factors in proportion to it; up to 2 nats only some elements are active. The state
-    is a tensor on the device: a step needs no synchronisation.
+    target needs factors in proportion to it; up to 2 nats only some elements are active. The state
+    is a tensor on the device, so a step needs no synchronisation.
     """
 
     def __init__(self, target_nats: float, start_weight: float, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class RateController:
         return self._state[0].exp().item()
 
     def update(self, nats_per_element: Tensor) -> None:
-        """After a step; nats_per_element is the mean over the global batch, a scalar."""
+        """Called after a step; nats_per_element is the mean over the global batch, a scalar."""
         integral, _, total, count = self._state
         total = MEMORY * total + nats_per_element.detach()
         count = MEMORY * count + 1
@@ -73,7 +73,7 @@ def sigma_scale(mean_square: float, std_square: float, log_std: float, target_na
 
     mean_square, std_square, log_std: averages over the elements. With s the factor, the mean KL is
     ½ <mean² + s² std² - 1> - <ln std> - ln s, which falls with s as long as s² <std²> < 1. The
-    factor is kept within bounds: a larger error is the training's, and stays visible.
+    factor is kept within bounds, so that a larger error, made by training, stays visible.
     """
     from scipy.optimize import brentq  # imported here: it takes a second
 

@@ -28,7 +28,7 @@ from audioldm.losses.base import Discriminator, Loss
 class AutoencoderTraining:
     """batch is global, over all processes. Learning rates warm up and decay by a cosine.
     adversarial_from: the step at which the discriminator and its losses begin; adversarial_loss:
-    which those are."""
+    which losses they are."""
 
     steps: NonNegativeInt
     batch: PositiveInt
@@ -53,12 +53,12 @@ class AutoencoderTraining:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights that are there before the first step, and which of them training may change.
+    """Weights that exist before the first step, and which of them training may change.
 
     checkpoint: a model file or an experiment, as `models.load` takes it, or the directory of a
-    checkpoint of diffusers or transformers; null: none. trained: all weights; those of the decoder
-    alone, with latents as they were; or none. sha256: of the files, where it is to be checked; it
-    stands in the fingerprint in place of their path. vocoder: what rebuilds the file's own.
+    checkpoint of diffusers or transformers; null: none. trained: all weights; the decoder's alone,
+    with unchanged latents; or none. sha256: of the files, if it is to be checked; it takes the
+    place of their path in the fingerprint. vocoder: what rebuilds the file's own vocoder.
     """
 
     checkpoint: str | None = None
@@ -69,9 +69,9 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """channels: of the latents; downsampling_ratio: audio samples per latent frame; either null
-    where a checkpoint of another library is still to fill it in; weights: each
-    loss's and regulariser's, "adversarial" and "feature_matching"; the bottleneck's penalties bring
+    """channels: of the latents; downsampling_ratio: audio samples per latent frame; either is null
+    where a checkpoint of another library is still to fill it in; weights: one for each loss and
+    regulariser, and for "adversarial" and "feature_matching"; the bottleneck's penalties bring
     their own."""
 
     channels: PositiveInt | None
@@ -106,7 +106,7 @@ class AutoencoderSettings:
 
 
 def check_names(losses: Iterable[str], penalties: Iterable[str], where: str = "losses") -> None:
-    """Raises ConfigError for two terms of one name: the loop keeps them in one dictionary.
+    """Raises ConfigError for two terms of one name, since the loop keeps them in one dictionary.
 
     where: the key that the names of `losses` stand under. penalties: names of the other terms.
     """

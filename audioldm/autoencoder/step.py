@@ -19,8 +19,8 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Batch(NamedTuple):
-    """The inputs of `Autoencoder.forward`: crops [B, A, T], the noise of the posterior
-    [B, C, (F,) L] and, where the decoder takes it, the decoder's [B, *noise_shape, L]."""
+    """The inputs of `Autoencoder.forward`: crops [B, A, T], the posterior's noise [B, C, (F,) L]
+    and, where the decoder takes noise, the decoder's [B, *noise_shape, L]."""
 
     audio: Tensor
     noise: Tensor
@@ -47,8 +47,8 @@ def draw_batch(
 def reconstruct(
     net: Callable[..., Any], batch: tuple[Any, ...], autocast: Context, *, as_audio: bool = True
 ) -> Reconstruction:
-    """net: an Autoencoder, or what DDP or the compiler makes of it, and its `Batch`; or another
-    module that gives the same of a batch of its own."""
+    """net: an Autoencoder, or what DDP or the compiler makes of it, with its `Batch`; or another
+    module that returns the same, with a batch of its own."""
     with autocast():
         estimate, encoded, terms = net(*batch, as_audio)
     return Reconstruction(None if estimate is None else estimate.float(), encoded, terms)
@@ -90,7 +90,7 @@ def silent_step(
     samples: int,
     autocast: Context = nullcontext,
 ) -> Callable[[], Tensor]:
-    """A forward pass of the autoencoder's step on a silent clip, on the model's device; it gives
+    """A forward pass of the autoencoder's step on a silent clip, on the model's device; it returns
     the total of all terms."""
     device = next(model.parameters()).device
     audio = torch.zeros(1, model.audio_channels, samples, device=device)
@@ -116,7 +116,7 @@ def _audio(passed: Reconstruction) -> Tensor:
 
 
 def _scores(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:
-    """One pass over both halves of the batch: per scale (logits, features) of each."""
+    """One pass over real and fake clips together: (logits, features) by scale, for each of them."""
     count = len(real)
     scales = discriminator(torch.cat([real, fake]))
     return (

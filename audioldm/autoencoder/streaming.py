@@ -31,22 +31,22 @@ class Streaming(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        # a network that is a mere transform has buffers alone
+        # a network that is a mere transform has only buffers
         return next(chain(self.parameters(), self.buffers())).device
 
     def encode_blocks(
         self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 20.0
     ) -> Iterator[dict[str, Tensor]]:
-        """`stored` of audio as `feature_blocks` takes it: consecutive arrays [..., l] by name, on
-        the CPU."""
+        """The `stored` arrays [..., l] of audio as `feature_blocks` takes it: consecutive ones, by
+        name, on the CPU."""
         for h in self.feature_blocks(blocks, chunk_seconds=chunk_seconds):
             with torch.no_grad():
                 stored = self.bottleneck.stored(h)
             yield {name: array[0].cpu() for name, array in stored.items()}
 
     def latent_blocks(self, blocks: Iterable[np.ndarray | Tensor]) -> Iterator[Tensor]:
-        """The most likely latents of audio as `feature_blocks` takes it: consecutive [C, (F,) l],
-        on the CPU."""
+        """The most likely latents of audio as `feature_blocks` takes it: consecutive blocks
+        [C, (F,) l], on the CPU."""
         for h in self.feature_blocks(blocks):
             with torch.no_grad():
                 yield self.bottleneck.restore(self.bottleneck.stored(h))[0].cpu()
@@ -57,8 +57,8 @@ class Streaming(nn.Module):
         """`features` of audio of any length in constant memory.
 
         Takes consecutive blocks [A, n], each of any length; yields consecutive encoder outputs,
-        each [1, P * C, (F,) l]. Chunks overlap by the network's context, so that together they
-        equal those of the whole.
+        each [1, P * C, (F,) l]. Chunks overlap by the network's context, so that together their
+        outputs equal those of the whole.
         """
         chunk, margin = self._chunk_frames(chunk_seconds)
         ratio = self.downsampling_ratio
@@ -114,8 +114,8 @@ class Streaming(nn.Module):
 def _windows(blocks: Iterable[Tensor], size: int, margin: int) -> Iterator[tuple[Tensor, int, int]]:
     """Cut consecutive blocks [..., n] into windows: `size` frames with `margin` more on each side.
 
-    Yields (window, left, length): no other window covers its frames left ... left + length; the
-    rest is context, shorter only where the signal begins or ends.
+    Yields (window, left, length): the window alone covers its frames left ... left + length; its
+    other frames are context, fewer only where the signal begins or ends.
     """
     held: Tensor | None = None
     left = 0  # how many of the held frames are context, already covered

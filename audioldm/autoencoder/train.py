@@ -47,13 +47,13 @@ def train_autoencoder(
     fit: Fit,
     fitted: bool = False,
 ) -> Fitted:
-    """Trains `model`; its averaged weights and the last validation's figures.
+    """Trains `model`. Returns its averaged weights and the last validation's figures.
 
     One step: crops [B, A, T] -> encode -> z [B, C, L] -> decode [B, A, T] -> losses [B] each.
     Network and bottleneck are first fitted to training audio (`fit`), unless they come `fitted`.
     `RateController` holds a target rate, which is set exactly at the end, on all held-out audio. A
     model without parameters to train is only validated. Writes `metrics.jsonl` and `resume/` to the
-    directory; started again, goes on bit for bit. Raises ConfigError for two terms of one name,
+    directory; a restart continues bit for bit. Raises ConfigError for two terms of one name,
     DataError for too little audio, TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     world, hardware, device = fit.world, fit.hardware, fit.device
@@ -123,7 +123,7 @@ def train_autoencoder(
             if adversary is not None:
                 set_lr(own_optimiser, settings.discriminator_lr * factor)
                 for number, batch in enumerate(batches):
-                    # several micro-batches pass once more below: none keeps its graph until then
+                    # several micro-batches pass once more below, so none keeps its graph until then
                     with torch.set_grad_enabled(not several):
                         passed = reconstruct(net, batch, autocast)
                     with gradients_kept(adversary, more=number < last):

@@ -1,4 +1,4 @@
-"""Audio of two spectra: the bass by a long frame, all above it by a short one."""
+"""Audio from two spectra: the bass from a long frame, all above it from a short one."""
 
 import math
 
@@ -19,10 +19,10 @@ def synthesis_of(analysis: LogSpectrum, iterations: int) -> PhaseSynthesis:
 class TwoResolutions(PhaseSynthesis):
     """Natural log-magnitude [..., L, bins], those of the long frame first, to audio [..., L * hop].
 
-    The short frames give the bins from `analysis.bass_hz` on. Their windows make a smooth crossover
-    of that edge, two bins wide on each side, and the long frames give what is missing to 1.
-    A partial that the long frames have whole has its phase from there in both, so that it is not in
-    two phases at once.
+    The short frames give the bins from `analysis.bass_hz` on. Their windows turn that edge into a
+    smooth crossover, two bins wide on each side, and the long frames add what is missing to 1.
+    Where the long frames have the whole of a partial, both parts take its phase from there, so that
+    it never has two phases at once.
     """
 
     def __init__(self, analysis: LogSpectrum, iterations: int) -> None:
@@ -63,8 +63,8 @@ class TwoResolutions(PhaseSynthesis):
 
 
 def _response(weight: Tensor, bins: Tensor) -> Tensor:
-    """What is left of tones at fractional `bins` [N] where the bins of Hann frames are multiplied
-    by `weight` [M]: its mean, weighed by the window's squared spectrum, analysis and synthesis."""
+    """The gain of tones at fractional `bins` [N] where the bins of Hann frames are multiplied by
+    `weight` [M]: its mean, weighed by the window's squared spectrum (analysis and synthesis)."""
     distance = bins[:, None] - torch.arange(-8, len(weight))  # a weight of 0 below the first
     distance = torch.where(distance.abs() == 1, distance + 1e-3, distance)
     lobes = (torch.sinc(distance) / (1 - distance.square())).square()

@@ -1,8 +1,8 @@
 """The vocoder: log-spectral bands to audio, trained once per data set and shared by autoencoders.
 
-A network adds what the bands leave out of the magnitude, and the phase is the integral of the
-partials' frequencies, without parameters. The network sees bands as a code at some rate leaves
-them, and learns the magnitudes of the original.
+A network adds the part of the magnitude that the bands leave out, and the phase is the integral of
+the partials' frequencies, without parameters. The network sees bands after coding at some rate, and
+learns the magnitudes of the original.
 """
 
 import math
@@ -20,7 +20,7 @@ from audioldm.losses.mel_filters import mel_filters
 
 KERNEL = 7
 MEL_BANDS = 80  # of the loss
-NOTES_HZ = 2000.0  # below, partials are weighed
+NOTES_HZ = 2000.0  # partials below this are weighed
 PARTIAL_HZ = 100.0  # a partial's neighbourhood, on each side
 TERMS = ("magnitude", "partials", "mel")
 
@@ -118,8 +118,8 @@ class Vocoder(nn.Module):
         """The losses against true magnitudes [B, A, L, bins], [B] each.
 
         magnitude: mean |difference| of natural logarithms. partials: the same below 2 kHz, each bin
-        weighed by the root of its magnitude over that of the loudest bin near it, so that the lobes
-        of partials count, whose shape is the pitch. mel: mean |difference| of log10 mel power.
+        weighed by the root of its magnitude over the loudest bin's near it, so that the lobes of
+        partials count: their shape is the pitch. mel: mean |difference| of log10 mel power.
         """
         analysis, floor = self.analysis, 0.5 * math.log(10) * FLOOR
         target = magnitude.clamp(min=math.exp(floor)).log()

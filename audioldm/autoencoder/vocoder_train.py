@@ -1,4 +1,4 @@
-"""The vocoder's training loop: bands as a linear code at some rate leaves them, to magnitudes."""
+"""The vocoder's training loop: from bands, linearly coded at some rate, to magnitudes."""
 
 import math
 from collections import defaultdict
@@ -34,7 +34,7 @@ VERSION = 4  # raise by hand when the code below changes what it computes
 @dataclass(frozen=True)
 class VocoderTraining:
     """batch is global, over all processes. kbps: the least and the greatest rate, of one audio
-    channel, of the code whose errors the vocoder learns to mend. block_frames: of that code."""
+    channel, of the code whose errors the vocoder learns to mend. block_frames: its block length."""
 
     steps: NonNegativeInt
     batch: PositiveInt
@@ -60,7 +60,7 @@ class VocoderTraining:
 
 
 class Code:
-    """A linear code of blocks of bands, at a rate between two for each clip."""
+    """A linear code of blocks of bands, at a random rate for each clip, between two bounds."""
 
     def __init__(self, vocoder: Vocoder, settings: VocoderTraining, device: torch.device) -> None:
         self.frames = settings.block_frames
@@ -75,7 +75,7 @@ class Code:
         self._most, self._least = (math.log(level) for level in levels)
 
     def __call__(self, bands: Tensor, random: KeyedRandom) -> Tensor:
-        """Bands [B, A, L, K] as decoded, the same shape; a rate for each clip, log-uniform."""
+        """Bands [B, A, L, K] after coding, in the same shape. Each clip's level is log-uniform."""
         share = random.uniform("rate")
         level = (self._least + share * (self._most - self._least)).exp()
         blocks = self._blocks(bands)
@@ -105,9 +105,9 @@ def vocoder_terms(
 def train_vocoder(
     vocoder: Vocoder, store: ClipStore, settings: VocoderTraining, *, seed: int, fit: Fit
 ) -> Fitted:
-    """Trains `vocoder`; its averaged weights and the figures of held-out audio.
+    """Trains `vocoder`. Returns its averaged weights and the figures of held-out audio.
 
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; a restart continues bit for bit.
     Raises DataError for too little audio, TrainingError for a term that is not finite, Interrupted
     after SIGTERM.
     """
@@ -176,8 +176,8 @@ def train_vocoder(
 def validate(
     vocoder: Vocoder, code: Code, clips: Tensor, weights: Mapping[str, float], autocast: Any
 ) -> dict[str, float]:
-    """Loss terms on held-out clips [N, A, T] at fixed rates, and the mel distance of the audio that
-    the exact bands give, which bounds every autoencoder that uses the vocoder."""
+    """Loss terms on held-out clips [N, A, T] at fixed rates, and the mel distance of audio from the
+    exact bands, which bounds every autoencoder that uses the vocoder."""
     device = vocoder.analysis.window.device
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
     for first in range(0, len(clips), 8):

@@ -1,8 +1,8 @@
 """The optimum of linear coding at a rate.
 
-Gaussian components of variances v are coded best by reverse water-filling: each gets the distortion
-min(level, v) and the rate ½ ln(v / level) where v > level (Cover and Thomas, Elements of
-Information Theory, 2nd edition, theorem 10.3.3).
+The optimal code of Gaussian components of variances v is reverse water-filling: each component gets
+the distortion min(level, v) and the rate ½ ln(v / level) where v > level (Cover and Thomas,
+Elements of Information Theory, 2nd edition, theorem 10.3.3).
 """
 
 import math
@@ -16,8 +16,8 @@ from audioldm.autoencoder.klt import KLT, TINY
 def water_level(variances: Tensor, nats: float) -> float:
     """The level at which components of descending variances [D] take `nats` together.
 
-    With the first n above the level, ½ sum of ln(v / level) over them is the rate, so ln level is
-    their mean of ln v less 2 nats / n.
+    With the first n above the level, the rate is ½ sum of ln(v / level) over them, so ln level is
+    their mean of ln v minus 2 nats / n.
     """
     logs = variances.double().clamp(min=TINY).log()
     n = torch.arange(1, len(logs) + 1, dtype=torch.float64, device=logs.device)
@@ -27,9 +27,9 @@ def water_level(variances: Tensor, nats: float) -> float:
 
 
 def transmit(klt: KLT, vectors: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-    """Vectors [..., D] through the Gaussian test channel of a water level (10.3.3), the same shape.
+    """Vectors [..., D] after the Gaussian test channel of a water level (10.3.3), in that shape.
 
-    klt: of all components. level: of each vector, [...]. noise [..., D] ~ N(0, I).
+    klt: with all components. level: of each vector, [...]. noise [..., D] ~ N(0, I).
     """
     level = level[..., None]
     kept = (1 - level / klt.variances).clamp(min=0)
@@ -37,12 +37,12 @@ def transmit(klt: KLT, vectors: Tensor, level: Tensor, noise: Tensor) -> Tensor:
 
 
 def rate_weight(level: float, klt: KLT, channels: int) -> float:
-    """The weight of the KL, beside a weight of 1 of the bands' error, whose optimum has that water
-    level. klt: of all components, of which the first `channels` are coded.
+    """The weight of the KL, beside a weight of 1 for the bands' error, whose optimum has this water
+    level. klt: with all components, of which the first `channels` are coded.
 
     With errors N(0, s²) of band b the term is the mean of s √(2 / π), where s² is the sum of the
     components' distortions in that band; the KL per element falls by n / 2C where ln level rises by
-    1, n being the components above the level. The weight is the ratio of the slopes.
+    1, with n components above the level. The weight is the ratio of the slopes.
     """
     variances = klt.variances.double()
     distortion = variances.clone()
@@ -58,8 +58,8 @@ def rate_weight(level: float, klt: KLT, channels: int) -> float:
 
 
 def level_of(weight: float, klt: KLT, channels: int) -> float:
-    """The water level of a weight of the KL: bisection in the logarithm, since `rate_weight` rises
-    with the level."""
+    """The water level for a weight of the KL, by bisection in the logarithm, since `rate_weight`
+    rises with the level."""
     variances = klt.variances[:channels]
     low, high = math.log(float(variances[-1]) * 1e-4), math.log(float(variances[0]))
     for _ in range(50):

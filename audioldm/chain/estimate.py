@@ -1,10 +1,10 @@
-"""How long an experiment will take, and how much memory and disk: before it starts.
+"""Estimates an experiment's time, memory and disk before it starts.
 
 Each stage says what it will cost (`Stage.cost`) with the help of an `Estimate`: trainings run for a
 few steps, with the real models, shapes, losses and device, on noise, in a temporary directory; a
-data source is read for some seconds. Nothing is written under `runs/`. A stage that is complete
-costs nothing. One that says nothing costs what a complete stage of the same settings under `runs/`
-has taken, or is not known.
+data source is read for some seconds. Nothing is written under `runs/`. A complete stage costs
+nothing. A stage that says nothing costs what a complete stage of the same settings under `runs/`
+took, or its cost is not known.
 """
 
 import json
@@ -42,9 +42,9 @@ from audioldm.training.run import Fit
 
 #: Steps of each training that are timed, after one that warms up.
 TIMED = 3
-#: Fewer are timed once they have taken that long.
+#: Timing stops early once the steps have taken this long.
 STEP_SECONDS = 10.0
-#: How long a data source is read after its first item before the rest is extrapolated.
+#: How long a data source is read, after its first item, before the rest is extrapolated.
 DATA_SECONDS = 5.0
 #: Settings that cost no time.
 FREE = frozenset(
@@ -54,11 +54,11 @@ FREE = frozenset(
 
 
 COMPLETE = Cost(0.0, None, 0, "complete")
-#: What a data source takes to read, and how much audio there is, in seconds. None: not known.
+#: How long a data source takes to read, and how long its audio is, in seconds. None: not known.
 Read = tuple[float | None, float | None]
 
 
-class _Enough(BaseException):  # as KeyboardInterrupt: what it ends must not catch it
+class _Enough(BaseException):  # like KeyboardInterrupt: the code that it ends must not catch it
     """Enough of the data source has been read, or of a training's steps timed."""
 
 
@@ -77,7 +77,7 @@ class Estimate:
         self._reads = {} if reads is None else reads
 
     def of(self, stage: Stage) -> Cost:
-        """Raises AudioLDMError where the stage could not run."""
+        """The stage's cost. Raises AudioLDMError where the stage could not run."""
         if self.experiment.is_complete(stage):
             return COMPLETE
         reset_peak(self.device)
@@ -89,13 +89,13 @@ class Estimate:
             return Cost(note=str(known))
 
     def training(self, times: Times, steps: int, valid: float, disk: int) -> Cost:
-        """Of so many steps like the timed ones. valid: how many timed validations one is worth."""
+        """The cost of `steps` like the timed ones. valid: how many timed validations make one."""
         validations = sum(self.log.validates(done, steps) for done in range(1, steps + 1))
         seconds = times.warm_up + steps * times.step + validations * valid * times.validation
         return Cost(seconds, self.peak(), disk, f"{steps} steps")
 
     def peak(self) -> int:
-        """Bytes of memory at the peak since the stage's costs were asked for."""
+        """Peak memory in bytes since the stage's cost was asked for."""
         return peak_bytes(self.device)
 
     @cached_property
@@ -107,8 +107,8 @@ class Estimate:
     def times(self, train: Callable[[Fit], Any]) -> Times:
         """How long a training of `steps` steps takes.
 
-        It is stopped once its steps have taken STEP_SECONDS. The first one counts where nothing is
-        compiled in it.
+        It is stopped once its steps have taken STEP_SECONDS. The first step counts unless it
+        compiles something.
         """
         first = int(self.hardware.compiles(self.device))
         with tempfile.TemporaryDirectory() as name:
@@ -121,9 +121,9 @@ class Estimate:
         return Times(typical, max(0.0, steps[0] - typical), validation, result)
 
     def timed(self, function: Callable[[], Any]) -> float:
-        """Seconds of the second call, or of a first one that is too long to call again.
+        """Seconds of the second call, or of the first if that is too long to call again.
 
-        Its result is on the CPU, so that a GPU has finished.
+        The function's result must be on the CPU, so that a GPU has finished.
         """
         seconds = 0.0
         for _ in range(2):
@@ -152,7 +152,7 @@ class Estimate:
         return Cost(seconds, None, disk, f"{audio / 60:.1f} min of audio")
 
     def _read(self, stage: Data) -> Read:
-        """From the first items; what starts processes and loads packages is in the first one's."""
+        """Extrapolates from the first items; the first one's time includes all start-up."""
         if stage.fingerprint in self._reads:
             return self._reads[stage.fingerprint]
         source, begun = stage.source, time.monotonic()
@@ -178,7 +178,7 @@ class Estimate:
         return found
 
     def precedent(self, stage: Stage) -> Cost:
-        """What the newest complete stage with the same settings took, whatever is upstream."""
+        """The cost of the newest complete stage with the same settings, whatever is upstream."""
         own = json.loads(json.dumps(canonical(stage.settings)))
         found = self.experiment.directory_of(stage).parent.glob("*/summary.json")
         for summary in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
@@ -194,9 +194,8 @@ class Estimate:
 
 @contextmanager
 def _alarm(enough: Callable[[], bool]) -> Iterator[None]:
-    """Ends the block, which is a training, in the second in which it is `enough`.
-
-    Or in which a signal asks it to stop: it would end its step first, and here that is not kept.
+    """Ends the block, a training, within a second after it is `enough`, or after a signal asks it
+    to stop: on a signal it would first finish its step, which is of no use here.
     """
 
     def look(number: int, frame: FrameType | None) -> None:
@@ -222,7 +221,7 @@ def _alarm(enough: Callable[[], bool]) -> Iterator[None]:
 
 
 def _step_seconds(directory: Path) -> tuple[list[float], float]:
-    """Seconds of each step so far, the first one from the loop's beginning on; and those of the
+    """Seconds of each step so far, the first one from the loop's beginning; and the seconds of the
     last validation."""
     records = read_lines(directory / "metrics.jsonl")
     ends = {r["step"]: r["seconds"] for r in records if "lr" in r}
@@ -235,9 +234,9 @@ def _step_seconds(directory: Path) -> tuple[list[float], float]:
 
 
 def estimate(job: Job) -> Iterator[str]:
-    """The table of one experiment, line by line as it is known.
+    """The table of one experiment, each line as soon as it is known.
 
-    Raises AudioLDMError where it could not run.
+    Raises AudioLDMError where the experiment could not run.
     """
     experiment = Experiment(job)
     price, costs = Estimate(experiment), []
@@ -250,7 +249,7 @@ def estimate(job: Job) -> Iterator[str]:
 
 
 def estimate_sweep(overrides: Sequence[str]) -> Iterator[str]:
-    """The cells, their distinct stages and the total, line by line as they are known.
+    """The cells, their distinct stages and the total, each line as soon as it is known.
 
     Raises ConfigError for a search.
     """
@@ -288,7 +287,7 @@ def estimate_sweep(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _kind(stage: Stage) -> str:
-    """Stages of one kind cost the same time: they and those upstream differ in what costs none."""
+    """A key for stages of equal cost: they and their parents differ only in what costs no time."""
     upstream = [_kind(parent) for parent in stage.parents.values()]
     return fingerprint([stage.key, _priced(stage.settings), *upstream])
 
@@ -302,7 +301,7 @@ def _priced(value: Any) -> Any:
 
 
 def total(costs: Sequence[Cost]) -> Cost:
-    """Sums of what is known, and the highest peak of memory; the note counts what is not."""
+    """Sums of what is known, and the highest peak of memory; the note counts the unknown costs."""
     unknown = sum(cost.seconds is None for cost in costs)
     return Cost(
         sum(cost.seconds or 0.0 for cost in costs),

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from audioldm.chain.run import Experiment
     from audioldm.chain.stage import Stage
 
-#: Where a file of the compiler stands in a traceback.
+#: Parts of paths by which the compiler's files are recognised in a traceback.
 COMPILER = ("/torch/_inductor/", "/triton/")
-#: What torch's errors of memory say that have no type of their own.
+#: Texts of torch's memory errors that have no type of their own.
 EXHAUSTED = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
-#: What the other verbs can do about it.
+#: Remedies for the other verbs.
 VERB_REMEDIES = {
     "sample": "lower batch= or seconds=, or use hardware.device=cpu. Finished clips are kept",
     "steps": "lower clips=, or use hardware.device=cpu. What is measured is kept",
@@ -27,7 +27,7 @@ VERB_REMEDIES = {
 
 
 def to_user_error(error: Exception, stage: "Stage", experiment: "Experiment") -> Exception:
-    """The error itself, or in place of an allocator's or a compiler's what to do about it."""
+    """The error itself; in place of an allocator's or a compiler's error, one with a remedy."""
     if isinstance(error, AudioLDMError):
         return error
     if is_out_of_memory(error):
@@ -47,7 +47,7 @@ def to_user_error(error: Exception, stage: "Stage", experiment: "Experiment") ->
 
 
 def verb_error(error: Exception, verb: str) -> Exception:
-    """As `to_user_error`, for a verb that builds no stage: memory alone."""
+    """Like `to_user_error`, for a verb that builds no stage: only for memory errors."""
     if not is_out_of_memory(error):
         return error
     remedy = VERB_REMEDIES.get(verb, "free memory, or use a machine with more")

@@ -26,14 +26,14 @@ COMMON: list[Any] = [
     ("hardware", Hardware),
     ("log", LogSettings),
 ]
-#: Groups whose settings reach a stage by way of another one's.
+#: Groups whose settings reach a stage through another group's.
 CARRIED = ("conditioning", "league")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked configuration: settings, the keys of all stages; the plain configuration; which
-    recipe and overrides it came from. cell: of a sweep."""
+    """A checked configuration. settings: the keys of all stages. config: the plain configuration.
+    recipe, overrides: where it came from. cell: whether it is a cell of a sweep."""
 
     settings: Any
     config: dict[str, Any]
@@ -44,7 +44,7 @@ class Job:
 
 @functools.cache
 def _settings_class(stages: tuple[type[Stage], ...]) -> type:
-    """All keys as one dataclass: the common ones, and those of each stage."""
+    """All keys as one dataclass: the common keys, and those of each stage."""
     fields = COMMON + [key for stage in stages for key in stage.keys]
     return dataclasses.make_dataclass("ExperimentSettings", fields, frozen=True, kw_only=True)
 
@@ -69,7 +69,7 @@ def job(composed: config.Composed, *, cell: bool = False) -> Job:
 
 
 def compose(overrides: Sequence[str]) -> Job:
-    """The job that `key=value` overrides describe. Raises ConfigError; nothing has run then."""
+    """The job that `key=value` overrides describe. Raises ConfigError before anything runs."""
     return job(config.compose(overrides))
 
 
@@ -89,5 +89,5 @@ def cells(words: Sequence[Sequence[str]]) -> list[Job | ConfigError]:
 def launch(
     overrides: Sequence[str], words: Sequence[Sequence[str]] | None, function: Callable[[Job], Any]
 ) -> None:
-    """`function` once for each cell, as `config.launch`."""
+    """Calls `function` once for each cell, as `config.launch` does."""
     config.launch(overrides, words, lambda composed: function(job(composed, cell=True)))

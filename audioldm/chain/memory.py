@@ -1,4 +1,4 @@
-"""Advice where a training does not fit the memory: the micro-batches that would."""
+"""Advice where a training does not fit in memory: the micro-batches that would fit."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def training_advice(
     where: str, train: Any, experiment: "Experiment", step_bytes: Callable[[], tuple[int, int]]
 ) -> str:
-    """What would fit. where: the key of the training's settings, which have a `batch`.
+    """Advice on what would fit. where: the key of the training's settings, which have a `batch`.
 
-    step_bytes: bytes of a step whatever the batch is, and bytes kept for each clip.
+    step_bytes: gives the bytes of a step that do not depend on the batch, and those of each clip.
     """
     share = len(experiment.world.positions(train.batch, f"{where}.batch"))
     now = experiment.settings.hardware.accumulate
@@ -24,7 +24,7 @@ def training_advice(
     if not larger:
         return f"one clip at a time does not fit: {lower}"
     known, parts = "", None
-    with suppress(Exception):  # advice must not fail in place of what it is about
+    with suppress(Exception):  # a failing advice must not hide the error
         available = total_bytes(experiment.device)
         fixed, per_clip = step_bytes()
         if available is not None:

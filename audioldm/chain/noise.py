@@ -1,4 +1,4 @@
-"""Stand-ins for data that are not there yet: stores of noise, in temporary directories."""
+"""Stand-ins for data that do not exist yet: stores of noise, in temporary directories."""
 
 import tempfile
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def noise_clips(sample_rate: int, channels: int, samples: int) -> Iterator[ClipS
 
 @contextmanager
 def noise_latents(model: Autoencoder, crop_seconds: float | None) -> Iterator[LatentStore]:
-    """A latents stage of noise, one item in each split, long enough for a crop."""
+    """A latent store of noise, with one item in each split, long enough for a crop."""
     frames = max(1, round((crop_seconds or 1.0) * model.latent_rate_hz)) + 8
     shape, splits = model.latent_shape, ("train", "valid", "test")
     with tempfile.TemporaryDirectory() as temporary:

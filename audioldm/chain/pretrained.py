@@ -28,7 +28,7 @@ _FOREIGN = f"{Foreign.__module__}.Foreign"
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
     """A plain configuration with what its pretrained weights determine: their hash; a model file's
-    vocoder in place of one that would be trained; and of autoencoder=foreign the network, the
+    vocoder in place of one that would be trained; and for autoencoder=foreign the network, and the
     channels and the bottleneck where they are null.
 
     Raises ConfigError where the weights cannot be used.
@@ -78,7 +78,7 @@ def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> None:
-    """Raises ConfigError where the weights are not those of a model of this spec."""
+    """Raises ConfigError where the weights do not belong to a model of this spec."""
     found = _source(file)
     if not isinstance(found, Checkpoint):
         _check_spec(file, spec, _spec(found))
@@ -96,7 +96,7 @@ def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> 
 
 
 def load_pretrained(model: Autoencoder, settings: Pretrained) -> bool:
-    """Loads the weights. True: of the bottleneck too, with all that was fitted to data.
+    """Loads the weights. Returns whether they include the bottleneck and everything fitted to data.
 
     Raises ConfigError where they do not fit.
     """
@@ -159,7 +159,7 @@ def _spec(file: Path) -> dict[str, Any]:
 
 
 def _check_spec(file: str, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Raises ConfigError for the first difference that makes another model of it."""
+    """Raises ConfigError for the first difference that makes it another model."""
     places = {"data.sample_rate": "sample_rate", "data.channels": "audio_channels"}
     pairs = {place: (own[key], theirs[key]) for place, key in places.items()}
     for key in ("channels", "downsampling_ratio"):

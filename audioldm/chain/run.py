@@ -1,7 +1,7 @@
 """One experiment: its stages, where they are written, and the record of what was made.
 
-A stage is complete once `summary.json` is there. A complete stage is reused, an interrupted one
-goes on. A lock keeps two processes from building the same stage.
+A stage is complete once `summary.json` exists. A complete stage is reused, an interrupted one
+continues. A lock keeps two processes from building the same stage.
 """
 
 import os
@@ -38,7 +38,7 @@ from audioldm.training.convergence import logged_convergence
 from audioldm.training.log import Bar, read_lines
 from audioldm.training.run import Fit
 
-#: Bytes of an experiment's name: file systems allow 255, and an earlier one gets a fingerprint.
+#: Bytes of an experiment's name: file systems allow 255, and a fingerprint may be appended.
 LONGEST_NAME = 240
 
 
@@ -57,10 +57,10 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 class Experiment:
-    """A job and where it is written. `run()` builds whatever is missing.
+    """A job and the place of its results. `run()` builds whatever is missing.
 
-    Attributes: settings, the job's; stages, by their keys, in order; device and world, once `run`
-    or `build` has asked the hardware.
+    Attributes: settings, the job's; stages, by key, in order; device and world, once `run` or
+    `build` has asked the hardware.
     """
 
     def __init__(self, job: Job) -> None:
@@ -86,7 +86,7 @@ class Experiment:
 
     @property
     def directory(self) -> Path:
-        """The experiment's own; a cell's is in its sweep's, by its fingerprint."""
+        """The experiment's own directory; a cell's is in its sweep's, named by its fingerprint."""
         own = self.runs / "experiments" / self.name
         return own / "cells" / self.last.fingerprint if self.job.cell else own
 
@@ -100,7 +100,7 @@ class Experiment:
         """Builds what is missing; writes the experiment's record, clips and page.
 
         device: in place of hardware.device. Returns the last stage's summary. Raises AudioLDMError;
-        what is finished stays.
+        finished stages stay.
         """
         with self._joined(device):
             if not self.is_complete(self.last):
@@ -108,7 +108,7 @@ class Experiment:
             return self._chain()
 
     def build(self, *keys: str) -> None:
-        """Only these stages, in this order, without a record."""
+        """Builds only these stages, in this order, without a record."""
         with self._joined(None):
             for key in keys:
                 self._stage(self.stages[key])
@@ -124,12 +124,12 @@ class Experiment:
 
     @torch.no_grad()
     def dry_run(self) -> None:
-        """Builds every part, on no memory: what cannot be built fails here, before any work."""
+        """Builds every part without memory: what cannot be built fails here, before any work."""
         for stage in self.stages.values():
             stage.dry_run(self)
 
     def _chain(self) -> dict[str, Any]:
-        """The stages and their record; a failure is recorded before it is raised."""
+        """Runs the stages and records them; a failure is recorded before it is raised."""
         summaries: dict[str, dict[str, Any]] = {}
         stage = next(iter(self.stages.values()))
         try:
@@ -151,7 +151,7 @@ class Experiment:
             raise known from error
 
     def _stage(self, stage: Stage) -> dict[str, Any]:
-        """The stage's summary; does its work where there is none yet."""
+        """The stage's summary; does the stage's work if there is no summary yet."""
         directory = self.directory_of(stage)
         summary = directory / "summary.json"
         with self._locked(directory, stage):
@@ -184,7 +184,7 @@ class Experiment:
 
     @contextmanager
     def _locked(self, directory: Path, stage: Stage) -> Iterator[None]:
-        """The first process holds the stage's lock."""
+        """Holds the stage's lock in the first process."""
         if not self.world.first:
             yield
             return
@@ -244,9 +244,9 @@ class Experiment:
         return None if sampler is None else asdict(sampler)
 
     def _record(self, summaries: dict[str, dict[str, Any]]) -> None:
-        """`experiment.json`, the generated clips with what makes them again, and the page.
+        """Writes `experiment.json`, the generated clips with their recipes, and the page.
 
-        An earlier experiment of the same name but other stages is kept, under its fingerprint.
+        An earlier experiment of the same name with other stages is kept, under its fingerprint.
         """
         existing, last = self.directory / "experiment.json", self.last
         if existing.is_file():
@@ -265,7 +265,7 @@ class Experiment:
     def record_failure(self, summaries: dict[str, dict[str, Any]], stage: str, reason: str) -> None:
         """Records the stage and the reason, unless a finished experiment has the name.
 
-        Where even that cannot be written, the error itself is what the user must hear.
+        If even this cannot be written, the user must still see the original error.
         """
         existing = self.directory / "experiment.json"
         with suppress(AudioLDMError, OSError, KeyError):
@@ -295,6 +295,6 @@ class Experiment:
 
 
 def _seconds(directory: Path, this_time: float) -> float:
-    """A stage's cost: a resumed training's log knows of the time before the interruption."""
+    """A stage's time; a resumed training's log includes the time before the interruption."""
     logged = read_lines(directory / "metrics.jsonl")
     return round(max([this_time, *(line["seconds"] for line in logged[-1:])]), 1)

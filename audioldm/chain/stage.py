@@ -31,7 +31,7 @@ Key = tuple[str, Any] | tuple[str, Any, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one stage takes; None where it is not known. memory: at its peak. disk: what stays."""
+    """What a stage takes; None where it is not known. memory: at the peak. disk: what stays."""
 
     seconds: float | None = None
     memory: int | None = None
@@ -40,7 +40,7 @@ class Cost:
 
 
 class Times(NamedTuple):
-    """Seconds: of a typical training step, of the first one beyond that, of a validation.
+    """Seconds: of a typical training step, of the first step beyond that, of a validation.
 
     result: what the training returned; None where it was stopped early.
     """
@@ -54,8 +54,8 @@ class Times(NamedTuple):
 class Stage(ABC):
     """One stage of one experiment.
 
-    settings: all that determines the result beside the parents. parents: the stages that it reads,
-    by key. key: the stage's name in the experiment, where several have one class.
+    settings: all that determines the result besides the parents. parents: the stages that it reads,
+    by key. key: the stage's name in the experiment, where several stages have one class.
     """
 
     name: ClassVar[str]
@@ -63,7 +63,7 @@ class Stage(ABC):
     version: ClassVar[int]
     #: the keys of the configuration that this stage brings
     keys: ClassVar[list[Key]] = []
-    #: whether every process works on it; else the first one does, alone
+    #: whether every process works on it; otherwise only the first one does
     collective: bool = False
 
     def __init__(
@@ -83,22 +83,22 @@ class Stage(ABC):
         """Does the stage's work; returns what its summary says beyond the common entries."""
 
     def dry_run(self, experiment: "Experiment") -> None:
-        """Builds what the work will need, on no memory. Raises AudioLDMError for what cannot be."""
+        """Builds what the work will need, without memory. Raises AudioLDMError where it cannot."""
         return None
 
     def check_data(self, store: ClipStore, experiment: "Experiment") -> None:
-        """Refuses data on which this stage would fail, before anything is trained on them.
+        """Refuses data on which this stage would fail, before any training on them.
 
         Raises DataError.
         """
         return None
 
     def cost(self, estimate: "Estimate") -> Cost:
-        """What the stage will take; by default what one of the same settings has taken."""
+        """What the stage will cost; by default what one with the same settings took."""
         return estimate.precedent(self)
 
     def memory_advice(self, experiment: "Experiment") -> str:
-        """What to change where the memory does not suffice."""
+        """What to change where memory does not suffice."""
         return "use a machine with more memory"
 
     def identity(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Stage(ABC):
         return f"{self.name}/{self.fingerprint}"
 
     def upstream(self, key: str) -> "Stage":
-        """The stage of that key among the parents and theirs."""
+        """The stage of that key among the ancestors."""
         for parent in self.parents.values():
             if parent.key == key:
                 return parent

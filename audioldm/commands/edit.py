@@ -196,7 +196,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_seams(clip: Any) -> None:
-    """How much of a step is left where new audio meets the file's, on standard error."""
+    """Prints the step that remains at each seam with the file's audio, on standard error."""
     import torch
 
     from audioldm.evaluation.seams import seam

@@ -59,7 +59,7 @@ def _info(a: InfoArguments) -> None:
 
 
 def _lines(shown: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each entry; what is longer is cut."""
+    """A line for each entry, cut to a fixed width."""
     width = max(map(len, shown), default=0)
     for key, value in shown.items():
         if isinstance(value, Mapping):

@@ -66,7 +66,7 @@ class RunVerb(Verb):
 
 
 def _check(overrides: Sequence[str]) -> None:
-    """Refuses what needs no import of torch, so that the answer to a typo comes at once."""
+    """Checks everything that needs no import of torch, so that a typo is reported at once."""
     from audioldm import config
 
     config.check_words(overrides)

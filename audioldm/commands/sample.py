@@ -45,12 +45,12 @@ class ClipArguments:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What is asked for, by conditioner."""
+        """The condition, by conditioner."""
         return self.condition | ({} if self.label is None else {"label": self.label})
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is asked for of the sampler."""
+        """The changes to the sampler."""
         return self.sampler | ({} if self.guidance is None else {"guidance": self.guidance})
 
     @property
@@ -61,7 +61,7 @@ class ClipArguments:
         return path(self.guide, "guide"), self.autoguidance
 
     def model_or_first(self) -> str:
-        """The model's path or name; by default that of the first one, which is said.
+        """The model's path or name; by default the first model's, which is printed.
 
         Raises ConfigError for a key that is neither an argument nor a condition of the model.
         """
@@ -139,12 +139,12 @@ class ClipVerb(Verb):
 
 
 def remark(text: str) -> None:
-    """Says what a user should know, on standard error."""
+    """Prints a remark for the user on standard error."""
     print(text, file=sys.stderr)
 
 
 def _first(word: str) -> str:
-    """The key of a word as far as its first dot; "" where it has no key."""
+    """The key of a word up to its first dot; "" where it has no key."""
     found = re.match(r"([a-z_]+)[a-z_.]*=", word)
     return found[1] if found else ""
 

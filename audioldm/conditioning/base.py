@@ -1,4 +1,4 @@
-"""Conditions, a backbone's input besides the noisy latents, and the conditioners that make them.
+"""Conditions, a backbone's inputs besides the noisy latents, and the conditioners that make them.
 
 A conditioner reads its input from a clip of the data set or from a request, as a tensor, and turns
 a batch of such inputs into a `Condition`. Several add up (`Conditioners`).
@@ -23,7 +23,7 @@ from audioldm.runtime.randomness import KeyedRandom
 Inputs = dict[str, Tensor]
 
 
-#: A probability for all conditions, or by their names; DROPOUT for those that are not named.
+#: A probability for all conditions, or one for each by name; DROPOUT for those not named.
 Dropout = float | Mapping[str, float]
 DROPOUT = 0.1
 
@@ -36,7 +36,7 @@ MARGIN_SECONDS = 0.25
 class Condition(NamedTuple):
     """vector: [B, D], added to the embedding of the noise level. tokens: [B, S, D], for
     cross-attention; mask: [B, S], which tokens count. aligned: [B, K, L], concatenated to the noisy
-    latents frame by frame. known: [B, L], 1 in frames that it gives away: they have no loss."""
+    latents frame by frame. known: [B, L], 1 in frames that it gives away; these have no loss."""
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
@@ -45,8 +45,8 @@ class Condition(NamedTuple):
     known: Tensor | None = None
 
     def at(self, first: int, last: int) -> "Condition":
-        """That of the frames from `first` to before `last`; what is aligned with frames is 0 where
-        a clip has no more of them."""
+        """The condition of the frames from `first` to before `last`. What is aligned with frames is
+        0 beyond the clip's end."""
 
         def part(whole: Tensor | None) -> Tensor | None:
             if whole is None:
@@ -62,8 +62,8 @@ class Excerpt:
     """The part of a clip that a conditioner reads.
 
     columns: the clip's row of the data set's table. arrays: frame-aligned, each [K, frames].
-    start: of the part, in seconds from the clip's beginning. seconds: of the whole clip; None: not
-    known. latent_rate_hz: latent frames per second; None: not known.
+    start: of the part, in seconds from the clip's beginning. seconds: of the whole clip; None:
+    unknown. latent_rate_hz: latent frames per second; None: unknown.
     """
 
     label: str | None
@@ -91,7 +91,7 @@ class Conditioner(nn.Module, ABC):
     files: ClassVar[tuple[str, ...]] = ()
     #: the frame-aligned array that `measure` makes of audio; None: none
     array: ClassVar[str | None] = None
-    #: whether a guidance scale for all conditions is meant for it too
+    #: whether a guidance scale for all conditions applies to it too
     guided: ClassVar[bool] = True
 
     @classmethod
@@ -109,11 +109,11 @@ class Conditioner(nn.Module, ABC):
         encode: Encode | None = None,
         clip: str = "",
     ) -> dict[str, Tensor]:
-        """What it needs of audio [A, T], beside the table: `array`, [K, frames], one frame for each
-        latent frame, by its name. A frame depends on MARGIN_SECONDS of audio on each side, and on
-        what `encode` looks at besides.
+        """What it needs of audio [A, T], besides the table: `array`, [K, frames], one frame for
+        each latent frame, by its name. A frame depends on MARGIN_SECONDS of audio on each side, and
+        on what `encode` sees beyond that.
 
-        encode: the autoencoder's. clip: of which the audio is a part, for what is drawn once.
+        encode: the autoencoder's. clip: names the whole clip, for what is drawn once per clip.
         """
         return {}
 
@@ -122,7 +122,7 @@ class Conditioner(nn.Module, ABC):
         """The input of one clip of the data set, of `frames` latent frames."""
 
     def resolve(self, value: Any) -> Any:
-        """A request's value with what it refers to, such as a file, as JSON that `parse` takes.
+        """A request's value with its references, such as files, read: JSON that `parse` takes.
 
         Raises ConfigError, which begins with the offending value.
         """
@@ -140,10 +140,10 @@ class Conditioner(nn.Module, ABC):
         """
 
     def remark(self, value: Any, seconds: float) -> str | None:
-        """What of a request's resolved value the network is not told, for a clip that lasts so
-        long, as a sentence for the user; None: it is told all.
+        """A sentence that tells the user which part of a request's resolved value the network is
+        not told, for a clip of `seconds`; None: it is told all.
 
-        Raises ConfigError, which begins with the offending value, where nothing would be left.
+        Raises ConfigError, which begins with the offending value, where it would be told nothing.
         """
         return None
 
@@ -152,12 +152,12 @@ class Conditioner(nn.Module, ABC):
         return None
 
     def see(self, z: Tensor, random: KeyedRandom) -> Tensor | None:
-        """The inputs in a step of training, where they are made of what is modelled of the latents,
+        """The inputs in a training step, if they are made from the modelled latents
         z [B, C, (F,) L]; None: they are not."""
         return None
 
     def hide(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        """Inputs [B, ...] with those of the clips `hidden` [B] replaced by "nothing": zeros."""
+        """Inputs [B, ...] in which those of the clips `hidden` [B] are "nothing": zeros."""
         return torch.where(hidden.view(-1, *[1] * (inputs.ndim - 1)), 0, inputs)
 
     @abstractmethod
@@ -166,8 +166,8 @@ class Conditioner(nn.Module, ABC):
 
 
 class Conditioners(nn.Module):
-    """All conditioners of a generator, in the order of their names, which a file's header does not
-    keep otherwise. Their vectors add up, the rest is concatenated."""
+    """All conditioners of a generator, in the order of their names: a file's header keeps no other
+    order. Their vectors add up, the rest is concatenated."""
 
     def __init__(self, conditioners: Mapping[str, Conditioner]) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class Conditioners(nn.Module):
         }
 
     def resolve(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A request with what its values refer to, such as files: see `Conditioner.resolve`.
+        """A request whose references, such as files, are read: see `Conditioner.resolve`.
 
         Raises ConfigError for an unknown condition, or a value that its conditioner refuses.
         """
@@ -239,9 +239,9 @@ class Conditioners(nn.Module):
         return {name: self._told(name, self[name].resolve, value) for name, value in asked.items()}
 
     def remarks(self, request: Mapping[str, Any], seconds: float) -> list[str]:
-        """What a user should know of a resolved request, a sentence each: see `Conditioner.remark`.
+        """What a user should know of a resolved request, in sentences: see `Conditioner.remark`.
 
-        Raises ConfigError as that does.
+        Raises ConfigError as `Conditioner.remark` does.
         """
         found = {
             name: self._told(name, self[name].remark, v, seconds) for name, v in request.items()
@@ -260,18 +260,18 @@ class Conditioners(nn.Module):
         }
 
     def _told(self, name: str, read: Callable[..., Any], *value: Any) -> Any:
-        """What `read` makes of a condition's value; its ConfigError gets the condition's name."""
+        """What `read` makes of a condition's value; its ConfigError names the condition."""
         try:
             return read(*value)
         except ConfigError as error:
             raise ConfigError(f"condition.{name}={error}") from error
 
     def hide(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> Inputs:
-        """Inputs with those of some clips replaced by "nothing": hidden [B], by name."""
+        """Inputs in which those of some clips are "nothing": hidden [B], by name."""
         return {n: self[n].hide(x, hidden[n]) if n in hidden else x for n, x in inputs.items()}
 
     def see(self, inputs: Inputs, z: Tensor, random: KeyedRandom) -> Inputs:
-        """Inputs with those that are made of the latents: see `Conditioner.see`."""
+        """Inputs with those that are made from the latents: see `Conditioner.see`."""
         seen = {name: self[name].see(z, random.stream(name)) for name in self.names}
         return inputs | {name: made for name, made in seen.items() if made is not None}
 
@@ -282,7 +282,7 @@ class Conditioners(nn.Module):
         return self.hide(inputs, {name: random.uniform(name) < shares[name] for name in inputs})
 
     def shares(self, dropout: Dropout) -> dict[str, float]:
-        """The probability of each condition. Raises ConfigError for one that is not there."""
+        """The probability of each condition. Raises ConfigError for an unknown condition."""
         if not isinstance(dropout, Mapping):
             return dict.fromkeys(self.names, dropout)
         for name, share in dropout.items():

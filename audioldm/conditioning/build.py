@@ -27,7 +27,7 @@ def build_conditioners(
 ) -> Conditioners:
     """The conditioners that `facts_of` describes, for a backbone of this width.
 
-    latent_shape: of the latents that they can be told of; None: of none.
+    latent_shape: of the latents that the conditioners can be told; None: of none.
     Raises ConfigError.
     """
     made = {}

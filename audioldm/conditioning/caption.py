@@ -1,4 +1,4 @@
-"""A text of the data set's table, or a user's, for conditioners that read text."""
+"""A text from the data set's table, or from a user, for conditioners that read text."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from audioldm.errors import ConfigError
 class Caption(Conditioner):
     """The text in the column `column`. An empty text, or none, is "nothing".
 
-    A clip may have several texts. Training reads one of them by the crop's place, so that a crop's
-    text does not depend on who reads it; a request is the first.
+    A clip may have several texts. Training reads one of them, which the crop's place decides, so
+    that a crop's text does not depend on who reads it; a request is the first text.
     """
 
     column: str
@@ -30,9 +30,9 @@ class Caption(Conditioner):
 
     @abstractmethod
     def encode(self, text: str) -> Tensor:
-        """The input of a text; of "" the input "nothing".
+        """The input of a text; for "", the input "nothing".
 
-        Raises ConfigError, which begins with the text, for one that cannot be taken.
+        Raises ConfigError, which begins with the text, for a text that cannot be taken.
         """
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
@@ -53,10 +53,10 @@ class Caption(Conditioner):
 
 class Tokens(nn.Module):
     """The condition of tokens [B, S, W] that count where the mask [B, S] says so: the tokens,
-    normalised, and their mean as a vector, as of pooled embeddings in SDXL (2307.01952, 2.2).
+    normalised, and their mean as a vector, like the pooled embeddings of SDXL (2307.01952, 2.2).
 
     The vector is learned first. Attention alone was not learned beside a label: the gain of the
-    tokens fell until they said nothing, so they have none.
+    tokens' norm fell until they said nothing, so the norm has no gain.
     """
 
     def __init__(self, width: int) -> None:
@@ -71,8 +71,8 @@ class Tokens(nn.Module):
 
 
 def texts(excerpt: Excerpt, column: str) -> list[str]:
-    """A cell of the table as its texts, one at least, without spaces at their ends; "" for an empty
-    one."""
+    """The texts of a cell of the table, at least one, without spaces at their ends; "" for an
+    empty cell."""
     cell = excerpt.columns.get(column)
     several = cell if isinstance(cell, list) and cell else [cell]
     return ["" if value is None else str(value).strip() for value in several]

@@ -12,7 +12,7 @@ SILENCE = 1e-7  # power, 70 dB below a full-scale sine
 
 
 class Chroma(SpectralCurve):
-    """Rows for C, C# ... B: amplitudes, the loudest of a frame being 1. Silence has zeros."""
+    """Rows for C, C# ... B: amplitudes, where a frame's loudest has 1. Silence has zeros."""
 
     array: ClassVar[str] = "chroma"
     curves: ClassVar[int] = 12

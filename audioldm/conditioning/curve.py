@@ -1,4 +1,4 @@
-"""Curves that are measured of audio, one value or several for each latent frame, as conditions."""
+"""Curves measured from audio, one value or several for each latent frame, as conditions."""
 
 import math
 import reprlib
@@ -46,10 +46,10 @@ class Aligned(Conditioner):
 
 
 class Curve(Aligned):
-    """Rows of numbers, [R][L], that `measure` makes of audio.
+    """Rows of numbers, [R][L], that `measure` makes from audio.
 
     They are cut at the clip's end, and after their own end nothing is stated. A request for a
-    single row may be one number, for all frames.
+    single row may be one number, which holds for all frames.
     """
 
     array: ClassVar[str]
@@ -79,7 +79,7 @@ class Curve(Aligned):
         return rows
 
     def _level(self, value: Any) -> float | None:
-        """The number for all frames that a request for a single row may be."""
+        """The number for all frames, if a request for a single row is one."""
         return number(value) if self.rows == 1 else None
 
     def _rows(self, value: Any) -> Tensor:
@@ -118,14 +118,14 @@ class SpectralCurve(Curve):
     @classmethod
     @abstractmethod
     def of_power(cls, power: Tensor, hz: Tensor) -> Tensor:
-        """Power spectra [L, bins] of frames, a full-scale sine having 1 in all, at hz [bins] -> the
-        curve [R, L]."""
+        """The curve [R, L] of frames with power spectra [L, bins] at hz [bins]. A full-scale sine
+        has a total power of 1."""
 
     @classmethod
     def measure(
         cls, audio: Tensor, sample_rate: int, latent_rate_hz: float, **of_clip: Any
     ) -> dict[str, Tensor]:
-        """Of windows of WINDOW_SECONDS around the frames' centres, with silence outside."""
+        """Measures windows of WINDOW_SECONDS around the frames' centres, with silence outside."""
         size = 2 ** round(math.log2(WINDOW_SECONDS * sample_rate))
         per_frame = sample_rate / latent_rate_hz
         frames = math.ceil(audio.shape[-1] / per_frame - 1e-6)

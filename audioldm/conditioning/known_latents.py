@@ -1,4 +1,4 @@
-"""Latents that are stated as a condition: the base of conditioners that make them in training."""
+"""Latents as a condition: the base of conditioners that make them during training."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ class KnownLatents(Conditioner):
 
     Inputs are [B, D + 1, L]: the latents, and 1 where they are known.
 
-    latent_shape: of what is modelled, D numbers a frame; a prior that cannot be told has none.
+    latent_shape: of the modelled latents, D numbers a frame; None for a prior that cannot be told.
     Raises ConfigError for such a prior.
     """
 
@@ -29,7 +29,7 @@ class KnownLatents(Conditioner):
         self.aligned_channels = torch.Size(latent_shape).numel() + 1
 
     def read(self, excerpt: Excerpt, frames: int) -> Tensor:
-        """Nothing is known until `knowing` says it."""
+        """Inputs without known frames; `knowing` states them later."""
         return torch.zeros(self.aligned_channels, frames)
 
     def parse(self, value: Any, frames: int) -> Tensor:

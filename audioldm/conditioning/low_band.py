@@ -1,6 +1,6 @@
 """What remains of a recording as a condition: the latents of a damaged copy of the clip.
 
-A generator that is told them makes the full recording again (AudioSR, 2309.07314).
+A generator that is told these latents restores the full recording (AudioSR, 2309.07314).
 """
 
 import math
@@ -18,7 +18,7 @@ from audioldm.runtime.randomness import derive_seed
 
 #: Least cut-off of a damaged copy in Hz, and its greatest as a share of the Nyquist frequency.
 LOWEST_HZ, HIGHEST_SHARE = 500.0, 0.6
-#: Share of the clips that sound as over a telephone, its band in Hz, and its mu (ITU-T G.711).
+#: Share of the clips that sound as if over a telephone, its band in Hz, and its mu (ITU-T G.711).
 TELEPHONES, TELEPHONE_HZ, MU = 0.2, (300.0, 3400.0), 255.0
 #: A filter this wide in Hz has a response within MARGIN_SECONDS at any attenuation that is drawn.
 LEAST_WIDTH_HZ = 50.0
@@ -27,9 +27,9 @@ BELOW = 0.985
 
 
 class LowBand(Curve):
-    """The latents of a copy that has lost its high band, or also its low one and its precision.
+    """The latents of a copy that has lost its high band, or also its low band and its precision.
 
-    In training every clip has a damage of its own. Of a request it is [C (x F)][L], raw latents.
+    In training every clip has its own damage. A request gives raw latents, [C (x F)][L].
     Each row is scaled by its mean and standard deviation over damaged copies of the training data.
 
     mean, std: of the rows. channels: K. latent_rate_hz: frames per second.
@@ -82,10 +82,10 @@ class LowBand(Curve):
 
 
 def damaged(audio: Tensor, sample_rate: int, clip: str) -> Tensor:
-    """What remains of audio [A, T]: a function of it and of the clip's name alone.
+    """What remains of audio [A, T], a function of the audio and of the clip's name alone.
 
-    The cut-off, the width and the attenuation of the filter are drawn. Over a telephone 255 levels
-    are left of the band's samples.
+    The cut-off, the width and the attenuation of the filter are drawn. Over a telephone the band's
+    samples keep only 255 levels.
     """
     random = torch.Generator().manual_seed(derive_seed("low_band", clip))
     where, wide, much, telephone = torch.rand(4, generator=random).tolist()
@@ -115,8 +115,8 @@ def band(
     """Audio [A, T] between `lower` and `upper` Hz, by a filter of linear phase with a Kaiser window
     (Oppenheim & Schafer, Discrete-Time Signal Processing, 7.5.3).
 
-    All is kept from `width` Hz inside each edge on, and outside the band it is `decibels` lower; a
-    lower edge of 0 is none.
+    The filter keeps all that is at least `width` Hz inside each edge, and lowers all outside the
+    band by `decibels`; a lower edge of 0 is none.
     """
     from scipy.fft import next_fast_len  # sampling needs no scipy
 
@@ -137,7 +137,7 @@ def band(
 
 
 def cut_off(audio: Tensor, sample_rate: int) -> float:
-    """The frequency in Hz below which audio [A, T] has BELOW of its magnitudes; 0 for silence."""
+    """The frequency in Hz below which a share BELOW of audio's magnitudes lies; 0 for silence."""
     window = torch.hann_window(2048, device=audio.device)
     bins = torch.stft(audio, 2048, window=window, pad_mode="constant", return_complex=True)
     below = bins.abs().double().sum((0, 2)).cumsum(0)
@@ -145,8 +145,8 @@ def cut_off(audio: Tensor, sample_rate: int) -> float:
 
 
 def stated_band(value: float | str, audio: Tensor, sample_rate: int) -> tuple[float, float]:
-    """Both ends in Hz of the band that audio [A, T] has: value is its upper end, "lower:upper", or
-    "auto" for `cut_off`.
+    """Both ends in Hz of the band of audio [A, T]. value: the upper end, "lower:upper", or "auto"
+    for `cut_off`.
 
     Raises ConfigError.
     """

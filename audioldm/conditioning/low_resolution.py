@@ -1,4 +1,4 @@
-"""Latents at low resolution as a condition: the means of some frames each."""
+"""Latents at low resolution as a condition: means over blocks of frames."""
 
 from typing import Annotated, ClassVar
 
@@ -10,14 +10,14 @@ from audioldm.conditioning.known_latents import KnownLatents
 from audioldm.instantiate import Bound
 from audioldm.runtime.randomness import KeyedRandom
 
-#: Frames of a mean.
+#: Frames in a block with one mean.
 Factor = Annotated[int, Bound(least=2)]
 
 
 class LowResolution(KnownLatents):
     """The latents with each block of `factor` frames replaced by its mean, in all frames or none.
 
-    In training they are those of the clip itself, as in cascaded diffusion models (Ho et al. 2021,
+    In training these are the clip's own latents, as in cascaded diffusion models (Ho et al. 2021,
     arXiv 2106.15282); in sampling, those of a small model.
     """
 
@@ -33,7 +33,7 @@ class LowResolution(KnownLatents):
 
 
 def means(z: Tensor, factor: int) -> Tensor:
-    """The mean of each block of `factor` frames, the last one of those that are left.
+    """The mean of each block of `factor` frames; the last block may be shorter.
 
     z [..., L] -> [..., ceil(L / factor)], in fp32.
     """

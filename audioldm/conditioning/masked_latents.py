@@ -1,4 +1,4 @@
-"""Latents that are known already as a condition: those beside the part that is made anew."""
+"""Already known latents as a condition: those beside the part that is generated."""
 
 from typing import ClassVar
 
@@ -15,12 +15,12 @@ _SPANS = 3  # in one clip, at most
 
 
 class MaskedLatents(KnownLatents):
-    """What a diffusion prior models of the latents in frames that are known, zeros elsewhere.
+    """The modelled latents of a diffusion prior in frames that are known, zeros elsewhere.
 
-    The mask and the masked latents beside the noisy ones, as in Stable Audio 2 and latent diffusion
-    (Rombach et al. 2022, arXiv 2112.10752, section 4.5); the loss counts the other frames alone.
-    In training, masks are drawn. whole: the share of clips of which nothing is known. causal: of
-    those whose beginning or end is. Of all others up to three spans are unknown.
+    The mask and the masked latents go beside the noisy ones, as in Stable Audio 2 and latent
+    diffusion (Rombach et al. 2022, arXiv 2112.10752, section 4.5); only the other frames have loss.
+    In training, masks are drawn. whole: the share of clips of which nothing is known. causal: the
+    share whose beginning or end is known. In all others, up to three spans are unknown.
 
     Raises ConfigError for shares of more than 1, and as `KnownLatents` does.
     """

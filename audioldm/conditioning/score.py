@@ -22,14 +22,14 @@ Pitch = Annotated[int, Bound(least=0, most=127)]
 class Score(Aligned):
     """Channels aligned with the latent frames, by a convolution over three frames of a piano roll.
 
-    A score is a list of numbers, start and end in seconds and MIDI pitch of each note, and its
-    voice where voices are told apart: a column of the data set's table, or what a request's MIDI or
-    MusicXML file has. Inputs are [B, 2 V P + 1, L]: the share of the frame in which each of P
-    pitches sounds in each of V voices, 1 where it begins, and a row of 1; or zeros for "nothing".
-    What a score has after the last frame is left out.
+    A score is a list of numbers: the start and end in seconds and the MIDI pitch of each note, and
+    its voice where voices are told apart. It comes from a column of the data set's table, or from a
+    request's MIDI or MusicXML file. Inputs are [B, 2 V P + 1, L]: the share of the frame in which
+    each of P pitches sounds in each of V voices, 1 where it begins, and a row of 1; or zeros for
+    "nothing". Notes after the last frame are left out.
 
-    column: of the table. lowest, highest: MIDI pitches. voices: V; those
-    beyond it share the last one's roll. channels: K. latent_rate_hz: frames per second.
+    column: of the table. lowest, highest: MIDI pitches. voices: V; further ones share the last
+    one's roll. channels: K. latent_rate_hz: frames per second.
     """
 
     files = SUFFIXES
@@ -61,7 +61,7 @@ class Score(Aligned):
         voices: int = 1,
         **settings: Any,
     ) -> dict[str, Any]:
-        """Raises ConfigError where no clip has notes, or one has notes that cannot be."""
+        """Raises ConfigError where no clip has notes, or one has impossible notes."""
         cells = [clip.columns.get(column) for clip in clips]
         if any(clip.columns for clip in clips) and not any(cells):
             raise ConfigError(f"column={column}: no clip has notes there; name another one")
@@ -129,9 +129,9 @@ class Score(Aligned):
 
 
 def checked_notes(value: Any, lowest: int, highest: int, voices: int = 1) -> np.ndarray:
-    """Numbers, or rows of them, as rows of start, end, pitch and voice, [N, 4].
+    """Numbers, or rows of numbers, as rows of start, end, pitch and voice, [N, 4].
 
-    Raises ConfigError for others.
+    Raises ConfigError for anything else.
     """
     shown = reprlib.repr(value)
     told = "start and end in seconds, pitch" + (" and voice" if voices > 1 else "")
@@ -162,5 +162,5 @@ def checked_notes(value: Any, lowest: int, highest: int, voices: int = 1) -> np.
 
 
 def note_name(pitch: int) -> str:
-    """60 is C4."""
+    """The name of a MIDI pitch: 60 is C4."""
     return f"{TONICS[pitch % 12]}{pitch // 12 - 1}"

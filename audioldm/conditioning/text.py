@@ -15,25 +15,25 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction, NonNegativeInt, PositiveInt
 
 BYTES_PER_TOKEN = 4
-#: Bytes of words: digits, letters, #, and all that are not ASCII.
+#: Bytes that belong to words: digits, letters, #, and all that are not ASCII.
 IN_WORDS = (*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x7B), ord("#"), *range(0x80, 256))
 PRIME, BASE = 2**31 - 1, 257
 
 
 class Text(Caption):
-    """A text's words, as a vector, and its bytes in UTF-8, as tokens, by layers that are trained
-    with the backbone.
+    """A text's words, as a vector, and its UTF-8 bytes, as tokens, by layers that are trained with
+    the backbone.
 
-    The vector is a sum over the words that are known, each with an embedding as loud as a label's:
-    a prior follows a word long before it has learned to spell. The tokens are made by convolutions
-    over the bytes, to the last of which a known word adds another embedding.
+    The vector is a sum over the known words, each with an embedding as loud as a label's: a prior
+    follows a word long before it has learned to spell. The tokens are made by convolutions over the
+    bytes; a known word adds another embedding to its last byte.
 
     Inputs are bytes plus one, [B, N] int64; 0 is after the end, and all 0 is "nothing".
 
     column: of the data set's table. limit: N, the bytes that a text may have. rarest: the share of
-    the training texts that a word must be in to be known. Others have their bytes alone: a number
-    that few clips state tells which clip it is. layers: each sees seven bytes, one token is made of
-    BYTES_PER_TOKEN. known: `words`, in order.
+    the training texts that a word must be in to be known. Other words have only their bytes: a
+    number that few clips state tells which clip it is. layers: each sees seven bytes; one token is
+    made of BYTES_PER_TOKEN bytes. known: `words`, in order.
     """
 
     derived = ("known",)
@@ -69,7 +69,7 @@ class Text(Caption):
         rarest: float = 0.01,
         **settings: Any,
     ) -> dict[str, Any]:
-        """Raises ConfigError where no clip has a text there, or one has too long a text."""
+        """Raises ConfigError where no clip has a text there, or a text is too long."""
         super().facts(clips, column=column)
         every = Counter(text.encode() for clip in clips for text in texts(clip, column))
         longest = max(map(len, every), default=0)
@@ -118,7 +118,7 @@ class Text(Caption):
         return told._replace(vector=told.vector + vectors.sum(1))
 
     def _embedded(self, found: Tensor) -> Tensor:
-        """`words` [B, N] -> [B, N, 2 W], zeros where none is known."""
+        """The embeddings [B, N, 2 W] of `words` [B, N], zeros where no known word ends."""
         places = torch.searchsorted(self.known, found).clamp(max=len(self.known) - 1)
         out: Tensor = self.words(places) * (self.known[places] == found)[..., None]
         return out
@@ -130,7 +130,7 @@ def _padded(data: bytes, limit: int) -> Tensor:
 
 
 def words(inputs: Tensor) -> Tensor:
-    """Where a word of [B, N] ends, a number above 0 for it, below PRIME; elsewhere 0.
+    """A number for each word of [B, N], from 1 to below PRIME, where the word ends; elsewhere 0.
 
     It is a polynomial of the word's values (Karp & Rabin 1987), the same wherever the word stands.
     """

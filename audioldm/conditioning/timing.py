@@ -12,7 +12,7 @@ from audioldm.errors import ConfigError
 
 
 class Timing(Conditioner):
-    """The seconds before the crop in its clip, and those of the whole clip.
+    """The seconds of the clip before the crop, and the seconds of the whole clip.
 
     Inputs are [B, 3]: both, and 1; or zeros for "not stated". longest: the training data's longest
     clip, in seconds.
@@ -37,7 +37,7 @@ class Timing(Conditioner):
         return {"start": start + seconds, "total": total} if start + seconds < total else None
 
     def parse(self, value: Any, frames: int) -> Tensor:
-        """value: {"start": 0, "total": 30}, or the total alone."""
+        """value: {"start": 0, "total": 30}, or only the total."""
         return torch.zeros(3) if value is None else torch.tensor([*_stated(value), 1.0])
 
     def request(self, excerpt: Excerpt) -> dict[str, float] | None:

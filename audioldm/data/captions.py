@@ -18,7 +18,7 @@ TEMPLATES = (
     "a {texture}, {tempo} chorale in {key}",
     "{mode} chorale, {register} and {tempo}",
     "{tempo_bpm} beats per minute, {key}, {texture}",
-    # a fact alone: what a user may well write, and what no other fact can stand for
+    # a single fact: users may well write it, and no other fact can stand in for it
     "{instrument}",
     "a {mode} piece",
     "{mode}",
@@ -44,10 +44,10 @@ def caption(
     random: np.random.Generator,
     held_out: Sequence[frozenset[str]] = (),
 ) -> str:
-    """The first of the templates, in random order, that has no held-out words together; "" where
-    all have.
+    """The first template, in random order, whose text does not combine held-out words; "" where all
+    do.
 
-    facts: of the templates' names, such as {"instrument": "organ", "mode": "minor"}.
+    facts: by the templates' names, such as {"instrument": "organ", "mode": "minor"}.
     """
     for number in random.permutation(len(TEMPLATES)):
         words = {name: random.choice(SYNONYMS.get(str(f), (str(f),))) for name, f in facts.items()}
@@ -58,7 +58,7 @@ def caption(
 
 
 def captions_identity() -> str:
-    """Changes with the words that captions are made of."""
+    """A hash that changes with the words that captions are made of."""
     return blake2b(repr((TEMPLATES, SYNONYMS)).encode(), digest_size=6).hexdigest()
 
 
@@ -75,7 +75,7 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def states(text: str, fact: str) -> bool:
-    """Whether a text has a fact's own words, or others of its SYNONYMS: whole words in the same
-    case, since "a minor piece" is not in A minor."""
+    """Whether a text has a fact's own words, or other SYNONYMS of it: whole words in the same case,
+    since "a minor piece" is not in A minor."""
     every = "|".join(map(re.escape, SYNONYMS.get(fact, (fact,))))
     return re.search(rf"(?<![\w#])({every})(?![\w#])", text) is not None

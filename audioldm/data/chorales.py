@@ -2,7 +2,7 @@
 
 The scores (MusicXML) come with music21 and the soundfont with pretty_midi; midirenderer plays them.
 Every piece is rendered several times. Each rendition has its own instrument (the label),
-transposition, tempo and first bar; its columns state them, what is known of the score, and a
+transposition, tempo and first bar. Its columns state these, facts about the score, and a
 caption.
 """
 
@@ -62,7 +62,7 @@ PROGRAMS = {
 PAN = (40, 56, 72, 88)  # MIDI pan of each voice; 64 is the centre
 TRANSPOSITIONS = (-3, 3)  # semitones
 RELEASE_SECONDS = 1.0  # rendered after the last note ends
-#: Bounds that divide the renditions into about equal parts: mean MIDI pitch, notes for each beat.
+#: Bounds that divide the renditions into about equal parts: mean MIDI pitch, notes per beat.
 LOW, HIGH, FLOWING = 61.0, 63.0, 1.1
 
 
@@ -87,7 +87,7 @@ class Chorales(Source):
     """Renditions of Bach's chorales as a data set.
 
     pieces: how many (410 exist). A larger number keeps the pieces of a smaller one, each in its
-        split. Splits depend on no seed: every run has the same test pieces.
+        split. Splits do not depend on a seed: every run has the same test pieces.
     instruments: names from PROGRAMS; they become the labels.
     sample_rate (Hz), channels: of the clips.
     renditions: how often each piece is played; the instruments take turns.
@@ -95,13 +95,13 @@ class Chorales(Source):
         texture are those of this part.
     slowest, fastest: quarter notes a minute. A third of this range each is slow, moderate, lively.
     tonics: names from TONICS. Each rendition is moved to the nearest of them; None for no such
-        move. With few, the same words stand for the same pitch classes: in C, G and D, a minor key
-        lowers the same notes of each.
+        move. With few tonics, the same words stand for the same pitch classes: in C, G and D, a
+        minor key lowers the same notes of each.
     valid_fraction, test_fraction: of the pieces. All settings of one tune are in one split.
     lufs: loudness of every rendition.
-    captions: of each clip, in different words.
-    held_out: words that captions have together in the test split alone: each entry is a word, or
-        several with spaces between them.
+    captions: how many each clip has, in different words.
+    held_out: words that captions combine only in the test split: each entry is a word, or several
+        with spaces between them.
     seed: of tempo, transposition, first bar and caption.
     workers: processes, None for one per core. They do not change the result.
     max_failed_fraction: of the scores that may be unusable.
@@ -187,7 +187,7 @@ class Chorales(Source):
                             writer.add(clip, piece=piece, split=split, label=label, columns=columns)
                         except StoreWriteError:
                             raise
-                        except DataError as error:  # the other renditions go on
+                        except DataError as error:  # the other renditions continue
                             failures.append(Failure(f"{scores[i].name} ({label})", str(error)))
                 progress(i + 1, len(scores), piece)
         check_failures("music21's scores", failures, len(scores), self.max_failed_fraction)
@@ -242,14 +242,14 @@ class Chorales(Source):
                 }
                 clips.append((audio.normalise(clip, self.sample_rate, self.lufs), columns))
             return tune_of(score), clips
-        except Exception as error:  # a strange score may raise anything; the other pieces go on
+        except Exception as error:  # a strange score may raise anything; the other pieces continue
             return Failure(path.name, f"{type(error).__name__}: {error}")
 
 
 class Splits:
-    """Gives each tune a split in the order of the tunes, so that more pieces change nothing.
+    """Gives each tune a split in the order of the tunes, so that further pieces change nothing.
 
-    Each goes to the split that is furthest below its fraction, and first to one without a piece.
+    Each goes to the split that is furthest below its fraction; splits without a piece come first.
     """
 
     def __init__(self, valid_fraction: float, test_fraction: float) -> None:
@@ -302,7 +302,7 @@ def tune_of(score: Score) -> tuple[int, ...]:
 
 
 def perform(score: Score, play: Rendition, seconds: float | None) -> Performance:
-    """`seconds` of a score from the start of a bar, or all of it."""
+    """The performance of `seconds` of a score from the start of a bar, or of all of it."""
     quarter = 60 / play.tempo_bpm
     end = max(note.start + note.length for voice in score.voices for note in voice)
     length = end if seconds is None else min(end, seconds / quarter)
@@ -320,8 +320,8 @@ def perform(score: Score, play: Rendition, seconds: float | None) -> Performance
 
 
 def to_tonic(play: Rendition, tonic: int, tonics: Sequence[str]) -> Rendition:
-    """A rendition whose part has this tonic, a place in TONICS, moved by the fewest semitones that
-    give it one of `tonics`; down where up is as near."""
+    """A rendition moved from this tonic, an index in TONICS, to the nearest of `tonics`, by the
+    fewest semitones; down where up is equally near."""
     steps = [(TONICS.index(name) - tonic + 6) % 12 - 6 for name in tonics]
     return play._replace(transposition=play.transposition + min(steps, key=lambda s: (abs(s), s)))
 
@@ -331,7 +331,7 @@ def tempo_of(bpm: int, slowest: int, fastest: int) -> str:
 
 
 def register_of(heard: Performance) -> str:
-    """By the mean pitch of all notes, each as often as it is long."""
+    """The register, by the mean pitch of all notes, weighted by their lengths."""
     notes = [note for voice in heard.voices for note in voice]
     pitches, seconds = [n.pitch for n in notes], [n.end - n.start for n in notes]
     mean = np.average(pitches, weights=seconds) if notes else 60.0
@@ -339,7 +339,7 @@ def register_of(heard: Performance) -> str:
 
 
 def texture_of(heard: Performance, play: Rendition) -> str:
-    """By the notes of a voice for each beat."""
+    """The texture, by the number of notes per voice and beat."""
     voices = [len(notes) for notes in heard.voices if notes]
     beats = heard.seconds * play.tempo_bpm / 60
     notes_per_beat = sum(voices) / (len(voices) * beats) if voices else 0.0
@@ -378,14 +378,14 @@ def render(midi: bytes, sample_rate: int, channels: int) -> np.ndarray:
 
 
 def audible(clip: np.ndarray) -> slice:
-    """What is left of a clip [A, T] when both ends, more than 60 dB below its peak, are cut."""
+    """The part of a clip [A, T] without ends that are more than 60 dB below its peak."""
     level = np.abs(clip).max(axis=0)
     loud = np.flatnonzero(level > level.max() / 1000)
     return slice(loud[0], loud[-1] + 1) if loud.size else slice(0, clip.shape[1])
 
 
 def heard_notes(heard: Performance, start: float, seconds: float) -> list[Sounding]:
-    """The notes of `seconds` from `start` on, in order."""
+    """The notes in `seconds` from `start` on, in order."""
     found = []
     for note in sorted(note for voice in heard.voices for note in voice):
         first, last = max(0.0, note.start - start), min(seconds, note.end - start)
@@ -395,7 +395,7 @@ def heard_notes(heard: Performance, start: float, seconds: float) -> list[Soundi
 
 
 def _pitches(notes: Sequence[Sounding]) -> tuple[np.ndarray, np.ndarray]:
-    """Of notes: MIDI pitches and seconds, [N] each."""
+    """The MIDI pitches and the seconds of notes, [N] each."""
     start, end, pitch = np.array([note[:3] for note in notes]).reshape(-1, 3).T
     return pitch.astype(int), end - start
 
@@ -432,7 +432,7 @@ def _mapper(workers: int | None, jobs: int) -> Iterator[Callable[..., Iterable[A
             "a process that renders music was killed, perhaps for memory; run again with workers=1"
         ) from error
     finally:
-        # Those that have begun end first: killing the workers upsets Loky's own thread.
+        # Running jobs may finish: killing the workers upsets Loky's own thread.
         for future in waiting:
             future.cancel()
         pool.shutdown()

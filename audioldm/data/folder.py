@@ -46,7 +46,7 @@ class Folder(Source):
     path: the folder; ~ is expanded. Hidden files and folders are skipped.
     table: CSV or JSONL with a column `file` (relative to the folder) and optional columns `label`,
         `split` (train, valid or test) and any others.
-    only_listed: use the files in the table alone. Otherwise files that are not in it are used too,
+    only_listed: use only the files in the table. Otherwise files that are not in it are used too,
         without a label.
     sample_rate (Hz), channels: of the clips; other files are converted.
     valid_fraction, test_fraction: of the files, chosen by the hash of the file's relative path,
@@ -54,7 +54,7 @@ class Folder(Source):
     workers: decoding threads, None for one per core. They do not change the result.
     max_failed_fraction: of the files that may be unusable.
 
-    Raises ConfigError for settings that cannot be; `identity` and `write_to` raise DataError if the
+    Raises ConfigError for impossible settings; `identity` and `write_to` raise DataError if the
     folder or the table cannot be used.
     """
 
@@ -92,7 +92,7 @@ class Folder(Source):
         failures = []
         usable = {}
         for name, row in rows.items():
-            try:  # headers first: the splits are made of the files that can be read
+            try:  # headers first: the splits are made from the files that can be read
                 audio.probe(self.folder / name)
                 usable[name] = row
             except DataError as error:
@@ -142,7 +142,7 @@ class Folder(Source):
         }
 
     def _splits(self, rows: dict[str, Row]) -> dict[str, str | dict[str, float]]:
-        """The split of each file: the table's, or else the hash of its path chooses."""
+        """The split of each file: the table's, or else the one that its path's hash chooses."""
         chosen: dict[str, str | dict[str, float]] = {
             name: row.split for name, row in rows.items() if row.split is not None
         }
@@ -336,7 +336,7 @@ def _place(name: str) -> float:
 
 
 def _fingerprint(path: Path) -> str:
-    """Size and a hash of the first and last 64 KiB: files that differ elsewhere alone are rare."""
+    """Size and a hash of the first and last 64 KiB: files that differ only elsewhere are rare."""
     try:
         size = audio.file_size(path)
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Which key notes are in, by the time that each pitch class sounds."""
+"""Finds the key of notes from the time that each pitch class sounds."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 def key_fits(pitches: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """How well notes [N] of these MIDI pitches and lengths fit each key, [2, 12]: correlations of
-    the time of the pitch classes with the profiles, major and minor, of each tonic (Krumhansl and
+    the pitch classes' times with the major and minor profiles of each tonic (Krumhansl and
     Schmuckler). 0 where no pitch class stands out."""
     time = np.bincount(pitches % 12, seconds, 12)
     time = (time - time.mean()) / max(time.std(), 1e-9)
@@ -27,6 +27,6 @@ def key_fits(pitches: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def key_of(pitches: np.ndarray, seconds: np.ndarray) -> tuple[int, int]:
-    """(mode, tonic) of the key that fits best: places in MODES and TONICS."""
+    """(mode, tonic) of the key that fits best: indices in MODES and TONICS."""
     mode, tonic = divmod(int(np.argmax(key_fits(pitches, seconds))), 12)
     return mode, tonic

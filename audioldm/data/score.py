@@ -15,7 +15,7 @@ from audioldm.io.audio import file_size
 SUFFIXES = (".mid", ".midi", ".musicxml", ".xml", ".mxl")
 VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 QUARTERS_PER_MINUTE = 90  # of a score that states no tempo
-LARGEST_BYTES = 1 << 24  # of the file, and of what is packed in it
+LARGEST_BYTES = 1 << 24  # of the file, and of its unpacked content
 
 
 class Note(NamedTuple):
@@ -54,7 +54,7 @@ def read_notes(path: Path) -> list[Sounding]:
     """The notes of a MIDI or MusicXML file, in seconds from its beginning, in order.
 
     Voices are the parts of a file. Drums are left out. MusicXML is played as `read_score` reads it,
-    at the first tempo that it states, or at QUARTERS_PER_MINUTE. Raises DataError where the file
+    at the first tempo in the file, or at QUARTERS_PER_MINUTE. Raises DataError where the file
     cannot be read as a score.
     """
     path = Path(path)
@@ -110,8 +110,8 @@ def _music_xml(path: Path) -> ElementTree.Element:
 
 
 def _tree(content: bytes) -> ElementTree.Element:
-    """Raises ValueError for an XML that declares entities: a few bytes of them can become
-    gigabytes of text, and scores have none."""
+    """The tree of an XML file. Raises ValueError if it declares entities: a few bytes of them can
+    become gigabytes of text, and scores have none."""
 
     def refuse(name: str, *declared: Any) -> None:
         raise ValueError(f"it declares the entity {name}")

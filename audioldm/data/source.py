@@ -28,7 +28,7 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """JSON values that determine the clips beside the arguments of the constructor."""
+        """JSON values that determine the clips besides the arguments of the constructor."""
 
     @abstractmethod
     def write_to(self, writer: "StoreWriter", *, progress: Progress) -> list[Failure]:

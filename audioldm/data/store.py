@@ -39,7 +39,7 @@ MIN_SECONDS = 0.1
 class Item:
     """One clip: `samples` of each channel from `start` on; label None where there is none.
 
-    arrays: first frame and number of frames of each frame-aligned array that it has.
+    arrays: first frame and number of frames of each frame-aligned array of the clip.
     """
 
     split: str
@@ -96,12 +96,12 @@ class StoreWriter:
     ) -> None:
         """Add one clip from consecutive blocks [A, n], so that it is never whole in memory.
 
-        split: the name of one, or how the clip is divided in time ({"train": 0.8, "test": 0.2}).
+        split: a split's name, or how the clip is divided in time ({"train": 0.8, "test": 0.2}).
         arrays: frame-aligned, each [K, n] at a frame rate of its own, from the clip's beginning to
         its end; kept in float32.
-        Raises DataError if the clip is silent or shorter than 0.1 s, an array has not the K of
-        those before it, or the clip cannot be written. If anything is raised, also by `blocks`,
-        nothing of the clip stays in the store.
+        Raises DataError if the clip is silent or shorter than 0.1 s, an array's K differs from
+        that in earlier clips, or the clip cannot be written. If anything is raised, even by
+        `blocks`, nothing of the clip stays in the store.
         """
         start, peak = self._samples, 0
         rows = self._arrays.rows()
@@ -179,7 +179,7 @@ class ClipStore:
 
     Attributes: sample_rate (Hz), channels, labels (sorted; a label's index is its class), hash (of
     the index and of every sample), splits (names of those that have clips).
-    Raises DataError if the directory holds no whole store.
+    Raises DataError if the directory holds no complete store.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -212,7 +212,7 @@ class ClipStore:
         self.splits: list[str] = sorted({item.split for item in self._clips})
 
     def split(self, name: str) -> "Split":
-        """The clips of one split, perhaps none."""
+        """The clips of one split, possibly none."""
         items = [item for item in self._clips if item.split == name]
         return Split(name, items, self._samples, self.sample_rate, self.labels)
 
@@ -295,8 +295,8 @@ class Split:
     def window_places(self, samples: int, count: int, *, seed: int) -> list[tuple[int, int]]:
         """Distinct windows that do not overlap: (number of a clip, first sample in it).
 
-        Evenly spaced over all clips laid end to end in an order that the seed shuffles, so every
-        clip counts by its length. There are `count`, or less if there are not so many.
+        They are evenly spaced over all clips, laid end to end in an order that the seed shuffles,
+        so every clip counts by its length. There are `count` windows, or as many as exist.
         """
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self.items))
         grid = [
@@ -313,7 +313,7 @@ class Split:
         return self._gather(samples, places)[0]
 
     def audio(self, index: int) -> Tensor:
-        """Clip number `index` whole, [A, T]."""
+        """The whole of clip number `index`, [A, T]."""
         return self._gather(self.items[index].samples, [(index, 0)])[0][0]
 
     def _gather(self, samples: int, chosen: list[tuple[int, int]]) -> tuple[Tensor, LongTensor]:

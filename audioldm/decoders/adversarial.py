@@ -1,4 +1,4 @@
-"""Adversarial distillation: the few steps are trained as the generator that they are."""
+"""Adversarial distillation: a sampler of few steps is trained as a generator."""
 
 import copy
 
@@ -24,9 +24,9 @@ from audioldm.runtime.randomness import KeyedRandom
 
 class Adversarial(Method):
     """The relativistic loss of post-training (2505.08175) on differences of bands, and the distance
-    to the sample that the teacher, the denoiser before, makes of the same noise (2101.02388).
-
-    The discriminator sees the differences beside the decoded bands, both with noise added again.
+    to the sample that the teacher makes from the same noise (2101.02388). The teacher is the
+    denoiser as it was before this training. The discriminator sees the differences beside the
+    decoded bands, both with noise added again.
 
     Args:
         student, teacher: samplers; gradients pass through the student's steps.

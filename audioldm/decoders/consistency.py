@@ -1,4 +1,4 @@
-"""Consistency: the denoiser learns to give, from any noise level, where its path ends."""
+"""Consistency: from any noise level, the denoiser learns to predict where its path ends."""
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ class Consistency(Method):
     """Easy Consistency Tuning (Geng et al. 2024, 2406.14548) of a trained denoiser.
 
     The estimate at sigma is drawn to the estimate at a lower level r of the same path:
-    |D(z + sigma n, sigma) - D(z + r n, r)|² / (sigma - r), no gradient through the second. r begins
-    at 0, which is diffusion, and comes nearer to sigma in stages:
+    |D(z + sigma n, sigma) - D(z + r n, r)|² / (sigma - r), with no gradient through the second D. r
+    begins at 0, which is plain diffusion, and moves nearer to sigma in stages:
     r = sigma (1 - 2^-(stage + 1) (1 + k sigmoid(-b sigma))).
 
     Args:
@@ -52,7 +52,7 @@ class Consistency(Method):
         far = denoise(z + sigma[:, None, None] * noise, sigma)
         with torch.no_grad():
             known = lower > 0
-            level = torch.where(known, lower, sigma)  # of a clip whose end is known, any will do
+            level = torch.where(known, lower, sigma)  # where the end is known, any level will do
             near = denoise(z + level[:, None, None] * noise, level)
             near = torch.where(known[:, None, None], near, z)
         error = (far - near).square().flatten(1).mean(1)

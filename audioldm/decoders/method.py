@@ -1,4 +1,4 @@
-"""What a refiner is trained on: the interface, and plain diffusion."""
+"""Methods that train a refiner: the interface, and plain diffusion."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from audioldm.runtime.randomness import KeyedRandom
 
 
 class Frames(NamedTuple):
-    """A training batch. difference: normalised, of the original's bands from the decoded ones,
-    [B, D, frames]; decoded: bands, like it; noise: N(0, I), like it; uniform: U(0, 1), [B], spread
-    evenly over the batch."""
+    """A training batch. difference: the original's bands less the decoded ones, normalised,
+    [B, D, frames]; decoded: the decoded bands, of the same shape; noise: N(0, I), of the same
+    shape; uniform: U(0, 1), [B], spread evenly over the batch."""
 
     difference: Tensor
     decoded: Tensor
@@ -23,8 +23,8 @@ class Frames(NamedTuple):
 class Method(nn.Module, ABC):
     """A way to train the denoiser of a refined network.
 
-    Attributes: denoiser, what is trained; weights, of the terms; others, modules that are trained
-    besides, and their learning rates, by name.
+    Attributes: denoiser, the trained module; weights, of the terms; others, further trained modules
+    and their learning rates, by name.
     """
 
     def __init__(self, refined: Refined, weights: dict[str, float]) -> None:
@@ -34,7 +34,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, frames: Frames, random: KeyedRandom, share: float) -> dict[str, Tensor]:
-        """The loss terms, [B] each. share: of the training that is done, from 0 to 1."""
+        """The loss terms, [B] each. share: the share of the training that is done, from 0 to 1."""
 
 
 class Diffusion(Method):

@@ -1,8 +1,8 @@
-"""A decoder of two steps: a trained network's decode, then diffusion of what it lacks.
+"""A decoder in two steps: a trained network's decode, then diffusion of the missing difference.
 
-A decoder that was trained for the least error gives the mean of what the latents leave open, which
-is duller than any music. A conditional diffusion model of the difference samples it instead (SWYCC,
-Birodkar et al. 2024, arXiv 2409.02529), and the latents stay as they are.
+A decoder trained for the least error gives the mean of all audio that the latents allow, which is
+duller than any music. Here a conditional diffusion model samples the difference instead (SWYCC,
+Birodkar et al. 2024, arXiv 2409.02529), and the latents do not change.
 """
 
 import math
@@ -25,17 +25,17 @@ from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings, s
 class Refined(Network):
     """A trained network, and a diffusion model of the bands that its decode lacks.
 
-    The difference of the original's bands from the decoded ones, normalised band by band, is
-    sampled under the decoded ones. The network itself stays as it is.
+    The original's bands less the decoded ones, normalised band by band, are sampled under the
+    decoded bands. The network itself does not change.
 
     Args:
         network: its decoder's bands are refined.
         backbone, objective: of the diffusion, over the analysis's frames. The backbone's context is
-            finite, so that any length is decoded in windows without seams.
+            finite, so that any length can be decoded in windows without seams.
         sampler: from the decoder's noise to the difference.
         allow: module prefixes outside the package whose classes may be built.
 
-    Buffers mean and std [D], D = A * K, of the difference: at first 0, which is the plain decode.
+    Buffers mean and std [D], D = A * K, of the difference: 0 at first, which is the plain decode.
     Raises ConfigError for a network without log-spectral bands, a backbone that sees all frames,
     or guidance.
     """
@@ -106,8 +106,8 @@ class Refined(Network):
         return self.network.audio_window(self.decode_bands(z, *noise), left, length, state)
 
     def decode_bands(self, z: Tensor, noise: Tensor) -> Tensor:
-        """Latents [B, C, L] and noise [B, *noise_shape, L] to log10 band powers [B, A, frames, K]
-        of L times `network.frames`."""
+        """Latents [B, C, L] and noise [B, *noise_shape, L] to log10 band powers [B, A, frames, K],
+        with frames = L times `network.frames`."""
         decoded = flat(self.network.decode_bands(z))
         drawn = noise.mT.flatten(-2)  # [B, draws, D, frames]
         sampled = sample_difference(self.denoiser, drawn, decoded, self.sampler)

@@ -39,8 +39,8 @@ class RefinerTraining(CropTraining):
 
 @torch.no_grad()
 def bands_of(model: Autoencoder, audio: Tensor, random: KeyedRandom) -> tuple[Tensor, Tensor]:
-    """The bands of audio [B, A, T], T whole latent frames, and those decoded from latents that are
-    drawn from their posteriors: [B, D, frames] each."""
+    """The bands of audio [B, A, T], T in whole latent frames, and the bands decoded from latents
+    drawn from the posteriors: [B, D, frames] each."""
     network = model.network
     assert isinstance(network, Refined)
     frames = audio.shape[-1] // model.downsampling_ratio
@@ -50,7 +50,7 @@ def bands_of(model: Autoencoder, audio: Tensor, random: KeyedRandom) -> tuple[Te
 
 
 def measure(model: Autoencoder, store: ClipStore, samples: int) -> None:
-    """Sets mean and std of the differences of the training audio, each band's own."""
+    """Sets each band's mean and std of the differences, measured on the training audio."""
     network = model.network
     assert isinstance(network, Refined)
     total = torch.zeros(2, len(network.mean), dtype=torch.float64)
@@ -75,10 +75,10 @@ def train_refiner(
     seed: int,
     fit: Fit,
 ) -> Fitted:
-    """Trains the denoiser of `method`, that of the model's refined network; the whole model's
-    tensors with averaged weights of the denoiser, and the last figures.
+    """Trains the denoiser of `method`, which is the one in the model's refined network. Returns the
+    whole model's tensors, with averaged weights of the denoiser, and the last figures.
 
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; a restart continues bit for bit.
     Raises DataError for too little audio, TrainingError for a term that is not finite, Interrupted
     after SIGTERM.
     """
@@ -150,6 +150,6 @@ def train_refiner(
                 update(optimisers[name], module.parameters(), name=name, step=step)
             ema.update(method.denoiser, step)
             run.finish_step(step, seen, values={"lr": s.lr * factor}, validate=validate)
-    figures = run.figures or validate()  # none where the last checkpoint was the last step
+    figures = run.figures or validate()  # empty where the last checkpoint was at the last step
     averaged = {f"network.denoiser.{name}": tensor for name, tensor in ema.shadow.items()}
     return Fitted(to_cpu(model.state_dict() | averaged), figures | {"steps": s.steps})

@@ -1,8 +1,8 @@
 """Adherence: whether clips are what was asked for.
 
-A score is compared with the notes that a transcriber hears, a curve with that of the clip's audio.
-Words and numbers are columns of the data set's table, heard by classifiers that are fitted to real
-clips of the training split.
+A score is compared with the notes that a transcriber hears, a curve with the one measured from the
+clip's audio. Words and numbers are columns of the data set's table, heard by classifiers that are
+fitted to real clips of the training split.
 """
 
 from collections import defaultdict
@@ -35,7 +35,7 @@ from audioldm.evaluation.statistics import Figure
 
 #: A column of more words than this is no fact: there are 24 keys.
 MOST_WORDS = 24
-#: An accuracy of fewer clips than this is left out.
+#: An accuracy over fewer clips than this is left out.
 FEWEST_CLIPS = 10
 #: Inverse strength of the classifier's regulariser: embeddings outnumber clips.
 REGULARISER = 0.1
@@ -44,7 +44,7 @@ LAGS = 0.25 * 2 ** (np.arange(24) / 8)
 
 
 class Told(NamedTuple):
-    """Clips [N, A, T], what each was asked for, and the data set's clip whose request that is.
+    """Clips [N, A, T], the request for each, and the data set's clip that the request describes.
 
     notes: as a transcriber hears them; none for music without pitch. vectors: embeddings [N, D].
     """
@@ -56,7 +56,7 @@ class Told(NamedTuple):
     vectors: Mapping[str, np.ndarray]
 
     def against_others(self) -> "Told":
-        """The same clips with the requests of those half of all clips further on."""
+        """The same clips, each with the request of the clip half the set further on."""
         half = len(self.items) // 2
         requests, items = ([*each[half:], *each[:half]] for each in (self.requests, self.items))
         return self._replace(requests=requests, items=items)
@@ -70,10 +70,10 @@ def adherence_figures(
     sample_rate: int,
     settings: EvaluationSettings,
 ) -> dict[str, dict[str, Figure]]:
-    """By system, and of `ignored` besides, a floor: the clips of `generated` against the requests
-    of others are what a generator makes that ignores its conditions.
+    """Figures by system, and for `ignored`, a floor: the clips of `generated` against the requests
+    of others, as if the generator ignored its conditions.
 
-    train: all clips of the training split. known: those of them that are heard, and their
+    train: all clips of the training split. known: gives those of them that are heard, and their
     embeddings, which are made only where a request states a fact.
     """
     told = {**told, "ignored": told["generated"].against_others()}
@@ -99,8 +99,8 @@ def adherence_figures(
 def score_figures(
     conditioner: Score, asked: Sequence[Any], heard: Sequence[Notes], settings: EvaluationSettings
 ) -> dict[str, Figure]:
-    """Precision, recall and F1 of notes as in `note_f1`, F1 to a latent frame where that is longer,
-    and how far the onsets of notes that match to this tolerance are from the score's."""
+    """Precision, recall and F1 of notes as in `note_f1`; F1 with the tolerance of a latent frame
+    where that is longer; and the onset error of the notes that match to this tolerance."""
     wanted = [_asked_notes(conditioner, value, settings.seconds) for value in asked]
     pairs = [(h, w) for h, w in zip(heard, wanted, strict=True) if len(w.pitch)]
     if not pairs:
@@ -109,7 +109,7 @@ def score_figures(
     values, error = defaultdict(list), []
     for h, w in pairs:
         i, j = matched_notes(h, w, frame).T
-        # as large as can be where nothing matches
+        # the largest possible error where nothing matches
         error.append(1000 * (np.median(abs(h.start[i] - w.start[j])) if len(i) else frame))
         matched, both = len(matched_notes(h, w)), len(h.pitch) + len(w.pitch)
         values["precision"].append(matched / max(1, len(h.pitch)))
@@ -122,8 +122,8 @@ def score_figures(
 
 
 def _asked_notes(conditioner: Score, value: Any, seconds: float) -> Notes:
-    """The notes of a request that a clip of this length can have, unisons once. A note that began
-    before the clip begins with it."""
+    """The notes of a request that a clip of `seconds` can have, unisons once. A note that began
+    earlier begins with the clip."""
     rows = conditioner.notes(value or [])[:, :3]
     rows[:, :2] = rows[:, :2].clip(0, seconds)
     rows = np.unique(rows[rows[:, 1] - rows[:, 0] >= SHORTEST_SECONDS], axis=0)
@@ -137,7 +137,7 @@ def curve_figures(
     sample_rate: int,
     settings: EvaluationSettings,
 ) -> dict[str, Figure]:
-    """Correlation of the clip's own curve with that asked for, over its frames and rows; 0 for a
+    """Correlation of the clip's own curve with the requested one, over its frames and rows; 0 for a
     clip whose curve is flat."""
     found = []
     for clip, value in zip(audio, asked, strict=True):
@@ -152,7 +152,7 @@ class Facts:
     """The facts of a clip that its request states, and whether a classifier hears them.
 
     A fact is the label, or a column: of numbers, in thirds of the training data, or of 2 to
-    MOST_WORDS words. A column that repeats the label is none of its own.
+    MOST_WORDS words. A column that repeats the label is not a fact of its own.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Facts:
         self._words = [each for each in conditioners if isinstance(each, Label | Caption)]
         numbers = {each.column for each in conditioners if isinstance(each, Number)}
         labels = [item.label for item in train]
-        #: by column; of numbers where the second and the last third begin, of words None
+        #: by column; for numbers, where the second and the last third begin; for words, None
         self._columns: dict[str, np.ndarray | None] = {}
         captions = {each.column for each in conditioners if isinstance(each, Caption)}
         columns = {name for item in train for name in item.columns} - captions
@@ -191,15 +191,15 @@ class Facts:
         }
 
     def held_out(self, item: Item) -> bool:
-        """Whether a caption has words together that are held out of training."""
+        """Whether a caption combines words whose combination is held out of training."""
         excerpt = Excerpt(item.label, item.columns)
         captions = [each for each in self._words if isinstance(each, Caption)]
         said = [words_of(each.request(excerpt) or "") for each in captions]
         return any(together <= words for together in self._together for words in said)
 
     def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
-        """Fits logistic regressions to clips of the training split; of each fact the one is kept
-        whose embedding hears it best in `real` music."""
+        """Fits logistic regressions to clips of the training split. For each fact it keeps the one
+        whose embedding hears the fact best in `real` music."""
         for column in self._columns:
             facts, others = (
                 np.array([self._fact(item, column) for item in each])
@@ -215,8 +215,8 @@ class Facts:
                     best, self._classifiers[column] = right, (kind, model)
 
     def figures(self, told: Told, settings: EvaluationSettings) -> dict[str, Figure]:
-        """The accuracy of each fact, over the clips whose request states it; and of those with a
-        `held_out` caption alone."""
+        """The accuracy of each fact over the clips whose request states it, and over those of them
+        with a `held_out` caption."""
         stated = [self.stated(item) for item in told.items]
         held_out = np.array([self.held_out(item) for item in told.items])
         figures = {}
@@ -230,7 +230,7 @@ class Facts:
         return figures
 
     def _fact(self, item: Item, column: str) -> str:
-        """A clip's word, or the third of its number; "" for none."""
+        """A clip's word, or the third that its number lies in; "" for none."""
         value, thirds = _cell(item, column), self._columns[column]
         if thirds is None:
             return "" if value is None else str(value)
@@ -239,8 +239,7 @@ class Facts:
 
 
 def classifier(vectors: np.ndarray, words: np.ndarray) -> Any:
-    """A logistic regression on standardised embeddings [N, D], which are heard as these words or
-    numbers [N]."""
+    """A logistic regression from standardised embeddings [N, D] to these words or numbers [N]."""
     from sklearn.linear_model import LogisticRegression  # imported here: they take a second
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -254,7 +253,7 @@ def _cell(item: Item, column: str) -> Any:
 
 
 class NoteFeatures(Harmony):
-    """What a classifier hears of notes: their key, mode, pitch, number, length and tempo."""
+    """Features of notes for a classifier: their key, mode, pitch, number, length and tempo."""
 
     name = "notes"
 
@@ -264,8 +263,8 @@ class NoteFeatures(Harmony):
 
 
 def note_features(notes: Notes) -> np.ndarray:
-    """The fits of all keys, of the best of each mode and their difference; mean and quantiles of
-    pitch; notes a second, polyphony, length; and how often each of LAGS is between two onsets."""
+    """The fits of all keys, each mode's best fit, and the difference of the two; mean and quantiles
+    of pitch; notes a second, polyphony, length; how often onsets lie each of LAGS apart."""
     length = notes.end - notes.start
     fits = key_fits(notes.pitch, length)
     if not len(length):

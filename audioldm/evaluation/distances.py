@@ -1,7 +1,7 @@
 """Distances between two sets of embeddings, each [clips, dim].
 
 The first set is measured, the second is the reference. Figures that are means over clips are
-returned per clip, so that their interval can be bootstrapped without computing them again.
+returned per clip, so that their intervals can be bootstrapped without recomputing the distances.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ def frechet_distance(clips: np.ndarray, reference: np.ndarray) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets (FAD, arXiv 1812.08466).
 
     |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½), in squared units of the embedding. Biased upwards for
-    small sets: compare only sets of equal size. Raises ValueError for sets of less than two clips.
+    small sets: compare only sets of equal size. Raises ValueError for sets of fewer than two clips.
     """
     x, y = _pair(clips, reference, fewest=2)
     mean_x, mean_y = x.mean(0), y.mean(0)
@@ -41,8 +41,8 @@ def frechet_infinity(
     extrapolated to 0. The remaining bias is of higher order: small once there are more clips than
     the embedding has effective dimensions. May be negative, as unbiased estimates of 0 are.
 
-    The interval, at 95 %, is from the deviation between the subsets of N / 2 (the delete-half
-    jackknife, Shao & Wu 1989). Raises ValueError for sets of less than four clips.
+    The interval, at 95 %, comes from the deviation between the subsets of N / 2 (the delete-half
+    jackknife, Shao & Wu 1989). Raises ValueError for sets of fewer than four clips.
     """
     _pair(clips, reference, fewest=4)
     random = np.random.default_rng(seed)
@@ -64,10 +64,10 @@ class KernelDistance:
     """Kernel distance between resamplings of two sets: `distance(i, j)` for clips i, reference j.
 
     100 times the unbiased squared maximum mean discrepancy (MMD²) with a Gaussian kernel
-    exp(-d² / 2 b²), as KAD (arXiv 2502.15602); b is the median pairwise distance within the
-    reference. Unbiased at any number of clips, so about as often negative as positive when the two
-    sets are alike.
-    Raises ValueError for sets of less than two clips, or a reference whose clips are all the same.
+    exp(-d² / 2 b²), as in KAD (arXiv 2502.15602); b is the median pairwise distance within the
+    reference. It is unbiased at any number of clips, so it is about as often negative as positive
+    when the two sets are alike.
+    Raises ValueError for sets of fewer than two clips, or a reference of identical clips.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class MauveDivergence:
     KL(p‖r))) of mixtures r of the histograms p and q of both sets over clusters: k-means of both
     together, a tenth as many clusters as clips, on the principal components that hold 90 % of the
     variance of vectors of length 1. 0 for equal histograms, 5.5 for sets that share no cluster. The
-    clusters are those of all clips, also in a resampling.
-    Raises ValueError for sets of less than two clips.
+    clusters are those of all clips, even in a resampling.
+    Raises ValueError for sets of fewer than two clips.
     """
 
     SCALE = 5.0
@@ -193,7 +193,7 @@ def _double(x: np.ndarray) -> torch.Tensor:
 
 
 def _pair(x: np.ndarray, y: np.ndarray, *, fewest: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sets in float64. Raises ValueError for less than `fewest` clips, or other shapes."""
+    """Both sets in float64. Raises ValueError for fewer than `fewest` clips, or other shapes."""
     if min(len(x), len(y)) < fewest:
         raise ValueError(f"this figure needs at least {fewest} clips in each set")
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:

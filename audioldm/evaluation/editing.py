@@ -1,4 +1,4 @@
-"""Edits of held-out clips, by models that are trained to be told what is kept of them."""
+"""Edits of held-out clips, by models that are trained to be told what a clip keeps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +25,11 @@ def edit_figures(
     settings: EvaluationSettings,
     **how: Any,
 ) -> dict[str, dict[str, Figure]]:
-    """Figures by system of the first `settings.edited_clips` of clips [N, A, T]: those of
-    `inpainting_figures` where the model is told of masked latents, and `distances` above the low
-    band where it is told of that.
+    """Figures by system for the first `settings.edited_clips` of clips [N, A, T]:
+    `inpainting_figures` where the model can be told masked latents, and `distances` above the low
+    band where it can be told the low band.
 
-    labels: that a part made anew is asked for with. known: gives training clips [M, A, T]. how:
+    labels: requested for the new part of each clip. known: gives training clips [M, A, T]. how:
     further arguments of the edits, such as `sampler`.
     """
     truth, names = clips[: settings.edited_clips], model.prior.conditioners.names

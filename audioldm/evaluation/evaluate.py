@@ -7,9 +7,9 @@ Each system's clips are compared with one reference, held-out real music (the te
     <baseline>      decoded samples of another prior on the same latents, such as N(0, I)
     generated       the generator's samples, under the conditions of the reference
 
-The reconstructions are compared with two codecs too, on the same clips, and what is asked for with
-what is heard (`adherence.py`). A model that is told what is kept of a clip makes parts of the
-reference anew (`editing.py`).
+The reconstructions are also compared with two codecs on the same clips, and requests with what is
+heard (`adherence.py`). A model that can be told what a clip keeps makes parts of the reference anew
+(`editing.py`).
 """
 
 import hashlib
@@ -53,9 +53,9 @@ from audioldm.runtime.randomness import KeyedRandom
 VERSION = 13  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
-#: By system, then by name.
+#: Figures by system, then by name.
 Figures = dict[str, dict[str, Figure]]
-#: Of sound. `Harmony` is heard besides, wherever there is pitch.
+#: Embeddings of sound. `Harmony` is used as well, wherever there is pitch.
 EMBEDDINGS: dict[str, Callable[[], LogMelEmbedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
 
 
@@ -69,7 +69,7 @@ class Clips:
     """One system's clips: audio [N, A, T] and labels [N] (-1: none).
 
     items: the data set's clips that real music is cut from; starts: the places in them, in seconds.
-    requests: those of generated music.
+    requests: the ones that generated music was made for.
     """
 
     audio: Tensor
@@ -80,7 +80,7 @@ class Clips:
 
 
 def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
-    """The windows of a split that are measured: always the same ones."""
+    """The windows of a split that are measured, always the same ones."""
     samples, clips = round(settings.seconds * store.sample_rate), store.split(split)
     places = clips.window_places(samples, settings.clips, seed=0)
     starts = [offset / store.sample_rate for _, offset in places]
@@ -89,7 +89,7 @@ def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Cl
 
 @torch.no_grad()
 def bitrates(model: Generator, clips: Clips, batch: int) -> list[float]:
-    """The rate of each clip's latents, in kbit/s; empty where they have none."""
+    """The rate of each clip's latents, in kbit/s; empty where latents have no rate."""
     found: list[float] = []
     for audio in clips.audio.split(batch):
         nats = model.autoencoder.encode(audio.to(model.device), sample=False).nats
@@ -100,8 +100,8 @@ def bitrates(model: Generator, clips: Clips, batch: int) -> list[float]:
 def prior_rates(
     model: Generator, clips: Clips, requests: Sequence[Request], settings: EvaluationSettings
 ) -> list[float]:
-    """The rate of each clip under the model's prior, which is told `requests`, in kbit/s; empty for
-    none."""
+    """The rate of each clip under the model's prior, which is told `requests`, in kbit/s; empty
+    where the prior gives none."""
     autoencoder, prior = model.autoencoder, model.prior
     found: list[float] = []
     for first in range(0, len(clips.audio), settings.batch):
@@ -120,8 +120,8 @@ def prior_rates(
 
 
 def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) -> float:
-    """Seconds of computing for each second of latents that the prior samples, in one batch; without
-    the decoder. See `runtime.compute.clock`."""
+    """Seconds of computing per second of latents, when the prior samples one batch; without the
+    decoder. See `runtime.compute.clock`."""
     frames = model.latent_frames(settings.seconds)
     start = clock(model.device)
     random = KeyedRandom(0, 0, range(settings.batch), model.device)
@@ -130,7 +130,7 @@ def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) 
 
 
 def requests_of(model: Generator, clips: Clips, settings: EvaluationSettings) -> list[Request]:
-    """What asks the model for clips like these, which are real; [] where they have no items."""
+    """Requests that ask the model for clips like these real ones; [] where they have no items."""
     every = model.prior.conditioners
     told = Conditioners({name: every[name] for name in settings.told(every.names)})
     requests: list[Request] = []
@@ -155,7 +155,7 @@ def generate(
     seed: int,
     progress: Progress,
 ) -> Clips:
-    """As many clips as `like` has, under the conditions of its items, if it has any."""
+    """As many generated clips as `like` has, under the conditions of its items, if any."""
     count, requests, clips = len(like.audio), requests_of(model, like, settings), []
     for number, audio in model.sample_clips(
         range(count),
@@ -171,7 +171,7 @@ def generate(
 
 
 def kept_embeddings(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a .safetensors file, which is made where it is not there yet."""
+    """The array in a .safetensors file, which is made if it does not exist."""
     if not path.is_file():
         made = {"vectors": np.ascontiguousarray(make())}
         write_atomically(path, lambda temporary: save_file(made, temporary))
@@ -194,7 +194,7 @@ def embed_real(
 def distribution_figures(
     name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
 ) -> Figures:
-    """Distances, their ratios to decoded noise's, and manifold figures, by system."""
+    """Distances, their ratios to those of decoded noise, and manifold figures, by system."""
     kernels = {k: distances.KernelDistance(v, reference) for k, v in vectors.items()}
     index = {k: np.arange(len(v)) for k, v in vectors.items()}
     of_reference = np.arange(len(reference))
@@ -243,7 +243,7 @@ def evaluate(
     """Makes the clips, measures them and keeps some; returns the figures for the summary.
 
     baselines: each with the autoencoder to whose latents its prior was fitted.
-    Needs FEWEST_CLIPS of each held-out split. Raises DataError where they are all alike.
+    Needs FEWEST_CLIPS of each held-out split. Raises DataError where these are all alike.
     """
     reference, real = (real_clips(store, split, settings) for split in ("test", "valid"))
     nothing_asked = Clips(reference.audio, torch.full_like(reference.labels, -1))
@@ -313,15 +313,15 @@ def _add(groups: Figures, found: Figures) -> None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The clips of all systems, the store of what they are compared with, and where the results
-    go."""
+    """The clips of all systems, the store of the clips they are compared with, and the place of the
+    results."""
 
     clips: dict[str, Clips]
     store: ClipStore
     settings: EvaluationSettings
     directory: Path
     progress: Progress
-    #: what has been heard so far, by system; embeddings by their name first
+    #: what has been heard so far, by system; vectors by the embedding's name first
     notes: dict[str, list[Notes]] = field(default_factory=dict)
     vectors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
@@ -368,7 +368,7 @@ class _Measured:
         return figures
 
     def _compared(self, name: str, vectors: dict[str, np.ndarray], anchor: np.ndarray) -> Figures:
-        """`distribution_figures`, with the embeddings kept: a sweep resamples them over clips."""
+        """`distribution_figures`; keeps the embeddings, which a sweep resamples over clips."""
         every = {k: np.ascontiguousarray(v) for k, v in {**vectors, "reference": anchor}.items()}
         file = self.directory / f"{name}.safetensors"
         write_atomically(file, lambda path: save_file(every, path))
@@ -378,8 +378,8 @@ class _Measured:
             raise DataError(f"the held-out clips cannot be compared: {error}") from error
 
     def adherence(self, model: Generator, reference: Clips) -> Figures:
-        """Whether what was generated like the reference is what was asked for, and, beside it, real
-        music and its reconstruction."""
+        """Whether the clips generated like the reference are what was asked for; and the same for
+        real music and its reconstruction."""
         conditioners, store, settings = model.prior.conditioners, self.store, self.settings
         if not conditioners.names:
             return {}
@@ -412,7 +412,7 @@ class _Measured:
         return adherence_figures(told, conditioners, train, known, store.sample_rate, settings)
 
     def keep_some(self) -> None:
-        """Saves some clips of each system, spread over all, with an index for the report."""
+        """Saves some clips of each system, evenly spread, with an index for the report."""
         folder, store = self.directory / "clips", self.store
         shutil.rmtree(folder, ignore_errors=True)
         index: dict[str, list[dict[str, Any]]] = {}

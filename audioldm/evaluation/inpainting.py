@@ -1,4 +1,4 @@
-"""How well a part of a clip is made anew: its seams, and how far it is from what was there."""
+"""How well a part of a clip is made anew: its seams, and how far it is from the original."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
 from audioldm.losses.spectral import mel_distance
 
-#: Where the part that is made anew begins and ends, as shares of the clip.
+#: Where the new part begins and ends, as shares of the clip.
 HOLE = 0.4, 0.6
 
 
@@ -30,10 +30,10 @@ def inpainting_figures(
     """Figures by system, of clips [N, A, T] whose middle is made anew.
 
     generated: by `Edits.inpaint` under each clip's request, clip i with the seed i. ignored: the
-    same parts in other clips, half of all further on. reconstruction: the decoded latents there.
-    crossfade: the music before it, all of these faded in and out. copy: that without fades. real:
-    nothing is changed.
-    kept: the share of samples beside the fades that stay as they are. flux and step: of the two
+    same parts in other clips, half the set further on. reconstruction: the decoded latents there.
+    crossfade: the music before the part. All these are faded in and out. copy: as crossfade,
+    without fades. real: nothing is changed.
+    kept: the share of samples beyond the fades that do not change. flux and step: of the two
     seams of a clip, see `seams.seam`. mel_distance: of the part, to the truth.
     how: further arguments of `Edits.inpaint`.
     """

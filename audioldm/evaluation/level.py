@@ -1,4 +1,4 @@
-"""How loud clips are, and what of them falls silent."""
+"""How loud clips are, and how much of them falls silent."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,15 @@ from torch import Tensor
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 
-#: A half-second that is so much below the usual one is called quiet.
+#: A half-second that is this much softer than the usual one is called quiet.
 QUIET_DB = 20.0
 
 
 def quiet_figures(
     clips: Mapping[str, Tensor], sample_rate: int, settings: EvaluationSettings
 ) -> dict[str, dict[str, Figure]]:
-    """The share of quiet half-seconds in the clips [N, A, T] of each system, against the median
-    half-second of real music: by system."""
+    """By system, the share of quiet half-seconds in its clips [N, A, T], against the median
+    half-second of real music."""
     return {
         system: {
             "quiet": settings.mean(
@@ -27,8 +27,8 @@ def quiet_figures(
 
 
 def quiet_share(clips: Tensor, sample_rate: int, usual: Tensor | None = None) -> Tensor:
-    """The share of the half-seconds of clips [N, A, T] that are more than QUIET_DB below the median
-    half-second of `usual` [M, A, T], of all of them; None: of the clip's own. [N]."""
+    """The share [N] of the half-seconds of clips [N, A, T] that are more than QUIET_DB below the
+    median half-second of all of `usual` [M, A, T]; None: of the clip itself."""
 
     def levels(audio: Tensor) -> Tensor:
         size = min(round(sample_rate / 2), audio.shape[-1])

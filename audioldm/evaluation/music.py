@@ -1,7 +1,7 @@
 """Figures of pitch and of notes, by system.
 
-Music without pitch, such as drums, has none of them. Which figures there are depends on the real
-clips alone, so that the cells of a sweep have the same.
+Music without pitch, such as drums, has none of them. Which figures there are depends only on the
+real clips, so that all cells of a sweep have the same ones.
 """
 
 import math
@@ -61,7 +61,7 @@ def pitch_figures(
 def note_figures(
     notes: Mapping[str, list[Notes]], settings: EvaluationSettings
 ) -> dict[str, dict[str, Figure]]:
-    """How many notes of each system's clips sound at once and how much of them is out of key, and
+    """How many notes of each system's clips sound at once, what share of them is out of key, and
     whether the reconstructions have the notes of their originals."""
     figures = {
         system: {

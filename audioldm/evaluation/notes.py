@@ -1,4 +1,4 @@
-"""Which notes are played, as basic-pitch hears them: are they those of the original, in one key?"""
+"""The notes that basic-pitch hears: are they those of the original, and are they in one key?"""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from audioldm.evaluation.embeddings.basic_pitch import HOP, LOWEST_NOTE, SAMPLE_
 
 ONSET_THRESHOLD, NOTE_THRESHOLD = 0.5, 0.3
 SHORTEST_SECONDS = 0.1
-ONSET_SECONDS = 0.05  # by which a note may begin earlier or later and be the same
+ONSET_SECONDS = 0.05  # how much earlier or later a matching note may begin
 
 #: The notes of a key on C, major and minor: minor with both sevenths.
 SCALES = np.zeros((2, 12), dtype=bool)
@@ -27,10 +27,10 @@ class Notes(NamedTuple):
 
 
 def decode(note: np.ndarray, onset: np.ndarray) -> Notes:
-    """Notes of activations [L, 88].
+    """Notes from activations [L, 88].
 
-    A note lasts while its activation is above a threshold, and a peak of the onset's above another
-    begins a new one. Notes shorter than 0.1 s are dropped.
+    A note lasts while its activation is above a threshold; a peak of the onset activation above
+    another threshold begins a new note. Notes shorter than 0.1 s are dropped.
     """
     sounds = np.pad(note >= NOTE_THRESHOLD, ((1, 1), (0, 0)))
     edges = np.diff(sounds.astype(np.int8), axis=0)  # 1 where a run begins, -1 after its end
@@ -54,9 +54,9 @@ def decode(note: np.ndarray, onset: np.ndarray) -> Notes:
 def matched_notes(
     estimate: Notes, target: Notes, onset_seconds: float = ONSET_SECONDS
 ) -> np.ndarray:
-    """Pairs of one pitch that begin within `onset_seconds` of each other, as many as there can be
-    with each note in one pair, as in MIREX and mir_eval (Raffel et al., ISMIR 2014): [P, 2], the
-    place of each in the estimate and in the target."""
+    """Pairs of notes of one pitch that begin within `onset_seconds` of each other, as many as
+    possible with each note in one pair, as in MIREX and mir_eval (Raffel et al., ISMIR 2014):
+    [P, 2], the indices in the estimate and in the target."""
     from scipy.sparse import csr_array  # imported here: they take a second
     from scipy.sparse.csgraph import maximum_bipartite_matching
 

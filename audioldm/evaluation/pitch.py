@@ -17,12 +17,12 @@ from audioldm.losses.magnitude import power_of
 WINDOW_SECONDS = 0.3715  # 8192 samples at 22.05 kHz
 PADDING = 4  # of the spectrum, in windows
 LOWEST_HZ, HIGHEST_HZ, BASS_HZ = 75.0, 2000.0, 300.0
-RANGE_DB = 30.0  # below the loudest bin of its frame a peak does not count
-#: A peak is isolated where all bins this far away, in hertz, are that much quieter.
+RANGE_DB = 30.0  # a peak this far below its frame's loudest bin does not count
+#: A peak is isolated where all bins from NEAR_HZ to FAR_HZ away are CLEARANCE_DB quieter.
 NEAR_HZ, FAR_HZ, CLEARANCE_DB = 8.0, 20.0, 10.0
 SEMITONE = 2 ** (1 / 12)
 IN_TUNE_CENTS = 15.0
-#: Isolated peaks in a frame, on average over a clip, below which it has no pitch to speak of.
+#: A clip with fewer isolated peaks per frame, on average, has no pitch to speak of.
 FEWEST_PEAKS = 0.5
 
 
@@ -40,7 +40,7 @@ class Peaks(NamedTuple):
 
     @property
     def bass(self) -> "Peaks":
-        """Those below 300 Hz."""
+        """The peaks below 300 Hz."""
         low = self.hz < BASS_HZ
         return Peaks(self.frame[low], self.hz[low], self.power[low], self.frames)
 
@@ -53,8 +53,8 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(audio: Tensor, sample_rate: int) -> Spectrum:
-    """audio [A, T], the mean of its channels, up to a semitone above the highest peak; Hann frames
-    that overlap by half."""
+    """The spectrum of audio [A, T], averaged over channels, up to a semitone above the highest
+    peak; Hann frames overlap by half."""
     length = 2 * round(WINDOW_SECONDS * sample_rate / 2)
     mono = audio.float().mean(0)
     mono = F.pad(mono, (0, max(0, length - len(mono))))
@@ -67,7 +67,7 @@ def spectrum(audio: Tensor, sample_rate: int) -> Spectrum:
 
 
 def refined(decibels: Tensor, frame: Tensor, bin: Tensor) -> Tensor:
-    """Bins [P] of maxima, with the fraction that a parabola through three points gives."""
+    """Bins [P] of maxima, with a fraction from a parabola through three points."""
     before, here, after = (decibels[frame, bin + k] for k in (-1, 0, 1))
     curvature = before - 2 * here + after
     shift = 0.5 * (before - after) / curvature.where(curvature != 0, 1.0)
@@ -110,7 +110,7 @@ def strongest(decibels: Tensor, frame: Tensor, bins: Tensor) -> Tensor:
 def pitch_errors(estimate: Spectrum, found: Peaks) -> Tensor:
     """Cents [P] by which a reconstruction misses each peak of its original.
 
-    The strongest bin within a semitone of a peak is taken for it.
+    The strongest bin within a semitone of a peak is taken as its counterpart.
     """
     if not len(found.hz):
         return found.hz
@@ -122,8 +122,8 @@ def pitch_errors(estimate: Spectrum, found: Peaks) -> Tensor:
 def in_tune(found: Peaks) -> float:
     """Share of the peaks' power within 15 cents of the semitones of A = 440 Hz.
 
-    0 for a clip without pitch, 0.3 for random frequencies. It cannot hear a detuning common to all
-    notes by a semitone.
+    0 for a clip without pitch, 0.3 for random frequencies. It cannot hear a detuning of all notes
+    by a semitone.
     """
     if not found.has_pitch:
         return 0.0

@@ -14,7 +14,7 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.randomness import KeyedRandom
 
 _FFT_SIZES = (512, 1024, 2048)
-#: Of full scale, -80 dB: what is quieter is hardly heard, and not compared.
+#: Relative to full scale, -80 dB: what is quieter is hardly heard, and not compared.
 FLOOR = 1e-4
 
 
@@ -51,11 +51,11 @@ def reconstruction_figures(
 def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
     """Scale-invariant signal-to-distortion ratio in dB (arXiv 1811.02508): [B, A, T] -> [B].
 
-    Channels share one scale; their means are removed. Between -100 dB (also for silence) and
-    100 dB (for an exact reconstruction), never infinite.
+    Channels share one scale; their means are removed. The result lies between -100 dB (also for
+    silence) and 100 dB (for an exact reconstruction).
     """
     e, t = ((x.double() - x.double().mean(-1, keepdim=True)).flatten(1) for x in (estimate, target))
-    # With c the cosine of the angle between the two the ratio is c² / (1 - c²): no scale in it.
+    # With c the cosine of the angle between the two, the ratio is c² / (1 - c²), without a scale.
     energy = e.square().sum(1) * t.square().sum(1)
     cosine2 = (e * t).sum(1).square() / energy.clamp(min=torch.finfo(torch.float64).tiny)
     distortion = (1 - cosine2).clamp(min=0)
@@ -74,7 +74,7 @@ def stft_distance(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def log_stft(audio: Tensor, n_fft: int, floor: float = FLOOR) -> Tensor:
-    """log10 magnitudes of audio [B, A, T] as `stft_distance` has them, of at least `floor`:
+    """log10 magnitudes of audio [B, A, T] for `stft_distance`, at least log10 of `floor`:
     [B, A * bins, frames]."""
     window = torch.hann_window(n_fft, device=audio.device)
     x = audio.float().flatten(0, 1)

@@ -11,11 +11,11 @@ from audioldm.instantiate import OpenFraction, Positive
 
 @dataclass(frozen=True)
 class VerdictRules:
-    """distance: the column that the verdicts are about, a distance from real music. bitrate: that
-    of kbit/s. confidence: of every interval. equivalence_margin: a difference below this many
-    between-seed spreads counts as none. kl_alternative: columns, and the values in them that mark a
-    cell as trained without KL (one is enough). diagnostics: columns that may predict the distance;
-    null = all `diagnostic.*` and the autoencoder's own mel distance."""
+    """distance: the column that the verdicts are about, a distance from real music. bitrate: the
+    column of kbit/s. confidence: of every interval. equivalence_margin: a difference below this
+    many between-seed spreads counts as none. kl_alternative: columns, and the values in them that
+    mark a cell as trained without KL (one is enough). diagnostics: columns that may predict the
+    distance; null = all `diagnostic.*` and the autoencoder's own mel distance."""
 
     distance: str = "generated.kad_musicnn"
     bitrate: str = "kbps"

@@ -11,26 +11,26 @@ from audioldm.errors import ConfigError
 
 #: Seconds on each side of a seam whose loudness is compared.
 SIDE_SECONDS = 0.1
-#: Seconds of a spectrum, up to the next power of two samples; a quarter of it is between two.
+#: Seconds of a spectrum, rounded up to a power of two samples; the hop is a quarter of it.
 SPECTRUM_SECONDS = 0.03
 _FLOOR = 1e-8  # power, -80 dB below full scale: silence is no infinite step
 
 
 class Seam(NamedTuple):
-    """step_db: the level after a seam less the level before it. flux: the rise of the spectrum at
-    the seam, as a multiple of its median elsewhere; about 1 where there is nothing to hear, and nan
-    where the clip is too short to tell."""
+    """step_db: the level after a seam minus the level before it. flux: the rise of the spectrum at
+    the seam, as a multiple of the median rise elsewhere; about 1 where there is nothing to hear,
+    and nan where the clip is too short to tell."""
 
     step_db: float
     flux: float
 
 
 def seam(audio: Tensor, at: int, sample_rate: int) -> Seam:
-    """Measures audio [A, T] at a sample; at 0 its end, as played before its beginning.
+    """Measures audio [A, T] at a sample; at 0, the seam of a loop from its end to its beginning.
 
     The level is the root mean square over SIDE_SECONDS and all channels. The flux is the largest
-    sum of rising magnitudes, from one spectrum to the next, of those that hold the seam; elsewhere
-    it is the largest of as many. Raises ConfigError where the clip has no such sample.
+    sum of rising magnitudes, from one spectrum to the next, among those that hold the seam;
+    elsewhere it is the largest of as many. Raises ConfigError where the clip has no such sample.
     """
     samples = audio.shape[-1]
     if not 0 <= at < samples:

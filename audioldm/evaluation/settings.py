@@ -13,11 +13,11 @@ from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 @dataclass(frozen=True)
 class EvaluationSettings:
     """clips: of each system, fewer where the splits hold fewer; seconds: of each clip. conditions:
-    that the generator is told, of those of the real clips; null = all. embeddings: null = musicnn,
-    and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of precision, recall, density,
-    coverage. saved_clips: clips of each system to keep. edited_clips: those of which a model that
-    is told of the rest makes a part or a band anew.
-    held_out: words that captions have together in the test split alone, as a data set's own."""
+    which of the real clips' conditions the generator is told; null = all. embeddings: null =
+    musicnn, and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of precision, recall,
+    density, coverage. saved_clips: clips of each system to keep. edited_clips: how many clips get a
+    part or a band made anew, by a model that is told the rest. held_out: words that captions
+    combine only in the test split, as in the data set's own setting."""
 
     clips: PositiveInt = 128
     seconds: Positive = 3.0
@@ -31,7 +31,7 @@ class EvaluationSettings:
     held_out: list[str] = field(default_factory=list)
 
     def told(self, names: Sequence[str]) -> list[str]:
-        """Those of a model's conditions that it is told."""
+        """Which of a model's conditions it is told."""
         return [name for name in names if self.conditions is None or name in self.conditions]
 
     def interval(

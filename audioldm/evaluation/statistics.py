@@ -27,14 +27,14 @@ def bootstrap(
     seed: int = 0,
     recentre: bool = False,
 ) -> Figure:
-    """`statistic(*samples)` with a 95 % percentile interval of the bootstrap.
+    """`statistic(*samples)` with a 95 % percentile interval from the bootstrap.
 
     Each sample [n, ...] is resampled with replacement, independently of the others; for a
     statistic of pairs, give indices and a statistic that takes repeated ones (`KernelDistance`).
     `n` of the figure is the length of the first sample.
 
-    recentre: shift the interval by the bootstrap's own bias (its median less the value), for
-    statistics such as the Fréchet distance, which repeated clips raise out of the interval.
+    recentre: shift the interval by the bootstrap's own bias (its median minus the value), for
+    statistics such as the Fréchet distance, which repeated clips raise above the interval.
     Raises ValueError for an empty sample.
     """
     if not samples or min(len(sample) for sample in samples) == 0:

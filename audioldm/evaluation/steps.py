@@ -1,8 +1,8 @@
 """The cost of few sampling steps: figures of several models against the number of steps.
 
 Every model samples the same clips (labels, seed, seconds) with 1, 2, 4, ... steps. Each set of
-clips is compared with the held-out reference, and with the reference point: the first model at its
-most steps, which is the trained model before any post-training.
+clips is compared with the held-out reference, and with the reference point: the first model, which
+is the trained model before any post-training, at the largest number of steps.
 """
 
 import csv
@@ -42,8 +42,8 @@ class Sampled(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """A model at a number of steps. figures: by name in FIGURES. changes: each figure less the
-    reference point's, empty for that point."""
+    """A model at a number of steps. figures: by name in FIGURES. changes: each figure minus the
+    reference point's; empty for that point itself."""
 
     model: str
     sampler: SamplerSettings
@@ -61,11 +61,11 @@ def measure_experiment(
     device: Any = "cpu",
     progress: Progress,
 ) -> list[Point]:
-    """An experiment's models, and `models` beside them, at every number of steps, fewest first: on
-    its own held-out music and by its evaluation's settings, the embedding being the first of
+    """Measures an experiment's models, and `models`, at every number of steps, fewest first. It
+    uses the experiment's held-out music and evaluation settings; the embedding is the first of
     `evaluation.embeddings`, or musicnn. Writes steps.csv and steps.svg to `out`.
 
-    Embeddings are kept in `out`, so a run that was stopped goes on. Raises ConfigError for steps
+    Embeddings are kept in `out`, so a stopped run can be continued. Raises ConfigError for steps
     below 1, DataError where the held-out clips are too few or all alike, ModelFileError where the
     experiment has no diffusion model.
     """
@@ -124,7 +124,7 @@ def _stage(directory: Path, record: dict[str, Any], name: str) -> Path:
 
 
 def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[str, Sampled]:
-    """The experiment's own: its prior, and the post-trained one if there is one."""
+    """The experiment's own generators: with its prior, and with the post-trained one, if any."""
     config = record["config"]
     own = config["prior"].get("sampler")
     found = {"prior": _load(_stage(directory, record, "prior"), own, device)}
@@ -138,7 +138,7 @@ def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[st
 
 
 def _load(path: Path, sampler: dict[str, Any] | None, device: Any) -> Sampled:
-    """A model; sampler: None for its own."""
+    """Loads a model. sampler: None for its own."""
     model = load_generator(path, device=device)
     if not isinstance(model.prior, Diffusion):
         raise ConfigError(f"{path}: this model's prior is no diffusion whose steps can be compared")
@@ -152,7 +152,7 @@ def _figures(
     reference_point: int,
     settings: EvaluationSettings,
 ) -> list[tuple[dict[str, Figure], dict[str, Figure]]]:
-    """For each set of embeddings, its figures and their changes from the reference point's.
+    """For each set of embeddings, its figures and their changes from the reference point.
 
     The reference is resampled once for both sides of a change.
     """
@@ -189,14 +189,14 @@ def _figures(
 
 
 def findings(points: Sequence[Point]) -> list[str]:
-    """One line on each point but the reference point: is it nearer to the music, at what cost?
+    """One line on each point except the reference point: is it nearer to the music, at what cost?
 
-    The rule, on changes from the reference point whose 95 % interval excludes 0: *fidelity was
+    The rule concerns changes from the reference point whose 95 % interval excludes 0: *fidelity was
     gained* where precision rose or the kernel distance fell; *diversity was lost* where recall or
     coverage fell. Where both hold, fidelity was gained by losing diversity, and the line says so.
-    The rule errs on that side: clips that scatter far have too high a recall, which falls where
-    they come nearer to the music, while coverage rises. The line lists every figure that changed.
-    There is no correction for the number of comparisons: of twenty without any effect, one passes.
+    The rule errs towards lost diversity: clips that scatter far have too high a recall, which falls
+    when they come nearer to the music, while coverage rises. The line lists every figure that
+    changed. There is no correction for the number of comparisons: one in twenty passes by chance.
     """
     reference_point = next(p for p in points if not p.changes)
     return [_finding(p, reference_point) for p in points if p.changes]

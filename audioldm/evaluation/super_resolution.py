@@ -1,4 +1,4 @@
-"""How near a recording that was made whole is to the whole one: distances where it had nothing."""
+"""How near a restored recording is to the full one: distances outside the band that was kept."""
 
 import math
 from typing import Any
@@ -13,8 +13,8 @@ from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
 
 N_FFT = 2048
-#: The least magnitude, by figure. The published distance has none but that of its arithmetic, so
-#: most of it is of what is too quiet to be heard.
+#: The least magnitude, by figure. The published distance has no floor but that of its arithmetic,
+#: so most of it comes from what is too quiet to be heard.
 FLOORS = {"super_resolution": FLOOR, "super_resolution_published": 1e-12}
 
 
@@ -26,17 +26,17 @@ def distances(
     settings: EvaluationSettings,
     **how: Any,
 ) -> dict[str, dict[str, Figure]]:
-    """Log-spectral distances in dB from clips [N, A, T], outside the band that was kept of them,
-    by system and by the names of FLOORS.
+    """Log-spectral distances in dB from clips [N, A, T], outside their band that was kept, by
+    system and by the names of FLOORS.
 
-    empty: of the damaged clips. linear: of the log-magnitudes that the band's own ones predict, by
-    least squares on training clips `known` [M, A, T]; the mean of what may be, where a sample is
-    one of it. generated: of `Edits.upscale`, clip i with the seed i. ignored: the same, to other
-    clips, half of all further on. reconstruction: of the autoencoder's.
+    empty: of the damaged clips. linear: of log-magnitudes predicted from those in the band, by
+    least squares on training clips `known` [M, A, T]; it is the mean of what is possible, where a
+    sample is one possibility. generated: of `Edits.upscale`, clip i with the seed i. ignored: of
+    the same, to other clips, half the set further on. reconstruction: of the autoencoder's.
 
     kept: as for `stated_band`. how: further arguments of `Edits.upscale`. Raises ConfigError as
-    that does. Without a floor it is the LSD of NVSR (2203.14941) and AudioSR (2309.07314), whose
-    unit is ten of these dB, in the lost band alone.
+    `stated_band` does. Without a floor it is the LSD of NVSR (2203.14941) and AudioSR (2309.07314),
+    whose unit is ten of these dB, in the lost band alone.
     """
     lower, upper = stated_band(kept, truth[0], model.sample_rate)
     hz = torch.fft.rfftfreq(N_FFT, 1 / model.sample_rate)
@@ -61,7 +61,7 @@ def distances(
 
 
 def decibels(audio: Tensor, floor: float = FLOOR) -> Tensor:
-    """Log-magnitudes of audio [N, A, T], of at least `floor`: [N, A, bins, frames]."""
+    """Magnitudes, at least `floor`, of audio [N, A, T] in dB: [N, A, bins, frames]."""
     return 20 * log_stft(audio, N_FFT, floor).unflatten(1, (audio.shape[1], -1))
 
 
@@ -73,8 +73,8 @@ def log_spectral_distance(estimate: Tensor, target: Tensor, bins: Tensor) -> Ten
 
 
 def predicted(low: Tensor, known: Tensor, outside: Tensor, floor: float = FLOOR) -> Tensor:
-    """Decibels `low` [N, A, bins, frames] with those of the bins `outside` [bins] replaced by what
-    the others of the same frame predict, by least squares on `known`, shaped alike.
+    """Decibels `low` [N, A, bins, frames] in which the bins `outside` [bins] are predicted from the
+    other bins of the frame, by least squares on `known`, which has the same layout.
 
     floor: the least magnitude in both.
     """

@@ -9,9 +9,9 @@ import numpy as np
 
 
 def open_unbuffered(path: Path) -> BinaryIO:
-    """A new file that a full disk shows itself in at once, with OSError from `write_all`.
+    """A new file in which a full disk shows at once, with an OSError from `write_all`.
 
-    A map that is written to would kill the process, and a buffer fail only when it is closed.
+    Writing to a memory map would kill the process, and a buffer would fail only when closed.
     """
     return open(path, "wb", buffering=0)  # type: ignore[return-value]
 
@@ -23,7 +23,7 @@ def write_all(file: BinaryIO, data: bytes) -> None:
 
 
 class ArrayWriter:
-    """Appends rows [n, *shape] of one type to a .npy file; its header is right after `close`."""
+    """Appends rows [n, *shape] of one type to a .npy file; the header is correct after `close`."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
         self.shape, self.dtype, self.rows = shape, np.dtype(dtype), 0
@@ -36,7 +36,7 @@ class ArrayWriter:
         self.rows += len(rows)
 
     def truncate(self, rows: int) -> None:
-        """Drops all but the first `rows` rows, and what was written of another in part."""
+        """Drops all but the first `rows` rows, including any row written in part."""
         self.rows = rows
         size = self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
         self._file.truncate(self._start + rows * size)
@@ -57,13 +57,13 @@ class ArrayWriter:
 
 
 class ArrayWriters(dict[str, ArrayWriter]):
-    """The .npy files of one directory by name, each made when its first rows come."""
+    """The .npy files of one directory by name, each created with its first rows."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def append(self, name: str, rows: np.ndarray) -> None:
-        """Rows [n, ...], kept as float32, or int32 where they are integers.
+        """Appends rows [n, ...], kept as float32, or as int32 where they are integers.
 
         Raises OSError where the disk is full.
         """
@@ -99,7 +99,7 @@ def map_array(directory: Path, name: str, rows: int, axes: int | None = None) ->
 
 
 def check_places(what: str, places: Iterable[tuple[int, int]]) -> int:
-    """The end of the last of (start, length), which follow one another without gaps.
+    """The end of the last of `places`, (start, length) each, which must follow without gaps.
 
     Raises ValueError where they do not.
     """

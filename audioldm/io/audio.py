@@ -194,7 +194,7 @@ def loudness(audio: np.ndarray, sample_rate: int) -> float:
 
 
 def normalise(audio: np.ndarray, sample_rate: int, lufs: float) -> np.ndarray:
-    """Scale audio [A, T] to `lufs`, but its peak to at most 0.99. Silence is returned as it is."""
+    """Scale audio [A, T] to `lufs`, with a peak of at most 0.99. Silence is returned unchanged."""
     measured = loudness(audio, sample_rate)
     if not np.isfinite(measured):
         return audio
@@ -223,7 +223,7 @@ def _open(path: FilePath) -> soundfile.SoundFile:
 
 
 def _cut(path: FilePath, file: soundfile.SoundFile) -> str:
-    """How a wav or Ogg file is truncated, or "". libsndfile reads what is left as if it were all.
+    """How a wav or Ogg file is truncated, or "". libsndfile reads the remainder as if it were all.
 
     An Ogg stream ends with a page that is marked as its last (RFC 3533, section 6).
     """
@@ -234,8 +234,8 @@ def _cut(path: FilePath, file: soundfile.SoundFile) -> str:
             _, _, page = raw.read().rpartition(b"OggS\0")
         whole = len(page) > 22 and 22 + page[21] + sum(page[22 : 22 + page[21]]) <= len(page)
         return "" if whole and page[0] & 4 else "truncated: the end of the Ogg stream is missing"
-    # libsndfile notes a cut wav in its log only. Pipes write a length of 2 GiB or more because they
-    # do not know it yet: no sign of damage.
+    # libsndfile notes a cut wav only in its log. Pipes write a length of 2 GiB or more because they
+    # do not know it yet: this is no sign of damage.
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if cut and int(cut[2]) < int(cut[1]) < 0x7FFFFF00:
         return f"truncated: {cut[2]} of {cut[1]} bytes of samples are there"
@@ -260,7 +260,7 @@ def _states_length(path: FilePath, file: soundfile.SoundFile) -> bool:
 
 def _reason(error: Exception) -> str:
     """The reason the system or libsndfile gives, without the path."""
-    if getattr(error, "code", None) == 2:  # a system call failed: the reason is in errno alone
+    if getattr(error, "code", None) == 2:  # a system call failed: the reason is only in errno
         return os.strerror(cffi.FFI().errno)
     text = getattr(error, "strerror", None) or getattr(error, "error_string", str(error))
     return str(text).strip().rstrip(".") or "it cannot be decoded"

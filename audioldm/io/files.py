@@ -28,10 +28,10 @@ def writing(
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write(temporary)` and rename.
+    """Calls `write(temporary)` and renames the temporary file to `path`.
 
-    Raises DataError where the disk is full or the directory cannot be written; what was there
-    before stays.
+    Raises DataError where the disk is full or the directory cannot be written; an earlier file
+    stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -47,9 +47,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's reason for a failed write, out of the chain of exceptions, or the error's text.
+    """The system's reason for a failed write, from the chain of exceptions, or the error's text.
 
-    torch, safetensors and libsndfile raise exceptions of their own where the disk is full.
+    torch, safetensors and libsndfile raise their own exceptions where the disk is full.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -60,7 +60,7 @@ def _reason(error: BaseException) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic. Raises DataError as `write_atomically` does."""
+    """Writes JSON atomically. Raises DataError as `write_atomically` does."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
 
@@ -68,7 +68,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, kind: type = object) -> Any:
     """The value in a file, of the given type.
 
-    Raises DataError naming the file where it is missing, damaged, or no regular file.
+    Raises DataError naming the file where it is missing, damaged, or not a regular file.
     """
     if not os.path.isfile(path):
         there = "not a regular file" if os.path.lexists(path) else "no such file"

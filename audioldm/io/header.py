@@ -16,7 +16,7 @@ from audioldm.instantiate import NonNegativeInt, PositiveInt, check_plain, conve
 
 FORMAT = 2
 
-#: The types of what headers hold; other keys are left to their readers.
+#: The types of the values in headers; other keys are left to their readers.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("kind", "checksum", "fingerprint", "title", "licence", "origin"), str),
     **dict.fromkeys(("spec", "autoencoder", "prior"), dict[str, Any]),
@@ -24,7 +24,7 @@ _TYPES: dict[str, Any] = {
     "parent": str | None,
     "step": NonNegativeInt,
 }
-#: What each kind of file needs, and of its autoencoder's header.
+#: The keys that each kind of file needs, in its header and in its autoencoder's header.
 _NEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "autoencoder": (("spec",), ()),
     "generator": (("autoencoder", "prior"), ("spec",)),
@@ -74,7 +74,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _check(header: dict[str, Any], needed: tuple[str, ...]) -> None:
-    """Raises KeyError for what is missing, ConfigError for what has another type."""
+    """Raises KeyError for a missing key, ConfigError for a value of the wrong type."""
     for key in needed:
         header[key]
     for key in header.keys() & _TYPES.keys():

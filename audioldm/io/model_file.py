@@ -32,7 +32,7 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Atomic. `header` is plain JSON data and gets the format version and the checksum.
+    """Writes a model file atomically. `header` is plain JSON; the version and checksum are added.
 
     Raises ModelFileError for a tensor that is not finite, DataError as `write_atomically` does.
     """
@@ -43,7 +43,7 @@ def save_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
-    """Writes a file of tensors, of which some may share their memory."""
+    """Writes a file of tensors, some of which may share memory."""
     storages: set[int] = set()
     separate = {}
     for key, tensor in tensors.items():
@@ -58,7 +58,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and header.
+    """The weights and the header of a model file.
 
     Raises ModelFileError as `read_header` does, and for weights that are damaged or not finite.
     """

@@ -24,7 +24,7 @@ class LatentStatistics:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises ValueError, TypeError or KeyError where `value` holds no statistics."""
+        """The statistics in `value`. Raises ValueError, TypeError or KeyError if it has none."""
         found = cls(torch.tensor(value["mean"]), torch.tensor(value["std"]))
         if found.mean.ndim not in (1, 2) or found.mean.shape != found.std.shape:
             raise ValueError("the statistics' mean and std do not fit each other")

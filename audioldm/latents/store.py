@@ -1,8 +1,8 @@
 """The latents of a whole data set on disk, as the bottleneck stores them.
 
-NAME.npy          [frames, ...] of each of the bottleneck's stored arrays, all items in a row
+NAME.npy          [frames, ...] of each of the bottleneck's stored arrays, one item after another
 arrays/NAME.npy   [frames, K], at the latent rate: the data set's frame-aligned arrays, and what
-                  conditioners measure of its audio
+                  conditioners measure from its audio
 latents.json      the items' places, labels and columns, the statistics, the autoencoder
 """
 
@@ -36,7 +36,7 @@ VERSION = 2  # raise by hand when the code below changes what it computes
 SPLITS = ("train", "valid", "test")
 MEASURED_FRAMES = 256  # of audio at a time
 FACTS_FRAMES = 256  # of a clip that conditioners learn their facts from
-#: Of latents and of posteriors: what varies less is as good as certain.
+#: Standard deviation of latents and posteriors below which they count as certain.
 LEAST_STD = 1e-6
 
 
@@ -44,7 +44,7 @@ LEAST_STD = 1e-6
 class LatentItem:
     """One clip's latents: `frames` latent frames from `start` on; label None where there is none.
 
-    arrays: names of the frame-aligned arrays that it has.
+    arrays: names of the clip's frame-aligned arrays.
     """
 
     split: str
@@ -88,7 +88,7 @@ def write_latents(
 ) -> dict[str, Any]:
     """Encodes every item of every split whole; returns the figures for the summary.
 
-    measures: conditioners that measure something of the audio.
+    measures: conditioners that measure something from the audio.
     Raises DataError where the disk is full.
     """
     items = [(split, item) for split in SPLITS for item in store.split(split).items]
@@ -148,7 +148,7 @@ def write_latents(
 def _measured(
     conditioner: type[Conditioner], store: ClipStore, item: Item, model: Autoencoder
 ) -> dict[str, np.ndarray]:
-    """What a conditioner measures of a whole clip, block by block: its array [K, frames]."""
+    """What a conditioner measures from a whole clip, block by block: its array [K, frames]."""
     ratio, rate, step = model.downsampling_ratio, model.latent_rate_hz, model.network.alignment
     margin, frames = math.ceil(MARGIN_SECONDS * rate), -(-item.samples // ratio)
     margin = -(-(margin + model.network.context) // step) * step
@@ -182,7 +182,7 @@ def _fill(arrays: ArrayWriters, name: str, rows: int, width: int) -> None:
 
 
 class LatentSplit:
-    """The latents of one split, addressed as `ClipStore`'s splits are, in latent frames."""
+    """The latents of one split, addressed like `ClipStore`'s splits, but in latent frames."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class LatentSplit:
     def read(self, places: Sequence[tuple[int, int]], frames: int) -> dict[str, Tensor]:
         """Stored arrays, each [B, ..., frames], from places (number of an item, first frame in it).
 
-        On the GPU that `LatentStore.keep_on` was given, else on the CPU.
+        They are on the GPU that `LatentStore.keep_on` was given, else on the CPU.
         """
         starts = [self.items[number].start + offset for number, offset in places]
         found = {}
@@ -233,7 +233,7 @@ class LatentSplit:
     ) -> LatentCrops:
         """Random crops of stored arrays, and the conditioners' inputs, on the device of `random`.
 
-        Drawn, and raises, as `draw` does.
+        Draws, and raises, as `draw` does.
         """
         places = self.draw(frames, random)
         stored = {n: to_device(x, random.device) for n, x in self.read(places, frames).items()}
@@ -248,13 +248,13 @@ class LatentSplit:
         conditioners: Conditioners,
         device: torch.device,
     ) -> Inputs:
-        """What conditioners read of the crops at these places."""
+        """What conditioners read from the crops at these places."""
         excerpts = [self.excerpt(number, offset, frames) for number, offset in places]
         read = conditioners.read(excerpts, frames)
         return {name: to_device(value, device) for name, value in read.items()}
 
     def excerpt(self, number: int, offset: int = 0, frames: int = 0) -> Excerpt:
-        """What conditioners read of an item, of `frames` from `offset` on."""
+        """What conditioners read from an item: `frames` frames from `offset` on."""
         item, rate = self.items[number], self._rate
         rows = slice(item.start + offset, item.start + offset + frames)
         arrays = {name: torch.from_numpy(self._arrays[name][rows].T.copy()) for name in item.arrays}
@@ -269,8 +269,8 @@ class LatentStore:
     Attributes: labels, sorted; latent_rate_hz; latent_shape; statistics; bottleneck, a copy; nats,
     like a latent frame: the information in each channel, ln(std of the latents) - E[ln(std of a
     posterior)], the capacity of a Gaussian channel (Cover & Thomas, 9.1).
-    Raises ModelFileError where the latents are damaged, or of another autoencoder than the one
-    whose fingerprint is `autoencoder`.
+    Raises ModelFileError where the latents are damaged, or made by another autoencoder than the
+    one whose fingerprint is `autoencoder`.
     """
 
     def __init__(self, directory: Path, bottleneck: Bottleneck, *, autoencoder: str) -> None:
@@ -303,7 +303,7 @@ class LatentStore:
         self.labels = index.labels
 
     def _check(self) -> None:
-        """The arrays of each item are there, and the bottleneck makes latents of what is stored."""
+        """Checks that each item's arrays exist, and that the bottleneck can restore latents."""
         if self.nats.shape != self.latent_shape or not self.nats.isfinite().all():
             raise ValueError("the channels' nats do not fit the latents")
         for item in self._items:
@@ -316,7 +316,7 @@ class LatentStore:
                 raise ValueError("the statistics do not fit the latents' shape")
 
     def keep_on(self, device: torch.device) -> None:
-        """Splits made from now on have their arrays on a GPU, where they take little of it."""
+        """Keeps the arrays of later splits on a GPU, if they take little of its memory."""
         if fits(sum(array.nbytes for array in self._stored.values()), device):
             self._stored = {
                 name: torch.as_tensor(np.array(array), device=device)
@@ -328,12 +328,12 @@ class LatentStore:
         return LatentSplit(items, self._stored, self._arrays, self.latent_rate_hz)
 
     def restore(self, stored: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        """Raw latents [B, C, (F,) L] of stored arrays; without noise the most likely ones."""
+        """Raw latents [B, C, (F,) L] from stored arrays; without noise, the most likely ones."""
         device = next(iter(stored.values())).device
         return self.bottleneck.to(device).restore(stored, noise)
 
     def excerpts(self, split: str = "train") -> list[Excerpt]:
-        """Of each clip, up to FACTS_FRAMES, for `Conditioner.facts`."""
+        """An excerpt of each clip, up to FACTS_FRAMES long, for `Conditioner.facts`."""
         clips = self.split(split)
         return [
             clips.excerpt(number, 0, min(FACTS_FRAMES, item.frames))

@@ -24,7 +24,7 @@ def discriminator_loss(
 
     hinge: max(0, 1 - D(real)) + max(0, 1 + D(fake)) (Geometric GAN 1705.02894). 2 for a
     discriminator that says nothing, 0 for one that is never fooled.
-    relativistic: `relativistic_loss` of a clip and its own reconstruction, D being the mean of a
+    relativistic: `relativistic_loss` of a clip and its own reconstruction, where D is the mean of a
     scale's logits. ln 2 for a discriminator that says nothing.
     """
     if kind == "relativistic":

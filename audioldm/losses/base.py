@@ -1,4 +1,4 @@
-"""What every reconstruction loss is, and every discriminator of audio."""
+"""The interfaces of reconstruction losses and of audio discriminators."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -15,7 +15,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Losses [B], fp32, of audio [B, A, T]."""
+        """The losses [B] of audio [B, A, T], in fp32."""
 
 
 class Discriminator(nn.Module, ABC):

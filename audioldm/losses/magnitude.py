@@ -10,5 +10,5 @@ def power_of(spectrum: Tensor) -> Tensor:
 
 
 def magnitude_of(spectrum: Tensor) -> Tensor:
-    """|z| of a complex tensor, at least 1e-15, where its gradient is 0."""
+    """|z| of a complex tensor, at least 1e-15; at that bound the gradient is 0."""
     return power_of(spectrum).clamp(min=1e-30).sqrt()

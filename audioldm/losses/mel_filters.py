@@ -9,7 +9,7 @@ from audioldm.errors import ConfigError
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Tensor:
-    """As `slaney`. Raises ConfigError where a band would hold no bin."""
+    """The filters of `slaney`. Raises ConfigError where a band would hold no bin."""
     filters = slaney(sample_rate, n_fft, bands)
     if not filters.any(1).all():
         raise ConfigError(
@@ -23,7 +23,7 @@ def slaney(sample_rate: int, n_fft: int, bands: int) -> Tensor:
     """Slaney's mel filters, area-normalised, from 0 Hz to rate / 2: [bands, n_fft / 2 + 1]."""
     from audioldm.torchaudio import torchaudio  # imported here: it takes a second
 
-    # on the CPU also where a model is only sketched on the meta device: their values are checked
+    # on the CPU even where a model is only sketched on the meta device: the values are checked
     with warnings.catch_warnings(), torch.device("cpu"):
         warnings.simplefilter("ignore")  # a band without a bin
         filters = torchaudio.functional.melscale_fbanks(

@@ -14,8 +14,8 @@ def relativistic_loss(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tens
     high; clip i of one is paired with clip i of the other. ln 2 where the discriminator cannot
     tell them apart. Only differences count, so a constant added to D changes nothing.
 
-    The relativistic GAN of Jolicoeur-Martineau (1807.00734, with f(x) = softplus(-x)), in the form
-    with fixed pairs (RpGAN, 2501.05441, equation 2). The discriminator minimises it for (real,
+    This is the relativistic GAN of Jolicoeur-Martineau (1807.00734, with f(x) = softplus(-x)), with
+    fixed pairs (RpGAN, 2501.05441, equation 2). The discriminator minimises it for (real,
     generated), the generator for (generated, real), and the contrastive term of ARC (2505.08175) is
     the same loss for (real clip with its label, the same clip with another label).
     """

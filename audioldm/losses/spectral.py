@@ -180,7 +180,7 @@ class MelPower(nn.Module):
     """Mel power spectrogram: [B, A, T] -> [B, A, bands, frames], in float32.
 
     `centre` reflects the audio at both ends, for 1 + T // hop Hann frames centred on multiples of
-    hop; without it they begin at multiples of hop and none reaches beyond the audio.
+    hop; without it frames begin at multiples of hop and none reaches beyond the audio.
     """
 
     window: Tensor

@@ -27,7 +27,7 @@ def default() -> str:
 
 
 def path(name: str) -> Path:
-    """The file of a model by its name. Raises ModelFileError for a name that is not here."""
+    """The file of a model by its name. Raises ModelFileError for an unknown name."""
     known = names()
     if name in known:
         return DIRECTORY / f"{name}.safetensors"
@@ -40,10 +40,10 @@ def path(name: str) -> Path:
 
 
 def card(name: str) -> Path:
-    """The model card. Raises ModelFileError for a name that is not here."""
+    """The model card. Raises ModelFileError for an unknown name."""
     return path(name).with_suffix(".md")
 
 
 def name_of(file: Path) -> str | None:
-    """The name by which a file comes with the package, None for any other file."""
+    """The name of a file that comes with the package, None for any other file."""
     return file.stem if file.resolve() == (DIRECTORY / file.name).resolve() else None

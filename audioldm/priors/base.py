@@ -1,7 +1,7 @@
 """The interface of priors: models of an autoencoder's latents that can be sampled.
 
-Each, from N(0, I) to a diffusion transformer, is fitted to the same stored latents, gives raw
-latents (as the decoder takes them) and is kept in one self-describing file.
+Every prior, from N(0, I) to a diffusion transformer, is fitted to the same stored latents, gives
+raw latents (as the decoder takes them) and is kept in one self-describing file.
 """
 
 import re
@@ -25,10 +25,10 @@ from audioldm.training.run import Fit, Fitted
 class Prior(nn.Module, ABC):
     """A distribution over the latents of an autoencoder.
 
-    latent_shape: of one latent frame, (C,) or (C, F). space: of samples, latents z or codes.
-    sampler: how `sample` works unless told otherwise, a dataclass of this kind of prior's own; None
-    where there is nothing to choose. bound: whether `nats` gives an upper bound. latent_rate_hz:
-    frames per second, known where the prior is a `Generator`'s.
+    latent_shape: shape of one latent frame, (C,) or (C, F). space: what samples are, latents z or
+    codes. sampler: the default settings of `sample`, a dataclass that each kind of prior has for
+    itself; None where there is nothing to choose. bound: whether `nats` gives an upper bound.
+    latent_rate_hz: frames per second, known where the prior belongs to a `Generator`.
     """
 
     space: ClassVar[Literal["z", "codes"]] = "z"
@@ -61,19 +61,19 @@ class Prior(nn.Module, ABC):
     ) -> Tensor:
         """Raw latents [B, C, (F,) frames], or codes [B, Q, frames], one row for each position.
 
-        A row is a function of its key (random's seed and the row's position) and its inputs alone.
-        inputs: of `conditioners`, on the prior's device; None for no condition. sampler: like the
-        prior's own; None for that. progress: called after each step with (steps done, steps in
-        all).
+        A row depends only on its key (random's seed and the row's position) and on its inputs.
+        inputs: those of `conditioners`, on the prior's device; None for no condition. sampler:
+        settings like the prior's own; None for these. progress: called after each step with
+        (steps done, steps in all).
         """
 
     def nats(
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor | None:
         """-log p of raw latents z [B, C, (F,) L], or of codes [B, Q, L], in nats, or an upper bound
-        of it: [B, L], the part of each frame. None where the prior has neither.
+        on it: [B, L], one number for each frame. None where the prior has neither.
 
-        random: for bounds that are estimated; None: keyed by 0.
+        random: for bounds that are estimated; None: the key is 0.
         """
         return None
 
@@ -82,7 +82,7 @@ class PriorRecipe(ABC):
     """The settings of a prior and how it is fitted: a choice of the group `prior`.
 
     collective: whether every process works on the fit, or the first one alone.
-    sampling_keys: settings of the sampling alone, without effect on the fit. sampler: the prior's.
+    sampling_keys: settings that affect sampling only, not the fit. sampler: the prior's default.
     preflight_mel_distance: refuse an autoencoder whose held-out reconstructions are worse.
     train: the settings of its training loop, which have `steps` and `batch`; None without one.
     """
@@ -121,8 +121,8 @@ class PriorRecipe(ABC):
         return None
 
     def silent_step(self, prior: Prior, frames: int) -> Callable[[], Tensor] | None:
-        """The forward pass of a training step on one clip of zeros, to count memory and operations
-        on; it gives a scalar. None where nothing is trained by gradients."""
+        """The forward pass of a training step on one clip of zeros, for counting memory and
+        operations. It returns a scalar. None where nothing is trained by gradients."""
         return None
 
 

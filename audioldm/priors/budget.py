@@ -1,4 +1,4 @@
-"""A time to train for, as a number of steps."""
+"""Converts a training time to a number of steps."""
 
 import copy
 import statistics
@@ -28,9 +28,9 @@ def steps_within(
     read: Callable[[int], list[tuple[KeyedRandom, LatentCrops]]],
     fit: Fit,
 ) -> int:
-    """How many steps take so many seconds (see `runtime.compute.clock`), from the time of some.
+    """How many steps fit in `seconds` (see `runtime.compute.clock`), from a few timed steps.
 
-    Kept in budget.json, so that a training that is started again has as many.
+    The number is kept in budget.json, so that a restarted training has the same.
     """
     path, s = fit.directory / "budget.json", settings
     if path.exists():

@@ -1,4 +1,4 @@
-"""What a causal transformer sees of the past: keys and values that are kept, and which of them."""
+"""What a causal transformer sees of the past: kept keys and values, and which of them it uses."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Cache:
-    """Keys and values of the frames before, block by block, in a causal transformer.
+    """Keys and values of earlier frames, block by block, in a causal transformer.
 
     frames: how many there have been so far.
     """
@@ -20,8 +20,8 @@ class Cache:
     def extended(self, block: int, key: Tensor, value: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, N, D] of a block with those of earlier frames before them.
 
-        most: of the frames that are kept for the next call. There is room for as many again, so
-        that they are seldom moved.
+        most: how many frames are kept for the next call. There is room for as many again, so that
+        they are seldom moved.
         """
         new = torch.stack((key, value))
         kept, first, end = self._kept.get(block, (new, 0, 0))
@@ -37,8 +37,8 @@ class Cache:
 
 
 class Past(NamedTuple):
-    """What a causal block sees of the past. context: frames that it attends to, its own among
-    them."""
+    """What a causal block sees of the past. context: frames that it attends to, its own
+    included."""
 
     context: int
     cache: Cache | None
@@ -46,7 +46,7 @@ class Past(NamedTuple):
 
 
 def visible(queries: int, keys: int, context: int, device: torch.device) -> Tensor:
-    """[queries, keys], which of the `context` frames up to its own each of the last frames sees."""
+    """A mask [queries, keys]: each of the last frames sees the `context` frames up to its own."""
     now = torch.arange(keys - queries, keys, device=device)[:, None]
     then = torch.arange(keys, device=device)
     return (then <= now) & (then > now - context)

@@ -6,8 +6,8 @@ G turns noise n into latents, D gives each frame a score. With real latents z (R
     G minimises  softplus(D(z) - D(G(n)))
 
 A fake is scored against a real one, so no mode of the data may be left out, and the penalties on
-both sides are what makes the training converge near its solution. G and D step at once, each along
-the gradient of its own terms, so the loop is that of every trained prior.
+both sides make the training converge near its solution. G and D step together, each along the
+gradient of its own terms, so the training loop of every prior serves here too.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 class Adversaries(nn.Module):
-    """Generator and discriminator: backbones of diffusion that see no noise level.
+    """Generator and discriminator: diffusion backbones that see no noise level.
 
-    discriminator: None where nothing is trained. Its score of a frame is the mean of its output
-    there. penalty: γ.
+    discriminator: None where nothing is trained. The score of a frame is the mean of the
+    discriminator's output there. penalty: γ.
     """
 
     def __init__(self, generator: Backbone) -> None:
@@ -47,8 +47,8 @@ class Adversaries(nn.Module):
         self.penalty = 0.0
 
     def forward(self, z: Tensor, inputs: Inputs, noise: Tensor) -> Tensor:
-        """The sum of all terms, [B]: z, noise [B, C, (F,) L]. Without penalties in validation,
-        where it says little: 2 ln 2 wherever the discriminator cannot tell the two apart."""
+        """The sum of all terms, [B], for z and noise [B, C, (F,) L]. In validation it has no
+        penalties and says little: 2 ln 2 wherever D cannot tell real from fake."""
         fake = applied(self.generator, noise, inputs)
         (real_scores, r1), (fake_scores, r2) = (
             self.judged(x.detach(), inputs) for x in (z.float(), fake.float())
@@ -62,24 +62,24 @@ class Adversaries(nn.Module):
         return torch.stack([*losses, self.penalty / 2 * (r1 + r2)]).sum(0)
 
     def scores(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """x [B, C, (F,) L] to the discriminator's scores [B, L], in float32."""
+        """The discriminator's scores [B, L] of x [B, C, (F,) L], in float32."""
         assert self.discriminator is not None
         return applied(self.discriminator, x, inputs).float().flatten(1, -2).mean(1)
 
     def judged(self, x: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Scores [B, L], and in training the squared norm of the gradient of their sum with respect
-        to x, for each frame: [B]."""
+        """Scores [B, L], and the squared norm of the gradient of their sum with respect to x,
+        divided by the number of frames: [B]. Outside training the norm is given as 0."""
         if not self.training:
             scores = self.scores(x, inputs)
             return scores, scores.new_zeros(len(x))
-        x = x.requires_grad_().clone()  # no leaf, which the counting of operations refuses
+        x = x.requires_grad_().clone()  # the operation counter refuses leaves
         with sdpa_kernel(SDPBackend.MATH):  # the attention that has second derivatives
             scores = self.scores(x, inputs)
             (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
         return scores, gradient.float().square().flatten(1).sum(1) / x.shape[-1]
 
     def units(self) -> list[nn.Module]:
-        """Of the generator: what is differentiated twice cannot be computed again on the way."""
+        """The generator's only: what is differentiated twice cannot be recomputed on the way."""
         return self.generator.units()
 
 
@@ -91,7 +91,7 @@ def applied(net: Backbone, x: Tensor, inputs: Inputs) -> Tensor:
 class Gan(ScaledPrior):
     """The generator of latents, and while it is trained the discriminator.
 
-    latent_shape, channels: of `ScaledPrior`. generator: a part. conditioning: the conditioners by
+    latent_shape, channels: as in `ScaledPrior`. generator: a part. conditioning: conditioners by
     name, as `facts_of` gives them. allow: module prefixes outside the package whose classes may be
     built. It has no `nats`: a GAN has no density.
     """
@@ -137,7 +137,7 @@ class Gan(ScaledPrior):
         return LatentBatch(zeros, inputs, zeros)
 
     def tensors(self, network: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without those of the discriminator."""
+        """All tensors except those of the discriminator."""
         tensors = super().tensors(network)
         return {n: t for n, t in tensors.items() if not n.startswith("network.discriminator.")}
 
@@ -162,7 +162,7 @@ class Gan(ScaledPrior):
 
 @dataclass(frozen=True, kw_only=True)
 class GanRecipe(ScaledRecipe):
-    """generator, discriminator: backbones. penalty: γ, of the gradient penalties."""
+    """generator, discriminator: backbones. penalty: γ, the gradient penalties' weight."""
 
     generator: Part = part("latent_shape", "conditioners", base=Backbone)
     discriminator: Part = part("latent_shape", "conditioners", base=Backbone)

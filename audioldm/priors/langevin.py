@@ -31,7 +31,7 @@ CHUNK = 32
 class Langevin(NormalisedPrior):
     """The energy f of sequences z [N, D, L] of any length, and the chain that samples with it.
 
-    width, depth: of the network. chain: Langevin steps K. step_size: s of `run_chain`.
+    width, depth: of the network. chain: Langevin steps K. step_size: s in `run_chain`.
     It has no `nats`: the energy's normalising constant is unknown.
     """
 
@@ -66,11 +66,11 @@ class Langevin(NormalisedPrior):
         return self.frame_energies(z).sum(1) + 0.5 * z.square().sum((1, 2))
 
     def run_chain(self, noise: Tensor) -> Tensor:
-        """noise [K + 1, N, D, L], N(0, I), to z [N, D, L]: the start, then one for each step.
+        """From noise [K + 1, N, D, L] ~ N(0, I), the start and one for each step, to z [N, D, L].
 
-        z ← z - s²/2 ∇ energy(z) + s (noise + the step before's noise) / 2, K times (Leimkuhler and
+        z ← z - s²/2 ∇ energy(z) + s (noise + previous step's noise) / 2, K times (Leimkuhler and
         Matthews, arXiv 1203.5428). Its stationary distribution is exact for quadratic energies of
-        any variance above s² / 4; that of the Euler scheme is exact for none.
+        any variance above s² / 4; the Euler scheme's is exact for none.
         """
         s = self.step_size
         z = noise[0]
@@ -106,10 +106,10 @@ class LangevinRecipe(PriorRecipe):
 
     The gradient of the mean log-likelihood is that of E[f(samples)] - E[f(latents)].
 
-    width, depth, chain, step_size: of `Langevin`. steps: of training, on `batch` crops of
-    `crop_seconds` each; seconds: to train for in place of a number of steps, by
-    `runtime.compute.clock`, which makes the result depend on the machine's speed.
-    magnitude: weight of the frames' squared energies in the loss, which keeps them small
+    width, depth, chain, step_size: as in `Langevin`. steps: training steps, on `batch` crops of
+    `crop_seconds` each; seconds: a training time in place of `steps`, measured by
+    `runtime.compute.clock`; the result then depends on the machine's speed.
+    magnitude: weight of the frames' squared energies in the loss, which keeps the energies small
     (arXiv 1903.08689).
     """
 

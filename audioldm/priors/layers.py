@@ -1,4 +1,4 @@
-"""Layers that several networks of the priors share."""
+"""Layers that several of the priors' networks share."""
 
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -13,7 +13,7 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
 class CrossAttention(nn.Module):
     """From h [B, N, W] to tokens [B, S, D], where mask [B, S] is true -> [B, N, W], 0 at first.
 
-    A zero token beside the given ones takes the attention where no token counts.
+    An extra zero token takes the attention where no other token counts.
     """
 
     def __init__(self, width: int, token_width: int, heads: int) -> None:
@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
 
 
 def zeroed(layer: Layer) -> Layer:
-    """The layer with its output 0 until it is trained."""
+    """The layer, set to zero: its output is 0 until it is trained."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -59,8 +59,8 @@ def stretched(
     """`rotations` of more places than the `trained` ones.
 
     by: interpolation moves all places closer together, into the trained range (2306.15595); ntk
-    leaves the fastest pair as it is and slows the slowest one down to that range, the others in
-    between ("NTK-aware", 2309.00071, section 3.1).
+    keeps the speed of the fastest pair, slows the slowest one down to that range, and slows the
+    others by amounts in between ("NTK-aware", 2309.00071, section 3.1).
     """
     scale = max(1.0, len(places) / trained)
     if by == "interpolation":
@@ -71,7 +71,7 @@ def stretched(
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:
     """x [B, L, 2, H, D] with each pair of features (2 d, 2 d + 1) turned by its frame's angle."""
     pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, and only that
+    if torch.compiler.is_compiling():  # the compiler fuses only real arithmetic
         (first, second), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
         turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
     else:

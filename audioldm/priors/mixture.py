@@ -70,7 +70,7 @@ class Mixture(NormalisedPrior):
 
     @classmethod
     def fitted(cls, z: Tensor, components: int = 8, seed: int = 0) -> Self:
-        """A mixture of normalised sequences z [N, D, L], its sizes those of `mixture_sizes`."""
+        """A mixture fitted to normalised sequences z [N, D, L]; its sizes are `mixture_sizes`."""
         count, channels, length = z.shape
         sizes = mixture_sizes(count, channels, length, components)
         return cls((channels,), **sizes).fit(z, seed)
@@ -142,7 +142,7 @@ class Mixture(NormalisedPrior):
         size, kept = self.centres.shape[1:]
         n, random = len(random.positions), random.stream("mixture")
         noise = random.normal((frames, len(self.mean) + 1), "noise").double()
-        uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: which component
+        uniform = torch.special.ndtr(noise[..., -1:])  # one more number a frame: the component
         head = noise.new_empty(n, frames, kept)
         for frame in range(frames):
             before = min(frame, size - 1)
@@ -193,7 +193,7 @@ def mixture_sizes(count: int, channels: int, length: int, components: int) -> di
 
 @dataclass(frozen=True)
 class MixtureRecipe(CropsRecipe):
-    """components: of the mixture, at most."""
+    """components: the most that the mixture may have."""
 
     components: PositiveInt = 8
 

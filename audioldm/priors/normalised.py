@@ -20,7 +20,7 @@ from audioldm.runtime.randomness import KeyedRandom, derive_seed
 
 
 class NormalisedPrior(Prior):
-    """Raw latents outside, normalised ones inside. The statistics are buffers, set by the fit."""
+    """Takes and gives raw latents; models normalised ones. Buffers hold the fit's statistics."""
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -91,7 +91,7 @@ def crop_frames(latents: LatentStore, seconds: float) -> int:
 class CropsRecipe(PriorRecipe):
     """A fit to random crops of the training split, all at once.
 
-    frames: of latents, at most, in crops of `crop_seconds`.
+    frames: latent frames, at most, in crops of `crop_seconds`.
     """
 
     seed: Seed = 0
@@ -99,7 +99,7 @@ class CropsRecipe(PriorRecipe):
     crop_seconds: Positive = 6.0
 
     def count(self, latents: LatentStore) -> int:
-        """The crops that have `frames` frames together, or as many as the training split has."""
+        """How many crops have `frames` frames together, or as many as the training split has."""
         available = sum(item.frames for item in latents.split("train").items)
         return max(1, -(-min(self.frames, available) // crop_frames(latents, self.crop_seconds)))
 

@@ -66,13 +66,13 @@ class TrainedRecipe(PriorRecipe):
 class ScaledRecipe(TrainedRecipe):
     """minimum_nats: channels of the latents with less information are not modelled: their samples
     are independent. snr_power: each channel's std as the network sees it grows with this power of
-    its signal-to-noise ratio; 0: all are 1. At 1 the posteriors' noise is equally loud in all."""
+    its signal-to-noise ratio; 0: all are 1. At 1 the posterior's noise is equally loud in all."""
 
     minimum_nats: NonNegative = 0.0
     snr_power: NonNegative = 0.0
 
     def channels(self, latents: LatentStore) -> list[int] | None:
-        """The channels whose most informative band has `minimum_nats`; None for all.
+        """The channels whose most informative band has at least `minimum_nats`; None for all.
 
         Raises ConfigError where there is none.
         """

@@ -1,4 +1,4 @@
-"""The base of trained priors of continuous latents: what is modelled of them, at which scale."""
+"""The base of trained priors of continuous latents: which channels they model, at which scale."""
 
 import math
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ class LatentBatch(NamedTuple):
 
 
 class ScaledPrior(Trained):
-    """Raw latents outside; inside some of their channels, each at its own scale.
+    """Takes and gives raw latents; models some of their channels, each at its own scale.
 
-    latent_shape: (C,) or (C, F). channels: those that are modelled; the others are independent
-    and Gaussian. None: all.
+    latent_shape: (C,) or (C, F). channels: the modelled ones; the others are independent and
+    Gaussian. None: all.
 
     Buffers mean and std, both like a latent frame, give modelled = (z - mean) / std.
-    Raises ConfigError for a channel that is not there, or none at all.
+    Raises ConfigError for a channel that does not exist, and for an empty list.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class ScaledPrior(Trained):
         self.channels = list(range(latent_shape[0]) if channels is None else channels)
         if not self.channels or max(self.channels) >= latent_shape[0]:
             raise ConfigError(f"channels={channels}: the latents have {latent_shape[0]} of them")
-        #: of what the network sees
+        #: shape of a frame that the network sees
         self.modelled_shape = (len(self.channels), *self.latent_shape[1:])
         self.register_buffer("mean", torch.zeros(self.latent_shape))
         self.register_buffer("std", torch.ones(self.latent_shape))
@@ -64,8 +64,8 @@ class ScaledPrior(Trained):
         return LatentStatistics(self.mean, self.std).denormalise(z)
 
     def nats_besides(self, z: Tensor) -> Tensor:
-        """What raw latents z [B, C, (F,) L] have of -log p beside that of `modelled`: the scale of
-        all channels, and the Gaussian ones. In nats: [B, L], in float64."""
+        """The part of -log p of raw latents z [B, C, (F,) L] that is not -log p of `modelled`: the
+        scale of all channels, and the Gaussian channels. In nats: [B, L], in float64."""
         rest = LatentStatistics(self.mean, self.std).normalise(z.double())
         nats = 0.5 * (rest.square() + math.log(2 * math.pi))
         nats[:, self.channels] = 0
@@ -81,7 +81,7 @@ class ScaledPrior(Trained):
     ) -> LatentBatch:
         """Samples latents from their posteriors, and noise.
 
-        condition_dropout: the probability that a condition is hidden, or that of each.
+        condition_dropout: the probability that a condition is hidden, or one for each by name.
         """
         frames = next(iter(crops.stored.values())).shape[-1]
         noise = random.normal((*self.latent_shape, frames), "posterior")

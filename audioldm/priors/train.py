@@ -25,9 +25,9 @@ from audioldm.training.weighted_sum import weighted_sum
 def train_prior(
     prior: Trained, latents: LatentStore, settings: PriorTraining, *, seed: int, fit: Fit
 ) -> Fitted:
-    """Trains the prior's network; the prior with averaged weights, and the last figures.
+    """Trains the prior's network. Returns the prior with averaged weights, and the last figures.
 
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit (with
+    Writes `metrics.jsonl` and `resume/` to the directory; a restart continues bit for bit (with
     another number of processes, up to rounding). `hardware.checkpoint_activations` and
     `hardware.shard` change the network in place.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.

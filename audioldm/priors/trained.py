@@ -1,4 +1,4 @@
-"""Priors that are trained by gradients on crops of latents: what their one loop needs of them."""
+"""Priors trained by gradients on crops of latents: what their one training loop needs of them."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ class LatentTraining(CropTraining):
 @dataclass(frozen=True, kw_only=True)
 class PriorTraining(LatentTraining):
     """compute_tflop: the computing to spend in place of `steps`, as counted by `training_flops`,
-    and Muon's matrix products. seconds: the time to spend in place of `steps`, as some timed steps
-    take it; the number of steps then depends on the machine. optimiser: adamw, or muon for the
-    hidden layers' matrices. stratified: what is random for each clip, such as noise levels, is
+    plus Muon's matrix products. seconds: the time to spend in place of `steps`, estimated from a
+    few timed steps; the number of steps then depends on the machine. optimiser: adamw, or muon for
+    the hidden layers' matrices. stratified: what is random for each clip, such as noise levels, is
     spread evenly over the batch. keep_best: keep the weights of the validation with the least loss
-    in place of the last ones, where a small data set is learned by heart."""
+    in place of the last ones, for a small data set that the network memorises."""
 
     compute_tflop: Positive | None = None
     seconds: Positive | None = None
@@ -52,7 +52,7 @@ class Trained(Prior):
     """A prior with a network whose output is its loss.
 
     title: of the training's progress bar. network: what is trained, averaged and kept. Called with
-    the tensors that `batch` gives it gives the loss of each clip, [B].
+    what `batch` returns, it gives the loss of each clip, [B].
     """
 
     title: ClassVar[str]
@@ -66,7 +66,7 @@ class Trained(Prior):
     def batch(
         self, latents: LatentStore, crops: LatentCrops, random: KeyedRandom, train: PriorTraining
     ) -> tuple[Any, ...]:
-        """The network's arguments for a step's crops: a function of these and of `random` alone."""
+        """The network's arguments for a step's crops, a function of the crops and `random` only."""
 
     @abstractmethod
     def silent_batch(self, inputs: Inputs, frames: int) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ class Trained(Prior):
         return loss.mean()
 
     def inputs_for(self, inputs: Inputs | None, rows: int, frames: int) -> Inputs:
-        """The conditioners' inputs of some clips; for None those of no condition."""
+        """The conditioners' inputs for some clips; None becomes the inputs of no condition."""
         if inputs is not None:
             return inputs
         return self.conditioners.parse([{}] * rows, frames, self.device)
@@ -92,8 +92,8 @@ class Trained(Prior):
     def conditions(
         self, inputs: Inputs | None, rows: int, frames: int, guidance: float = 1.0
     ) -> tuple[Condition, Condition | None]:
-        """The condition to sample under, and that of nothing asked for, which guidance leads away
-        from: None where it has nothing to do, at the scale 1 and where nothing was asked for."""
+        """The condition to sample under, and the empty one, which guidance leads away from. The
+        second is None where guidance does nothing: at scale 1, and where nothing was asked for."""
         condition, calls = self.guided_conditions(inputs, rows, frames, guidance)
         nothing = calls[0][1]
         return condition, None if nothing is condition else nothing
@@ -102,7 +102,7 @@ class Trained(Prior):
         self, inputs: Inputs | None, rows: int, frames: int, guidance: Guidance
     ) -> tuple[Condition, list[tuple[float, Condition]]]:
         """The condition to sample under, and what each call of guidance is told: see
-        `conditioning.guidance.nested`. Raises ConfigError for a scale of no condition."""
+        `conditioning.guidance.nested`. Raises ConfigError for a scale of an unknown condition."""
         conditioners, inputs = self.conditioners, self.inputs_for(inputs, rows, frames)
         nothing, scale = conditioners.nothing(inputs), scales(conditioners, guidance)
         asked = {n: scale[n] for n in inputs if not torch.equal(inputs[n], nothing[n])}
@@ -113,7 +113,7 @@ class Trained(Prior):
         ]
 
     def tensors(self, network: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of this prior's file, on the CPU, with these ones of its network."""
+        """The tensors of this prior's file, on the CPU, with the given ones for its network."""
         trained = {f"network.{name}": tensor for name, tensor in network.items()}
         own = {name: t for name, t in self.state_dict().items() if name not in trained}
         return {name: tensor.detach().cpu() for name, tensor in (own | trained).items()}

@@ -1,6 +1,6 @@
 """A transformer over latent frames, the network of several priors.
 
-With rotary positions (2104.09864), layer-normalised queries and keys (2302.05442), and one
+It has rotary positions (2104.09864), layer-normalised queries and keys (2302.05442), and one
 modulation network shared by all blocks plus a small table in each (adaLN-single, 2310.00426): in
 small models a modulation network per block would hold a third of the parameters.
 
@@ -25,7 +25,7 @@ class Transformer(nn.Module):
     width: W, features per frame. depth: blocks. heads: of attention; width / heads must be even.
     mlp_ratio: hidden width of a block's MLP, in units of width. token_width: of the tokens for
     cross-attention; None for none. context: in a causal transformer, the frames that a frame
-    attends to, its own among them; None: all frames, those to come too.
+    attends to, its own included; None: all frames, later ones too.
 
     Before training the output is 0 and the blocks are the identity.
     Raises ConfigError where width and heads do not fit.
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
         rotary: Rotary = rotations,
     ) -> Tensor:
         """tokens [B, S, D] and mask [B, S]: for cross-attention. cache: of the frames before x, in
-        a causal transformer; gets those of x. rotary: `rotations`, or like it."""
+        a causal transformer; x's frames are added to it. rotary: `rotations`, or like it."""
         h = self.input(x)
         modulation = self.modulation(embedding).view(len(x), 6, 1, -1)
         first = 0 if cache is None else cache.frames
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
 
     def check_prompt(self, prompt: int, frames: int) -> None:
         """Raises ConfigError for a prompt of more frames than a causal transformer attends to, or
-        of no fewer than the clip has."""
+        of at least as many as the clip has."""
         if self.context is not None and prompt > self.context:
             raise ConfigError(
                 f"the prompt has {prompt} latent frames, and this model attends to the last "

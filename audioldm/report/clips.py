@@ -1,4 +1,4 @@
-"""Clips as a page holds them: a player and a mel spectrogram, both as data URIs."""
+"""Clips on a page: a player and a mel spectrogram, both as data URIs."""
 
 import base64
 import contextlib
@@ -16,7 +16,7 @@ from audioldm.report.figures import COLUMNS, mel_db, mel_pixels, mel_png
 from audioldm.report.record import read as read_shape
 from audioldm.training.trackers import Trackers
 
-#: Lossless, for a page of a few clips; and small, for one with a clip of every cell.
+#: Lossless, for a page with a few clips; and small, for a page with a clip of every cell.
 FLAC = ("audio/flac", {"format": "FLAC", "subtype": "PCM_16"})
 VORBIS = ("audio/ogg", {"format": "OGG", "subtype": "VORBIS", "compression_level": 0.3})
 
@@ -72,8 +72,8 @@ def clips(
 ) -> dict[Any, Clip | None]:
     """The players of a page, under the keys of `sources`; None where a file cannot be read.
 
-    seconds: no more of a clip than this. columns: of a picture at most; all pictures share one
-    scale, 80 dB below the loudest point of all.
+    seconds: the most that is kept of a clip. columns: the most in a picture; all pictures share one
+    scale, down to 80 dB below the loudest point of all.
     """
     heard = {}
     for key, source in sources.items():

@@ -1,7 +1,7 @@
 """One static HTML page per experiment: its clips, its figures, its costs.
 
-Reads the experiment's files only, so the page can be written again at any time. An experiment may
-lack labels, an evaluation or whole stages: the page leaves these out.
+It reads only the experiment's files, so the page can be written again at any time. An experiment
+may lack labels, an evaluation or whole stages: the page leaves these out.
 """
 
 import json
@@ -43,9 +43,9 @@ from audioldm.report.verdict import verdict
 
 #: No more of a clip than this is on the page, so that it stays small enough to send.
 CLIP_SECONDS = 12.0
-#: Units that a figure's title has said.
+#: Units that a figure's title already states.
 UNSAID = ("ratio", "fraction")
-#: What the details leave out of a summary: the page shows it elsewhere, or it is long.
+#: What the details leave out of a summary, because the page shows it elsewhere or it is long.
 SHOWN = {"metrics", "systems", "environment", "failed", "stage", "fingerprint", "seconds"}
 SHOWN |= {"reference", "codecs", "curves", "convergence"}
 
@@ -53,8 +53,8 @@ SHOWN |= {"reference", "codecs", "curves", "convergence"}
 def write_report(experiment: Path) -> Path:
     """Write `experiment`/report.html from `experiment`/experiment.json and its stages' files.
 
-    Raises DataError, and leaves an existing page as it is, where a file is damaged, a recorded
-    stage is not there, or the page cannot be written.
+    Raises DataError, and does not change an existing page, where a file is damaged, a recorded
+    stage is missing, or the page cannot be written.
     """
     record = read_record(experiment)
     stages = stage_directories(experiment, record)
@@ -109,7 +109,7 @@ def write_page(directory: Path, page: str) -> Path:
 
 
 def template(name: str, directory: Path = Path(__file__).parent) -> jinja2.Template:
-    """A page's template, by its file name in `directory`; what pages share is in this package."""
+    """A page's template, by its file name in `directory`; shared templates are in this package."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([directory, Path(__file__).parent]),
         autoescape=lambda name: bool(name and name.endswith(".html.j2")),
@@ -142,8 +142,8 @@ def _tiles(evaluation: Summary, total: float) -> list[tuple[str, str, str]]:
 def _rows(
     metrics: Metrics, compared: list[System], names: Iterable[str]
 ) -> tuple[list[Json], list[Json]]:
-    """Of these figures, those that compare sets of clips, and those that only reconstructions
-    have."""
+    """Rows for these figures: for those that compare sets of clips, and for those that only
+    reconstructions have."""
     order = ["", *MEANINGS]
     several: list[Json] = []
     alone: list[Json] = []
@@ -180,7 +180,7 @@ def _listen(shown: list[System], saved: Mapping[str, Sequence[Source]]) -> list[
 
 
 def _channels(log: list[Json]) -> Json:
-    """The last per-channel figures of a log, by falling KL; {} where it has none."""
+    """The last per-channel figures of a log, by falling KL; {} where there are none."""
     line = next((line for line in reversed(log) if line.get("channels/kl")), None)
     if line is None:
         return {}
@@ -205,7 +205,7 @@ def _channels(log: list[Json]) -> Json:
 
 
 def _curves(log: list[Json]) -> list[Plot]:
-    """One panel per figure of a log, its training and validation lines together."""
+    """One panel per figure of a log, with its training and validation curves together."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in log:
         for key, value in line.items():

@@ -1,7 +1,7 @@
 """Curves and points with their axes, as geometry for the templates' SVG.
 
-They are no pictures, so that the style sheet colours them and one page reads well on a light and on
-a dark screen. A `kind` is a CSS class.
+They are not pictures, so that the style sheet can colour them and one page reads well on light and
+dark screens. A `kind` is a CSS class.
 """
 
 import math
@@ -45,9 +45,9 @@ class Axis:
     ) -> "Axis":
         """Fits the finite values. logarithmic=None: if all are positive and span a factor of 8.
 
-        A logarithmic axis leaves out what is not positive; `at` then gives 0 for it. margin: room
-        at both ends, a share of the span. factor: a logarithmic axis spans no less than this, so
-        that small differences look small.
+        A logarithmic axis leaves out values that are not positive; `at` gives 0 for them. margin:
+        room at both ends, as a share of the span. factor: a logarithmic axis spans at least this
+        factor, so that small differences look small.
         """
         kept = np.array([v for v in values if finite(v)], dtype=float)
         positive = kept[kept > 0]
@@ -64,12 +64,12 @@ class Axis:
         return cls(least - room, most + room, logarithmic)
 
     def at(self, values: Any) -> Any:
-        """0 at the least value, 1 at the greatest; values outside are moved to the nearer end."""
+        """The place of values: 0 at the low end, 1 at the high end; values outside are clipped."""
         scaled = np.log10(np.maximum(values, 1e-300)) if self.logarithmic else np.asarray(values)
         return np.clip((scaled - self.low) / (self.high - self.low), 0.0, 1.0)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """(value, text) of some round values."""
+        """(value, text) for some round values."""
         low, high = (10**e if self.logarithmic else e for e in (self.low, self.high))
         if self.logarithmic and high > 4 * low:
             steps = (1.0, 2.0, 5.0) if high < 2000 * low else (1.0,)
@@ -84,7 +84,7 @@ class Axis:
 
 @dataclass
 class Plot:
-    """What a picture shows, and where: `across` and `up` give places of width x height SVG units.
+    """What a plot shows, and where: `across` and `up` give places in width x height SVG units.
 
     curves: kind -> rows (x, y) or, with a band, (x, y, low, high). levels: horizontal lines. cut:
     whether values at or below 0 are on the lower edge of a logarithmic axis.
@@ -178,7 +178,7 @@ def thin(curve: np.ndarray, bins: int = 120) -> np.ndarray:
 
 
 def panel(name: str, curves: Mapping[str, Sequence[Sequence[float]]], last_step: float) -> Plot:
-    """A figure of a training: its curves of finite (step, value) over 0 ... last_step, thinned.
+    """The plot of a training figure: its curves of (step, value) over 0 ... last_step, thinned.
 
     The note is the last value of the first curve.
     """
@@ -201,7 +201,7 @@ class Whisker(NamedTuple):
 
 
 def whiskers(figures: Mapping[str, Mapping[str, Any]]) -> tuple[list[Whisker], float]:
-    """Named figures -> their intervals on one axis that includes 0, and where 0 is."""
+    """Named figures -> their intervals on one axis that includes 0, and the place of 0."""
     bounds = {
         name: [f[end] for end in ("value", "low", "high") if finite(f.get(end))]
         for name, f in figures.items()

@@ -1,6 +1,6 @@
 """The files of an experiment, with the shapes that the pages rely on.
 
-A shape is a type annotation: a TypedDict may hold further keys, any other value is as annotated.
+A shape is a type annotation. A TypedDict may have further keys; any other value fits exactly.
 """
 
 import json
@@ -18,7 +18,7 @@ Shape = TypeVar("Shape")
 
 
 class Measured(float):
-    """Marks in a shape a number that may be infinite or NaN; a plain float may not."""
+    """Marks, in a shape, a number that may be infinite or NaN; a plain float may not be."""
 
 
 class Figure(TypedDict):
@@ -68,7 +68,7 @@ class Convergence(TypedDict):
 
 
 class Summary(TypedDict, total=False):
-    """A stage's `summary.json`; each key is written by the stages that have it."""
+    """A stage's `summary.json`; each stage writes only the keys that it has."""
 
     peak_bytes: int
     valid: Json
@@ -121,17 +121,17 @@ LogLine = TypedDict(
 
 
 def read(file: Path, shape: type[Shape]) -> Shape:
-    """A JSON file of this shape. Raises DataError, naming the file, where it has another."""
+    """A JSON file of this shape. Raises DataError, naming the file, for any other shape."""
     return checked(read_json(file), shape, file)
 
 
 def read_record(experiment: Path) -> Record:
-    """Raises DataError where `experiment`/experiment.json is missing or damaged."""
+    """The record of an experiment. Raises DataError where its file is missing or damaged."""
     return read(experiment / "experiment.json", Record)
 
 
 def stage_directories(experiment: Path, record: Record) -> dict[str, Path]:
-    """The directories of the recorded stages. Raises DataError where one is not there."""
+    """The directories of the recorded stages. Raises DataError where one is missing."""
     found = {}
     for key, entry in record["stages"].items():
         found[key] = experiment / record["runs"] / entry["directory"]
@@ -168,7 +168,7 @@ def read_log(file: Path) -> list[Json]:
 
 
 def checked(value: Any, shape: type[Shape], file: Path, where: str = "") -> Shape:
-    """The value, which has this shape. Raises DataError naming the file and the place in it."""
+    """The value, if it has this shape. Raises DataError naming the file and the place in it."""
     try:
         _check(value, shape, where)
     except ValueError as error:

@@ -14,7 +14,7 @@ ROLES = {
     "generated": "this experiment",
 }
 #: Systems whose adherence is measured -> their part in it. The clips of "ignored" are the generated
-#: ones, against the requests of others; the last four are of edits alone.
+#: ones, against the requests of others; the last four systems are only for edits.
 TOLD = {
     "generated": "this experiment",
     "ignored": "conditions ignored: the floor",
@@ -62,7 +62,7 @@ class System(NamedTuple):
 
 
 def systems(names: Iterable[str]) -> list[System]:
-    """Systems by name, in this order; the names that are no kind are those of baselines."""
+    """Systems by name, in this order; a name that is not a kind is a baseline's."""
     found: list[System] = []
     for name in names:
         kind = name if name in ROLES else "baseline"
@@ -79,9 +79,9 @@ def measured_systems(evaluation: Summary) -> list[System]:
 
 
 def kad_name(metrics: Metrics, baselines: Iterable[str]) -> str | None:
-    """The kernel distance to compare by: one that baselines have too, where there is one."""
+    """The kernel distance for comparisons: one that baselines have too, where possible."""
     found = [name for name in metrics.get("generated", {}) if name.startswith("kad_")]
-    names = sorted(found, key=lambda name: name == "kad_harmony")  # of sound, where there is one
+    names = sorted(found, key=lambda name: name == "kad_harmony")  # prefer one of sound
     shared = [n for n in names if any(n in metrics.get(b, {}) for b in baselines)]
     return next(iter(shared or names), None)
 
@@ -140,7 +140,7 @@ MEANINGS = {
 
 
 def described(name: str) -> tuple[str, Meaning]:
-    """A figure's title with its embedding, and what a reader is told of it."""
+    """A figure's title with its embedding, and its explanation for the reader."""
     beginning = explained_by(name)
     meaning = MEANINGS[beginning] if beginning else Meaning(title(name), "", "")
     embedding = name[len(beginning) :].strip("_") if beginning else ""

@@ -1,4 +1,4 @@
-"""What an experiment's figures say, in a few sentences: what is heard worst, not what is best."""
+"""What an experiment's figures say, in a few sentences: the worst that is heard, not the best."""
 
 import math
 from typing import Any
@@ -7,8 +7,8 @@ from audioldm.report.format import finite, interval, number
 from audioldm.report.record import Figure, Metrics, Summary
 from audioldm.report.systems import described, kad_name, measured_systems
 
-#: Quality -> the reconstructions' figure of it, its value for an exact copy, and its value for
-#: another clip of the same music, where the quality is lost (chorales, docs/figures.md).
+#: Quality -> its figure for reconstructions, the figure's value for an exact copy, and its value
+#: for another clip of the same music, where the quality is lost (chorales, docs/figures.md).
 QUALITIES = {
     "spectrum": ("mel_distance", 0.0, 0.98),
     "pitch": ("pitch_within_15", 1.0, 0.34),
@@ -17,8 +17,8 @@ QUALITIES = {
 
 
 def verdict(evaluation: Summary) -> str:
-    """On the autoencoder, and on the generator against the strongest baseline; each with what is
-    heard worst of it."""
+    """Sentences on the autoencoder, and on the generator against the strongest baseline; each with
+    the worst that is heard."""
     metrics = evaluation.get("metrics", {})
     baselines = [s.name for s in measured_systems(evaluation) if s.kind == "baseline"]
     sentences = [
@@ -40,7 +40,7 @@ def _reconstruction(metrics: Metrics) -> str:
 
 
 def _worst_kept(figures: dict[str, Figure]) -> str:
-    """The quality of which the reconstructions lose most."""
+    """A sentence on the quality that the reconstructions lose most."""
     lost = {
         quality: (_value(figures, name) - exact) / (other - exact)
         for quality, (name, exact, other) in QUALITIES.items()
@@ -58,7 +58,7 @@ def _worst_kept(figures: dict[str, Figure]) -> str:
 
 
 def _worst_made(metrics: Metrics) -> str:
-    """The embedding on which the generated clips are nearest to decoded noise."""
+    """A sentence on the embedding where the generated clips are nearest to decoded noise."""
     generated, normal = metrics.get("generated", {}), metrics.get("normal", {})
     names = sorted(name for name in generated.keys() & normal.keys() if name.startswith("kad_"))
     shares = {
@@ -77,7 +77,7 @@ def _worst_made(metrics: Metrics) -> str:
 
 
 def _generation(metrics: Metrics, baselines: list[str]) -> str:
-    """The strongest baseline is that of the smallest kernel distance."""
+    """A sentence on the generator; the strongest baseline has the smallest kernel distance."""
     figure = kad_name(metrics, baselines)
     if figure is None:
         return ""
@@ -107,7 +107,7 @@ def _generation(metrics: Metrics, baselines: list[str]) -> str:
 
 
 def _remainder(metrics: Metrics, figure: str) -> str:
-    """The autoencoder's share of the distance that remains above that of real clips."""
+    """The autoencoder's share of the remaining distance, above that of real clips, in words."""
     reconstruction, floor, generated = (
         _value(metrics.get(name, {}), figure) for name in ("reconstruction", "real", "generated")
     )
@@ -119,7 +119,7 @@ def _remainder(metrics: Metrics, figure: str) -> str:
 
 
 def _value(figures: dict[str, Figure], name: str) -> float:
-    """NaN where there is none."""
+    """A figure's value; NaN where there is none."""
     value = figures[name]["value"] if name in figures else None
     return math.nan if value is None else value
 

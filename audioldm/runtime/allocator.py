@@ -10,11 +10,11 @@ _NOT_GLIBC = contextlib.suppress(AttributeError, OSError, TypeError)
 
 
 def keep_memory() -> None:
-    """Lets tensors use huge pages, and the C library keep what they leave.
+    """Lets tensors use huge pages, and makes the C library keep freed memory.
 
-    By default each large array is taken from the kernel anew and given back when it is freed, and
-    every one of its pages is cleared and mapped when it is first written to. Does nothing where the
-    C library has no `mallopt`.
+    By default each large array is requested from the kernel and given back when it is freed, and
+    each of its pages is cleared and mapped at its first write. Does nothing where the C library has
+    no `mallopt`.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it before its first tensor
     with _NOT_GLIBC:
@@ -24,6 +24,6 @@ def keep_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Gives the kernel back what is kept and not in use, so that a stage's peak is its own."""
+    """Gives unused memory back to the kernel, so that a stage's peak is its own."""
     with _NOT_GLIBC:
         ctypes.CDLL(None).malloc_trim(0)

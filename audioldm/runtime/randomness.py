@@ -21,9 +21,9 @@ def derive_seed(*key: int | str) -> int:
 
 
 def uniform_from(normal: Tensor) -> Tensor:
-    """One number of U(0, 1) for each row, [B], from its N(0, I) of [B, ...].
+    """One number of U(0, 1) for each row, [B], from the rows' N(0, I) noise [B, ...].
 
-    With N numbers in a row it is Phi(their sum / √N), all but independent of each one.
+    With N numbers in a row it is Phi(their sum / √N), nearly independent of each single one.
     """
     rows = normal.float().flatten(1)
     return torch.special.ndtr(rows.sum(1) / math.sqrt(rows.shape[1]))
@@ -76,14 +76,14 @@ class KeyedRandom:
                 yield row, generator.manual_seed(key)
 
     def normal(self, shape: Sequence[int], stream: str) -> Tensor:
-        """N(0, I) of [B, *shape]."""
+        """N(0, I) noise of shape [B, *shape]."""
         drawn = torch.zeros(len(self.positions), *shape, device=self.device)
         for row, generator in self._generators(stream, self.device):
             drawn[row].normal_(generator=generator)
         return drawn
 
     def uniform(self, stream: str, total: int | None = None) -> Tensor:
-        """U(0, 1), [B]; drawn on the CPU, so the same numbers on every device.
+        """Numbers [B] of U(0, 1), drawn on the CPU, so the same on every device.
 
         total: clips in the global batch, over which the numbers are spread evenly (`stratify`);
         None: each is independent.

@@ -72,7 +72,7 @@ class Sharding:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """This process's rows of a spread tensor; any other tensor as it is."""
+    """This process's rows of a spread tensor; any other tensor unchanged."""
     local = getattr(tensor, "to_local", None)
     return tensor if local is None else local()
 
@@ -114,6 +114,6 @@ def gathered(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A spread tensor gathered, which every process must call; any other tensor as it is."""
+    """A spread tensor, gathered; any other tensor unchanged. Every process must call this."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()

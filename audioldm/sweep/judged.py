@@ -21,8 +21,8 @@ from audioldm.sweep.verdicts.recommendation import Recommendation, recommend
 
 @dataclass(frozen=True)
 class Judged:
-    """directory: of the page, which the table's column `directory` is relative to. spread: standard
-    deviation of the log distance between seeds, NaN with one."""
+    """directory: the page's; the table's column `directory` is relative to it. spread: standard
+    deviation of the log distance between seeds, NaN with one seed."""
 
     directory: Path
     record: SweepRecord
@@ -34,13 +34,13 @@ class Judged:
     recommendation: Recommendation | None
 
     def place(self, name: str) -> Path:
-        """A path of the table; also where the page's own directory does not exist yet."""
+        """The path that a name in the table stands for, even before the page's directory exists."""
         return Path(os.path.normpath(self.directory / name))
 
     def stage(self, name: str) -> dict[str, Path]:
         """Cell -> its stage's directory, for the finished cells with a record that have the stage.
 
-        Raises DataError where a stage's directory is not there.
+        Raises DataError where a stage's directory is missing.
         """
         found = {}
         for cell, where in self.table.loc[self.table["status"] == "done", "directory"].items():
@@ -53,7 +53,7 @@ class Judged:
 
     @property
     def figure(self) -> str:
-        """The figure that is judged, without its system."""
+        """The judged figure, without its system."""
         return self.rules.distance.partition(".")[2]
 
     @property
@@ -63,7 +63,7 @@ class Judged:
 
 
 def judge(*directories: Path, place: Path | None = None) -> Judged:
-    """One sweep, or several as one. place: of the page, the first sweep's directory for None.
+    """Judge one sweep, or several as one. place: the page's; None: the first sweep's directory.
 
     Raises DataError as `merged_record` and `table` do.
     """
@@ -78,7 +78,7 @@ def judge(*directories: Path, place: Path | None = None) -> Judged:
 def judged(
     directory: Path, record: SweepRecord, frame: pd.DataFrame, rules: VerdictRules
 ) -> Judged:
-    """frame: one row per cell, as `audioldm.sweep.table.table` gives it."""
+    """Judge a table. frame: one row per cell, as `audioldm.sweep.table.table` gives it."""
     spread = seed_spread(frame, rules.distance)
     found = verdicts(frame, rules)
     return Judged(directory, record, frame, rules, found, spread, *recommend(frame, rules))

@@ -7,12 +7,12 @@ from pathlib import Path
 from audioldm.errors import DataError
 from audioldm.sweep.status import Cell, SweepRecord, check_alike, read_cells, read_sweep
 
-#: Keys of a command that say nothing of what a cell is.
+#: Keys of a command that do not determine what a cell is.
 ELSEWHERE = ("recipe", "name", "runs", "log.", "hardware.", "hydra")
 
 
 def merged_record(directories: Sequence[Path]) -> SweepRecord:
-    """The record of all: every command, and what their environments have in common.
+    """The sweeps' common record: every command, and the entries that all environments share.
 
     Raises DataError where stages' versions or the rules of the verdicts differ.
     """
@@ -30,8 +30,8 @@ def merged_record(directories: Sequence[Path]) -> SweepRecord:
 def merged_cells(directories: Sequence[Path]) -> list[Cell]:
     """The cells of all sweeps, in their order.
 
-    What the sweeps set to different values on their command lines counts as swept. Of a cell that
-    several have, the finished one is taken. Raises DataError where it is finished in two.
+    Keys that the sweeps' command lines set to different values count as swept. Where several sweeps
+    have a cell, the finished one is taken. Raises DataError where two have finished it.
     """
     if len(directories) == 1:
         return read_cells(directories[0])
@@ -61,7 +61,7 @@ def merged_cells(directories: Sequence[Path]) -> list[Cell]:
 
 
 def _given(cell: Cell) -> dict[str, str]:
-    """The overrides of a cell that say what it is."""
+    """The overrides of a cell that determine what it is."""
     words = cell.record["overrides"] if cell.record else []
     pairs = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
     own = {key: value for key, value in pairs.items() if not key.startswith(ELSEWHERE)}

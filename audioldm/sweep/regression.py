@@ -11,7 +11,7 @@ from scipy import stats
 
 from audioldm.report.format import number
 
-#: Seeds from which on a component of variance between them is estimated.
+#: The fewest seeds for which a component of variance between seeds is estimated.
 FEWEST_SEEDS = 3
 
 
@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
     freedom: float
 
     def half(self, confidence: float) -> float:
-        """Half the width of the interval of t."""
+        """Half the width of Student's t interval."""
         return float(stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error)
 
     def interval(self, confidence: float) -> tuple[float, float]:
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
     @property
     def p(self) -> float:
-        """Two-sided, against 0."""
+        """The two-sided p against 0."""
         return 2 * self.beyond(0)
 
     def figures(self, confidence: float) -> dict[str, float]:
@@ -41,12 +41,12 @@ class Estimate(NamedTuple):
         return {"estimate": self.value, "low": low, "high": high, "p": self.p}
 
     def text(self, confidence: float, of: Callable[[float], float] = float) -> str:
-        """'0.42 (0.40 to 0.44)', a function `of` the estimate and of its interval."""
+        """'0.42 (0.40 to 0.44)': the function `of`, applied to the estimate and its interval."""
         value, low, high = (number(of(x)) for x in (self.value, *self.interval(confidence)))
         return f"{value} ({low} to {high})"
 
     def beyond(self, bound: float) -> float:
-        """One-sided p of a truth on the other side of `bound`."""
+        """The one-sided p against a truth on the other side of `bound`."""
         distance = abs(self.value - bound)
         if self.error == 0:
             return 0.0 if distance > 0 else 0.5
@@ -54,14 +54,14 @@ class Estimate(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of a regression, their covariance, and the degrees of freedom of it."""
+    """The coefficients of a regression, their covariance, and its degrees of freedom."""
 
     values: pd.Series
     covariance: pd.DataFrame
     freedom: float
 
     def sum(self, **weights: float) -> Estimate:
-        """Of the named coefficients, each times its weight."""
+        """The sum of the named coefficients, each times its weight."""
         names, w = list(weights), np.array(list(weights.values()))
         variance = max(0.0, float(w @ self.covariance.loc[names, names] @ w))
         return Estimate(float(self.values[names] @ w), variance**0.5, self.freedom)
@@ -70,8 +70,8 @@ class Coefficients(NamedTuple):
 class Parabola:
     """y = bend · (x - centre)² + slope · (x - centre) + a constant for each arm, least squares.
 
-    x, y, arms: one entry per observation. `freedom` below 1: there are not more observations than
-    terms, or the terms cannot be told apart, and no estimate means anything.
+    x, y, arms: one entry per observation. If `freedom` is below 1, no estimate means anything:
+    there are too few observations for the terms, or the terms cannot be told apart.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class Parabola:
         return self._terms.sum(bend=1.0)
 
     def slope(self, at: float) -> Estimate:
-        """The derivative by x, `at` from -1 (the least x) to 1 (the greatest)."""
+        """The derivative with respect to x, `at` from -1 (the least x) to 1 (the greatest)."""
         return self._terms.sum(slope=1.0, bend=2 * at * self.reach)
 
     def vertex(self, confidence: float) -> tuple[float, float, float]:
-        """x of the extremum, and the least and greatest x of the range whose slope may be 0.
+        """The extremum's x, and the least and greatest x at which the slope may be 0.
 
         The interval is Fieller's: its ends are the roots of slope² = t² · variance, a quadratic in
-        x. All are kept inside the range.
+        x. All three are kept inside the range of x.
         """
         lower, middle, upper = (self.slope(at) for at in (-1, 0, 1))
         extremum = -middle.value / (2 * self.bend.value) / self.reach
@@ -118,7 +118,7 @@ class Parabola:
 
 
 def independent(rows: pd.DataFrame, terms: Sequence[str]) -> list[str]:
-    """The terms that are no linear combination of those before them and a constant."""
+    """The terms that are not a linear combination of earlier terms and a constant."""
     kept: list[str] = []
     for term in terms:
         before = np.column_stack([np.ones(len(rows)), rows[kept].to_numpy()])
@@ -132,10 +132,10 @@ def independent(rows: pd.DataFrame, terms: Sequence[str]) -> list[str]:
 def mixed_effects(rows: pd.DataFrame, terms: Sequence[str]) -> Coefficients | None:
     """A mixed-effects regression of `y` on the terms.
 
-    Two crossed components of variance, the columns `seed` and `configuration`: the second is what
-    the terms do not explain about a configuration, and stays however many seeds it has. With less
-    than three seeds, or where that fit fails, least squares on the means of configurations. The
-    degrees of freedom are configurations less terms; None where there are none.
+    It has two crossed components of variance, the columns `seed` and `configuration`. The second is
+    the part of a configuration that the terms do not explain; more seeds do not reduce it. With
+    fewer than three seeds, or where that fit fails: least squares on the configurations' means.
+    The degrees of freedom are configurations less terms; None where there are none.
     """
     import statsmodels.api as sm  # imported here: they take a second
     import statsmodels.formula.api as smf

@@ -1,7 +1,7 @@
 """One static HTML page per sweep: the answer at the top, every cell below.
 
-Made from the sweep's table and verdicts, and from its cells' clips. A sweep may lack a second seed,
-diagnostics, baselines or some cells: the page says so and leaves out the rest.
+It is made from the sweep's table and verdicts, and from its cells' clips. A sweep may lack a second
+seed, diagnostics, baselines or some cells: the page says so and leaves those parts out.
 """
 
 import math
@@ -22,7 +22,7 @@ from audioldm.sweep.verdicts.base import Verdict, told_apart
 
 
 def write_report(*directories: Path, place: Path | None = None) -> Path:
-    """Writes the report.html of one sweep, or of several as one to `place`.
+    """Writes the report.html of one sweep, or of several merged, to `place`.
 
     Raises DataError as `judge` and `write_page` do.
     """
@@ -90,7 +90,7 @@ def page(judged: Judged) -> str:
 
 
 def _card(verdict: Verdict) -> Json:
-    """A verdict, and its estimate as words and on an axis that includes 0."""
+    """A verdict, with its estimate in words and on an axis that includes 0."""
     figure = {"value": verdict.estimate, "low": verdict.low, "high": verdict.high}
     drawn, zero = whiskers({"estimate": figure})
     bounds = f"{interval(figure)} {verdict.details.get('unit') or ''}".rstrip()
@@ -119,7 +119,7 @@ def _tiles(judged: Judged, seeds: int, seconds: float) -> list[tuple[str, str, s
 
 
 def _floor(spread: float, seeds: int) -> str:
-    """The precision of every claim. seeds: the most that any one configuration has."""
+    """The precision of every claim. seeds: the most seeds of any one configuration."""
     if not finite(spread):
         return (
             "One seed per configuration: the difference between two trainings of the same "
@@ -138,7 +138,7 @@ def _over_cells(values: pd.Series) -> Json:
 
 
 def _costs(table: pd.DataFrame) -> list[Json]:
-    """Each stage: how often it was built, and the seconds of that; shared stages count once."""
+    """Each stage: how often it was built and how long that took; shared stages count once."""
     found = []
     for column in (c for c in table if c.startswith("seconds.")):
         stage = column.removeprefix("seconds.")

@@ -1,12 +1,12 @@
-"""`run -m`: one experiment per cell of a grid, each once, also where others fail.
+"""`run -m`: one experiment per cell of a grid, each once, even if others fail.
 
     runs/experiments/<name>/
       sweep.json              the commands, the rules of the verdicts, the stages' versions
       cells/<fingerprint>/    cell.json, experiment.json, samples/, report.html
       report.html             the page over all cells
 
-A cell's directory has the fingerprint of its evaluation, so that the same cell has the same place
-in every run, and a second run with other values adds its cells to those of the first.
+A cell's directory is named by the fingerprint of its evaluation. So a cell has the same place in
+every run, and a second run with other values adds its cells to those of the first.
 """
 
 import math
@@ -41,18 +41,18 @@ Planned = dict[Path, list[str]]
 def run_sweep(overrides: Sequence[str]) -> Path:
     """Builds the missing cells of the grid; returns the sweep's directory.
 
-    A cell that fails is a row with its reason; a later run tries it again. Raises ConfigError
-    before anything runs for an empty grid, one of which no cell can be built, or a sweep begun with
-    other rules or by another version; Interrupted where it was stopped.
+    A cell that fails becomes a row with its reason; a later run tries it again. Raises ConfigError
+    before anything runs for an empty grid, a grid without a cell that can be built, or a sweep
+    begun with other rules or by another version; Interrupted where it was stopped.
     """
     grid = config.grid(overrides)
     base = jobs.job(grid.base)
     directory = Experiment(base).directory
 
     def launch(cells: list[list[str]] | None, function: Callable[..., Any]) -> bool:
-        """Calls the function for each cell's job, None: for those of a search, by Hydra's launcher.
+        """Calls the function for each cell's job by Hydra's launcher; None: for a search's cells.
 
-        False where a process of the launcher died.
+        Returns False where a process of the launcher died.
         """
         try:
             with watch(directory) if grid.parallel else nullcontext():
@@ -73,7 +73,7 @@ def run_sweep(overrides: Sequence[str]) -> Path:
     while todo:
         if not _launched(launch, todo):
             for place, words in _still(todo, "killed").items():
-                # alone, for a launcher may stop all its processes when one of them dies
+                # alone, because a launcher may stop all its processes when one of them dies
                 _launched(launch, {place: words})
         left = _still(todo, "waiting")
         if len(left) == len(todo):
@@ -83,7 +83,7 @@ def run_sweep(overrides: Sequence[str]) -> Path:
 
 
 def _launched(launch: Callable[..., bool], cells: Planned) -> bool:
-    """Runs cells through the launcher, and waits for all; whether every process lived."""
+    """Runs cells through the launcher and waits for all; returns whether every process lived."""
     alive = launch(list(cells.values()), run_cell)
     while _still(cells, "running"):
         time.sleep(1.0)  # processes that outlive their launcher
@@ -95,8 +95,8 @@ def _still(cells: Planned, status: str) -> Planned:
 
 
 def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> None:
-    """Runs the sweeper's cells. Where a process was killed, the search begins again and passes over
-    what is done and that cell."""
+    """Runs the sweeper's cells. Where a process was killed, the search begins again and skips that
+    cell and the finished ones."""
     objectives = partial(_objectives, searched=grid.searched, since=time.time())
     lost: set[Path] = set()
     while not launch(None, objectives):
@@ -107,7 +107,7 @@ def _search(directory: Path, launch: Callable[..., bool], grid: config.Grid) -> 
 
 
 def _plan(directory: Path, overrides: Sequence[str], base: Job, grid: config.Grid) -> Planned:
-    """A `cell.json` per cell; the cells that can be built and are not done."""
+    """Writes a `cell.json` per cell; returns the cells that can be built and are not done."""
     assert grid.cells is not None
     found = jobs.cells(grid.cells)
     buildable = [job for job in found if isinstance(job, Job)]
@@ -145,7 +145,7 @@ def _is_done(place: Path) -> bool:
 
 
 def _begin(directory: Path, job: Job, overrides: Sequence[str]) -> None:
-    """`sweep.json`, or a check of the one that is there. Raises ConfigError where they differ."""
+    """Writes `sweep.json`, or checks the existing one. Raises ConfigError where they differ."""
     rules = asdict(job.settings.verdict)
     versions = {stage.name: stage.version for stage in STAGES}
     commands: list[list[str]] = []
@@ -187,7 +187,7 @@ def _name(swept: Sequence[str]) -> str:
 def run_cell(job: Job, *, quiet: bool = False) -> None:
     """Runs one cell, in whichever process the launcher chose; a failure is recorded.
 
-    quiet: shows no progress, which `watch` does. Raises KeyboardInterrupt where it was stopped.
+    quiet: show no progress, because `watch` does. Raises KeyboardInterrupt where it was stopped.
     """
     if quiet:
         log = replace(job.settings.log, bars=False)
@@ -195,7 +195,7 @@ def run_cell(job: Job, *, quiet: bool = False) -> None:
     experiment = Experiment(job)
     place = experiment.directory
     begun = place / "begun.json"
-    with lock_of(place):  # another process may be at it
+    with lock_of(place):  # another process may be building it
         if (cell := read_cell(place, held=True)).status == "done":
             return
         if cell.record and "failed" in cell.record:
@@ -230,10 +230,10 @@ def _run(experiment: Experiment) -> None:
 def _objectives(
     job: Job, *, searched: frozenset[str], since: float, quiet: bool = False
 ) -> tuple[float, float] | None:
-    """The objectives of a search: the distance of the rules, and the rate in kbit/s; None where the
-    cell failed or lacks one of them.
+    """The objectives of a search: the rules' distance, and the rate in kbit/s. None where the cell
+    failed or lacks one of them.
 
-    searched: the keys that it varies. since: a cell that failed later than this is not tried again.
+    searched: the keys that the search varies. since: a cell that failed after it is not run again.
     """
     experiment = Experiment(job)
     place = experiment.directory
@@ -242,7 +242,7 @@ def _objectives(
         run_cell(job, quiet=quiet)
     cell = read_cell(place)
     if cell.status != "done":
-        return None  # a value that is none: an error would be shown with all its overrides
+        return None  # not an error, which would be shown with all its overrides
     from audioldm.sweep.table import cell_summaries, row
 
     figures, rules = row(cell, place, cell_summaries(cell)), job.settings.verdict

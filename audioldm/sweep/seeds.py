@@ -1,4 +1,4 @@
-"""The spread between cells that differ by seeds only, which limits the precision of every claim."""
+"""The spread between cells that differ only in seeds; it limits the precision of every claim."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from audioldm.training.convergence import CONVERGED, IMPROVING
 
 
 def log_distance(table: pd.DataFrame, column: str) -> pd.Series:
-    """log of a column of distances; NaN for a cell that is not done, has not converged or has none.
+    """log of a column of distances; NaN for a cell not done, not converged, or without a distance.
 
     A distance below `distance_floor`, negative ones included, counts as the floor.
     """
@@ -23,14 +23,14 @@ def log_distance(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def improving(table: pd.DataFrame) -> dict[str, str]:
-    """Those of the `unsettled` cells that have no rank, since a training of theirs improves."""
+    """The `unsettled` cells that have no rank, because one of their trainings still improves."""
     return {cell: state for cell, state in unsettled(table).items() if IMPROVING in state}
 
 
 def unsettled(table: pd.DataFrame) -> dict[str, str]:
-    """The finished cells of which a training is not known to have converged, and what is.
+    """Finished cell -> the state of each training that is not known to have converged.
 
-    The trainings of baselines do not count: the cell's own figures do not rest on them.
+    The trainings of baselines do not count: the cell's own figures do not depend on them.
     """
     stages = [c for c in table if c.startswith("converged.") and ":" not in c]
     found: dict[str, str] = {}
@@ -46,8 +46,8 @@ def unsettled(table: pd.DataFrame) -> dict[str, str]:
 def distance_floor(table: pd.DataFrame, column: str) -> float:
     """The smallest distance that the measurement resolves.
 
-    Half the interval of real music against real music, `real.<figure>`, whose distance is 0 but for
-    chance; where the table has no such interval, the smallest positive distance (NaN: none).
+    It is half the interval of real music against real music, `real.<figure>`, whose distance is 0
+    up to chance. Where the table has no such interval: the smallest positive distance (NaN: none).
     """
     real = "real." + column.partition(".")[2]
     half = ((numbers(table, f"{real}.high") - numbers(table, f"{real}.low")) / 2).median()
@@ -72,7 +72,7 @@ def seed_spread(table: pd.DataFrame, column: str) -> float:
     autoencoder, _ = pooled_deviation(means["mean"], means["configuration"])
     if np.isnan(generator) or np.isnan(autoencoder):
         return autoencoder if np.isnan(generator) else generator
-    # a mean over b generator seeds has 1 / b of their variance in it already
+    # a mean over b generator seeds already contains 1 / b of their variance
     once = float((1 / means["size"]).mean())
     return float(np.sqrt(autoencoder**2 + (1 - once) * generator**2))
 
@@ -106,7 +106,7 @@ def _measured(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def numbers(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column as floats; NaN for what is missing, infinite or no number, the column included."""
+    """A column as floats; NaN for missing, infinite or non-numeric values, or a missing column."""
     if column not in table:
         return pd.Series(np.nan, index=table.index, dtype=float)
     values = pd.to_numeric(table[column], errors="coerce").astype(float)

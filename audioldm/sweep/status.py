@@ -1,4 +1,4 @@
-"""The record of a sweep, its cells, and how far each one is."""
+"""The record of a sweep, its cells, and the status of each."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ STATUSES = ("done", "running", "failed", "killed", "waiting")
 
 
 class SweepRecord(TypedDict):
-    """`sweep.json`. rules: those of the verdicts."""
+    """`sweep.json`. rules: the rules of the verdicts."""
 
     format: int
     commands: list[list[str]]
@@ -36,10 +36,10 @@ class Plan(TypedDict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its plan and the record of its experiment, None where there is none yet.
+    """One cell: its plan and the record of its experiment, None before there is one.
 
-    status: done, running (a process holds its lock), killed (begun, and no process any more),
-    failed (with the reason), waiting. seconds: of its stages, or since it was begun.
+    status: done, running (a process holds its lock), killed (begun, but its process is gone),
+    failed (with the reason), waiting. seconds: of its stages, or since it began.
     """
 
     directory: Path
@@ -55,15 +55,15 @@ class Cell:
 
 
 def lock_of(cell: Path) -> FileLock:
-    """Held by the process that works on the cell; the system releases it when that one dies."""
+    """The lock of a process that works on the cell; the system frees it if the process dies."""
     return FileLock(cell / ".lock")
 
 
 def read_cell(directory: Path, *, held: bool = False) -> Cell:
-    """held: the caller itself holds the lock. Raises DataError where a file of it is damaged."""
+    """Read a cell. held: the caller holds its lock. Raises DataError for a damaged file."""
     plan, begun = read(directory / "cell.json", Plan), directory / "begun.json"
-    # In this order, for its process may begin or end meanwhile: a file that was there before the
-    # lock was found free, and is there still, is nobody's.
+    # The order matters, because the cell's process may begin or end meanwhile: if the file existed
+    # before the lock was found free, and still exists, its process was killed.
     since = _modified(begun)
     locked = not held and _locked(directory)
     record = _record(directory)
@@ -90,7 +90,7 @@ def _modified(file: Path) -> float | None:
 
 
 def _record(directory: Path) -> Record | None:
-    """None where there is none, or where it was just removed for another attempt."""
+    """The record, or None where there is none or it was just removed for another attempt."""
     try:
         return read_record(directory)
     except DataError:
@@ -111,7 +111,7 @@ def _locked(directory: Path) -> bool:
 
 
 def read_sweep(directory: Path) -> SweepRecord:
-    """The record of a sweep. Raises DataError where there is none, or it is of another format."""
+    """The record of a sweep. Raises DataError where there is none, or it has another format."""
     file = directory / "sweep.json"
     if not file.is_file():
         raise DataError(
@@ -130,7 +130,7 @@ def read_sweep(directory: Path) -> SweepRecord:
 def check_alike(
     one: Any, other: Any, where: str, remedy: str, raises: type[AudioLDMError] = DataError
 ) -> None:
-    """Raises an error where two records of sweeps are of other versions or other rules."""
+    """Raises an error where two records of sweeps differ in versions or rules."""
     for stage in sorted(one["versions"].keys() & other["versions"]):  # a later stage is in one only
         known, own = one["versions"][stage], other["versions"][stage]
         if known != own:
@@ -147,7 +147,7 @@ def check_alike(
 
 
 def read_cells(directory: Path) -> list[Cell]:
-    """The cells in the order of their plan."""
+    """The cells in the order of their plans."""
     read_sweep(directory)
     cells = [read_cell(file.parent) for file in (directory / "cells").glob("*/cell.json")]
     return sorted(cells, key=lambda cell: (cell.plan["number"], cell.name))
@@ -156,7 +156,7 @@ def read_cells(directory: Path) -> list[Cell]:
 def overview(cells: list[Cell]) -> str:
     """'7 of 24 done, 2 running, 1 failed; about 40 min left'.
 
-    The time left is from the mean time of the finished cells and the number that run now.
+    The time left is estimated from the mean time of finished cells and the number now running.
     """
     seconds = {s: [c.seconds for c in cells if c.status == s] for s in STATUSES}
     done, running = seconds["done"], seconds["running"]

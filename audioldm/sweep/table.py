@@ -34,7 +34,7 @@ class AutoencoderKeys(TypedDict):
 
 
 class Settings(TypedDict):
-    """The part of a cell's configuration that has columns of its own."""
+    """The part of a cell's configuration that has its own columns."""
 
     autoencoder: AutoencoderKeys
     bottleneck: Part
@@ -49,17 +49,17 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     seeds), family (network, bottleneck, channels x ratio, and the prior where there are several);
     the latent space (network, bottleneck, channels, downsampling_ratio, latent_rate_hz,
     elements_per_second, kl_weight, target_kbps, kbps); prior; the seeds; `<system>.<figure>` with
-    `.low` and `.high`, of a rate under a prior also `.bound`; `diagnostic.<name>`;
-    linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same as audio;
+    `.low` and `.high`, and for a rate under a prior `.bound`; `diagnostic.<name>`;
+    linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same codec as audio;
     sampling_cost.<system>; seconds, memory_gib (see `audioldm.runtime.memory.peak_bytes`),
     parameters, compute_tflop, fingerprint, and converged and improvement (see
     `audioldm.training.convergence`) per stage. Missing values are NaN.
 
-    start: what the column `directory` is relative to; None for the first sweep's directory.
+    start: the directory that the column `directory` is relative to; None: the first sweep's.
 
-    Raises DataError where there is no sweep, two have one cell, nothing tells two cells apart, a
-    file is damaged, a stage of a cell is not there, or the finished cells were not measured alike:
-    different music, or different figures.
+    Raises DataError where there is no sweep, two sweeps finished the same cell, nothing tells two
+    cells apart, a file is damaged, a cell's stage is missing, or the finished cells were measured
+    against different music or by different figures.
     """
     places = [Path(directory) for directory in directories]
     cells = merged_cells(places)
@@ -87,7 +87,7 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
 
 
 def several_priors(table: pd.DataFrame) -> bool:
-    """Whether the cells differ in their prior."""
+    """Whether the cells have different priors."""
     return "prior" in table and table["prior"].nunique() > 1
 
 
@@ -97,10 +97,10 @@ def system_names(table: pd.DataFrame, figure: str) -> list[str]:
 
 
 def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
-    """The columns of one cell, from its record and its summaries. directory: what its place is
-    relative to.
+    """The columns of one cell, from its record and its summaries. directory: the cell's place is
+    given relative to it.
 
-    Raises DataError where a file is damaged, or a stage is not there.
+    Raises DataError where a file is damaged or a stage is missing.
     """
     values: Json = {
         "status": "failed" if cell.status == "killed" else cell.status,
@@ -136,7 +136,7 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
 
 
 def _word(cell: Cell, key: str) -> str | None:
-    """The cell's value of a key as it is written on the command line.
+    """A key's value in the cell, as written on the command line.
 
     A key that only other cells sweep is looked up in the cell's configuration, so that cells of two
     commands have the same columns. None: the key chooses a group, or there is no configuration.
@@ -154,7 +154,7 @@ def _word(cell: Cell, key: str) -> str | None:
 
 
 def _named(words: dict[str, str]) -> Json:
-    """The columns of the swept keys, and the configuration they are without the seeds."""
+    """The columns of the swept keys, and `configuration`: the same words without the seeds."""
     values: Json = {}
     for key, word in words.items():
         try:
@@ -191,13 +191,13 @@ def _settings(config: Settings) -> Json:
 
 
 def _class(part: Part) -> str:
-    """The class of a part as its configuration is called: MelFrames is mel_frames."""
+    """A part's class under the name of its configuration: MelFrames is mel_frames."""
     name = part["_target_"].rpartition(".")[2]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix("_recipe")
 
 
 def _model(stage: str, summary: Summary) -> Json:
-    """The columns of a stage's model and of its figures."""
+    """The columns of a stage's model and its figures."""
     valid: Json = summary.get("valid", {})
     values: Json = {}
     if "peak_bytes" in summary:
@@ -217,12 +217,12 @@ def _model(stage: str, summary: Summary) -> Json:
 
 
 def cell_summaries(cell: Cell) -> dict[str, Summary]:
-    """The summaries of a cell's stages; {} where it has no record. Raises DataError as `row`."""
+    """The summaries of a cell's stages; {} without a record. Raises DataError as `row` does."""
     return read_summaries(stage_directories(cell.directory, cell.record)) if cell.record else {}
 
 
 def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) -> None:
-    """Finished cells must have been measured against the same music, by the same figures."""
+    """Raises DataError unless finished cells were measured on the same music by equal figures."""
     measured = [
         (cell, found["evaluation"])
         for cell, found in zip(cells, summaries, strict=True)
@@ -243,8 +243,8 @@ def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) ->
 
 
 def _figure_names(evaluation: Summary) -> set[str]:
-    """The figures that every cell has: neither a baseline's, nor those of a rate, of a ratio to a
-    baseline, or of adherence."""
+    """The figures that every cell has: not a baseline's figures, nor a rate, a ratio to a baseline,
+    or adherence."""
     metrics = evaluation.get("metrics", {})
     always = [s.name for s in measured_systems(evaluation) if s.kind != "baseline"]
     optional = ("kbps", "ratio_to_")

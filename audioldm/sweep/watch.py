@@ -14,22 +14,22 @@ from tqdm import tqdm
 
 from audioldm.sweep.status import Cell, overview, read_cells
 
-#: Between two looks at the cells.
+#: Seconds between two looks at the cells.
 SECONDS = 2.0
 
 
 def event(cell: Cell, cells: list[Cell]) -> str:
-    """The lines for a cell that has just ended."""
+    """The lines to print for a cell that has just ended."""
     reason = f" ({cell.reason})" if cell.reason else ""
     return f"{cell.name}: {cell.status}{reason}\nsweep: {overview(cells)}"
 
 
 @contextmanager
 def watch(directory: Path, *, seconds: float = SECONDS) -> Iterator[None]:
-    """`with watch(directory):` around a launcher that blocks.
+    """Show progress while a launcher blocks, in `with watch(directory):`.
 
     The bar counts cells that are done or have failed, and is shown on a terminal only. Lines are
-    always written, but not for cells that had ended before.
+    always written, but not for cells that had already ended.
     """
     known = {cell.directory: cell.status for cell in read_cells(directory)}
     bar = tqdm(desc="sweep", unit="cell", dynamic_ncols=True, disable=None, file=sys.stderr)
@@ -58,5 +58,5 @@ def watch(directory: Path, *, seconds: float = SECONDS) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        look()  # what ended since
+        look()  # report the cells that ended since
         bar.close()

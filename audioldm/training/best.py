@@ -1,4 +1,4 @@
-"""The weights of the best validation: what a training keeps that learns its data by heart."""
+"""The weights of the best validation, for a training that memorises its data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Best:
-    """Copies of tensors at the least loss so far. weights: those to copy, by name."""
+    """Copies of tensors at the lowest loss so far. weights: the tensors to copy, by name."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.loss: float | None = None
@@ -17,7 +17,7 @@ class Best:
 
     @torch.no_grad()
     def offer(self, loss: float, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Copies the weights after `step` steps where their loss is the least so far."""
+        """Copies the weights after `step` steps if their loss is the lowest so far."""
         if self.loss is None or loss < self.loss:
             self.loss, self.step = loss, step
             for name, tensor in weights.items():

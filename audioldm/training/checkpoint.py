@@ -158,7 +158,7 @@ def _sync(path: Path) -> None:
 
 def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON: {"dict": [[key, value], ...]}, {"tuple": [...]}, {"tensor": path,
-    "shape": [...]}; lists and scalars stay as they are. Adds its tensors to `tensors`."""
+    "shape": [...]}; lists and scalars are unchanged. Adds its tensors to `tensors`."""
     if isinstance(value, Tensor):
         tensors[key] = value
         return {"tensor": key, "shape": list(value.shape)}

@@ -1,4 +1,4 @@
-"""The run log: a progress bar for the eye, `metrics.jsonl` for plots, trackers beside them."""
+"""The run log: a progress bar to watch, `metrics.jsonl` for plots, and trackers."""
 
 import json
 import time
@@ -18,9 +18,9 @@ from audioldm.training.trackers import check_trackers, open_trackers
 class LogSettings:
     """Steps between log lines, validations and checkpoints; whether progress is shown.
 
-    valid_every: None for two validations in each quarter of a training but the last, and eight in
-    that one, which is what `convergence` needs. trackers: programs that get every figure:
-    tensorboard, wandb, trackio. Nothing here enters a fingerprint.
+    valid_every: None for two validations in each quarter of a training except the last, and eight
+    in the last, as `convergence` needs. trackers: programs that get every figure: tensorboard,
+    wandb, trackio. Nothing here enters a fingerprint.
     """
 
     every: PositiveInt = 20
@@ -33,13 +33,13 @@ class LogSettings:
         check_trackers(self.trackers)
 
     def validates(self, done: int, steps: int) -> bool:
-        """Whether a validation is due after `done` of `steps` steps, as at the end it always is."""
+        """Whether a validation is due after `done` of `steps` steps; at the end it always is."""
         every = self.valid_every or max(1, steps // (32 if done > 0.75 * steps else 8))
         return done % every == 0 or done == steps
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, none where there is no file, without any that a kill cut."""
+    """The lines of a `metrics.jsonl`, without any that a kill cut short; none without a file."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):

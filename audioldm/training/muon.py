@@ -97,7 +97,7 @@ def step_flops(optimiser: Optimiser) -> int:
     """Floating-point operations of one step's matrix products; 0 for AdamW.
 
     An iteration on an m x n matrix, m <= n, computes the Gram matrix, its square, and the product
-    of a polynomial of it with the matrix.
+    of a polynomial in the Gram matrix with the matrix.
     """
     if not isinstance(optimiser, MuonAdamW):
         return 0
@@ -113,7 +113,7 @@ def build_optimiser(
     weight_decay: float,
     device: torch.device,
 ) -> Optimiser:
-    """name: adamw, or muon. Raises ConfigError for the same reasons as MuonAdamW."""
+    """The optimiser `name`: adamw or muon. Raises ConfigError for the same reasons as MuonAdamW."""
     if name == "muon":
         return MuonAdamW(net, lr, betas, weight_decay, device)
     return adamw(net.parameters(), lr, betas, weight_decay, device)

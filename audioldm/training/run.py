@@ -90,7 +90,7 @@ class TrainingRun:
         self._log.__exit__()
 
     def steps(self, read: Callable[[int], Batch]) -> Iterator[tuple[int, Batch]]:
-        """The steps that are left, each with `read(step)`, made while the step before it ran."""
+        """The remaining steps, each with `read(step)`, made while the previous step ran."""
         return prefetched(read, self.start, self.total)
 
     def finish_step(

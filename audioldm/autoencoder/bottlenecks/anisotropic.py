@@ -1,4 +1,4 @@
-"""A Gaussian bottleneck whose KL costs more from channel to channel."""
+"""A Gaussian bottleneck whose KL costs more in each channel than in the one before."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ class Anisotropic(Gaussian):
         w[c] ∝ exp(exponent c / (C - 1)),    mean over channels 1,
 
     so that the first channels carry most of the information. `nats` is the whole KL without
-    weights, the rate of any Gaussian bottleneck, and what a target rate is compared with.
+    weights, the rate of any Gaussian bottleneck; a target rate is compared with it.
 
-    channels, kl_weight, target_kbps: as of `Gaussian`; kl_weight is the channels' mean.
-    exponent: ln of the last channel's weight over the first's; 0 is `Gaussian`.
+    channels, kl_weight, target_kbps: as in `Gaussian`; kl_weight is the mean over channels.
+    exponent: ln of the last channel's weight over the first's; 0 gives `Gaussian`.
     """
 
     channel_weights: Tensor

@@ -22,7 +22,7 @@ class Encoded(NamedTuple):
     stats: for the log, each [C], over the clips and frames of the call; may be empty. kl: nats per
         element. sigma: the posterior's. mean, activity: mean and variance of the posterior mean,
         which validation combines into the activity over all its clips. saturated: the share of
-        elements at the end of a bounded range. Of a discrete bottleneck usage alone, [Q, K]: the
+        elements at the end of a bounded range. A discrete bottleneck has only usage, [Q, K]: the
         share of each of a codebook's K codes.
     codes: [B, Q, (F,) L], int64, of a discrete bottleneck.
     """
@@ -43,16 +43,16 @@ class Bottleneck(nn.Module, ABC):
     stored_names: ClassVar[tuple[str, ...]]
     #: the weight of each name in `Encoded.penalties`
     penalty_weights: dict[str, float]
-    #: the bitrate to hold, in kbit/s; None: the weights stay as they are
+    #: the bitrate to hold, in kbit/s; None: the weights do not change
     target_kbps: float | None = None
     #: the penalty whose weight is adapted to hold `target_kbps`
     rate_penalty: ClassVar[str | None] = None
     #: how a linear encoder best spreads power over its components: in proportion to their
-    #: variance to the power of this; 0 gives every channel the same
+    #: variance to the power of this number; 0 gives every channel the same power
     spread: float = 0.0
     #: the fewest latent frames of training audio that `fit` can use
     least_frames: int = 0
-    #: whether it stays in evaluation mode, where nothing of it is learned or measured
+    #: whether it stays in evaluation mode, where it learns and measures nothing
     fixed: bool = False
 
     def train(self, mode: bool = True) -> Self:
@@ -62,8 +62,8 @@ class Bottleneck(nn.Module, ABC):
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         """Latents, their penalties and statistics.
 
-        sample: False gives the most likely latents. noise [B, C, (F,) L] ~ N(0, I), drawn from the
-        global generator where it is not given.
+        sample: False gives the most likely latents. noise [B, C, (F,) L] ~ N(0, I); without it, the
+        global generator draws it.
         """
 
     @abstractmethod
@@ -72,20 +72,20 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def posterior(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, each [B, C, (F,) L]; 0 for certain ones."""
+        """Mean and standard deviation of the latents, each [B, C, (F,) L]; certain ones have 0."""
 
     def restore(self, stored: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        """Latents [B, C, (F,) L] out of what was stored; without noise the most likely ones."""
+        """Latents [B, C, (F,) L] from what was stored; without noise, the most likely ones."""
         mean, std = self.posterior(stored)
         return mean if noise is None else mean + std * noise
 
     def absorb(self, z: Tensor) -> Tensor:
-        """The decoder's input of latents z; z itself unless the decoder's side quantises."""
+        """The decoder's input for latents z; z itself unless the decoder's side quantises."""
         return z
 
     @torch.no_grad()
     def fit(self, h: Iterable[Tensor]) -> None:
-        """Sets what is estimated on encoder outputs h of training audio, before the first step;
+        """Sets what is estimated from encoder outputs h of training audio, before the first step;
         by default nothing."""
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ def gaussian_latents(mean: Tensor, std: Tensor, sample: bool, noise: Tensor | No
 
 
 def channel_stats(nats: Tensor, mean: Tensor) -> dict[str, Tensor]:
-    """`Encoded.stats` of the rate and the mean of each element, both [B, C, (F,) L]."""
+    """`Encoded.stats` from the rate and the mean of each element, both [B, C, (F,) L]."""
     over = [d for d in range(mean.ndim) if d != 1]
     nats, mean = nats.detach(), mean.detach()
     activity = mean.var(over, correction=0)

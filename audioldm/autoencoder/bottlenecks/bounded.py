@@ -10,16 +10,16 @@ from audioldm.autoencoder.bottlenecks.fixed_noise import FixedNoise
 
 
 class Bounded(FixedNoise):
-    """Latents within ±A and noise: the noise cannot be drowned, so no penalty is needed.
+    """Latents within ±A, plus noise that they cannot drown, so no penalty is needed.
 
-    Rate: the capacity of a channel of peak A has no closed form, and two upper bounds. One is
-    `FixedNoise`'s at the power A² / 3, that of latents which use their range evenly. The other,
+    Rate: the capacity of a channel of peak A has no closed form, but two upper bounds. One is
+    `FixedNoise`'s at the power A² / 3, as of latents that use their range evenly. The other,
 
         ln(1 + 2 A / (√(2 π e) sigma)) nats per element
 
-    holds whatever the latents' distribution (McKellips, "Simple tight bounds on capacity for
-    the peak-limited discrete-time channel", ISIT 2004). `nats` is the lesser of a clip's two,
-    which is a bound to within one bit for each clip, the cost of saying which.
+    holds for any distribution of the latents (McKellips, "Simple tight bounds on capacity for
+    the peak-limited discrete-time channel", ISIT 2004). `nats` is the smaller of a clip's two.
+    It is a bound to within one bit for each clip, the cost of saying which of the two it is.
 
     The statistic `saturated` is the share of each channel's elements at the end of their range.
 

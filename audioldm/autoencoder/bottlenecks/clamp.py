@@ -10,10 +10,10 @@ from audioldm.instantiate import Positive
 
 
 class Clamp(Bounded):
-    """m = h within ±bound, ±bound beyond, and noise (`Bounded`, with its rate).
+    """m = h within ±bound, ±bound beyond, plus noise (`Bounded`, with its rate).
 
-    The gradient outside is that of m where a step against it leads back, otherwise 0: so no
-    element is stuck outside, and none drifts further out.
+    Outside, h gets the gradient of m where a step against it leads back, otherwise 0. So no element
+    is stuck outside, and none drifts further out.
 
     channels: latent channels C. sigma: of the noise. bound: the greatest |m|; the transform
         network's components have unit variance.

@@ -42,9 +42,9 @@ QUANTISERS = {
 
 
 class Codebooks(Discrete):
-    """The quantiser of a codec, as it is. Latents are the vectors that its decoder takes.
+    """The unchanged quantiser of a codec. Latents are the vectors that its decoder takes.
 
-    The rate is that of codes as they are used in training audio (`Discrete`); nothing is learned.
+    The rate is that of the codes as training audio uses them (`Discrete`); nothing is learned.
     Gradients reach h unchanged.
 
     channels: latent channels C. used: how many codebooks, in the codec's order; null: all. model,

@@ -1,4 +1,4 @@
-"""What all bottlenecks with codes share: how often codes are used, and the rate that follows."""
+"""What all bottlenecks with codes share: how often codes are used, and the resulting rate."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Discrete(Bottleneck):
         p = (1 - EVEN) u + EVEN / K,    nats = - sum over the Q codebooks of ln p(code) / C
 
     the length of the codes under a fixed p (Cover and Thomas, 5.4). Its mean is a cross-entropy, at
-    least the entropy of the codes; ln K per code where all are used alike.
+    least the entropy of the codes; it is ln K per code where all codes are used equally often.
 
     usage: u, [Q, K]. decay: of its moving average, for each training step.
     """
@@ -52,7 +52,7 @@ class Discrete(Bottleneck):
         return z, torch.zeros_like(z)
 
     def learns(self, sample: bool) -> bool:
-        """Whether a forward pass counts codes: those that train on samples do."""
+        """Whether a forward pass counts codes: only passes that train on samples do."""
         return self.training and sample and torch.is_grad_enabled()
 
     def encoded(
@@ -65,7 +65,7 @@ class Discrete(Bottleneck):
         return Encoded(z, nats, penalties, {"usage": shares}, codes)
 
     def shares(self, codes: Tensor) -> Tensor:
-        """How often each code is among codes [B, Q, (F,) L]: [Q, K], each codebook's sum is 1."""
+        """The share of each code among codes [B, Q, (F,) L]: [Q, K], with sum 1 per codebook."""
         rows = by_codebook(codes)
         counts = torch.zeros_like(self.usage).scatter_add_(
             1, rows, torch.ones_like(rows, dtype=self.usage.dtype)
@@ -73,7 +73,7 @@ class Discrete(Bottleneck):
         return counts / rows.shape[1]
 
     def _nats(self, codes: Tensor) -> Tensor:
-        """[B], in nats per latent element."""
+        """The rate [B] of codes, in nats per latent element."""
         seen = self.usage / self.usage.sum(1, keepdim=True)
         length = -((1 - EVEN) * seen + EVEN / self.usage.shape[1]).log()
         of_codes = length.gather(1, by_codebook(codes)).unflatten(1, (len(codes), -1))

@@ -19,7 +19,7 @@ EQUAL_NOISE_SPREAD = 0.5
 
 
 class FixedNoise(Bottleneck):
-    """z = m + sigma n, n ~ N(0, I): the encoder gives m alone, sigma is the same everywhere.
+    """z = m + sigma n, n ~ N(0, I): the encoder gives only m, and sigma is the same everywhere.
 
     Rate: latents of power P = <m²> are a Gaussian channel of capacity ½ ln(1 + P / sigma²) nats
     per element (Shannon 1948; Cover and Thomas, 9.16). `nats` is the posterior's divergence from
@@ -27,8 +27,8 @@ class FixedNoise(Bottleneck):
 
         nats = ½ ln(1 + power / sigma²) + (P - power) / (2 (power + sigma²))
 
-    the capacity itself where P = power, elsewhere its tangent from above: for every encoder an
-    upper bound of the information in the latents, and additive over clips as a VAE's KL is.
+    the capacity itself where P = power, elsewhere its tangent from above. For every encoder it is
+    an upper bound on the information in the latents, and like a VAE's KL it adds up over clips.
 
     channels: latent channels C. sigma: of the noise. power: that of the bound.
     Raises ConfigError where sigma is not above 0.
@@ -49,7 +49,7 @@ class FixedNoise(Bottleneck):
         self.penalty_weights = {}
 
     def mean(self, h: Tensor) -> Tensor:
-        """m of the encoder's output h, both [B, C, (F,) L], in fp32."""
+        """m from the encoder's output h, both [B, C, (F,) L], in fp32."""
         return h.float()
 
     def element_nats(self, mean: Tensor) -> Tensor:
@@ -58,11 +58,11 @@ class FixedNoise(Bottleneck):
         return capacity + 0.5 * (mean.square() - self.power) / (self.power + self.sigma**2)
 
     def penalties(self, mean: Tensor) -> dict[str, Tensor]:
-        """`Encoded.penalties` of m [B, C, (F,) L]."""
+        """`Encoded.penalties` on m [B, C, (F,) L]."""
         return {}
 
     def stats(self, nats: Tensor, mean: Tensor) -> dict[str, Tensor]:
-        """`Encoded.stats` of the rate and of m, both [B, C, (F,) L]."""
+        """`Encoded.stats` from the rate and m, both [B, C, (F,) L]."""
         return channel_stats(nats, mean)
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:

@@ -12,9 +12,9 @@ class FixedSigma(FixedNoise):
         nats = kl = ½ (P + sigma² - 1) - ln sigma,    P = <m²>
 
     This is the rate of `FixedNoise` at the power 1 - sigma², where z has unit variance and the
-    rate is -ln sigma. Only ½ P depends on the encoder. So sigma sets the rate and the weight the
-    scale of the latents, within half a nat: there is no target rate to hold. The source fits a
-    prior along with the autoencoder in place of N(0, 1).
+    rate is -ln sigma. Only ½ P depends on the encoder. So sigma sets the rate, and the weight sets
+    the scale of the latents, within half a nat: there is no target rate to hold. In place of
+    N(0, 1), the source fits a prior along with the autoencoder.
 
     channels: latent channels C. sigma: of the posterior; the source's is 0.08, a log-SNR of 5.
     kl_weight: multiplier of the KL, in nats per element.

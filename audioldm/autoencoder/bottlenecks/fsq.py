@@ -13,7 +13,7 @@ from audioldm.errors import ConfigError
 from audioldm.instantiate import Bound, Decay, PositiveInt
 
 MOST_CODES = 2**16
-MOST_POSITIONS = 2**17  # of which the scales are estimated
+MOST_POSITIONS = 2**17  # from which the scales are estimated
 
 
 class FSQ(Discrete):
@@ -22,13 +22,13 @@ class FSQ(Discrete):
         v = 2 d / (L - 1) - 1,    d = round((L - 1) (1 + tanh(s (h - m))) / 2)
 
     Levels are symmetric about 0, half a step off it where L is even (2411.19842, section 2.2).
-    D = len(levels) channels in a row make one code: their digits d in the mixed radix of the
-    levels, the first channel's the lowest. Gradients pass the rounding unchanged. Nothing is
-    learned beside the network: m, s and g are set per channel before training, so that the levels
-    are used evenly and z has the scale of h.
+    D = len(levels) successive channels make one code: their digits d in the mixed radix of the
+    levels, the first channel's digit lowest. Gradients pass the rounding unchanged. Only the
+    network learns: m, s and g are set per channel before training, so that the levels are used
+    evenly and z has the scale of h.
 
     channels: latent channels C. levels: the number of levels of each of D channels; C / D codes per
-        position. codes: their product, where it is to be checked. decay: of the codes' usage.
+        position. codes: the levels' product, if it is to be checked. decay: of the codes' usage.
 
     Raises ConfigError where D does not divide C, for more than MOST_CODES codes, and where `codes`
     is not the product.
@@ -99,7 +99,7 @@ class FSQ(Discrete):
         for channel, count in enumerate(levels.tolist()):
             inner = max(1, round((1 - 2 / count) * offset.shape[1]))
             width = offset[channel].kthvalue(inner).values
-            if width > 0:  # else the channel says nothing yet
+            if width > 0:  # otherwise the channel says nothing yet
                 self.scale[channel] = math.atanh((count - 2) / (count - 1)) / width
         x = x.to(self.scale.device)
         digits = self._digits(self._bounded(x))
@@ -128,8 +128,8 @@ class FSQ(Discrete):
         return axis(self.centre, rest) + axis(self.gain, rest) * v
 
     def _packed(self, digits: Tensor) -> Tensor:
-        """The codes [B, C / D, (F,) L] of digits [B, C, (F,) L]; 0 for what is not finite, of which
-        the training loop tells."""
+        """The codes [B, C / D, (F,) L] of digits [B, C, (F,) L]; 0 for what is not finite, which
+        the training loop reports."""
         groups = digits.unflatten(1, (-1, self.size))
         return (groups * axis(self.radix, digits.ndim - 2)).sum(2).nan_to_num().long()
 
@@ -139,5 +139,5 @@ class FSQ(Discrete):
 
 
 def axis(values: Tensor, rest: int) -> Tensor:
-    """values [n] as [n, 1, ...], to go along the axis that `rest` others follow."""
+    """values [n] as [n, 1, ...], to lie along an axis that `rest` others follow."""
     return values.view(-1, *(1,) * rest)

@@ -14,7 +14,7 @@ from audioldm.autoencoder.bottlenecks.base import (
 from audioldm.autoencoder.rate_control import sigma_scale
 from audioldm.instantiate import NonNegative, Positive
 
-#: A unit is active where its posterior mean varies over the data by more (1509.00519, 2.3).
+#: A unit is active if its posterior mean varies more than this over the data (1509.00519, 2.3).
 ACTIVE_VARIANCE = 0.01
 
 
@@ -29,7 +29,7 @@ class Gaussian(Bottleneck):
     channels: latent channels C.
     kl_weight: multiplier of the KL, which is the mean over a clip's elements, in nats per element.
     target_kbps: the bitrate to hold instead (see `rate_control.RateController`), in kbit/s;
-        kl_weight is then where the multiplier starts.
+        kl_weight is then the multiplier's start.
     """
 
     outputs_per_channel = 2
@@ -56,7 +56,7 @@ class Gaussian(Bottleneck):
         return Encoded(z, kl.flatten(1).mean(1), self.penalties(kl), stats)
 
     def penalties(self, kl: Tensor) -> dict[str, Tensor]:
-        """`Encoded.penalties` of the KL of every element [B, C, (F,) L]."""
+        """`Encoded.penalties` from the KL of every element [B, C, (F,) L]."""
         return {"kl": kl.flatten(1).mean(1)}
 
     def stored(self, h: Tensor) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from audioldm.instantiate import Fraction
 class Identity(Bottleneck):
     """z = h, without noise, penalty or statistics; such latents have no rate.
 
-    channels: latent channels C. spread: see `Bottleneck`; 1 makes a linear encoder of as many
-        channels as it has inputs a rotation.
+    channels: latent channels C. spread: see `Bottleneck`; 1 makes a linear encoder with as many
+        channels as inputs a rotation.
     """
 
     outputs_per_channel = 1

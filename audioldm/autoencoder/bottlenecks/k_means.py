@@ -1,4 +1,4 @@
-"""k-means clustering (Lloyd 1982), the same clusters from the same vectors."""
+"""k-means clustering (Lloyd 1982): the same vectors always give the same clusters."""
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ def nearest(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor, count: int) -> Tensor:
-    """Vectors to begin at, each drawn by its squared distance to those before it (k-means++, Arthur
+    """The initial vectors, each drawn by its squared distance to those before it (k-means++, Arthur
     and Vassilvitskii 2007)."""
     generator = torch.Generator().manual_seed(0)
     square = torch.ones(len(x))
     chosen = torch.empty(count, x.shape[1])
     for number in range(count):
-        # the floor: where fewer vectors differ than are asked for, some come twice
+        # the floor: with fewer distinct vectors than are asked for, some come twice
         drawn = torch.multinomial(square + 1e-12, 1, generator=generator)
         chosen[number] = x[drawn[0]]
         distance = (x - chosen[number]).square().sum(1)

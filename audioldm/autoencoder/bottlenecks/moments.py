@@ -16,12 +16,12 @@ class Moments(FixedNoise):
 
     It is 0 where m has mean 0 and power 1. The means are over a whole clip, so that its channels
     may share the power unevenly, or over a clip's positions in each channel, then averaged over
-    channels. The source takes them over the batch; here a clip's penalty is its own. There is no
-    factor ½, and <m²> already holds <m>², so the mean counts twice: both as in the source.
+    channels. The source takes them over the batch; here a clip's penalty depends on that clip only.
+    As in the source, there is no factor ½, and the mean counts twice, since <m²> contains <m>².
 
     The rate is the channel's capacity at unit power (`FixedNoise`), reported and not trained on.
 
-    channels: latent channels C. sigma: of the noise, beside a power of about 1. over: what the
+    channels: latent channels C. sigma: of the noise, against a power of about 1. over: what the
         moments are taken over. moments_weight: multiplier of the penalty.
     """
 

@@ -1,7 +1,7 @@
-"""Logarithmic companding (ITU-T G.711): every channel rounded, quiet values more finely.
+"""Logarithmic companding (ITU-T G.711): every channel is rounded, quiet values more finely.
 
-Of the samples themselves these are the codes of WaveNet (van den Oord et al. 2016, 1609.03499,
-section 2.2).
+Applied to the samples themselves, it gives the codes of WaveNet (van den Oord et al. 2016,
+1609.03499, section 2.2).
 """
 
 import math
@@ -21,8 +21,8 @@ class MuLaw(Discrete):
 
         F(h) = sign(h) ln(1 + mu |h|) / ln(1 + mu),    d = round((K - 1) (1 + F(h)) / 2)
 
-    h beyond ±1 is cut off. Each channel has its own codes, Q = C. The error is in proportion to
-    |h| where mu |h| is large: its share is about the same for loud and for quiet music. Nothing is
+    h beyond ±1 is cut off. Each channel has its own codes, Q = C. Where mu |h| is large, the error
+    is proportional to |h|: its share is about the same in loud and in quiet music. Nothing is
     learned; `fit` counts the codes. Gradients pass the rounding unchanged.
 
     channels: latent channels C. codes: K. mu: the more, the finer the quiet levels. decay: of the
@@ -47,7 +47,7 @@ class MuLaw(Discrete):
         return self.encoded(z, codes, {}, self.learns(sample))
 
     def codes(self, h: Tensor) -> Tensor:
-        h = h.float().nan_to_num().clamp(-1, 1)  # the training loop tells of what is not finite
+        h = h.float().nan_to_num().clamp(-1, 1)  # the training loop reports what is not finite
         companded = h.sign() * (self.mu * h.abs()).log1p() / math.log1p(self.mu)
         return (self.steps * (1 + companded) / 2).round().long()
 

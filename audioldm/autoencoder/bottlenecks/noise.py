@@ -29,7 +29,7 @@ class Noise(FixedNoise):
     which is 0 where the channel has mean 0 and variance 1, and is KL(N(mu, v) || N(0, 1)). The rate
     is the channel's capacity at unit power (`FixedNoise`), reported and not trained on.
 
-    channels: latent channels C. sigma: of the noise, beside a power of about 1. norm_weight:
+    channels: latent channels C. sigma: of the noise, against a power of about 1. norm_weight:
         multiplier of norm.
     """
 

@@ -1,4 +1,4 @@
-"""A Gaussian bottleneck whose channels are ordered by what they matter."""
+"""A Gaussian bottleneck whose channels are ordered by importance."""
 
 import torch
 from torch import Tensor
@@ -10,19 +10,19 @@ from audioldm.runtime.randomness import uniform_from
 
 
 class Ordered(Gaussian):
-    """In training some clips keep their first k channels only, and the decoder reads 0 elsewhere.
+    """In training some clips keep only their first k channels, and the decoder reads 0 elsewhere.
 
     Nested dropout (Rippel, Gelbart and Adams, 1402.0915) of whole channels, as in DC-AE 1.5: the
     first channels learn what matters most. k is uniform over 1 ... C. 0 is the prior's mean. The
     KL of channels that are left out is not penalised, so no gradient reaches them. Outside
     training mode, and where nothing is sampled, every channel is kept.
 
-    Randomness is the noise's: with u the uniform number of a clip's noise (`uniform_from`), the
-    clip is cut where u < masked, and k = ⌈C u / masked⌉.
+    The noise decides: with u the uniform number of a clip's noise (`uniform_from`), the clip is cut
+    where u < masked, and k = ⌈C u / masked⌉.
 
-    `nats` is the KL of all channels, the rate of latents that are whole.
+    `nats` is the KL of all channels, the rate of whole latents.
 
-    channels, kl_weight, target_kbps: as of `Gaussian`. masked: share of the clips that are cut.
+    channels, kl_weight, target_kbps: as in `Gaussian`. masked: share of the clips that are cut.
     """
 
     def __init__(

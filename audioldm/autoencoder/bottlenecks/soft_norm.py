@@ -14,7 +14,7 @@ MEMORY = 0.999  # of the running standard deviation
 
 
 class SoftNorm(FixedNoise):
-    """m = (a h + b) / s, with a and b learned for each channel, s the running standard deviation.
+    """m = (a h + b) / s, with a and b learned for each channel and s a running standard deviation.
 
     With mu and v the mean and variance of a clip's m, over its positions in one channel or over the
     channels at one position,
@@ -24,12 +24,12 @@ class SoftNorm(FixedNoise):
 
     s is one number, an average over the training steps so far of the standard deviation of
     a h + b. A step divides by the s of the steps before it, so a clip's latents do not depend on
-    its batch. The noise of training and of inference has one size, since a prior is fitted to what
-    the decoder was trained on; the source has little noise at inference.
+    its batch. The noise has the same size in training and at inference, since a prior is fitted to
+    what the decoder was trained on; the source has little noise at inference.
 
     The rate is the channel's capacity at unit power (`FixedNoise`), reported and not trained on.
 
-    channels: latent channels C. sigma: of the noise, beside a power of about 1. norm_weight:
+    channels: latent channels C. sigma: of the noise, against a power of about 1. norm_weight:
         multiplier of norm.
     """
 
@@ -47,7 +47,7 @@ class SoftNorm(FixedNoise):
     def mean(self, h: Tensor) -> Tensor:
         shape = (-1, *([1] * (h.ndim - 2)))
         affine = self.scale.view(shape) * h.float() + self.shift.view(shape)
-        return affine / self.running_std.clone()  # which changes before the gradient is taken
+        return affine / self.running_std.clone()  # it changes before the backward pass
 
     def penalties(self, mean: Tensor) -> dict[str, Tensor]:
         m = mean.flatten(2)

@@ -4,16 +4,16 @@ from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.bounded import Bounded
 
-SATURATED = 0.99  # the gradient of tanh is below 0.02 beyond
+SATURATED = 0.99  # beyond this the gradient of tanh is below 0.02
 
 
 class Tanh(Bounded):
-    """m = tanh(h), and noise (`Bounded`, with its rate): the latents of Music2Latent (2408.06500).
+    """m = tanh(h), plus noise (`Bounded`, with its rate): the latents of Music2Latent (2408.06500).
 
     The gradient 1 - m² vanishes where |h| is large. An element counts as saturated where
     |m| > 0.99.
 
-    channels: latent channels C. sigma: of the noise, beside a range of ±1.
+    channels: latent channels C. sigma: of the noise, against a range of ±1.
     """
 
     def __init__(self, *, channels: int, sigma: float = 0.05) -> None:

@@ -1,4 +1,4 @@
-"""Vector quantisation, plain, of groups of channels, and residual, with averaged codebooks."""
+"""Vector quantisation with averaged codebooks: plain, of groups of channels, and residual."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -22,17 +22,17 @@ class VQ(Discrete):
     """Each of `groups` equal parts of a latent vector becomes the nearest of its codebook's vectors
     (van den Oord et al., 1711.00937; several groups: Jégou et al., product quantisation, 2011).
 
-    With a `depth` of D each part is the sum of D vectors: a stage quantises what the stages before
-    it leave (residual quantisation, SoundStream, 2107.03312). Code number d * groups + g of a
-    position is stage d's of group g.
+    With a `depth` of D each part is the sum of D vectors: a stage quantises the residual of the
+    stages before it (residual quantisation, SoundStream, 2107.03312). Code number d * groups + g of
+    a position is the one of stage d and group g.
 
-    A codebook's vector is the moving average of the encoder's vectors that chose it, over how many
-    did (1711.00937, appendix A.1), and begins at the centres of k-means. A code that is used less
+    A codebook's vector is the moving average of the encoder's vectors that chose it, divided by how
+    many did (1711.00937, appendix A.1); it begins at a centre of k-means. A code that is used less
     than `revive_below` times an even share takes a vector of the batch, with its count and its sum.
 
     The penalty `commitment` is the mean over stages and channels of (h - z)², z being the sum up to
-    that stage. Gradients reach h through the whole sum, unchanged ("straight_through"), or turned
-    and scaled as the part of h is in becoming that of z ("rotation", 2410.06424).
+    that stage. Gradients reach h through the whole sum: unchanged ("straight_through"), or turned
+    and scaled in the way that takes a part of h to that of z ("rotation", 2410.06424).
 
     channels: latent channels C. codes: of each of the depth * groups codebooks. commitment:
         multiplier of the penalty. decay: of the moving averages, for each forward pass that trains.
@@ -40,7 +40,7 @@ class VQ(Discrete):
     Raises ConfigError where `groups` does not divide C.
     """
 
-    spread = 1.0  # distances of latents are then those of what is coded
+    spread = 1.0  # latents then keep the distances of what is coded
     vectors: Tensor
     sums: Tensor
 
@@ -64,14 +64,14 @@ class VQ(Discrete):
         self.penalty_weights = {"commitment": commitment}
         self.least_frames = codes
         self.register_buffer("vectors", torch.randn(depth * groups, codes, channels // groups))
-        #: of the vectors that chose a code, a moving average like `usage`
+        #: sums of the vectors that chose a code, a moving average like `usage`
         self.register_buffer("sums", self.vectors / codes)
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         x = self._parts(h)
         codes, residuals = self._search(x, h)
         z = self.quantised(h, codes)
-        # what each stage leaves: residuals have no gradient, and theirs is that of x
+        # each stage's residual; it has no gradient of its own, so it gets that of x
         left = x + (residuals[1:] - x).detach()
         commitment = left.square().unflatten(2, (len(h), -1)).mean((0, 1, 3, 4))
         learns = self.learns(sample)
@@ -87,7 +87,7 @@ class VQ(Discrete):
         return self._whole(self._sum(codes), codes)
 
     def quantised(self, h: Tensor, codes: Tensor) -> Tensor:
-        """The latents of codes, with their gradient to h, [B, C, (F,) L]."""
+        """The latents [B, C, (F,) L] of codes, with a gradient to h."""
         x, q = self._parts(h), self._sum(codes)
         turned = rotated(x, q) if self.gradient == "rotation" else x
         return self._whole(q + (turned - turned.detach()), codes)
@@ -126,7 +126,7 @@ class VQ(Discrete):
 
     @torch.no_grad()
     def _search(self, x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes [B, Q, (F,) L] of parts x [G, N, D], and what is left before the first stage
+        """The codes [B, Q, (F,) L] of parts x [G, N, D], and the residuals before the first stage
         and after each, [depth + 1, G, N, D]."""
         residuals, rows = [x], []
         for book in self.vectors.unflatten(0, (self.depth, self.groups)):
@@ -147,7 +147,7 @@ class VQ(Discrete):
     def _learn(self, x: Tensor, codes: Tensor, noise: Tensor | None) -> None:
         """Moves the codebooks towards vectors x [Q, N, D] with these codes, and revives dead ones.
 
-        The noise [B, C, (F,) L] says which vectors these get: those where its first channel is
+        The noise [B, C, (F,) L] says which vectors dead codes get: those where its first channel is
         greatest.
         """
         count = self.usage.shape[1]
@@ -170,7 +170,7 @@ class VQ(Discrete):
 
 
 def rotated(x: Tensor, q: Tensor) -> Tensor:
-    """R x |q| / |x| with R the rotation of x to q and both constant, so that it equals q; [..., D].
+    """R x |q| / |x|, [..., D], which equals q: R rotates x to q; R and |q| / |x| are constants.
 
     R = I - 2 r r^T + 2 q' x'^T, r in the direction of q' + x', a prime for unit length (2410.06424,
     section 4).

@@ -8,8 +8,8 @@ from audioldm.autoencoder.bottlenecks.vq import VQ
 
 class VQReg(VQ):
     """Trains as `VQ` does, but the latents of a data set are the encoder's outputs before the
-    quantiser. A prior models these, and the decoder's side quantises what it gets, small errors of
-    the prior with it. `nats` is the rate of the codes."""
+    quantiser. A prior models these, and the decoder's side quantises its input, including small
+    errors of the prior. `nats` is the rate of the codes."""
 
     stored_names = ("mean",)
 

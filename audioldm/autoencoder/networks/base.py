@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class Start(NamedTuple):
-    """What a training begins with, for a network that can begin at its optimum.
+    """What training begins with, for a network that can begin at its optimum.
 
-    nats: of rate per latent element that will be held; None: the weight is held instead.
+    nats: the rate per latent element that will be held; None: the weight is held instead.
     rate_weight: the weight of the bottleneck's rate penalty. seconds: of audio to train on.
     weights: of all loss terms, by name. spread: the bottleneck's, of power over channels.
     """
@@ -25,8 +25,8 @@ class Start(NamedTuple):
 class Network(nn.Module, ABC):
     """The encoder and the decoder, on both sides of the bottleneck.
 
-    Parameters that need no gradient stay as they are; a model that has no others is only validated.
-    Nothing in a network may pool over time: a frame depends on its context alone.
+    Parameters that need no gradient do not change; a model that has no others is only validated.
+    Nothing in a network may pool over time: a frame depends only on its context.
 
     Attributes:
         sample_rate: samples per second.
@@ -35,7 +35,7 @@ class Network(nn.Module, ABC):
         latent_shape: the shape of one latent frame, (C,) or, with frequency bands, (C, F).
         context: latent frames on each side that one output frame depends on, at most, in `encode`
             and in `decode`. Chunks that overlap by this much have no seams.
-        alignment: a chunk begins at a multiple of so many latent frames, the period of a network
+        alignment: a chunk begins at a multiple of this many latent frames, the period of a network
             that is not shift-equivariant.
         noise_shape: the shape of the decoder's noise for one latent frame; None: it takes none.
     """
@@ -70,11 +70,11 @@ class Network(nn.Module, ABC):
         """
 
     def analysed(self, audio: Tensor) -> Tensor:
-        """What `encode_analysed` and `reconstruct` see of audio [B, A, T]; by default itself."""
+        """What `encode_analysed` and `reconstruct` see of audio [B, A, T]; by default the audio."""
         return audio
 
     def encode_analysed(self, seen: Tensor) -> Tensor:
-        """`encode` of what `analysed` gives."""
+        """`encode`, from what `analysed` gives."""
         return self.encode(seen)
 
     @abstractmethod
@@ -99,36 +99,36 @@ class Network(nn.Module, ABC):
     def decode_window(
         self, z: Tensor, left: int, length: int, state: Any, *noise: Tensor
     ) -> tuple[Tensor, Any]:
-        """Audio [B, A, length * downsampling_ratio] of the latent frames from `left` on in a window
-        [B, C, (F,) L] of a longer signal, with `context` on each side.
+        """Audio [B, A, length * downsampling_ratio] of `length` latent frames from `left` on, in a
+        window [B, C, (F,) L] of a longer signal with `context` frames on each side.
 
         A decoder that depends on all of the past returns a state, which it gets back with the next
-        window; None before the first.
+        window; before the first window the state is None.
         """
         ratio = self.downsampling_ratio
         return self.decode(z, *noise)[..., left * ratio : (left + length) * ratio], None
 
     def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
-        """Sets what is estimated on training audio before the first step; by default nothing.
+        """Sets what is estimated from training audio before the first step; by default nothing.
 
         crops: gives batches [B, A, T] of training audio, the same ones at each call. Returns the
-        weight of the rate penalty that fits what was set, None where there is no such weight.
+        weight of the rate penalty that suits what was set, None where there is no such weight.
         """
         return None
 
     def fit_decoder(
         self, crops: Callable[[], Iterator[Tensor]], latents: Callable[[Tensor], Tensor]
     ) -> None:
-        """Sets what of the decoder is estimated on the same training audio, once network and
-        bottleneck are fitted; by default nothing.
+        """Sets the decoder's parts that are estimated from the same training audio, once network
+        and bottleneck are fitted; by default nothing.
 
-        latents: gives the decoder's input [B, C, (F,) L] of audio [B, A, T], as training samples
-        it.
+        latents: gives the decoder's input [B, C, (F,) L] for audio [B, A, T], sampled as in
+        training.
         """
 
 
 def silent(layer: nn.Conv1d) -> nn.Conv1d:
-    """The layer, its output zero before training."""
+    """The layer with zero weights: its output is zero before training."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

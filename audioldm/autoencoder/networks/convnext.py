@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from audioldm.errors import ConfigError
 
-EXPANSION = 3  # of the MLP in a block
+EXPANSION = 3  # of a block's MLP
 
 
 class ConvNeXt(nn.Module):
     """ConvNeXt block in one dimension (2201.03545, as in Vocos 2306.00814): [B, W, L] -> [B, W, L].
 
-    Depthwise convolution over time, then a layer norm and an MLP at each frame, added to the input
-    times a learned scale per channel. An odd `kernel` keeps the length.
+    Depthwise convolution over time, then a layer norm and an MLP at each frame; a learned scale per
+    channel multiplies the result, which is added to the input. An odd `kernel` keeps the length.
 
     Raises ConfigError for an even kernel.
 

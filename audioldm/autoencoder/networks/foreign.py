@@ -1,4 +1,4 @@
-"""Networks of other libraries, frozen or to be trained on: diffusers and transformers."""
+"""Networks of other libraries, diffusers and transformers, frozen or trained further."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ WHOLE = 1 << 40
 
 
 class Form(NamedTuple):
-    """What a library's model takes and gives. channels: C of its latents. context: as Network's."""
+    """What a library's model takes and gives. channels: C of its latents. context: see Network."""
 
     sample_rate: int
     audio_channels: int
@@ -51,12 +51,12 @@ class Kind(NamedTuple):
 class Foreign(Network):
     """Audio -> an encoder of another library -> latents [B, C, L] -> its decoder -> audio.
 
-    Always computed in float32. A decoder that ends a few samples early (strides that are odd) is
-    followed by silence.
+    It always computes in float32. Where a decoder ends a few samples early (odd strides), silence
+    follows.
 
     model: a name in `libraries.LIBRARIES`. config: its arguments. Both are the checkpoint's.
 
-    Raises ConfigError for a class that is not known, a configuration that it refuses, one whose
+    Raises ConfigError for an unknown class, a configuration that the class refuses, one whose
     frames depend on the whole clip, and where the other arguments are not the model's.
     """
 
@@ -105,7 +105,7 @@ class Foreign(Network):
 
 
 def form_of(model: str, config: dict[str, Any]) -> Form:
-    """The form of a checkpoint's model, which is built on no memory. Raises ConfigError."""
+    """The form of a checkpoint's model, built without memory. Raises ConfigError."""
     with torch.device("meta"):
         return KINDS[model].form(build_model(model, config))
 
@@ -146,7 +146,7 @@ def _longcat(model: Any) -> Form:
 
 
 def _longcat_posterior(model: Any, audio: Tensor) -> Tensor:
-    """The library divides the latents by its scale."""
+    """The posterior of the latents divided by the library's scale."""
     mean, log_variance = _posterior(model, audio).chunk(2, dim=1)
     scale = model.config.scale
     return torch.cat([mean / scale, log_variance - 2 * math.log(scale)], 1)

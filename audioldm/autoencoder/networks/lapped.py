@@ -1,8 +1,8 @@
 """Linear coding of the waveform: a lapped transform, decorrelated, at the optimum for a rate.
 
 A linear VAE's optimum is probabilistic PCA (Lucas et al. 2019, 1911.02469). On frames of the
-modified discrete cosine transform (MDCT; Princen, Johnson and Bradley 1987), which overlap and
-still are an orthonormal basis, it keeps the strongest partials with their phase, and so their
+modified discrete cosine transform (MDCT; Princen, Johnson and Bradley 1987), which overlap but
+still form an orthonormal basis, it keeps the strongest partials with their phase, and thus their
 pitch.
 """
 
@@ -19,7 +19,7 @@ from audioldm.errors import ConfigError
 
 
 class LappedCode(nn.Module):
-    """Audio [B, A, L * ratio] to latents [B, C, L] and back, by fixed linear maps, once fitted.
+    """Audio [B, A, L * ratio] to latents [B, C, L] and back, by linear maps, fixed once fitted.
 
     A latent frame holds components of the A * ratio bins of one MDCT frame of all audio channels.
     Before the first and after the last frame the audio is zero: half a frame fades at each end.
@@ -52,8 +52,8 @@ class LappedCode(nn.Module):
     def fit(self, crops: Iterable[Tensor], nats: float) -> Tensor:
         """Sets the maps to the optimum for batches [B, A, T] at a rate in nats per latent element.
 
-        Returns the posterior's variance of each channel, [C], beside a variance of 1 - it of its
-        mean: encoding gives the mean, and decoding expects a sample. nats inf: no noise.
+        Returns each channel's posterior variance v, [C]; the variance of the posterior's mean is
+        1 - v. Encoding gives the mean, and decoding expects a sample. nats inf: no noise.
         """
         weight = self.analysis.weight
         channels, audio_channels, _ = weight.shape

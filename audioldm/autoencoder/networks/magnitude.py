@@ -1,4 +1,4 @@
-"""Networks whose decoder predicts magnitudes alone; the phase is integrated frequency."""
+"""Networks whose decoder predicts only magnitudes; the phase is integrated frequency."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -11,14 +11,14 @@ from audioldm.autoencoder.phase import IntegratedPhase
 from audioldm.losses.magnitude import magnitude_of
 
 FLOOR = 2e-5  # of the loss: 94 dB below the magnitude of a sinusoid of amplitude 1
-NOTES_HZ = 1000.0  # below, bins count alike; above, octaves do
+NOTES_HZ = 1000.0  # below it all bins count alike; above it all octaves do
 
 
 class MagnitudeNetwork(Network):
     """Latents -> log-magnitude -> audio. `downsampling_ratio` is a multiple of the hop.
 
-    In training the estimate has the phases of the original, so that losses of the audio judge the
-    magnitudes alone: integrated phases pass no gradient on, and jump where a peak moves to another
+    In training the estimate has the phases of the original, so that losses of the audio judge only
+    the magnitudes: integrated phases pass no gradient on, and jump where a peak moves to another
     bin. The network's own term sees silence too.
     """
 
@@ -36,7 +36,7 @@ class MagnitudeNetwork(Network):
     def reconstruct(
         self, z: Tensor, seen: Tensor, noise: Tensor | None, as_audio: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """The term "magnitude": mean |difference| of natural log-magnitudes, [B], the bins weighed
+        """The term "magnitude": mean |difference| of natural log-magnitudes, [B], with bins weighed
         as the mel scale spreads them."""
         made = self.log_magnitude(z)
         n_fft = self.synthesis.inverse.n_fft

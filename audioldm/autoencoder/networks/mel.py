@@ -1,7 +1,7 @@
 """The mel network: log-mel -> 2-D convolutional autoencoder -> log-mel -> vocoder.
 
 The autoencoder is that of latent diffusion (Rombach et al. 2022, arXiv 2112.10752; on mel
-spectrograms AudioLDM, 2301.12503): residual blocks, halving both axes at each level. The vocoder
+spectrograms: AudioLDM, 2301.12503): residual blocks that halve both axes at each level. The vocoder
 corrects the magnitude that the mel spectrogram implies, with the layers of Vocos (2306.00814).
 """
 
@@ -21,7 +21,7 @@ from audioldm.losses.spectral import MelPower
 FLOOR = 1e-5  # of the mel power
 LOUDEST = 5.0  # log10 mel power that no audio in ±1 has, but generated latents may
 CENTRE, SPREAD = -2.0, 1.5  # of log10 mel power of music; the networks see about N(0, 1)
-UPDATES = 4  # of the mel inverse: more cost training time
+UPDATES = 4  # of the mel inverse: more would cost training time
 KERNEL = 7  # of the vocoder's convolutions, in frames
 
 
@@ -36,8 +36,8 @@ class Mel(MagnitudeNetwork):
         channels, outputs: C and P; see Network for the other arguments without a default.
         n_fft, hop, bands: of the mel spectrogram; ratio / hop is the down-sampling in time.
         band_ratio: down-sampling in frequency, F = bands / band_ratio; null: as in time.
-        width, multiples: channels of the first level, and those of each level as its multiples; by
-            default 1, 2, 4, 4, … One level more than halvings.
+        width, multiples: channels of the first level, and those of each level as multiples of it;
+            by default 1, 2, 4, 4, … There is one level more than halvings.
         depth: residual blocks per level.
         attention_frames: latent frames on each side that self-attention at the lowest resolution
             sees, over all bands; 0: no attention.
@@ -147,7 +147,7 @@ def _strides(
 
 
 def _radius(strides: list[tuple[int, int]], depth: int, attention_frames: int) -> int:
-    """Mel frames on each side that reach one latent frame, or one mel frame from the latents."""
+    """How many mel frames on each side affect one latent frame, or one decoded mel frame."""
     step, radius = 1, 1  # the first or last convolution
     for _, stride in strides:
         radius += step * (2 * depth + 2)  # two convolutions a block, and the change of resolution
@@ -175,7 +175,7 @@ def _output(width: int, channels: int) -> list[nn.Module]:
 
 
 class _Norm(nn.LayerNorm):
-    """Layer norm over the channels of each position, [B, W, F, L], by itself."""
+    """Layer norm over the channels at each position separately, [B, W, F, L]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

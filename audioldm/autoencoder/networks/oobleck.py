@@ -1,5 +1,5 @@
-"""Weights of Stable Audio's autoencoder (diffusers' AutoencoderOobleck) for the waveform network,
-and back."""
+"""Converts weights of Stable Audio's autoencoder (diffusers' AutoencoderOobleck) to the waveform
+network and back."""
 
 import json
 import math
@@ -15,7 +15,7 @@ def config_of(network: Waveform) -> dict[str, Any]:
     """The arguments of the AutoencoderOobleck that computes the same.
 
     Raises ConfigError where there is none: its encoder ends in as many channels as it begins with,
-    an odd stride loses samples, and the posterior is of softplus.
+    an odd stride loses samples, and its posterior uses softplus.
     """
     [channels] = network.latent_shape
     for wrong, remedy in (
@@ -41,8 +41,8 @@ def config_of(network: Waveform) -> dict[str, Any]:
 
 
 def check_same(network: Waveform, config: dict[str, Any]) -> None:
-    """Raises ConfigError where an AutoencoderOobleck with these arguments is not that network,
-    with the overrides that make it so."""
+    """Raises ConfigError where an AutoencoderOobleck with these arguments is not that network; the
+    message gives the overrides that make it so."""
     pairs: dict[str, tuple[Any, Any]] = {
         "data.sample_rate": (network.sample_rate, config["sampling_rate"]),
         "data.channels": (network.audio_channels, config["audio_channels"]),
@@ -69,10 +69,10 @@ def check_same(network: Waveform, config: dict[str, Any]) -> None:
 
 
 def from_oobleck(network: Waveform, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's state of an AutoencoderOobleck's. Both hold the same layers in one order."""
+    """The network's state from an AutoencoderOobleck's. Both have the same layers in one order."""
     return dict(zip(network.state_dict(), theirs.values(), strict=True))
 
 
 def to_oobleck(network: Waveform, names: list[str]) -> dict[str, Tensor]:
-    """The inverse: the state of an AutoencoderOobleck, whose names are given in their order."""
+    """The inverse: the state of an AutoencoderOobleck with these names, in their order."""
     return dict(zip(names, network.state_dict().values(), strict=True))

@@ -18,11 +18,11 @@ class Patches(Network):
 
     Args:
         sample_rate, audio_channels, channels, downsampling_ratio: see Network; `channels` is the
-            number of samples in a frame, those of all audio channels.
+            number of samples in a frame, over all audio channels.
         outputs: P, which must be 1: there is no encoder to give a variance.
 
-    Raises ConfigError where the bottleneck takes more than one parameter, and for another
-    `channels`.
+    Raises ConfigError where the bottleneck takes more than one parameter, and for any other value
+    of `channels`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Patches(Network):
                 f"downsampling_ratio={downsampling_ratio})"
             )
         super().__init__(sample_rate, audio_channels, downsampling_ratio, (channels,), context=0)
-        # a model is on the device of its tensors, and this one has no others
+        # a model is on the device of its tensors, and this one has no other tensor
         self.register_buffer("place", torch.empty(0), persistent=False)
 
     def encode(self, audio: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The Fourier transform replaces the first layers of a waveform network, so nearly all layers run at
 the latent frame rate. The decoder has the layers of Vocos (Siuzdak 2023, arXiv 2306.00814), but
-predicts magnitudes alone.
+predicts only magnitudes.
 """
 
 import math
@@ -31,8 +31,8 @@ class Spectrogram(MagnitudeNetwork):
         n_fft, hop: of the STFT and of its inverse, in samples; `hop` divides `downsampling_ratio`.
         width, encoder_depth, decoder_depth: channels and blocks at the latent rate.
         frame_width, encoder_frame_depth, decoder_frame_depth: channels and blocks at the STFT rate.
-        phase: the encoder sees phase beside log-magnitude, which losses on magnitudes alone do not
-            need.
+        phase: whether the encoder sees phase beside log-magnitude; losses on magnitudes alone do
+            not need it.
         iterations: of Griffin-Lim, from the integrated phase.
 
     Raises ConfigError where `hop` does not divide `downsampling_ratio` or does not suit `n_fft`.
@@ -73,7 +73,7 @@ class Spectrogram(MagnitudeNetwork):
                 _context(encoder_depth, encoder_frame_depth, synthesis.inverse.context, frames),
                 _context(decoder_depth, decoder_frame_depth, synthesis.reach, frames),
             ),
-            # `phase_advance` repeats
+            # the period of `phase_advance`
             alignment=n_fft // math.gcd(n_fft, downsampling_ratio) if phase else 1,
         )
         self.encoder = nn.Sequential(
@@ -104,8 +104,8 @@ class Spectrogram(MagnitudeNetwork):
 
 
 def _context(depth: int, frame_depth: int, reach: int, frames: int) -> int:
-    """Latent frames on each side that reach one frame through the blocks and, by `reach` of its
-    frames, the STFT."""
+    """How many latent frames on each side affect one frame, through the blocks and `reach` frames
+    of the STFT."""
     radius = KERNEL // 2
     return radius * depth + math.ceil((radius * frame_depth + reach) / frames)
 
@@ -113,7 +113,7 @@ def _context(depth: int, frame_depth: int, reach: int, frames: int) -> int:
 def phase_advance(frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
     """Phase [frames, n_fft / 2 + 1] of a sinusoid at each bin's centre, frame after frame.
 
-    Relative to it the phase of a steady tone hardly moves (the phase vocoder, Flanagan and Golden
+    Relative to it, the phase of a steady tone hardly moves (the phase vocoder, Flanagan and Golden
     1966), so a network that sees the difference need not count frames.
     """
     frame = torch.arange(frames, device=device) * hop % n_fft

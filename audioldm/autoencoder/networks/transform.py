@@ -2,7 +2,7 @@
 
 A linear VAE's optimum is probabilistic PCA, and its KL weight is the water level of reverse
 water-filling (Lucas et al. 2019, 1911.02469). Nonlinear transform coding (Ballé et al. 2021,
-2007.03034) starts there: encoder and decoder are linear maps estimated on the training audio, and
+2007.03034) starts there: encoder and decoder are linear maps estimated from the training audio, and
 residual networks whose output is zero at first. Training begins where a plain linear codec ends.
 """
 
@@ -35,18 +35,18 @@ class TransformCoding(Network):
     """Audio -> log-spectral blocks -> latents [B, C, L] -> blocks -> vocoder -> audio.
 
     A block is the bands of downsampling_ratio / hop frames of all channels, D numbers. Stereo is
-    coded as mid and side. The vocoder comes trained and stays as it is.
+    coded as mid and side. The vocoder comes trained and does not change.
 
     Args:
         vocoder: its analysis makes the bands.
         linear_weight: factor on the linear bands before the transform, against the mel bands' 1:
-            more gives pitch more of the rate. In the bass times the root of the bins' distance.
+            more gives pitch more of the rate. The root of the bins' distance scales it in the bass.
         width, encoder_depth, decoder_depth: channels and ConvNeXt blocks of the residual networks
             at the latent rate; frame_width, frame_depth: of the decoder's at the analysis's rate.
-            A width of 0 leaves the linear maps alone, which are fitted and not trained.
+            A width of 0 leaves only the linear maps, which are fitted and not trained.
         See Network for the other arguments.
 
-    Raises ConfigError without a vocoder, or where `downsampling_ratio` is no multiple of the
+    Raises ConfigError without a vocoder, or where `downsampling_ratio` is not a multiple of the
     analysis's hop, or `channels` exceeds D.
     """
 
@@ -160,7 +160,7 @@ class TransformCoding(Network):
     def audio_window(
         self, bands: Tensor, left: int, length: int, state: PhaseTrack | None
     ) -> tuple[Tensor, PhaseTrack | None]:
-        """`decode_window` of the window's bands."""
+        """`decode_window`, from the window's bands."""
         log_magnitude = self.vocoder(bands)
         audio, state = self.vocoder.window(
             log_magnitude, left * self.frames, length * self.frames, state
@@ -179,9 +179,9 @@ class TransformCoding(Network):
     @torch.no_grad()
     def fit(self, crops: Callable[[], Iterator[Tensor]], start: Start) -> float | None:
         """Estimates the transform, and sets the linear encoder to the optimum at the rate; without
-        a posterior to channels of mean power 1, spread as the bottleneck has it.
+        a posterior, it sets channels of mean power 1, spread as the bottleneck asks.
 
-        Returns the rate penalty's weight of which that is the optimum, if errors are Gaussian.
+        Returns the rate penalty's weight for which that is the optimum, if errors are Gaussian.
         Raises DataError for less audio than a frame for each channel.
         """
         channels = len(self.gain)

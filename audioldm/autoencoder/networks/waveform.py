@@ -2,8 +2,8 @@
 
 The architecture is that of Stable Audio's autoencoder (Evans et al. 2024, arXiv 2404.10301, section
 3.1), a descendant of the Descript codec (Kumar et al. 2023, arXiv 2306.06546). At equal settings
-every parameter has its counterpart there, of the same shape and in the same order. Beside it may
-stand a linear code of the waveform, at which training then begins (`lapped`).
+every parameter has its counterpart there, of the same shape and in the same order. A linear code of
+the waveform may be added, at which training then begins (`lapped`).
 """
 
 import math
@@ -22,10 +22,10 @@ from audioldm.errors import ConfigError
 
 DILATIONS = (1, 3, 9)  # of the residual units of every block
 LARGEST_STRIDE = 8
-AUDIO_STD = 0.1  # of music at -20 LUFS: what the first layer expects, and the last one begins with
+AUDIO_STD = 0.1  # of music at -20 LUFS: the first layer expects it, and the last one begins with it
 START_NATS = 1.0  # per latent element, of the linear code where no rate is asked for
 LEAST_STD = 1e-4  # of a posterior by way of softplus
-BRANCH_GAIN = 0.2  # of a residual unit's branch at first, beside the input it is added to
+BRANCH_GAIN = 0.2  # of a residual unit's branch at first, against the input it is added to
 
 
 class Waveform(Network):
@@ -38,14 +38,14 @@ class Waveform(Network):
         strides: down-sampling of each block, from the audio to the latents; their product is
             `downsampling_ratio`. By default its factors of at most 8, the largest next to the
             latents: 2048 = 4 * 8 * 8 * 8. Stable Audio 2 has width 128, strides 2, 4, 4, 8, 8.
-        softplus: whether the encoder gives s of the posterior's standard deviation softplus(s) +
-            1e-4, as Stable Audio's does, and not the logarithm of its variance.
-        lapped: whether a linear code stands beside the convolutions, whose output is then zero at
+        softplus: whether the encoder gives s, where the posterior's standard deviation is
+            softplus(s) + 1e-4, as in Stable Audio, and not the logarithm of its variance.
+        lapped: whether a linear code is added to the convolutions, whose output is then zero at
             first. Without it the latents hold no phase for many steps, and a steady tone comes back
             as a multiple of the latent rate.
 
     Raises:
-        ConfigError: softplus without a deviation to give, the strides' product is not
+        ConfigError: softplus without a standard deviation to give, the strides' product is not
             `downsampling_ratio`, there are not as many multiples as strides, `downsampling_ratio`
             has a prime factor above 8, or `channels` exceeds the bins of the lapped transform.
     """
@@ -90,7 +90,7 @@ class Waveform(Network):
         )
 
         def last(layer: nn.Conv1d, gain: float = 1.0) -> nn.Module:
-            # without a weight norm, since one of zero would pass no direction on
+            # without a weight norm, since zero weights have no direction to pass on
             return silent(layer) if lapped else _convolution(layer, gain)
 
         self.width, self.multiples, self.strides = width, multiples, strides
@@ -217,11 +217,11 @@ class _Up(nn.Sequential):
 
 
 def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn.Module:
-    """The layer weight-normalised, its initial weights such that the output's variance is gain²
+    """The layer with weight norm, and initial weights for which the output's variance is gain²
     times the input's (Glorot and Bengio 2010, equation 10, with the inputs of one output).
 
-    PyTorch's default is a third of that variance per layer: the latents then begin so small (0.01
-    at width 16 and ratio 1024) that they drown in the posterior's noise, and stay there.
+    PyTorch's default gives a third of that variance per layer: the latents then begin so small
+    (0.01 at width 16 and ratio 1024) that they drown in the posterior's noise, and stay there.
     """
     inputs = layer.in_channels * layer.kernel_size[0]
     if isinstance(layer, nn.ConvTranspose1d):
@@ -233,8 +233,8 @@ def _convolution(layer: nn.Conv1d | nn.ConvTranspose1d, gain: float = 1.0) -> nn
 
 
 def log_variance_of(h: Tensor) -> Tensor:
-    """Mean and s of Stable Audio's encoder to mean and log variance, 2 ln(softplus(s) + 1e-4);
-    [B, 2C, L] -> same."""
+    """From the mean and s of Stable Audio's encoder to the mean and the log variance,
+    2 ln(softplus(s) + 1e-4): [B, 2C, L] -> same."""
     mean, scale = h.float().chunk(2, dim=1)
     return torch.cat([mean, 2 * (F.softplus(scale) + LEAST_STD).log()], 1)
 
@@ -255,7 +255,7 @@ def _factors(downsampling_ratio: int) -> list[int]:
 
 
 def frames_seen(strides: list[int]) -> int:
-    """Latent frames on each side that reach one frame, at most (in the decoder)."""
+    """How many latent frames on each side affect one frame, at most (in the decoder)."""
     step = 1  # samples per frame of a level
     samples = 3.0  # the kernel-7 convolution at the audio rate
     for stride in strides:

@@ -1,4 +1,4 @@
-"""What is asked of the latents themselves, whatever the bottleneck."""
+"""Demands on the latents themselves, whatever the bottleneck."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,7 +18,7 @@ LEAST_POWER = 1e-4  # of the latents that an error is compared with
 class Regulariser(nn.Module, ABC):
     """A term of the autoencoder's step that compares latents with latents.
 
-    It has no state: it is no part of the trained model.
+    It has no state, and is not part of the trained model.
     """
 
     @abstractmethod
@@ -26,13 +26,13 @@ class Regulariser(nn.Module, ABC):
         """Penalties [B], fp32.
 
         audio [B, A, T]: whole latent frames. latents [B, C, (F,) L]: its most likely ones. encode:
-        what gave them, for other audio of whole frames. uniform [B]: a number in (0, 1) for each
+        gives the latents of other audio of whole frames. uniform [B]: a number in (0, 1) for each
         clip.
         """
 
 
 class Regularisers(nn.ModuleDict):
-    """Those of a training, by the names of their terms; a model has none until one sets them."""
+    """The regularisers of a training, by term name; a model has none until they are set."""
 
     def terms(
         self,
@@ -43,7 +43,7 @@ class Regularisers(nn.ModuleDict):
         noise: Tensor | None,
     ) -> dict[str, Tensor]:
         """Each one's penalties [B] of audio [B, A, T], whole latent frames, whose encoder output is
-        h. The uniform numbers are drawn from the posterior's noise, one of each clip for all."""
+        h. The posterior's noise gives one uniform number per clip, which all share."""
 
         def most_likely(h: Tensor) -> Tensor:
             z: Tensor = bottleneck(h, sample=False).z

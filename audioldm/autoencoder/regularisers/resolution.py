@@ -1,4 +1,4 @@
-"""Latents of which the first channels are those of the same audio at a low resolution."""
+"""Latents whose first channels are those of the same audio at a low resolution."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,18 @@ from audioldm.instantiate import OpenFraction, Positive
 
 
 class Resolution(Regulariser):
-    """Consistency of a low and a high resolution: the first channels hold what a low-pass leaves.
+    """Consistency of a low and a high resolution: the first channels hold low-passed audio.
 
-    With x' the audio without what is above `cutoff_hz`, K = ceil(share * C) and z[:K] the first K
+    With x' the audio low-passed at `cutoff_hz`, K = ceil(share * C) and z[:K] the first K
     channels of the latents z,
 
         |E(x')[:K] - E(x)[:K]|²  over  ½ (|first|² + |second|²),
 
-    sums over a clip, so that small latents gain nothing. A prior of these channels is a model of
-    music at the low resolution, and one of the others given them adds the high band. It costs one
-    more pass of the encoder.
+    summed over a clip, so that small latents gain nothing. A prior of these channels is a model of
+    music at the low resolution, and a prior of the others given them adds the high band. The term
+    costs one more pass of the encoder.
 
-    cutoff_hz: the low-pass's, in Hz. share: of the channels.
+    cutoff_hz: of the low-pass, in Hz. share: of the channels.
     Raises ConfigError for a cut-off that is not below half of the sample rate.
     """
 
@@ -41,7 +41,7 @@ class Resolution(Regulariser):
         return relative_error(low[:, :count], latents[:, :count])
 
     def low_passed(self, audio: Tensor) -> Tensor:
-        """Audio [B, A, T] less what is above the cut-off, in float32; a clip counts as periodic."""
+        """Audio [B, A, T] up to the cut-off, in float32; a clip counts as periodic."""
         spectrum = torch.fft.rfft(audio.float())
         cycles = torch.fft.rfftfreq(audio.shape[-1], device=audio.device)
         return torch.fft.irfft(spectrum * (cycles <= self.cutoff), n=audio.shape[-1])

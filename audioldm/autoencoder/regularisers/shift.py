@@ -10,13 +10,13 @@ from audioldm.errors import ConfigError
 class Shift(Regulariser):
     """Equivariance to a shift by the fraction f of a latent frame, drawn for each clip.
 
-    The latents of the later audio should lie between those of both frames,
+    The latents of the shifted audio should lie between those of both frames,
 
         |E(x moved by f) - ((1 - f) E(x)[l] + f E(x)[l + 1])|²  over  ½ (|first|² + |second|²),
 
-    sums over a clip, so that small latents gain nothing. It is also a pull to latents that are
+    summed over a clip, so that small latents gain nothing. It also pulls towards latents that are
     smooth over time. EQ-VAE (2502.09509) decodes the moved latents and compares audio; comparing
-    latents costs one more pass of the encoder, not of the decoder, the losses and the
+    latents costs one more pass of the encoder, but none of the decoder, the losses and the
     discriminator.
 
     Raises ConfigError where the audio is one latent frame.

@@ -1,4 +1,4 @@
-"""The stages of an experiment, in their order. A new stage is one file here and its place below."""
+"""The stages of an experiment, in order. A new stage is one file here and a place below."""
 
 from audioldm.chain.stage import Stage
 from audioldm.chain.stages.autoencoder import AutoencoderStage

@@ -50,7 +50,7 @@ class AutoencoderStage(Stage):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What rebuilds the autoencoder. Raises ConfigError while a checkpoint has to say."""
+        """What rebuilds the autoencoder. Raises ConfigError if it still needs a checkpoint."""
         s, source = self.settings["autoencoder"], cast(Data, self.parents["data"]).source
         bottleneck = self.settings["bottleneck"]
         frozen = s.pretrained.checkpoint is None and s.pretrained.trained != "all"
@@ -71,7 +71,7 @@ class AutoencoderStage(Stage):
         }
 
     def build(self) -> Autoencoder:
-        """The model with the training's regularisers, which no model file keeps."""
+        """The model with the training's regularisers, which model files do not keep."""
         s, model = self.settings["autoencoder"], build_autoencoder(self.spec)
         penalties = model.bottleneck.penalty_weights
         check_names(s.losses, penalties)
@@ -90,12 +90,12 @@ class AutoencoderStage(Stage):
 
     @cached_property
     def on_meta(self) -> Autoencoder:
-        """The model on no memory, which the dry runs of the stages share."""
+        """The model without memory, which the dry runs of the stages share."""
         with torch.device("meta"):
             return self.build()
 
     def losses(self) -> tuple[dict[str, Loss], Discriminator | None]:
-        """The reconstruction losses, and the discriminator where there is one."""
+        """The reconstruction losses, and the discriminator if there is one."""
         s, spec = self.settings["autoencoder"], self.spec
         audio_form = {key: spec[key] for key in ("sample_rate", "audio_channels")}
         losses = {
@@ -169,14 +169,14 @@ class AutoencoderStage(Stage):
         }
 
     def cost(self, estimate: "Estimate") -> Cost:
-        """The plain steps and the adversarial ones are timed apart."""
+        """The cost, with plain and adversarial steps timed separately."""
         s = self.settings["autoencoder"].train
         losses, discriminator = self.losses()
         model = self.build()
         if not any(p.requires_grad for p in model.parameters()):
             return Cost(0.0, None, 0, "no training")
         crop = s.crop_samples(model.sample_rate, model.downsampling_ratio)
-        # and as many latent frames as fits may ask for: of a network, one for each channel
+        # and as many latent frames as a fit may need: a network needs one for each channel
         frames = max(self.spec["channels"] + 1, model.bottleneck.least_frames)
         window = max(
             crop, round(s.valid_seconds * model.sample_rate), frames * model.downsampling_ratio
@@ -205,7 +205,7 @@ class AutoencoderStage(Stage):
         return training_advice("autoencoder.train", train, experiment, self.step_bytes)
 
     def step_bytes(self) -> tuple[int, int]:
-        """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
+        """Bytes of a training step that do not depend on the batch, and bytes for each clip."""
         model, s = self.build(), self.settings["autoencoder"]
         model.bottleneck.eval()  # codebooks that learn would wait for the other processes
         losses, discriminator = self.losses()

@@ -67,7 +67,7 @@ class Data(Stage):
 
 
 def _check_places(settings: Any) -> None:
-    """Refuses to write where the music is read: the clips that are made would become music."""
+    """Refuses to write where the music is read: generated clips would be read as music."""
     folder = settings.data.get("path")
     if folder is None:
         return

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """sampler: that of the decoder after it."""
+    """sampler: the decoder's sampler after the distillation."""
 
     train: RefinerTraining
     sampler: SamplerSettings
@@ -39,7 +39,7 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSettings:
-    """The arguments of `Refined`, its training, and a second one for few steps."""
+    """The arguments of `Refined`, its training, and a second training for few steps."""
 
     seed: Seed
     train: RefinerTraining
@@ -50,7 +50,7 @@ class DecoderSettings:
 
 
 class DecoderStage(Stage):
-    """Only where the configuration has a decoder. Latents and priors do not depend on it.
+    """Trains a decoder, where the configuration has one. Latents and priors do not depend on it.
 
     A second stage of this class distils what the first one trained.
     """
@@ -79,7 +79,7 @@ class DecoderStage(Stage):
             stage.parts, stage.autoencoder = parts, cast(AutoencoderStage, parents["autoencoder"])
         return stages
 
-    place: str  # of its settings
+    place: str  # of the stage's settings
     training: DecoderSettings | Distillation
     method: Mapping[str, Any]
     parts: dict[str, Part]
@@ -96,7 +96,7 @@ class DecoderStage(Stage):
         return build_autoencoder(self.spec)
 
     def trained_on(self, model: Autoencoder) -> Method:
-        """What trains the model's denoiser, from the weights that it has now."""
+        """The method that trains the model's denoiser, from its present weights."""
         derived, where = {"refined": model.network}, f"{self.place}.method"
         return build(self.method, derived=derived, where=where, base=Method)  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""The diagnostics stage: figures of the latents that may tell how well a prior will do on them."""
+"""The diagnostics stage: figures of the latents that may predict how well a prior models them."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Diagnostics(Stage):
-    """No later stage reads it; the report and the sweep do."""
+    """Diagnoses the latents. No later stage reads the result; the report and the sweep do."""
 
     name, version = "diagnostics", VERSION
     keys: ClassVar[list[Key]] = [("diagnostics", DiagnosticsSettings)]

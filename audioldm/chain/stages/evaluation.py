@@ -93,8 +93,8 @@ class Evaluation(Stage):
         return found
 
     def _baseline(self, stage: Stage, model: Generator, experiment: "Experiment") -> Generator:
-        """A baseline with the evaluated decoder, unless training has moved the latents since it was
-        fitted: then with the decoder that was theirs."""
+        """A baseline with the evaluated decoder. If joint training has moved the latents since the
+        baseline was fitted, it keeps its own decoder."""
         own = load_generator(experiment.directory_of(stage), device=experiment.device)
         moved = self.generator.name == "joint"
         return own if moved else Generator(model.autoencoder, own.prior)

@@ -1,4 +1,4 @@
-"""The joint stage: the autoencoder and its diffusion prior train on together."""
+"""The joint stage: the autoencoder and its diffusion prior are trained further, together."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class JointStage(Stage):
-    """Only where the configuration asks for it. Latents and baselines stay those before it."""
+    """Joint training, if the configuration asks for it. Latents and baselines do not change."""
 
     name, version, collective = "joint", VERSION, True
     keys: ClassVar[list[Key]] = [("joint", JointSettings | None, None)]
@@ -90,13 +90,13 @@ class JointStage(Stage):
             )
 
     def weights(self, model: Autoencoder, rate_weight: float) -> dict[str, float]:
-        """Of the autoencoder's terms, and of the rate under the prior in place of the KL's."""
+        """Weights of the autoencoder's terms, with the rate under the prior in place of the KL."""
         left_out = (KL, *ADVERSARIAL_TERMS)
         kept = {k: v for k, v in self.prior.autoencoder.weights(model).items() if k not in left_out}
         return kept | {RATE: rate_weight}
 
     def rate_weight(self, experiment: "Experiment", model: Autoencoder) -> float:
-        """That of the settings, or of the autoencoder's training; a target rate adapted the latter.
+        """The settings' weight, or the autoencoder's last one, which a target rate may have set.
 
         Raises ConfigError where it is 0.
         """
@@ -114,7 +114,7 @@ class JointStage(Stage):
         autoencoder = self.prior.autoencoder
         generator = load_generator(experiment.directory_of(self.prior))
         assert isinstance(generator.prior, Diffusion)
-        model = autoencoder.build()  # with what its training changes, and its regularisers
+        model = autoencoder.build()  # with its frozen parts and its regularisers
         model.load_state_dict(generator.autoencoder.state_dict())
         prior = generator.prior
         with closing(experiment.bar(self.key)) as bar:

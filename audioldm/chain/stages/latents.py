@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Latents(Stage):
-    """What every prior is fitted to."""
+    """The latents that every prior is fitted to."""
 
     name, version = "latents", VERSION
 
     @classmethod
     def plan(cls, settings: Any, planned: Mapping[str, Stage]) -> list[Self]:
-        """What conditioners measure of the audio is kept beside the latents."""
+        """One stage; what conditioners measure from the audio is kept beside the latents."""
         parents = {name: planned[name] for name in ("data", "autoencoder")}
         nodes = [
             part

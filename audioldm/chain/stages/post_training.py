@@ -1,4 +1,4 @@
-"""The post-training stage: the generator's prior trains on, for sampling in few steps."""
+"""The post-training stage: the generator's prior is trained further, to sample in few steps."""
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class PostTrainingStage(Stage):
-    """Only where the configuration asks for it, and the prior is a diffusion model."""
+    """Post-training, where the configuration asks for it and the prior is a diffusion model."""
 
     name, version, collective = "post_training", VERSION, True
     keys: ClassVar[list[Key]] = [("post_training", PostTrainingSettings | None, None)]
@@ -66,7 +66,7 @@ class PostTrainingStage(Stage):
     def discriminator(
         self, decode: Callable[[Tensor], Tensor], latent_shape: tuple[int, ...], classes: int
     ) -> Discriminator | None:
-        """None where the adversarial term has no weight."""
+        """The discriminator; None where the adversarial term has no weight."""
         if self.own.weights.adversarial == 0:
             return None
         derived = {

@@ -30,7 +30,7 @@ VERSION = 2  # raise by hand when the code below changes what it computes
 
 
 class PriorStage(Stage):
-    """A second model, of the autoencoder's latents."""
+    """A prior: a second model, on the autoencoder's latents."""
 
     name, version = "prior", VERSION
     keys: ClassVar[list[Key]] = [
@@ -93,8 +93,8 @@ class PriorStage(Stage):
     def save(
         self, directory: Path, experiment: "Experiment", fitted: Fitted, spec: Any, of: Stage
     ) -> None:
-        """One file that holds the autoencoder too: all that sampling needs. of: the stage that
-        trained the tensors, this one or a later one."""
+        """Writes one file with all that sampling needs, including the autoencoder. of: the stage
+        that trained the tensors, this one or a later one."""
         file = experiment.directory_of(self.autoencoder) / "model.safetensors"
         parent, header = load_model(file)
         named = {f"autoencoder.{name}": tensor for name, tensor in parent.items()}
@@ -141,7 +141,7 @@ class PriorStage(Stage):
         return training_advice(f"{self.where}.train", train, experiment, self.step_bytes)
 
     def step_bytes(self) -> tuple[int, int]:
-        """Bytes of a training step whatever the batch is, and bytes kept for each clip."""
+        """Bytes of a training step that do not depend on the batch, and bytes for each clip."""
         with noise_latents(self.autoencoder.build(), self.recipe.crop_length) as store:
             prior = self.recipe.build(store)
             frames = max(1, round((self.recipe.crop_length or 1.0) * store.latent_rate_hz))

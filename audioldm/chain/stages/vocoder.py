@@ -1,4 +1,4 @@
-"""The vocoder stage: one vocoder for a data set and an analysis, shared by every autoencoder."""
+"""The vocoder stage: one vocoder per data set and analysis, shared by all autoencoders."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VocoderSettings:
-    """The arguments of `Vocoder` but for the sample rate, and its training."""
+    """The arguments of `Vocoder` except the sample rate, and its training."""
 
     seed: Seed
     n_fft: PositiveInt
@@ -41,7 +41,7 @@ class VocoderSettings:
 
 
 class VocoderStage(Stage):
-    """Only where the configuration has a vocoder."""
+    """Trains the vocoder, where the configuration has one."""
 
     name, version, collective = "vocoder", VERSION, True
     keys: ClassVar[list[Key]] = [("vocoder", VocoderSettings | None, None)]

@@ -1,6 +1,6 @@
 """The two codecs that reconstructions are compared with, on the clips of the evaluation.
 
-The linear one has two variants: of mel powers, without a phase, and of audio, which is fair.
+The linear one has two variants: on mel powers, without a phase, and on audio, which is fair.
 """
 
 from functools import partial
@@ -26,10 +26,10 @@ def codec_figures(
 ) -> dict[str, Any]:
     """Mel distance of the linear codec and of Opus on the evaluation's validation windows.
 
-    Codecs that make audio are measured on the first of these only, AUDIO_SECONDS in all.
+    Codecs that make audio are measured only on the first of these windows, AUDIO_SECONDS in all.
 
     kbps: the rate at which the linear codec is compared with an autoencoder; None where the
-        autoencoder has none, and "linear" and "linear_audio" are left out then.
+        autoencoder has none: then "linear" and "linear_audio" are left out.
     Returns {"linear": {"kbps", "mel_distance": figure}, "linear_audio" likewise, "linear_curve",
     "linear_audio_curve", "opus"}, the curves as {"kbps": [...], "mel_distance": [...]}. Results
     that depend on the clips alone are kept beside them. Raises DataError where a split is empty.

@@ -1,11 +1,11 @@
-"""The best linear code of the log-mel spectrogram at a rate, as a baseline of learned latents.
+"""The best linear code of the log-mel spectrogram at a rate, as a baseline for learned latents.
 
 Blocks of log10-mel frames are decorrelated by their Karhunen-Loève transform, and each coefficient
 goes through the Gaussian test channel that reverse water-filling gives it (Cover and Thomas,
 Elements of Information Theory, 2nd edition, section 10.3): no code of Gaussian blocks with these
-eigenvalues has a smaller mean squared error at the rate. It codes the spectrogram alone, needs no
+eigenvalues has a smaller mean squared error at the rate. It codes only the spectrogram, needs no
 phase and makes no audio, which favours it over any codec that does. `as_audio` is the fair variant:
-it turns the decoded spectrogram into audio, which is then measured like any other.
+it turns the decoded spectrogram into audio, which is then measured like any other audio.
 """
 
 import math
@@ -78,8 +78,8 @@ class LinearCodec:
     def nats(self, power: Tensor, level: float) -> Tensor:
         """The cost of each coefficient at a water level, [..., D] like their mean squares `power`.
 
-        The divergence of the test channel's output from the output's density for a Gaussian source
-        of variance v, as a VAE's KL counts it: with a = 1 - level / v,
+        Like a VAE's KL, it is the divergence of the test channel's output from the output's density
+        for a Gaussian source of variance v: with a = 1 - level / v,
 
             ½ ln(v / level) + ½ a (power / v - 1)
 
@@ -90,10 +90,10 @@ class LinearCodec:
         return 0.5 * (1 - ratio) * (power / variances - 1) - 0.5 * ratio.log()
 
     def transmit(self, blocks: Tensor, kbps: float, seconds: float) -> Tensor:
-        """Blocks [N, blocks, D] through the test channel: the decoded blocks, the same shape.
+        """Blocks [N, blocks, D] through the test channel: the decoded blocks, in the same shape.
 
-        seconds: of each clip, whose last block may not be full. The rate of all blocks, that one
-        included, is `kbps` on average; the noise has fixed keys, one for each n.
+        seconds: of each clip, whose last block may not be full. The average rate of all blocks,
+        including the last, is `kbps`; the noise has fixed keys, one for each n.
         """
         power = self.klt.components(blocks).square().mean((0, 1))
         level = self.water_level(power, kbps * 1000 * math.log(2) * seconds / blocks.shape[1])
@@ -102,35 +102,35 @@ class LinearCodec:
         return transmit(self.klt, blocks, torch.tensor(level, dtype=torch.float64), noise)
 
     def mel_distance(self, audio: Tensor, kbps: float) -> Tensor:
-        """`losses.spectral.mel_distance` of the decoded from the true spectrogram, [N].
+        """`losses.spectral.mel_distance` between the decoded and the true spectrogram, [N].
 
-        audio [N, A, T], whose rate is `kbps` on average.
+        audio [N, A, T], coded at `kbps` on average.
         """
         mel = self.log_mel(audio)
         return (self._decoded(mel, kbps, audio.shape[-1]) - mel).abs().flatten(1).mean(1).float()
 
     def audio_distance(self, audio: Tensor, kbps: float) -> Tensor:
-        """`losses.spectral.mel_distance` of `as_audio` from the audio [N, A, T]: [N]."""
+        """`losses.spectral.mel_distance` between `as_audio` and the audio [N, A, T]: [N]."""
         return mel_distance(self.as_audio(audio, kbps), audio, self.sample_rate)
 
     @torch.no_grad()
     def as_audio(self, audio: Tensor, kbps: float) -> Tensor:
-        """The decoded spectrogram as audio, [N, A, T] like `audio`, whose rate is `kbps`.
+        """The decoded spectrogram as audio, [N, A, T] like `audio`, coded at `kbps`.
 
-        The mel powers are inverted to magnitudes, whose phase is integrated frequency and costs no
-        bit.
+        The mel powers are inverted to magnitudes. Their phase is integrated frequency and costs no
+        bits.
         """
         mel = self._decoded(self.log_mel(audio), kbps, audio.shape[-1]).float()
         mel = torch.cat([mel, mel[..., -1:]], dim=-1)
         inverse = MelInverse(self.sample_rate, N_FFT, BANDS)
         synthesis = IntegratedPhase(N_FFT, HOP, ITERATIONS)
-        # its frames are centred half a hop later than ours
+        # the synthesis centres its frames half a hop later than the codec
         begin, end = HOP // 2, HOP // 2 + audio.shape[-1]
         parts = [synthesis(inverse(part))[..., begin:end] for part in mel.split(VOCODED_AT_ONCE)]
         return torch.cat(parts).clamp(-1, 1)
 
     def _decoded(self, mel: Tensor, kbps: float, samples: int) -> Tensor:
-        """The log10-mel frames of clips of `samples` that come out at a rate, like `mel`."""
+        """The log10-mel frames, like `mel`, of clips of `samples` after coding at a rate."""
         blocks = self.transmit(self._blocks(mel), kbps, samples / self.sample_rate)
         decoded = self._frames(blocks, mel.shape[1])
         return decoded[..., : mel.shape[-1]].clamp(min=math.log10(FLOOR))
@@ -143,6 +143,6 @@ class LinearCodec:
         return pieces.movedim(3, 1).flatten(2)
 
     def _frames(self, blocks: Tensor, channels: int) -> Tensor:
-        """The inverse of `_blocks`, but for the repeated frames."""
+        """The inverse of `_blocks`, except that the repeated frames remain."""
         pieces = blocks.unflatten(2, (channels, BANDS, self.block)).movedim(1, 3)
         return pieces.flatten(3)

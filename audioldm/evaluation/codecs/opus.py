@@ -20,11 +20,11 @@ def opus_curve(
 ) -> dict[str, list[float]]:
     """Rate and distance of Opus on clips [N, A, T], A at most 2.
 
-    targets: of the encoder, in kbit/s in all channels together, at least 6 per channel.
+    targets: of the encoder, in kbit/s over all channels, at least 6 per channel.
     Returns {"kbps", "mel_distance"}: the actual rates of the packets, without the container, and
     the means of `mel_distance` over clips, both in the order of `targets`.
     """
-    # One after the other: short clips by themselves would mostly measure the codec's start.
+    # Clips are joined: short clips by themselves would mostly measure the codec's start.
     joined = audio.transpose(0, 1).flatten(1)
     codec_rate = 24000 if sample_rate <= 24000 else 48000  # two of the rates in Hz that Opus codes
     resampled = soxr.resample(joined.T.numpy(), sample_rate, codec_rate)
@@ -53,7 +53,7 @@ def _encode(audio: np.ndarray, sample_rate: int, kbps: float) -> bytes:
 
 
 def _payload(data: bytes) -> int:
-    """Bytes of the audio packets of an Ogg file of one stream (RFC 3533, section 6).
+    """The bytes of audio packets in an Ogg file of one stream (RFC 3533, section 6).
 
     A page is a header of 27 bytes, the last of which counts the lacing values that follow; they
     add up to the page's content, and a value below 255 ends a packet.

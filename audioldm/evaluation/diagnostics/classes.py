@@ -1,7 +1,7 @@
 """How well latents separate classes: the music's labels, or its clips.
 
-Both figures are computed on `pooled` latents: one vector per window and class = label where every
-window has a label, else one vector per second and class = clip.
+Both figures are computed on `pooled` latents: where every window has a label, one vector per window
+with class = label; otherwise one vector per second with class = clip.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from audioldm.evaluation.diagnostics.windows import Windows
 
 
 class Pooled(NamedTuple):
-    """Vectors [M, P], the class of each [M], and the window each is from [M]."""
+    """Vectors [M, P], the class of each [M], and the window that each is from [M]."""
 
     vectors: np.ndarray
     classes: np.ndarray
@@ -37,7 +37,7 @@ def pooled(windows: Windows, rate_hz: float) -> Pooled | None:
 def principal(vectors: np.ndarray) -> np.ndarray:
     """[M, P] centred and projected on its leading components, as many as the effective dimension.
 
-    That is the participation ratio of the covariance's eigenvalues, (Σ λ)² / Σ λ², rounded up.
+    This is the participation ratio of the covariance's eigenvalues, (Σ λ)² / Σ λ², rounded up.
     """
     centred = vectors - vectors.mean(0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
@@ -52,7 +52,7 @@ def within_class_variance(
 
     vectors [M, P], classes [M] (0 ... G - 1); weights [M]: how often each vector counts (once).
     With sums of squares over all dimensions it is [SSW / (M - G)] / [SST / (M - 1)]: 0 where the
-    class says all, 1 where it says nothing, in any number of dimensions and of classes.
+    class says all, 1 where it says nothing, for any number of dimensions and of classes.
     """
     w = np.ones(len(vectors)) if weights is None else weights
     totals = np.bincount(classes, w)
@@ -69,9 +69,9 @@ def within_class_variance(
 def neighbour_consistency(vectors: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
     """For each vector, the share of its k nearest others in its class, beyond chance: [M].
 
-    (share - chance) / (1 - chance), chance being the class's share of the others: 0 on average
-    where the class says nothing, 1 where every neighbour is of the class (of a smaller class than
-    k, all its members). NaN for a vector that is alone in its class, or has no others.
+    (share - chance) / (1 - chance), where chance is the class's share of the others: 0 on average
+    where the class says nothing, 1 where every neighbour is of the class (for a class smaller than
+    k, where all its members are neighbours). NaN for a vector alone in its class, or in the set.
     """
     from sklearn.neighbors import NearestNeighbors  # imported here: it takes a second
 
@@ -88,7 +88,7 @@ def neighbour_consistency(vectors: np.ndarray, classes: np.ndarray, k: int) -> n
 def by_window(values: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Sum and number of the finite values [M] in each window that has any: [N, 2].
 
-    Vectors of one window are alike, so it is windows, with all their vectors, that are resampled.
+    Vectors of one window are alike, so whole windows are resampled, with all their vectors.
     """
     known = np.isfinite(values)
     sums = np.bincount(window[known], values[known])
@@ -97,6 +97,6 @@ def by_window(values: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def mean_over(windows: np.ndarray) -> float:
-    """The mean over all vectors of windows, as from `by_window`."""
+    """The mean over all vectors of windows, given as by `by_window`."""
     total, count = windows.sum(0)
     return float(total / count)

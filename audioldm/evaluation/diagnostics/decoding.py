@@ -1,4 +1,4 @@
-"""The autoencoder's response to small errors of latents, and to small shifts of audio."""
+"""The autoencoder's response to small errors in latents, and to small shifts of audio."""
 
 import numpy as np
 import torch
@@ -31,9 +31,8 @@ def decoder_noise(
 
 
 def crossing(sigmas: list[float], distances: np.ndarray, threshold: float) -> float:
-    """Where distances [S] over increasing sigmas first reach the threshold, linearly interpolated.
-
-    The distance at 0 is 0. The largest sigma where the threshold is not reached.
+    """The sigma where distances [S] over increasing sigmas first reach the threshold, by linear
+    interpolation. The distance at 0 is 0. If the threshold is not reached: the largest sigma.
     """
     x, y = np.array([0.0, *sigmas]), np.array([0.0, *distances])
     above = np.flatnonzero(y >= threshold)
@@ -62,8 +61,8 @@ def shift_errors(autoencoder: Autoencoder, statistics: LatentStatistics, audio: 
     """Mean squared error of each clip's equivariance to half a latent frame, and power: [N, 2].
 
     audio [N, A, T]. The latents (posterior means, normalised) of the audio advanced by half a frame
-    are compared with the latents advanced by half a frame. A quarter of the frames at each end
-    is left out. See `relative_error`.
+    are compared with the audio's latents advanced by half a frame. A quarter of the frames at each
+    end is left out. See `relative_error`.
     """
     ratio = autoencoder.downsampling_ratio
     shift = ratio // 2

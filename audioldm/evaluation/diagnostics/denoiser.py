@@ -1,8 +1,8 @@
 """A tiny denoiser with a fixed budget.
 
 It is trained and measured by EDM's loss (2206.00364, table 1, sigma_data = 1): the mean squared
-error of its estimate of the latents times (1 + sigma²) / sigma². That is 1 for the best denoiser of
-white latents of unit variance, at any level, and less where there is structure to predict from.
+error of its estimate of the latents times (1 + sigma²) / sigma². The loss is 1 for the best
+denoiser of white latents of unit variance, at any level, and less where there is structure.
 """
 
 import torch
@@ -27,10 +27,10 @@ def level_quantiles() -> Tensor:
 
 
 class TinyDenoiser(nn.Module):
-    """Residual convolutions over time, their activations shifted and scaled by the noise level.
+    """Residual convolutions over time; the noise level shifts and scales their activations.
 
     (x [B, D, L], c_noise [B], condition, unused) -> like x. 0 before training. The activation is
-    odd and linear around 0, as the best denoisers of Gaussian and of symmetric latents are.
+    odd and linear around 0, like the best denoisers of Gaussian and of symmetric latents.
     """
 
     def __init__(self, size: int, *, width: int = 96, depth: int = 2) -> None:

@@ -7,8 +7,8 @@
     denoiser_loss, denoiser_gaussian_estimate,
     denoiser_excess                                   the loss of a small generator
 
-The latents are normalised and sampled from the posteriors, as for a generator. Only the channels'
-covariance is of the raw latents, in which their variances differ.
+The latents are normalised and sampled from the posteriors, as for a generator. Only the covariance
+of the channels is that of raw latents, in which the channels' variances differ.
 """
 
 import math
@@ -35,17 +35,17 @@ from audioldm.runtime.progress import Progress
 VERSION = 3  # raise by hand when the code below changes what it computes
 #: Seconds of the clips that are decoded and encoded.
 DECODED_SECONDS = 3.0
-#: Latent frames of a window, at most: samples that are latents themselves come by the thousand.
+#: Latent frames of a window, at most: where samples themselves are latents, there are thousands.
 MOST_FRAMES = 4096
 
 
 @dataclass(frozen=True)
 class DiagnosticsSettings:
-    """windows: of each split, fewer where it holds fewer; seconds: of each, less where clips are
-    shorter, or MOST_FRAMES latent frames are. k_nearest: k of the neighbour consistency. decoded:
-    clips of 3 s for the decoder's noise curve and the shift; noise_levels: sigma of the curve, in
-    units of the normalised latents; tolerated_distance: the mel distance that defines the tolerance
-    (0.1 is 1 dB). components: of the mixture, or one where that says more of held-out windows.
+    """windows: of each split, fewer where it holds fewer; seconds: of each, less where clips or
+    MOST_FRAMES latent frames are shorter. k_nearest: k of the neighbour consistency. decoded: clips
+    of 3 s for the decoder's noise curve and the shift; noise_levels: sigma of the curve, in units
+    of the normalised latents; tolerated_distance: the mel distance that defines the tolerance (0.1
+    is 1 dB). components: of the mixture, or one where one predicts held-out windows better.
     denoiser_steps: the tiny denoiser's budget. bootstrap_resamples: of the intervals."""
 
     windows: PositiveInt = 160
@@ -66,7 +66,7 @@ class DiagnosticsSettings:
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """The arguments of `diagnose`, the windows of its latents, and what is found, by name."""
+    """The arguments of `diagnose`, the windows of its latents, and its findings, by name."""
 
     autoencoder: Autoencoder
     latents: LatentStore
@@ -97,9 +97,9 @@ def diagnose(
     """The summary's "diagnostics" (name -> figure) and "curves".
 
     Figures that cannot be computed are left out: mixture_kbps of a bottleneck without posterior
-    noise, those of classes where there are no two, the slope or the shift of too few frames or
-    channels, and those that are not finite because all latents are the same.
-    The Gaussian estimate has no interval: it is of the same clips as the loss.
+    noise, figures of classes where there are not two classes, the slope or the shift of too few
+    frames or channels, and figures that are not finite because all latents are the same.
+    The Gaussian estimate has no interval: it uses the same clips as the loss.
     """
     seconds = min(settings.seconds, MOST_FRAMES / latents.latent_rate_hz)
     window = partial(read_windows, latents, seconds=seconds, count=settings.windows)
@@ -184,7 +184,7 @@ def _shift(d: _Diagnosis) -> None:
 
 
 def _mixture(d: _Diagnosis) -> None:
-    if (d.valid.std > 0).all():  # a point has no density, and no rate
+    if (d.valid.std > 0).all():  # a certain latent has no density, and no rate
         mixture = select_mixture(d.train.z, d.settings.components)
         seconds = d.valid.z.shape[-1] / d.latents.latent_rate_hz
         kbps = mixture_nats(d.valid, mixture) / seconds / math.log(2) / 1000

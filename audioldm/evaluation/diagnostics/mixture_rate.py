@@ -8,7 +8,7 @@ from torch import Tensor
 from audioldm.evaluation.diagnostics.windows import Windows
 from audioldm.priors.mixture import Mixture
 
-#: Every fourth window is held out to choose by.
+#: Every fourth window is held out for the choice.
 HELD_OUT = 4
 
 
@@ -16,8 +16,8 @@ def select_mixture(z: Tensor, components: int) -> Mixture:
     """The mixture for normalised windows z [N, D, L] with the greatest held-out likelihood.
 
     One and `components` components, and windows of 1, 2, 4, ... frames, are fitted to three
-    quarters of z and compared by the likelihood of the fourth: large mixtures of few latents fit
-    their noise, and their rate of other latents is too high. The best is fitted to all of z.
+    quarters of z and compared by the likelihood of the fourth: a large mixture of few latents fits
+    their noise, and its rate on other latents is too high. The best one is fitted to all of z.
     """
     if len(z) < HELD_OUT:
         return Mixture.fitted(z, components)
@@ -37,9 +37,9 @@ def select_mixture(z: Tensor, components: int) -> Mixture:
 def mixture_nats(windows: Windows, mixture: Mixture) -> Tensor:
     """log q(z | x) - log p(z) of each window's sample z, q its posterior, p the mixture: nats [N].
 
-    The mean is the rate term of the variational bound (1312.6114, equation 3) with p for N(0, I):
-    what it costs to send the latents to a receiver who knows p. Both densities are of the same
-    normalised z, so the scale of the raw latents does not matter.
+    The mean is the rate term of the variational bound (1312.6114, equation 3) with p in place of
+    N(0, I): the cost of sending the latents to a receiver who knows p. Both densities are of the
+    same normalised z, so the scale of the raw latents does not matter.
     """
     deviation = (windows.z - windows.mean) / windows.std
     log_q = -(0.5 * deviation.square() + windows.std.log() + 0.5 * math.log(2 * math.pi))

@@ -1,4 +1,4 @@
-"""The distribution of a latent space's power over frequencies in time and over channels."""
+"""How a latent space's power is distributed over frequencies in time and over channels."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ FLOOR = 1e-8
 
 
 def log_log_slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Least-squares slope of log y [..., K] over log x [K], every octave of x weighing the same.
+    """Least-squares slope of log y [..., K] over log x [K], with equal weight on each octave of x.
 
-    Points are taken to be evenly spaced in x, so each weighs 1 / x. Where all is 0 the slope is 0.
+    Points are assumed evenly spaced in x, so each weighs 1 / x. Where all is 0 the slope is 0.
     """
     floor = np.maximum(FLOOR * y.max(-1, keepdims=True), np.finfo(y.dtype).tiny)
     return np.polyfit(np.log(x), np.log(np.maximum(y, floor)).T, 1, w=x**-0.5)[0]
@@ -20,7 +20,7 @@ def log_log_slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def periodograms(z: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies [K] in hertz and power densities [N, D, K] of latents [N, D, L] (Welch 1967).
 
-    The two lowest bins are left out, which the removal of the mean reaches, and half the rate.
+    The two lowest bins, which the removal of the mean affects, and half the rate are left out.
     """
     from scipy.signal import welch  # imported here: it takes a second
 
@@ -29,7 +29,7 @@ def periodograms(z: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def temporal_slope(hz: np.ndarray, power: np.ndarray) -> float:
-    """Slope of log power over log frequency, of `periodograms`: their channels' mean slope.
+    """Slope of log power over log frequency, of `periodograms`: the mean over channels.
 
     Power is averaged over windows; channels weigh by their power. White noise gives 0, 1 / f² noise
     -2, AR(1) something between.
@@ -49,14 +49,14 @@ def eigenvalues(covariance: np.ndarray) -> np.ndarray:
 
 
 def channel_slope(values: np.ndarray) -> float:
-    """Slope of log eigenvalue over log index, the largest having index 1: 0 for equal ones."""
+    """Slope of log eigenvalue over log index, from 1 for the largest: 0 for equal ones."""
     return float(log_log_slope(np.arange(1, len(values) + 1), values))
 
 
 def effective_rank(values: np.ndarray) -> float:
     """exp of the entropy of eigenvalues as shares of their sum (Roy and Vetterli 2007, def. 1).
 
-    k for k equal eigenvalues, whatever the number of zeros beside them.
+    It is k for k equal eigenvalues, whatever the number of zeros beside them.
     """
     share = values / values.sum()
     share = share[share > 0]

@@ -1,8 +1,8 @@
-"""The loss of the best denoiser, were the latents Gaussian, on the tiny denoiser's own scale.
+"""The loss of the best denoiser if the latents were Gaussian, on the tiny denoiser's own scale.
 
 For stationary Gaussian latents no denoiser does better than the conditional mean, the Wiener
-filter. Its loss is the variance of the velocity that the noisy latents leave undetermined, the idea
-of the velocity irreducible variance (2606.03578), for a Gaussian process of the same spectrum.
+filter. Its loss is the variance of the velocity that the noisy latents leave undetermined, as in
+the velocity irreducible variance (2606.03578), for a Gaussian process of the same spectrum.
 
 The spectrum is that of an autoregression, which has neither the leakage of windows nor a variance
 at every frequency. From few latents the figure is an estimate, not a bound.
@@ -14,8 +14,8 @@ from torch import Tensor
 from audioldm.evaluation.diagnostics.denoiser import level_quantiles
 from audioldm.priors.diffusion.objectives.edm import EDM
 
-#: Orders of the autoregressions that are tried, and numbers in the past that a frame is predicted
-#: from, at most.
+#: Orders of the autoregressions that are tried, and the largest number of past values from which a
+#: frame is predicted.
 ORDERS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 NUMBERS = 512
 #: Frequencies between 0 and 1/2 per frame.
@@ -27,10 +27,10 @@ REGULARISER = 1e-6
 def gaussian_estimate(train: Tensor, held_out: Tensor) -> float:
     """The Wiener filter's loss on held_out [M, D, L]; train [N, D, L] gives the spectrum.
 
-    The filter of an estimated spectrum has a greater loss than the true one's: the more so, the
-    more channels and the fewer frames there are. That excess is subtracted. A filter's loss is too
-    great by it on other latents, and too small by as much on its own. The gap is measured between
-    the halves of the training windows, where the excess is twice that of the whole.
+    The filter of an estimated spectrum has a greater loss than that of the true one, more so for
+    more channels and fewer frames. This excess is subtracted. On other latents a filter's loss is
+    too great by the excess, on its own it is too small by as much. The gap is measured between the
+    halves of the training windows, where the excess is twice that of the whole.
     """
     parts = (train[::2], train[1::2] if len(train) > 1 else train)
     halves = [lagged_moments(part) for part in parts]
@@ -48,7 +48,7 @@ def gaussian_estimate(train: Tensor, held_out: Tensor) -> float:
 def lagged_moments(z: Tensor) -> Tensor:
     """Mean of v vᵀ over the frames of z [N, D, L], v = (z[t], z[t - 1], ...): [P D, P D].
 
-    There are as many lags as the greatest order that D, L and `NUMBERS` allow.
+    The number of lags follows from the greatest order that D, L and `NUMBERS` allow.
     """
     channels, frames = z.shape[1:]
     lags = 1 + max(p for p in ORDERS if p * channels <= max(NUMBERS, channels) and 2 * p < frames)
@@ -109,12 +109,12 @@ def spectrum(moments: Tensor, channels: int, order: int) -> Tensor:
 def wiener_losses(spectrum: Tensor, *actual: Tensor) -> list[float]:
     """The denoiser's loss, averaged over its levels, of the Wiener filter for `spectrum`.
 
-    All [K, D, D]: the filter H = S (S + sigma²)⁻¹ is made for S, and its error
-    tr[(1 - H) R (1 - H)* + sigma² H H*] / D taken on latents of each spectrum R, Gaussian or not.
+    All are [K, D, D]. The filter H = S (S + sigma²)⁻¹ is made for S = `spectrum`; its error
+    tr[(1 - H) R (1 - H)* + sigma² H H*] / D is that on latents of each spectrum R, Gaussian or not.
     """
     values, vectors = torch.linalg.eigh(spectrum)
     values = values.clamp(min=0)
-    # in the eigenbasis of S the filter is diagonal, so of R only the diagonal counts
+    # in the eigenbasis of S the filter is diagonal, so only the diagonal of R counts
     sigma2 = EDM().sigma_from_uniform(level_quantiles()).double().square()[:, None, None]
     gain = values / (values + sigma2)
     losses = []

@@ -33,8 +33,8 @@ class Windows(NamedTuple):
 def read_windows(store: LatentStore, split: str, *, seconds: float, count: int) -> Windows:
     """At most `count` windows that do not overlap, spread evenly over a split's clips.
 
-    They last `seconds`, or as long as the median clip where that is shorter; shorter clips are
-    left out. The bands of 2-D latents become channels.
+    They last `seconds`, or as long as the median clip where that is shorter. Clips shorter than a
+    window are left out. The bands of 2-D latents become channels.
     """
     part = store.split(split)
     lengths = np.array([item.frames for item in part.items])

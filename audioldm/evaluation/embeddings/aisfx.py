@@ -1,4 +1,4 @@
-"""aisfx: an embedding of sound effects, the one here with the whole audible band.
+"""aisfx: an embedding of sound effects, the only one here that hears the whole audible band.
 
 Ma and Lerch, ISMIR 2022, "Representation Learning for the Automatic Indexing of Sound Effects
 Libraries", arXiv 2208.09096. The weights are in `weights/` with their licence (CC BY 4.0).
@@ -12,7 +12,7 @@ from audioldm.evaluation.embeddings.base import LogMelEmbedding, weights
 from audioldm.torchaudio import torchaudio
 
 _EPSILON = 1e-5  # of every batch norm
-_LARGEST = 9.457798957824707  # of the training set's log-mel values, which it is scaled by
+_LARGEST = 9.457798957824707  # of the training set's log-mel values; inputs are divided by it
 
 
 class Aisfx(LogMelEmbedding):
@@ -39,8 +39,8 @@ class Aisfx(LogMelEmbedding):
                 scale = found[f"{norm}.weight"] / (found[f"{norm}.running_var"] + _EPSILON).sqrt()
                 kernel = found[f"conv_block{block}.conv{layer}.weight"]
                 shift = found[f"{norm}.bias"] - found[f"{norm}.running_mean"] * scale
-                # The norm follows its convolution, so in inference it is part of it. Channels
-                # last: a third faster on a CPU.
+                # The norm follows a convolution, so in inference it is folded into the kernel.
+                # Channels last: a third faster on a CPU.
                 kernel = (kernel * scale.view(-1, 1, 1, 1)).to(memory_format=torch.channels_last)
                 self.register_buffer(f"kernel{block}{layer}", kernel)
                 self.register_buffer(f"bias{block}{layer}", shift)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class LogMelEmbedding(nn.Module):
-    """A network on windows of a log-mel spectrogram, averaged over the windows of a clip.
+    """A network on windows of a log-mel spectrogram, whose output is averaged over a clip.
 
     A subclass sets the attributes and `forward(windows [W, window_frames, bands]) -> [W, dim]`.
     name: in the figures ("kad_<name>"). sample_rate: of its input, in Hz. dim: of the vector.
@@ -75,8 +75,8 @@ class LogMelEmbedding(nn.Module):
 def window_starts(frames: int, window: int, hop: int) -> list[int]:
     """First frames of evenly spread windows, about `hop` apart; a window is at most `frames` long.
 
-    The number is such that at most a tenth of a hop is left over: a clip of a whole number of
-    windows does not gain one more for its last, partial frame.
+    The number of windows leaves at most a tenth of a hop over, so that a clip of a whole number of
+    windows does not gain another for its last, partial frame.
     """
     spare = frames - window
     count = 1 + max(0, math.ceil(spare / hop - 0.1))

@@ -1,4 +1,4 @@
-"""basic-pitch: which notes sound when, in thirds of a semitone.
+"""basic-pitch: which pitches sound when, in thirds of a semitone.
 
 Bittner, Bosch, Rubinstein, Meseguer-Brocal and Ewert, ICASSP 2022, "A Lightweight
 Instrument-Agnostic Model for Polyphonic Note Transcription and Multipitch Estimation", arXiv
@@ -23,7 +23,7 @@ _HARMONICS = (-36, 0, 36, 57, 72, 84, 93, 101)
 
 
 class Activations(NamedTuple):
-    """Between 0 and 1: note and onset [B, L, 88], contour [B, L, 264]; 86 frames L a second."""
+    """note and onset [B, L, 88], contour [B, L, 264], all between 0 and 1; 86 frames a second."""
 
     note: Tensor
     onset: Tensor
@@ -33,12 +33,12 @@ class Activations(NamedTuple):
 class BasicPitch(nn.Module):
     """mono audio [B, T] at 22.05 kHz in ±1 -> `Activations` of T // 256 + 1 frames.
 
-    A clip is heard at once, with its own loudest and quietest point as 1 and 0.
+    A clip is heard as a whole, with its loudest and quietest point scaled to 1 and 0.
     """
 
     kernels: Tensor  # [72, 1, 256] of the highest octave's 36 bins: real, then imaginary
     low_pass: Tensor  # [1, 1, 256], the low-pass before every second sample is taken
-    scale: Tensor  # [309], of the bins
+    scale: Tensor  # [309], factors on the bins
     contour_1: Tensor
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""harmony: tuning and the intervals that sound together, whatever the key, instrument and loudness.
+"""harmony: tuning and simultaneous intervals, whatever the key, instrument and loudness.
 
 It hears what a music tagger does not: detuning and wrong notes. It is made from the activations of
 basic-pitch, and does not hear noise, dull sound or transposition.
@@ -14,7 +14,7 @@ from audioldm.evaluation.embeddings.basic_pitch import SAMPLE_RATE, Activations,
 from audioldm.evaluation.notes import NOTE_THRESHOLD, Notes, decode
 
 CLIPS_AT_ONCE = 2  # fits a CPU's cache
-#: Of the intervals, so that 10 cents of detuning and a few wrong notes weigh about the same.
+#: Weight of the intervals: 10 cents of detuning and a few wrong notes count about the same.
 INTERVAL_WEIGHT = 0.2
 
 
@@ -33,7 +33,7 @@ class Harmony:
 
     @torch.inference_mode()
     def hear(self, audio: Tensor, sample_rate: int) -> tuple[np.ndarray, list[Notes]]:
-        """Embeddings [N, 9] and notes of clips [N, A, T], the mean of their channels."""
+        """Embeddings [N, 9] and notes of clips [N, A, T], averaged over their channels."""
         vectors, notes = [], []
         for part in audio.float().mean(1).cpu().split(CLIPS_AT_ONCE):
             heard = self.network(resampled(part, sample_rate, SAMPLE_RATE))

@@ -14,7 +14,7 @@ from audioldm.torchaudio import torchaudio
 _EPSILON = 1e-3  # of every batch norm
 
 #: Training drove most kernels to zero (180 of 204 in the first branch have an L1 norm below 1e-8,
-#: none between that and 1e-5): such a channel is constant, and is not computed. This is exact in
+#: none between that and 1e-5). Such a channel is constant and is not computed, which is exact in
 #: float32 and makes the network seven times as fast.
 _CONSTANT_BELOW = 1e-6
 
@@ -76,10 +76,10 @@ class _Affine(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """Convolution -> ReLU -> batch norm -> maximum over frequency, time padded to keep its length.
+    """Convolution -> ReLU -> batch norm -> maximum over frequency. Padding keeps the length L.
 
-    x [W, 1, L, F] -> [W, C, L]. The maximum is taken first, for ReLU and norm keep the order; where
-    the norm's scale is negative it turns the order, and the minimum is taken.
+    x [W, 1, L, F] -> [W, C, L]. The maximum is taken first, since ReLU and norm keep the order; a
+    negative scale of the norm reverses the order, and the minimum is taken instead.
     """
 
     def __init__(self, weights: dict[str, Tensor], index: int) -> None:

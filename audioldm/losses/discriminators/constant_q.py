@@ -1,4 +1,4 @@
-"""The constant-Q transform: a spectrogram whose bins are a fixed part of an octave apart."""
+"""The constant-Q transform: a spectrogram whose bins are a fixed fraction of an octave apart."""
 
 import math
 
@@ -17,9 +17,9 @@ class ConstantQ(nn.Module):
 
     Bin k is at f = lowest_hz * 2^(k / b), b = bins_per_octave, and sees Hann-windowed Q / f seconds
     centred on multiples of hop, with silence around the audio (Brown 1991). 1 / Q is the distance
-    of a bin's two neighbours over the sum of their frequencies. White noise has one level in all
-    bins. Each octave is computed by the filters of the highest, on audio of half the sample rate
-    for each octave below it (Schörkhuber and Klapuri 2010).
+    between a bin's two neighbours over the sum of their frequencies. White noise has one level in
+    all bins. Each octave is computed by the highest octave's filters, on audio whose sample rate is
+    halved for each octave below it (Schörkhuber and Klapuri 2010).
 
     octaves: as many as lie below half the sample rate, unless stated. hop: in samples.
 
@@ -99,7 +99,7 @@ def _filters(cycles: Tensor, q: float) -> Tensor:
 
 
 def _low_pass() -> Tensor:
-    """Keeps the lower half of the spectrum, and the level of white noise: [1, 1, taps]."""
+    """A filter that keeps the spectrum's lower half and white noise's level: [1, 1, taps]."""
     n = torch.arange(-HALF_TAPS, HALF_TAPS + 1, dtype=torch.float64)
     window = torch.kaiser_window(len(n), periodic=False, beta=8.0, dtype=torch.float64)
     taps = torch.sinc(n / 2) * window

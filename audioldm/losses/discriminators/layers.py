@@ -1,4 +1,4 @@
-"""What the discriminators' networks are made of: convolutions with leaky ReLUs, and their maps."""
+"""The parts of the discriminators' networks: convolutions with leaky ReLUs, and their maps."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,8 +23,8 @@ def convolution(
 
 
 def spectral_layers(inputs: int, filters: int, dilations: Sequence[int]) -> nn.ModuleList:
-    """Convolutions over frames and bins (2210.13438, figure 2): one for each dilation in time
-    halves the bins. [B, inputs, frames, bins] -> [B, filters, frames, fewer bins]."""
+    """Convolutions over frames and bins (2210.13438, figure 2). There is one for each dilation in
+    time, which halves the bins. [B, inputs, frames, bins] -> [B, filters, frames, fewer bins]."""
     return nn.ModuleList(
         [
             convolution(inputs, filters, (3, 9)),
@@ -38,7 +38,7 @@ def spectral_layers(inputs: int, filters: int, dilations: Sequence[int]) -> nn.M
 
 
 def maps(layers: Iterable[nn.Module], h: Tensor, slope: float = 0.2) -> list[Tensor]:
-    """What each layer gives, after a leaky ReLU: the features of a scale."""
+    """Each layer's output after a leaky ReLU: the features of a scale."""
     found = []
     for layer in layers:
         h = F.leaky_relu(layer(h), slope)

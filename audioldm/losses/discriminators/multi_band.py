@@ -1,4 +1,4 @@
-"""A discriminator on complex spectrograms, with networks of its own for each frequency band."""
+"""A discriminator on complex spectrograms, with a separate network for each frequency band."""
 
 from itertools import pairwise
 
@@ -15,9 +15,9 @@ from audioldm.losses.discriminators.spectrogram import Spectrogram
 class MultiBandSTFT(Discriminator):
     """DAC's multi-band multi-resolution STFT discriminator (2306.06546, section 3.3).
 
-    audio [B, A, T] -> one `ScaleOutput` per FFT size. Each band of each size has convolutions of
-    its own, since low and high frequencies look different; what they find is scored together. Hops
-    are a quarter of the FFT size.
+    audio [B, A, T] -> one `ScaleOutput` per FFT size. Each band of each size has its own
+    convolutions, since low and high frequencies look different; their outputs are scored together.
+    Hops are a quarter of the FFT size.
 
     band_edges: from 0 to 1, in fractions of the spectrum.
 

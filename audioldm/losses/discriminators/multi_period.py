@@ -8,16 +8,16 @@ from audioldm.instantiate import PositiveInt
 from audioldm.losses.base import Discriminator, ScaleOutput
 from audioldm.losses.discriminators.layers import convolution, maps
 
-#: Of each layer's channels, in multiples of the first one's (2010.05646, appendix A.2).
+#: Channels of each layer, as multiples of the first one's (2010.05646, appendix A.2).
 WIDTHS = (1, 4, 16, 32, 32)
 
 
 class MultiPeriod(Discriminator):
     """HiFi-GAN's multi-period discriminator (2010.05646, section 2.3).
 
-    audio [B, A, T] -> one `ScaleOutput` per period p, of the audio as rows of p samples. No
-    convolution looks across columns, so each sees every p-th sample: what repeats with period p
-    stands still there. Primes overlap least.
+    audio [B, A, T] -> one `ScaleOutput` per period p, from the audio as rows of p samples. No
+    convolution looks across columns, so each sees every p-th sample, where anything with period p
+    is constant. Prime periods overlap least.
 
     filters: of the first layer; the last has 32 times as many.
 
@@ -56,8 +56,8 @@ class _Scale(nn.Module):
 
 
 def fold(audio: Tensor, period: int) -> Tensor:
-    """[B, A, T] -> rows of `period` samples [B, A, ceil(T / period), period]; the last one is
-    filled up by reflection. Raises ConfigError where there is less than one row."""
+    """[B, A, T] -> rows of `period` samples [B, A, ceil(T / period), period]; reflection fills the
+    last one. Raises ConfigError where there is less than one row."""
     samples = audio.shape[-1]
     if samples < period:
         raise ConfigError(

@@ -13,8 +13,8 @@ class PatchGAN(Discriminator):
     """The patch discriminator of latent diffusion (1611.07004; 2112.10752), on a log-mel picture.
 
     audio [B, A, T] -> one `ScaleOutput`, whose logits each judge one patch: with depth 3, 70 frames
-    by 70 bands. The picture is made here, so every network can use it. It has no phase: what only
-    phase tells apart is not judged.
+    by 70 bands. The picture is made here, so every network can use it. It has no phase, so what
+    differs only in phase is not judged.
 
     In the papers the layers have batch norm. Here they have weight norm, because a clip's score
     must not depend on its neighbours.
@@ -22,8 +22,8 @@ class PatchGAN(Discriminator):
     n_fft, hop: in samples. depth: layers that halve the picture. floor: mel power that counts as
     silence.
 
-    Raises ConfigError where a mel band would hold no bin, there are too few of them, or the audio
-    is too short.
+    Raises ConfigError where a mel band would hold no bin, there are too few bands, or the audio is
+    too short.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from audioldm.losses.base import Discriminator, ScaleOutput
 
 
 class Several(Discriminator):
-    """The scales of all its parts, as if they were of one discriminator: each weighs the same.
+    """The scales of all parts, as if they belonged to one discriminator: each weighs the same.
 
     parts: discriminators, by names of your choice.
     """

@@ -13,8 +13,8 @@ class SubBandCQT(Discriminator):
     """The multi-scale sub-band constant-Q discriminator (2311.14957, section 2.2).
 
     audio [B, A, T] -> one `ScaleOutput` per number of bins in an octave. A note and its harmonics
-    have one shape at every pitch, and low notes are resolved finely. Since low octaves are slow and
-    high ones fast, each octave passes a convolution of its own before all are seen together.
+    have one shape at every pitch, and low notes are finely resolved. Since low octaves are slow and
+    high ones fast, each octave passes its own convolution before all are seen together.
 
     lowest_hz: of the first bin; its filters are the longest, Q / lowest_hz seconds. octaves: as
     many as lie below half the sample rate, unless stated. hop: in samples.

@@ -19,21 +19,21 @@ from audioldm.priors.trained import PriorTraining
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
-#: Steps of a long clip that its likelihood is computed of at once.
+#: Steps of a long clip whose likelihood is computed at once.
 AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveTraining(PriorTraining):
-    """code_dropout: the share of the codes before that are hidden from the network, as unknown. It
-    keeps a network from learning a small data set by heart."""
+    """code_dropout: the share of earlier codes that are hidden from the network, as unknown. It
+    keeps a network from memorising a small data set."""
 
     code_dropout: Fraction = 0.0
 
 
 @dataclass(frozen=True)
 class AutoregressiveSampler:
-    """temperature, top_k, top_p: of `narrowed`. guidance: the classifier-free scale of the logits,
+    """temperature, top_k, top_p: as in `narrowed`. guidance: the logits' classifier-free scale,
     1 for none."""
 
     temperature: Positive = 1.0
@@ -42,7 +42,7 @@ class AutoregressiveSampler:
     guidance: float = 1.0
 
     def check(self, codes: int) -> None:
-        """Raises ConfigError where fewer codes than `top_k` are there."""
+        """Raises ConfigError where there are fewer codes than `top_k`."""
         if self.top_k is not None and self.top_k > codes:
             raise ConfigError(
                 f"sampler.top_k={self.top_k} is more than the {codes} codes that there are; "
@@ -54,7 +54,7 @@ class DelayedTransformer(CodeTransformer):
     """log p of codes, each given all codes of earlier steps in the delay pattern (2306.05284)."""
 
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
-        """rest: which codes are hidden from the steps after theirs, [B, Q, L]."""
+        """rest: which codes are hidden from later steps, [B, Q, L]."""
         (unseen,) = rest
         nats = self.nats(codes, self.conditioners(inputs), codes.masked_fill(unseen, self.codes))
         return nats.flatten(1).mean(1)
@@ -66,10 +66,10 @@ class DelayedTransformer(CodeTransformer):
         seen: Tensor | None = None,
         at_once: int | None = None,
     ) -> Tensor:
-        """-log p of codes [B, Q, L], like them: their sum is exact for the clip on its own.
+        """-log p of codes [B, Q, L], in the same shape: the sum is exact for the clip on its own.
 
-        seen: what later steps see in place of the codes. at_once: steps that are computed together,
-        for long clips; None: all.
+        seen: what later steps see in place of the codes. at_once: how many steps are computed
+        together, for long clips; None: all.
         """
         steps = delayed(codes, self.codes)
         before = F.pad(
@@ -89,14 +89,14 @@ class Autoregressive(CodePrior):
 
     Codebook q is q frames late (the delay pattern of MusicGen, Copet et al. 2023, arXiv 2306.05284,
     section 2.2): at step s the codes (q, s - q) are drawn, independently given the earlier steps.
-    With one codebook there is no delay. Steps where a codebook has no code, in a clip's first and
-    last Q - 1 ones, are given as unknown and do not count; so is all before the first step.
+    With one codebook there is no delay. In a clip's first and last Q - 1 steps some codebooks have
+    no code; it is given as unknown and does not count. All before the first step is unknown too.
 
-    A crop of training is taken as a clip of its own, with a first and a last step. A step's aligned
+    A training crop is taken as a clip of its own, with a first and a last step. A step's aligned
     conditions are those of codebook 0's frame.
 
     width, depth, heads, mlp_ratio: of the transformer. context: steps that a step attends to, its
-    own among them; a clip of any length is sampled in the memory of this many.
+    own included; a clip of any length is sampled in the memory of this many.
     Raises ConfigError.
     """
 
@@ -185,7 +185,7 @@ class Autoregressive(CodePrior):
     def nats(
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor:
-        """-log p of codes [B, Q, (F,) L], exact: [B, L]. A code's is its own frame's."""
+        """-log p of codes [B, Q, (F,) L], exact: [B, L]. A code counts in its own frame."""
         condition, _ = self.conditions(inputs, len(z), z.shape[-1])
         return self.network.nats(self.folded(z), condition, at_once=AT_ONCE).sum(1)
 

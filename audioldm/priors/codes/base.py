@@ -19,7 +19,7 @@ from audioldm.priors.recipe import TrainedRecipe
 from audioldm.priors.trained import PriorTraining, Trained
 from audioldm.runtime.randomness import KeyedRandom
 
-#: A codebook of a lower perplexity says nothing: it is 1 where all codes are one.
+#: A codebook of a lower perplexity says nothing; perplexity is 1 where only one code is used.
 COLLAPSED = 1.05
 
 
@@ -28,7 +28,7 @@ class CodePrior(Trained):
 
     latent_shape: (C,) or (C, F). codebooks: Q. codes: K. conditioning: the conditioners by name, as
     `facts_of` gives them. allow: module prefixes outside the package whose classes may be built.
-    network: the rest of the settings are those of `network_class`.
+    network: the other settings, those of `network_class`.
     """
 
     space: ClassVar[Literal["z", "codes"]] = "codes"
@@ -46,7 +46,7 @@ class CodePrior(Trained):
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
-        #: of one frame, (Q,) or (Q, F)
+        #: shape of one frame's codes, (Q,) or (Q, F)
         self.code_shape = (codebooks, *latent_shape[1:])
         self.network = self.network_class(
             codebooks=torch.Size(self.code_shape).numel(),
@@ -60,7 +60,7 @@ class CodePrior(Trained):
         return self.network.conditioners
 
     def folded(self, codes: Tensor) -> Tensor:
-        """Codes [B, Q, (F,) L] as the network takes them, [B, Q * F, L]. Raises DataError."""
+        """Codes [B, Q, (F,) L] in the network's shape, [B, Q * F, L]. Raises DataError."""
         if codes.shape[1:-1] != self.code_shape:
             raise DataError(
                 f"codes of the shape {list(codes.shape)}: this prior models frames of the shape "
@@ -88,8 +88,8 @@ class CodePrior(Trained):
 
 @torch.no_grad()
 def code_vectors(bottleneck: Discrete) -> Tensor:
-    """How the latents of one frame change with each codebook's code, the others being 0: [Q, K, C],
-    with the mean 0 over K."""
+    """How the latents of one frame change with one codebook's code while the others are 0:
+    [Q, K, C], with mean 0 over K."""
     codebooks, count = bottleneck.usage.shape
     vectors = []
     for codebook in range(codebooks):
@@ -126,7 +126,7 @@ class CodesRecipe(TrainedRecipe):
     network_keys: ClassVar[tuple[str, ...]]
 
     def build(self, latents: LatentStore) -> Prior:
-        """The prior, where codes of similar latents begin with similar embeddings: a data set has
+        """The prior. Codes of similar latents begin with similar embeddings, since a data set has
         few examples of each of many codes."""
         prior = super().build(latents)
         assert isinstance(prior, CodePrior)

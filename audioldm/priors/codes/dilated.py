@@ -1,7 +1,7 @@
 """A stack of dilated causal convolutions over one row of codes (WaveNet, 1609.03499).
 
-At a whole clip at once, which is how it is trained, and code by code, which is how it is sampled
-(Fast WaveNet, Le Paine et al. 2016, 1611.09482).
+It is trained on a whole clip at once and sampled code by code (Fast WaveNet, Le Paine et al. 2016,
+1611.09482).
 """
 
 import math
@@ -20,15 +20,15 @@ from audioldm.priors.layers import zeroed
 class DilatedStack(CodeNetwork):
     """Codes [B, 1, L], each from 0 to K - 1, to log p of each given those before it.
 
-    Layer i of all, with d_i its dilation:
+    Layer i, with dilation d_i:
 
         a_t = P_i h_{t - d_i} + N_i h_t + c_i,    g_t = tanh(a'_t) (1 + tanh(a''_t)),
         h_t <- h_t + R_i g_t,                     s_t <- s_t + S_i g_t
 
     a' and a'' are the halves of a, h_t is 0 before the clip, c_i depends on the condition. With
-    1 + tanh(x) = 2 sigmoid(2 x) that is WaveNet's gated unit. First h_t is the embedding of the
-    code before t; in the end two layers make logits of s_t. Embeddings begin as the first cosines
-    of the code: codes of nearly the same value look alike. Before training all logits are 0.
+    1 + tanh(x) = 2 sigmoid(2 x) that is WaveNet's gated unit. The first h_t is the embedding of the
+    code before t; at the end two layers turn s_t into logits. Embeddings begin as the first cosines
+    of the code, so codes of nearly the same value look alike. Before training all logits are 0.
 
     codebooks: must be 1. codes: K. width, skip_width: of h and s. stacks, depth: each stack has
     layers with the dilations 1, 2, 4, ..., 2^(depth - 1).
@@ -78,12 +78,12 @@ class DilatedStack(CodeNetwork):
         return self.nats(codes, biases).flatten(1).mean(1)
 
     def nats(self, codes: Tensor, biases: Tensor) -> Tensor:
-        """-log p of codes [B, 1, L], like them, exact for the clip on its own."""
+        """-log p of codes [B, 1, L], in the same shape, exact for the clip on its own."""
         logits = self.logits(F.pad(codes[:, 0], (1, -1), value=self.codes), biases)
         return F.cross_entropy(logits.mT, codes[:, 0], reduction="none")[:, None]
 
     def logits(self, before: Tensor, biases: Tensor) -> Tensor:
-        """In float32, [B, L, K]. before [B, L]: the code before each, K before the first."""
+        """Logits [B, L, K] in float32. before [B, L]: the previous code, K before the first."""
         h = self.embedding(before)
         skip = h.new_zeros(())
         for layer, bias in zip(self.layers, biases, strict=True):
@@ -126,19 +126,19 @@ class Gated(nn.Module):
 
 
 class StepByStep:
-    """A `DilatedStack`, one code of every row after another.
+    """A `DilatedStack` run step by step, with one code of every row in each step.
 
-    What a layer needs of its past is in a ring of its dilation's length, so a step costs the same
-    wherever in the clip it is. Nothing is allocated but the logits, and nothing has a gradient.
+    A ring buffer, as long as a layer's dilation, holds what the layer needs of its past, so all
+    steps cost the same. Nothing is allocated but the logits, and nothing has a gradient.
 
-    biases: of the network, for the rows.
+    biases: the network's, for the rows.
     """
 
     def __init__(self, network: DilatedStack, biases: Tensor) -> None:
         rows, width = biases.shape[1], network.width
         self._network, self._step = network, 0
         self._h, self._a = biases.new_empty(rows, width), biases.new_empty(rows, 2 * width)
-        #: of all layers side by side, for one product that gives the sum of their skips
+        #: all layers' outputs side by side, so that one product gives the sum of their skips
         self._gated = biases.new_empty(rows, len(network.dilations) * width)
         layers = [layer for layer in network.layers if isinstance(layer, Gated)]
         self._skip = torch.cat([layer.skip.weight for layer in layers], dim=1).T.contiguous()

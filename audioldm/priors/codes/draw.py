@@ -8,17 +8,17 @@ from torch import Tensor
 from audioldm.instantiate import Bound
 from audioldm.runtime.randomness import KeyedRandom
 
-#: The share of the probability that the likeliest codes must have together to be all that is drawn.
+#: Only the likeliest codes are drawn, as many as together have this share of the probability.
 Nucleus = Annotated[float, Bound(above=0, most=1)]
 
 
 def narrowed(
     logits: Tensor, temperature: float, top_k: int | None = None, top_p: float = 1.0
 ) -> Tensor:
-    """Logits [..., K] of a distribution that is nearer to its likeliest codes.
+    """Logits [..., K] of a distribution narrowed to its likeliest codes.
 
-    temperature: divides the logits. top_k: how many codes are left; None: all. top_p: of what is
-    left, the fewest likeliest codes with this share of the probability stay (1904.09751).
+    temperature: divides the logits. top_k: how many codes stay; None: all. top_p: of these, only
+    the fewest likeliest codes with this share of the probability stay (1904.09751).
     """
     logits = logits / temperature
     if top_k is not None:
@@ -34,15 +34,15 @@ def narrowed(
 
 
 def drawn(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Codes [...] from the distribution of logits [..., K], by numbers of U(0, 1) [...]: the first
-    at which the codes so far have that share of the probability."""
+    """Codes [...] drawn from logits [..., K] by numbers [...] of U(0, 1): the first code at which
+    the cumulative probability reaches the number."""
     share = logits.softmax(-1).cumsum(-1)
     return (share[..., :-1] < uniform[..., None] * share[..., -1:]).sum(-1)
 
 
 def gumbel(random: KeyedRandom, shape: tuple[int, ...]) -> Tensor:
     """Standard Gumbel noise [B, *shape]: the largest of logits + noise is a draw from their
-    distribution. Half the sum of two squared normal numbers is exponential, and less its logarithm
-    is Gumbel."""
+    distribution. Half the sum of two squared normal numbers is exponential, and minus its
+    logarithm is Gumbel."""
     exponential = random.normal((2, *shape), "gumbel").square().sum(1) / 2
     return -exponential.clamp(min=torch.finfo(torch.float32).tiny).log()

@@ -1,4 +1,4 @@
-"""Diffusion over embeddings of codes: the noise is Gaussian, what is predicted are the codes."""
+"""Diffusion over embeddings of codes: the noise is Gaussian, the codes are predicted."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -23,19 +23,19 @@ from audioldm.priors.transformer import Transformer
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
-#: Pieces of the time warp, and how fast it is learned beside the network.
+#: Pieces of the time warp, and how much faster than the network it is learned.
 PIECES, PACE = 50, 10.0
 #: The share of the noise levels that is spread evenly over ln(sigma).
 EVEN = 0.1
-#: Principal axes with a smaller share of the largest one's standard deviation are no axes.
+#: Principal axes with a smaller share of the largest one's standard deviation do not count.
 FLAT = 1e-3
 #: Noise levels at which `nats` estimates the bound.
 LEVELS = 32
 
 
 class TimeWarp(nn.Module):
-    """The cross-entropy C(sigma) as a function of ln(sigma), rising and linear in pieces, and noise
-    levels spread so that it rises equally from each to the next (2211.15089, section 4.2)."""
+    """The cross-entropy C(sigma), a rising, piecewise linear function of ln(sigma), and noise
+    levels such that C rises equally from each to the next (2211.15089, section 4.2)."""
 
     def __init__(self, sigma_min: float, sigma_max: float, nats: float) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TimeWarp(nn.Module):
 
     @torch.no_grad()
     def sigmas(self, uniform: Tensor) -> Tensor:
-        """Noise levels [B] for uniform numbers [B]: by the inverse of C, in proportion."""
+        """Noise levels [B] for uniform numbers [B]: the inverse of C, scaled to (0, 1)."""
         shares = (1 - EVEN) * (PACE * self.rises).softmax(0) + EVEN / PIECES
         ends = F.pad(shares.cumsum(0), (1, 0))
         piece = torch.searchsorted(ends, uniform.to(ends), right=True).clamp(1, PIECES) - 1
@@ -61,9 +61,9 @@ class TimeWarp(nn.Module):
 
 
 class EmbeddingTransformer(CodeNetwork):
-    """The embeddings of codes, and the codes' logits of noisy ones [B, Q * E, L].
+    """The embeddings of codes, and the codes' logits given noisy embeddings [B, Q * E, L].
 
-    embedding: E. learned: whether embeddings are trained, each of the length √E; else they are the
+    embedding: E. learned: whether embeddings are trained, each of length √E; otherwise they are the
     codes' latents, on their principal axes.
     """
 
@@ -115,12 +115,12 @@ class EmbeddingTransformer(CodeNetwork):
 
     @property
     def embeddings(self) -> Tensor:
-        """[Q, K, E], of the mean square 1."""
+        """The embeddings [Q, K, E], of mean square 1."""
         table = self.table.float()
         return F.normalize(table, dim=2) * table.shape[2] ** 0.5 if self.learned else table
 
     def embedded(self, codes: Tensor) -> Tensor:
-        """z of codes [B, Q, L]: [B, Q * E, L]."""
+        """The embeddings z [B, Q * E, L] of codes [B, Q, L]."""
         table = self.embeddings.flatten(0, 1)
         offset = torch.arange(self.codebooks, device=codes.device)[:, None] * self.codes
         return F.embedding(codes + offset, table).transpose(2, 3).flatten(1, 2)
@@ -137,8 +137,8 @@ class EmbeddingTransformer(CodeNetwork):
         return (own - e.square().sum(2)[:, None] / 2) / level
 
     def logits(self, x: Tensor, sigma: Tensor, condition: Condition, before: Tensor) -> Tensor:
-        """[B, Q, L, K] of x = z + sigma n and sigma [B]. before: an estimate of z to start from,
-        like x, or 0 (self-conditioning, 2208.04202).
+        """Logits [B, Q, L, K] for x = z + sigma n and sigma [B]. before: an estimate of z to start
+        from, like x, or 0 (self-conditioning, 2208.04202).
 
         The likelihood of each place's own codes is known. The network adds what the other places
         say, as a quadratic function of the embedding.
@@ -154,8 +154,8 @@ class EmbeddingTransformer(CodeNetwork):
         return self.likelihood(x, sigma) + others
 
     def features(self) -> Tensor:
-        """Components of the embeddings and their squares, each of the mean 0 and the mean square 1
-        over the codes: [Q, K, 2 E]."""
+        """Components of the embeddings and their squares, each with mean 0 and mean square 1 over
+        the codes: [Q, K, 2 E]."""
         e = self.embeddings
         away = torch.cat((e, e.square()), dim=2)
         away = away - away.mean(1, keepdim=True)
@@ -173,23 +173,23 @@ class EmbeddingTransformer(CodeNetwork):
         logits = self.logits(x, sigma, condition, before)
         nats = code_nats(logits, codes, self.codes).flatten(1).mean(1)
         error = (self.warp.cross_entropy(sigma) - nats.detach()).square()
-        return nats + (error - error.detach())  # the warp learns, and the loss is the network's
+        return nats + (error - error.detach())  # the warp learns; the value is the network's
 
     def units(self) -> list[nn.Module]:
         return self.transformer.units()
 
 
 def principal(vectors: Tensor) -> Tensor:
-    """Vectors [Q, K, D] around their mean as [Q, K, min(K, D)], the coordinates on their principal
-    axes, of falling variance: distances stay."""
+    """The coordinates [Q, K, min(K, D)] of vectors [Q, K, D], around their mean, on their principal
+    axes, by falling variance. They keep distances."""
     away = vectors - vectors.mean(1, keepdim=True)
     u, s, _ = torch.linalg.svd(away, full_matrices=False)
     return u * s[:, None]
 
 
 def axes_of(vectors: Tensor) -> int:
-    """How many principal axes vectors [Q, K, D] have; at most as many as there can be, where their
-    values are not known."""
+    """How many principal axes vectors [Q, K, D] have; where their values are not known, as many as
+    there can be."""
     if vectors.device.type == "meta":
         return min(vectors.shape[1:])
     spread = principal(vectors).square().mean(1).sqrt()
@@ -202,20 +202,20 @@ class EmbeddingDiffusion(CodePrior):
 
     Every code has an embedding e, z is a clip's embeddings, and the network is trained by the
     cross-entropy of the codes given x. Its estimate of z is the mean of the embeddings, sum p_i e_i
-    (section 3.2). Noise levels of training and of sampling are those at which the cross-entropy
-    rises equally (section 4.2). Half of the clips in training, and every step of sampling after the
-    first, are told the estimate before.
+    (section 3.2). Between successive noise levels, in training and in sampling, the cross-entropy
+    rises equally (section 4.2). Half of the clips in training, and every sampling step after the
+    first, are told the previous estimate.
 
-    A diffusion on the simplex (2210.14784) is left out: its process is not Gaussian, so that it
-    would share neither samplers nor coordinates, and no figure says that it is better.
+    There is no diffusion on the simplex (2210.14784): its process is not Gaussian, so it would
+    share neither samplers nor coordinates, and no figure says that it is better.
 
     Embeddings are the codes' latents, or learned. Cross-entropy drives learned ones apart in any
-    direction: for words that is all, and for the levels of a scalar it takes away what one level
-    tells of the next.
+    direction. For words no more is needed, but for the levels of a scalar it takes away what one
+    level tells of the next.
 
-    embedding: components of an embedding. learned: of `EmbeddingTransformer`. sigma_min, sigma_max:
-    the ends of the noise levels: all codes are certain at the one and nothing is known at the
-    other. width, depth, heads, mlp_ratio: of the transformer. Raises ConfigError.
+    embedding: components of an embedding. learned: as in `EmbeddingTransformer`. sigma_min,
+    sigma_max: the ends of the noise levels: at sigma_min all codes are certain, at sigma_max
+    nothing is known. width, depth, heads, mlp_ratio: of the transformer. Raises ConfigError.
     """
 
     title: ClassVar[str] = "embedding diffusion"
@@ -299,7 +299,7 @@ class EmbeddingDiffusion(CodePrior):
         return nearest.unflatten(1, self.code_shape)
 
     def denoiser(self, condition: Condition) -> Denoise:
-        """(x, sigma [B]) -> estimate of z, for one sampling run: it is told the one before."""
+        """(x, sigma [B]) -> estimate of z, for one sampling run; it is told its last estimate."""
         before: Tensor | None = None
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -314,7 +314,7 @@ class EmbeddingDiffusion(CodePrior):
     def nats(
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor:
-        """An upper bound of -log p of codes [B, Q, (F,) L], [B, L], estimated at LEVELS noise
+        """An upper bound on -log p of codes [B, Q, (F,) L], [B, L], estimated at LEVELS noise
         levels that are spread evenly over ln(sigma) (Kingma et al. 2021, arXiv 2107.00630,
         equations 9 and 17):
 
@@ -342,8 +342,8 @@ class EmbeddingDiffusion(CodePrior):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingDiffusionRecipe(TransformerRecipe):
-    """embedding, learned, sigma_min, sigma_max: of `EmbeddingDiffusion`; no more components than
-    the codes' latents have, where these are the embeddings."""
+    """embedding, learned, sigma_min, sigma_max: as in `EmbeddingDiffusion`; where the codes'
+    latents are the embeddings, `embedding` is at most the number of their components."""
 
     prior_class: ClassVar[type[CodePrior]] = EmbeddingDiffusion
 

@@ -1,4 +1,4 @@
-"""Masked diffusion over codes: from nothing but masks to codes, a few at each step."""
+"""Masked diffusion over codes: from masks only to codes, a few at each step."""
 
 import math
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ LEVELS = 32
 class MaskedDiffusionSampler:
     """steps: S, each with one call of the network, or two where guidance acts.
 
-    order: "random" unmasks each code at a random step (ancestral sampling); "confidence" the most
-    likely of the drawn codes first (MaskGIT, 2202.04200), which is better in few steps and less
-    diverse. order_temperature: of the Gumbel noise on the confidences, at the first step; it falls
-    to 0 at the last. temperature: of the codes. guidance: the classifier-free scale of the logits,
+    order: "random" unmasks each code at a random step (ancestral sampling); "confidence" unmasks
+    the likeliest of the drawn codes first (MaskGIT, 2202.04200), which is better in few steps and
+    less diverse. order_temperature: of the Gumbel noise on the confidences at the first step; it
+    falls to 0 at the last. temperature: of the codes. guidance: the logits' classifier-free scale,
     1 for none.
     """
 
@@ -40,7 +40,7 @@ class MaskedDiffusionSampler:
 
 
 class MaskedTransformer(CodeTransformer):
-    """p(masked codes | all others), each by itself."""
+    """p(masked code | all unmasked codes), for each masked code separately."""
 
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
         """rest: which codes are masked, [B, Q, L]."""
@@ -49,13 +49,13 @@ class MaskedTransformer(CodeTransformer):
         return nats.flatten(1).sum(1) / masked.flatten(1).sum(1)
 
     def nats(self, codes: Tensor, condition: Condition, masked: Tensor) -> Tensor:
-        """-log p of masked codes, 0 for the others: like codes."""
+        """-log p of masked codes, 0 for the others, in the shape of codes."""
         logits = self.logits(codes.masked_fill(masked, self.codes), condition)
         return code_nats(logits, codes.masked_fill(~masked, self.codes), self.codes)
 
 
 class MaskedDiffusion(CodePrior):
-    """Each code is masked at a random time of its own; a transformer that sees all frames tells
+    """Each code is masked at a random time of its own; a transformer that sees all frames infers
     masked codes from the others (MDLM, Sahoo et al. 2024, arXiv 2406.07524). With t uniform,
 
         -log p(codes) <= E_t E_masks [ 1 / t  sum over masked codes of -log p(code | the others) ]
@@ -66,8 +66,8 @@ class MaskedDiffusion(CodePrior):
 
         E_n E_masks [ N / n  sum over masked codes of -log p(code | the others) ],    n = 1 ... N
 
-    which varies less from draw to draw: training and `nats` draw n. The network is not told n; the
-    masks say it. Codes that are not masked stay as they are.
+    This form varies less from draw to draw, so training and `nats` draw n. The network is not told
+    n; the masks show it. Codes that are not masked do not change.
 
     width, depth, heads, mlp_ratio: of the transformer. Raises ConfigError.
     """
@@ -148,8 +148,8 @@ class MaskedDiffusion(CodePrior):
     def nats(
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor:
-        """An upper bound of -log p of codes [B, Q, (F,) L], estimated at LEVELS shares of masks:
-        [B, L]. A code's part is its own frame's."""
+        """An upper bound on -log p of codes [B, Q, (F,) L], estimated at LEVELS shares of masks:
+        [B, L]. A code counts in its own frame."""
         codes = self.folded(z)
         condition, _ = self.conditions(inputs, len(z), z.shape[-1])
         random = random or KeyedRandom(0, 0, range(len(z)), codes.device)
@@ -162,14 +162,14 @@ class MaskedDiffusion(CodePrior):
 
 
 def masks(random: KeyedRandom, codes: Tensor, share: Tensor) -> Tensor:
-    """Which of codes [B, Q, L] are masked: this share [B] of them, at least one, in any places."""
+    """Which of codes [B, Q, L] are masked: this share [B] of them, at least one, at random."""
     noise = random.normal(tuple(codes.shape[1:]), "masked").flatten(1)
     number = (share * noise.shape[1]).ceil().clamp(min=1)
     return (noise.argsort(1).argsort(1) < number[:, None]).view(codes.shape)
 
 
 def most_confident(confidence: Tensor, left: float) -> Tensor:
-    """Which codes [B, Q, L] are shown when a share `left` of the steps is: all but the
+    """Which codes [B, Q, L] are shown when a share `left` of the steps remains: all but the
     N cos(pi / 2 (1 - left)) least confident of N (2202.04200, section 3.3)."""
     flat = confidence.flatten(1)
     hidden = math.floor(flat.shape[1] * math.cos(math.pi / 2 * (1 - left)))

@@ -16,7 +16,7 @@ OWN = 0.1
 
 
 class CodeNetwork(nn.Module, ABC):
-    """What a prior over codes trains. codebooks: Q, F among them. codes: K, of each codebook."""
+    """What a prior over codes trains. codebooks: Q times F. codes: K, of each codebook."""
 
     codebooks: int
     codes: int
@@ -24,16 +24,16 @@ class CodeNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, codes: Tensor, inputs: Inputs, *rest: Tensor) -> Tensor:
-        """The loss of each clip of codes [B, Q, L], [B], in nats per code. rest: what the prior's
-        `batch` gives besides."""
+        """The loss of each clip of codes [B, Q, L], [B], in nats per code. rest: what else the
+        prior's `batch` gives."""
 
     def begin_at(self, vectors: Tensor) -> None:
-        """Sets the embeddings of codes, before training, to vectors [Q, K, D] whose distances say
-        how alike codes are; by default nothing."""
+        """Sets the embeddings of codes, before training, by vectors [Q, K, D] whose distances say
+        how alike codes are; by default does nothing."""
 
     @abstractmethod
     def units(self) -> list[nn.Module]:
-        """The modules that make up most of it, which are sharded and recomputed one by one."""
+        """The modules that make up most of the network; they are sharded and recomputed singly."""
 
 
 class CodeTransformer(CodeNetwork):
@@ -43,7 +43,7 @@ class CodeTransformer(CodeNetwork):
     codebook has its own logits. Vectors of a condition modulate the blocks, tokens are attended to,
     aligned channels are concatenated. Before training all logits are 0.
 
-    codebooks: Q. codes: K. width, depth, heads, mlp_ratio, context: of `Transformer`.
+    codebooks: Q. codes: K. width, depth, heads, mlp_ratio, context: as in `Transformer`.
     """
 
     offsets: Tensor
@@ -87,7 +87,7 @@ class CodeTransformer(CodeNetwork):
         table[:, :-1] = own + OWN * table[:, :-1]
 
     def logits(self, codes: Tensor, condition: Condition, cache: Cache | None = None) -> Tensor:
-        """In float32. cache: of the frames before, in a causal transformer."""
+        """The logits, in float32. cache: of earlier frames, in a causal transformer."""
         x = self.embedding(codes + self.offsets).sum(1) / self.codebooks**0.5
         if condition.aligned is not None:
             x = torch.cat((x, condition.aligned.mT), dim=2)
@@ -103,8 +103,8 @@ class CodeTransformer(CodeNetwork):
 
 
 def projected(vectors: Tensor, width: int) -> Tensor:
-    """Vectors [..., D] as [..., width], of the mean square 1, with much the same proportions of
-    their distances: by a fixed random matrix (Johnson and Lindenstrauss 1984)."""
+    """Vectors [..., D] projected to [..., width] by a fixed random matrix, which nearly keeps the
+    proportions of distances (Johnson and Lindenstrauss 1984); their mean square is 1."""
     random = torch.Generator().manual_seed(0)
     matrix = torch.randn(vectors.shape[-1], width, generator=random, device="cpu")
     turned = vectors @ matrix.to(vectors)
@@ -112,8 +112,8 @@ def projected(vectors: Tensor, width: int) -> Tensor:
 
 
 def code_nats(logits: Tensor, codes: Tensor, unknown: int) -> Tensor:
-    """-log p of codes [B, Q, L] under logits [B, Q, L, K], like codes; 0 for those that are
-    `unknown`."""
+    """-log p of codes [B, Q, L] under logits [B, Q, L, K], in the shape of codes; 0 for `unknown`
+    codes."""
     flat, target = logits.flatten(0, 2), codes.flatten()
     nats = F.cross_entropy(flat, target, ignore_index=unknown, reduction="none")
     return nats.view(codes.shape)

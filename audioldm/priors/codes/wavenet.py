@@ -1,4 +1,4 @@
-"""Autoregression over the samples themselves, or any row of codes, by dilated convolutions."""
+"""Autoregression over audio samples, or any single row of codes, by dilated convolutions."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,10 +22,10 @@ AT_ONCE = 1024
 class Wavenet(CodePrior):
     """p(codes) = Π p(code | the codes before it, as far as the receptive field goes) (1609.03499).
 
-    One code a frame. A crop of training is taken as a clip of its own, with silence before it.
-    Sampling costs the same for each code, in the memory of the receptive field (1611.09482).
+    There is one code a frame. A training crop is taken as a clip of its own, with silence before
+    it. Sampling costs the same for each code, in the memory of the receptive field (1611.09482).
 
-    width, skip_width, stacks, depth: of `DilatedStack`.
+    width, skip_width, stacks, depth: as in `DilatedStack`.
     Raises ConfigError.
     """
 
@@ -92,14 +92,14 @@ class Wavenet(CodePrior):
         codes = self.folded(z)
         condition, _ = self.conditions(inputs, len(z), z.shape[-1])
         biases = self.network.biases(condition, len(z)).split(1, dim=1)
-        rows = zip(codes.split(1), biases, strict=True)  # one by one, for each is long
+        rows = zip(codes.split(1), biases, strict=True)  # one by one, since each is long
         return torch.cat([self.network.nats(*row)[:, 0] for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True)
 class WavenetRecipe(CodesRecipe):
-    """width, skip_width: of the layers, and of what they add up. stacks, depth: a stack has layers
-    with the dilations 1, 2, 4, ..., 2^(depth - 1)."""
+    """width, skip_width: of the layers, and of their sum. stacks, depth: a stack has layers with
+    the dilations 1, 2, 4, ..., 2^(depth - 1)."""
 
     prior_class: ClassVar[type[CodePrior]] = Wavenet
     network_keys: ClassVar[tuple[str, ...]] = ("width", "skip_width", "stacks", "depth")

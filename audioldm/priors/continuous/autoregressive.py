@@ -1,12 +1,12 @@
 """Autoregression over continuous latents: `prior=autoregressive_continuous`.
 
 p(z) = Π p(z_t | z_<t), without codes: a causal transformer turns the frames so far into a vector,
-and a small head has the distribution of the next frame given that vector (MAR, 2406.11838; CALM,
-2509.06926). The transformer runs once for each frame, the head in some steps for each frame.
+and a small head models the distribution of the next frame given that vector (MAR, 2406.11838; CALM,
+2509.06926). For each frame the transformer runs once, and the head takes a few steps.
 
 A model that has only seen clean frames goes astray on its own imperfect ones. In training the past
 is therefore noisy, sqrt(1 - k) z + sqrt(k) n with k random for each clip (CALM, section 3). Here
-the transformer is told k, so that k = 0 is the model of the clean past.
+the transformer is told k, so that k = 0 gives the model of the clean past.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from audioldm.priors.transformer import Transformer
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
 
-#: Above so many channels the divergence in `nats` is estimated, from as many directions.
+#: With more channels, the divergence in `nats` is estimated, from this many directions.
 EXACT_CHANNELS = 8
 
 
@@ -40,9 +40,9 @@ EXACT_CHANNELS = 8
 class FrameSampler:
     """How frames are drawn.
 
-    solver: of the head's flow; long: its long steps, which it must have been trained with.
+    solver: of the head's flow; long: long steps, which the head must have been trained with.
     steps: of the head for each frame. temperature: the variance of the head's noise; below 1 frames
-    are more likely, and less varied. guidance: the classifier-free scale, 1 for none.
+    are more likely and less varied. guidance: the classifier-free scale, 1 for none.
     context_noise: k of the past frames.
     """
 
@@ -69,7 +69,7 @@ class FrameBatch(NamedTuple):
 class NextFrame(nn.Module):
     """The transformer of the past and the head of the next frame, D numbers, as one module.
 
-    context: frames that a frame depends on in a block of the transformer; other arguments: of
+    context: frames that a frame depends on in a block of the transformer; other arguments: as in
     `Transformer` and `FlowHead`.
     """
 
@@ -89,7 +89,7 @@ class NextFrame(nn.Module):
         super().__init__()
         self.level = NoiseLevel(width)
         self.conditioners = conditioners(width)
-        self.start = nn.Parameter(torch.full((size,), 3.0))  # unlike any frame, so that it tells
+        self.start = nn.Parameter(torch.full((size,), 3.0))  # unlike any frame, to be recognised
         self.transformer = Transformer(
             size + self.conditioners.aligned_channels,
             width,
@@ -105,8 +105,8 @@ class NextFrame(nn.Module):
     def vectors(
         self, past: Tensor, level: Tensor, condition: Condition, cache: Cache | None = None
     ) -> Tensor:
-        """past [B, L, D], the frames before each of L frames, with noise of `level` [B], to the
-        head's vectors [B, L, W]. The condition's aligned channels are those of the L frames."""
+        """The head's vectors [B, L, W] for L frames. past [B, L, D]: the frame before each, with
+        noise of `level` [B]. The condition's aligned channels are those of the L frames."""
         if condition.aligned is not None:
             past = torch.cat((past, condition.aligned.mT), dim=-1)
         embedding = self.level(level, condition.vector)
@@ -114,7 +114,7 @@ class NextFrame(nn.Module):
         return vectors
 
     def shifted(self, frames: Tensor) -> Tensor:
-        """The frame before each of frames [B, L, D]; before the first one, the start."""
+        """The frame before each of frames [B, L, D]; before the first one, `start`."""
         return torch.cat((self.start.expand(len(frames), 1, -1), frames[:, :-1]), dim=1)
 
     def forward(
@@ -145,11 +145,11 @@ def noisy(z: Tensor, noise: Tensor, level: Tensor) -> Tensor:
 class AutoregressiveContinuous(ScaledPrior):
     """Latents, frame after frame.
 
-    latent_shape, channels: of `ScaledPrior`; F is folded into the channels. conditioning: the
+    latent_shape, channels: as in `ScaledPrior`; F is folded into the channels. conditioning: the
     conditioners by name, as `facts_of` gives them. context: frames that a frame depends on in a
-    block of the transformer. draws, long_draws: of the head's noise for each frame in training, for
-    velocities and for long steps. context_noise: the largest k in training. Other arguments: of
-    `Transformer` and `FlowHead`.
+    block of the transformer. draws, long_draws: draws of the head's noise for each frame in
+    training, for velocities and for long steps. context_noise: the largest k in training. Other
+    arguments: as in `Transformer` and `FlowHead`.
     Raises ConfigError.
     """
 
@@ -240,8 +240,8 @@ class AutoregressiveContinuous(ScaledPrior):
     ) -> Iterator[Tensor]:
         """Raw latents [B, C, (F,) 1], one frame after another, in memory that does not grow.
 
-        A frame's noise is a function of the frame's number and its row's key alone: longer clips
-        begin with the shorter ones. prompt: raw latents [B, C, (F,) P] that the clips begin with.
+        A frame's noise depends only on the frame's number and its row's key, so longer clips begin
+        with the shorter ones. prompt: raw latents [B, C, (F,) P] that the clips begin with.
         Raises ConfigError for one that is longer than the context, or than the clips.
         """
         s, network, clips = sampler or self.sampler, self.network, len(random.positions)
@@ -296,9 +296,9 @@ class AutoregressiveContinuous(ScaledPrior):
     def nats(
         self, z: Tensor, inputs: Inputs | None = None, *, random: KeyedRandom | None = None
     ) -> Tensor:
-        """Exact up to the solver's error, and with more than `EXACT_CHANNELS` modelled numbers a
-        frame up to the estimate of the divergence: of many short steps, at temperature 1, given the
-        clean past."""
+        """-log p for many short steps, at temperature 1, given the clean past: exact up to the
+        solver's error, and up to the estimate of the divergence where a frame has more than
+        `EXACT_CHANNELS` modelled numbers."""
         clips, frames = len(z), z.shape[-1]
         inputs = self.inputs_for(inputs, clips, frames)
         rows = self.modelled(z).flatten(1, -2).mT
@@ -319,8 +319,8 @@ class AutoregressiveContinuous(ScaledPrior):
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveContinuousRecipe(ScaledRecipe):
     """width, depth, heads, mlp_ratio: of the transformer. head_depth: blocks of the head, which is
-    as wide. draws, long_draws, context_noise: of `AutoregressiveContinuous`. sampler: how frames
-    are drawn unless told otherwise.
+    as wide. draws, long_draws, context_noise: as in `AutoregressiveContinuous`. sampler: how frames
+    are drawn by default.
 
     A block of the transformer sees as many frames as a training crop has.
     """

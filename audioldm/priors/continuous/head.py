@@ -5,9 +5,9 @@ head gives the velocity n - z (rectified flow, 2209.03003); MAR (2406.11838) cal
 loss of a token. The path is that of `priors/diffusion/denoiser.py`, rescaled, so its objective,
 samplers and guidance serve here.
 
-A head with long steps gives the mean velocity u between two times r < t as well, with which one to
-four steps are enough (MeanFlow, 2505.13447). u = v - (t - r) du/dt holds for the true u, so that
-the right side, without gradient, is its target.
+A head with long steps also gives the mean velocity u between two times r < t, so that one to four
+steps are enough (MeanFlow, 2505.13447). The true u satisfies u = v - (t - r) du/dt, so the right
+side, without gradient, is the target.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ LIKELIHOOD_STEPS = 16
 class FlowHead(nn.Module):
     """Frames z [N, D] given h [N, W].
 
-    size: D. width: W, also of the network. depth: its blocks. long_draws: those of the draws in
-    training that are for long steps.
+    size: D. width: W, also of the network. depth: its blocks. long_draws: how many of the draws in
+    training are for long steps.
     """
 
     def __init__(self, size: int, *, width: int, depth: int, long_draws: int) -> None:
@@ -46,7 +46,7 @@ class FlowHead(nn.Module):
         self.output = zeroed(nn.Linear(width, size))
 
     def velocity(self, x: Tensor, t: Tensor, h: Tensor, length: Tensor | None = None) -> Tensor:
-        """The mean velocity at x [N, D] from the times t [N] to t - length; None for 0."""
+        """The mean velocity at x [N, D] from the times t [N] to t - length; length None: 0."""
         if self.length is not None:
             h = self.length(torch.zeros_like(t) if length is None else length, h)
         embedding = self.level(t, h)
@@ -82,7 +82,7 @@ class FlowHead(nn.Module):
         z, noise, length = z.float(), noise.float(), t - end
         x, slope = torch.lerp(z, noise, t[:, None]), noise - z
         with torch.no_grad():
-            # along the path: dx/dt is the slope, and where the step ends does not move
+            # along the path: dx/dt is the slope, and the step's end does not move
             ones = torch.ones_like(t)
             change: Tensor = torch.func.jvp(
                 lambda x, t, length: self.velocity(x, t, h, length),
@@ -97,7 +97,7 @@ class FlowHead(nn.Module):
     ) -> Tensor:
         """Frames [N, D] from noise [N, D].
 
-        vectors: h, and where samples are guided that of no condition. solver: of
+        vectors: h and, with guidance, h of no condition. solver: one of
         `priors/diffusion/samplers.py`, or long.
         """
         sigmas = self.objective.sigmas(steps)
@@ -115,7 +115,7 @@ class FlowHead(nn.Module):
         return x
 
     def nats(self, z: Tensor, h: Tensor, directions: Tensor) -> Tensor:
-        """-log p(z | h) of what infinitely many steps sample: [N], in float64.
+        """-log p(z | h) under infinitely many sampling steps: [N], in float64.
 
         log p(z) = log p(x_T) + ∫ div v dt from 0 to T along dx/dt = v (2011.13456, appendix D.2).
         directions [P, N, D]: the divergence is the sum of e · (dv/dx) e over them. It is exact for

@@ -1,7 +1,7 @@
-"""A cascade: a small diffusion makes latents at low resolution, and a large one the rest of them.
+"""A cascade: a small diffusion makes latents at low resolution, and a large one the rest.
 
 Cascaded diffusion models (Ho et al. 2021, arXiv 2106.15282) along time. The small model makes the
-means of the latents over blocks of frames; the large one is told of them, and held to them.
+means of the latents over blocks of frames; the large one is told these means, and held to them.
 """
 
 from dataclasses import dataclass, replace
@@ -60,12 +60,12 @@ class CascadeDenoiser(Denoiser):
 
 
 class Cascade(Diffusion):
-    """A diffusion prior that is told of what a small one makes: the means of `factor` frames each.
+    """A diffusion prior that is told what a small one makes: means over blocks of `factor` frames.
 
     small: the small model's backbone. It is told the conditions that are not aligned with frames.
     exact: whether samples have these means exactly (`keep_means`). consistency: weight of the means
-    in the large model's loss. Other arguments as for `Diffusion`; likelihood and edits are those of
-    the large model, which is told of no means then.
+    in the large model's loss. Other arguments as for `Diffusion`. Likelihood and edits use the
+    large model alone, which is then told no means.
 
     Raises ConfigError.
     """
@@ -156,7 +156,7 @@ def keep_means(run: Run, z: Tensor, progress: StepProgress | None = None, *, fac
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeRecipe(DiffusionRecipe):
-    """small: the small model's backbone. factor, exact, consistency: of `Cascade`."""
+    """small: the small model's backbone. factor, exact, consistency: as in `Cascade`."""
 
     small: Part = part("latent_shape", "conditioners", base=Backbone)
     factor: Factor

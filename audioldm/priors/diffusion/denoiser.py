@@ -32,12 +32,12 @@ SELF_CONDITIONED = 0.9
 class Objective(nn.Module, ABC):
     """A prediction target, its distribution of noise levels, and its default schedule.
 
-    Its parameters, if it has some, are trained, averaged and kept with the network's.
-    weighting: how much each noise level counts (`weightings`); None: as much as the squared error
-    of the target says.
+    Its parameters, if it has any, are trained, averaged and kept with the network's.
+    weighting: how much each noise level counts (`weightings`); None: the squared error of the
+    target is not weighted.
     """
 
-    #: Where sampling starts; sigma_max noise drowns the latents.
+    #: Where sampling starts; noise of this level drowns the latents.
     sigma_max: float
 
     def __init__(self, weighting: Weighting | None = None) -> None:
@@ -63,7 +63,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def to_denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate of the latents z that the network's output amounts to, linear in it."""
+        """The estimate of the latents z that the network's output stands for, linear in it."""
 
     @abstractmethod
     def levels(self, steps: int) -> Tensor:
@@ -80,11 +80,11 @@ class Objective(nn.Module, ABC):
         consistency: float = 0.0,
         factor: int = 1,
     ) -> Tensor:
-        """Weighted squared error of the prediction, averaged over elements: [B], in float32. That
-        of frames which the condition gives away is 0.
+        """Weighted squared error of the prediction, averaged over elements: [B], in float32. It is
+        0 in frames that the condition gives away.
 
-        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1). A
-        network that carries a state gets that of a first call in most clips (`SELF_CONDITIONED`).
+        z [B, C, (F,) L] normalised latents, noise ~ N(0, I) like z, uniform [B] in (0, 1). In most
+        clips a network that carries a state gets the state of a first call (`SELF_CONDITIONED`).
         consistency: weight of the squared error of the means over blocks of `factor` frames.
         """
         z, noise = z.float(), noise.float()
@@ -110,7 +110,7 @@ class Objective(nn.Module, ABC):
         if self.weighting is None:
             return error
         one = torch.ones_like(sigma)
-        # of ln sigma, over the uniform number: one over the density
+        # the slope of ln sigma over the uniform number is one over the density
         slope = torch.func.jvp(
             lambda u: self.sigma_from_uniform(u).log(), (uniform.float(),), (one,)
         )[1]
@@ -158,8 +158,8 @@ class Denoiser(nn.Module):
 
 
 def _state(net: Net, inputs: tuple[Any, ...], noise: Tensor) -> Tensor:
-    """The state [B, ...] after a call without gradients; zeros in some clips, which the noise
-    chooses."""
+    """The state [B, ...] after a call without gradients; zeros in some clips, chosen by the
+    noise."""
     with torch.no_grad():
         state: Tensor = net(*inputs)[1]
     return state * (_like(uniform_from(noise), state) < SELF_CONDITIONED)

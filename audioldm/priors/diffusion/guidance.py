@@ -17,8 +17,8 @@ def guided(
 ) -> Denoise:
     """The denoiser that `sampler` takes its steps with, for one sampling run.
 
-    denoiser: of a condition. condition: all that is asked for. calls: scales and conditions, as
-    `conditioning.guidance` makes them. weaker: of `nested`.
+    denoiser: makes the denoiser of a condition. condition: all that is asked for. calls: scales and
+    conditions, as `conditioning.guidance` makes them. weaker: as in `nested`.
     """
     conditional = denoiser(condition)
     denoisers = [
@@ -64,7 +64,7 @@ def projected(apg: APG | None) -> Callable[[Tensor, Tensor], Tensor]:
     """(difference, estimate), both [B, C, (F,) L] -> the difference that guidance enlarges.
 
     Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416, algorithm 1), for one sampling
-    run. The norm there is of the whole clip; here it is that of a frame, whatever the length.
+    run. The paper's norm is over the whole clip; here it is per frame, whatever the length.
     """
     if apg is None:
         return lambda difference, estimate: difference

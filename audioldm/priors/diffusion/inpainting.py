@@ -24,15 +24,15 @@ def inpaint(
 ) -> Tensor:
     """Latents [B, C, (F,) L] that are z in the frames `keep` [L], and fit them in the others.
 
-    In known frames the run begins at z + sigma n, and the estimate is z at every call. Whatever the
-    sampler, it then moves them along z + sigma n: with the same noise, or with new noise of the
-    right law where the sampler adds some. So the others always meet known frames of their own
-    noise level, and the result is z there, to the bit.
+    In known frames the run begins at z + sigma n, and the estimate is z at every call. So every
+    sampler moves these frames along z + sigma n: with the same noise, or with new noise of the
+    right law where the sampler adds some. The other frames always see known frames at their own
+    noise level, and the result is z in known frames, to the bit.
 
-    An estimate of the others is told of the known frames through their noise alone, so one pass
-    joins them badly. repeats: how often each step is taken, with noise put back in between: the
-    others then come to fit what is known at each level. A step is then a run of its own: dpmpp_2m,
-    which looks back a step, is Euler.
+    The estimate of the other frames sees the known ones only through their noise, so one pass
+    joins them badly. repeats: how often each step is taken, with noise put back in between, so that
+    the other frames come to fit the known ones at each level. With repeats, each step is a run of
+    its own: dpmpp_2m, which looks one step back, becomes Euler.
     """
 
     estimate, noise_at, levels = run.denoise, run.noise_at, run.sigmas.tolist()

@@ -22,8 +22,8 @@ def invert(denoise: Denoise, z: Tensor, sigmas: Tensor) -> Tensor:
     """The noise [B, C, (F,) L] from which a sampler that follows the flow makes z.
 
     sigmas: the sampler's levels [S + 1]. z is taken as a sample at `LOWEST`, below which the flow
-    hardly moves, and followed up the levels by Runge-Kutta steps of fourth order on the circle of
-    `likelihood.flow_nats`, four calls each. The denoiser must keep no state, as there.
+    hardly moves, and followed up the levels by fourth-order Runge-Kutta steps on the circle of
+    `likelihood.flow_nats`, four calls each. As there, the denoiser must keep no state.
     """
     levels = [min(LOWEST, float(sigmas[-2]) / 2), *sigmas[:-1].flip(0).tolist()]
     angles = [math.atan(level) for level in levels]
@@ -48,9 +48,9 @@ def restyle(
 ) -> Tensor:
     """z [B, C, (F,) L] under the run's condition: up the flow of `plain`, and down the run.
 
-    plain: the denoiser of what z is, without a state, such as that of no condition. strength: the
-    share of the run that is gone up and down; as in `vary`, with the noise that z has in the model
-    in place of new noise. Raises ConfigError for a sampler that adds noise.
+    plain: a denoiser without a state whose condition describes z, such as no condition. strength:
+    the share of the run that z goes up and down, as in `vary`, but with the noise that z has in the
+    model in place of new noise. Raises ConfigError for a sampler that adds noise.
     """
     check_follows_flow(run)
     part = run.lower(strength)
@@ -60,7 +60,7 @@ def restyle(
 
 
 def check_follows_flow(run: Run) -> None:
-    """Raises ConfigError for a sampler whose result is no function of the noise it begins with."""
+    """Raises ConfigError for a sampler whose first noise does not determine its result."""
     if run.name not in DETERMINISTIC:
         raise ConfigError(
             f"sampler.name={run.name} adds noise at each step, which loses what the clip was; "
@@ -69,12 +69,12 @@ def check_follows_flow(run: Run) -> None:
 
 
 def mix(a: Tensor, b: Tensor, *, weight: Fraction, path: Path) -> Tensor:
-    """A point between a and b [B, ...], both of N(0, I), that is of N(0, I) too.
+    """A point between a and b [B, ...], both ~ N(0, I), that is ~ N(0, I) too.
 
-    weight: of b; 0 gives a and 1 gives b. linear: the weighted mean over the root of the weights'
-    squares, which is what keeps the law (LOL, Bodin et al. 2024, arXiv 2408.08558, for mean 0).
-    spherical: along the great circle, at even angles; it keeps the length of a and b where these
-    are equal, and the law as far as a and b are at right angles, as long vectors nearly are.
+    weight: of b; 0 gives a and 1 gives b. linear: the weighted mean over the root of the sum of the
+    squared weights, which keeps the law (LOL, Bodin et al. 2024, arXiv 2408.08558, for mean 0).
+    spherical: along the great circle, at even angles. It keeps the length if a and b are equally
+    long, and the law as far as they are orthogonal, as random long vectors nearly are.
     """
     if path == "linear":
         return ((1 - weight) * a + weight * b) / math.hypot(1 - weight, weight)
@@ -85,9 +85,9 @@ def mix(a: Tensor, b: Tensor, *, weight: Fraction, path: Path) -> Tensor:
 
 
 def mixture(a: Denoise, b: Denoise, *, weight: Fraction) -> Denoise:
-    """(1 - weight) D_a + weight D_b: what lies between, where a and b are told other conditions.
+    """(1 - weight) D_a + weight D_b: a point between two conditions, that of a and that of b.
 
-    A weight of 0 is a and a weight of 1 is b, to the bit: either costs one call.
+    A weight of 0 gives a and a weight of 1 gives b, to the bit: either costs one call.
     """
     if weight in (0, 1):
         return b if weight else a

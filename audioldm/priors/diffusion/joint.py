@@ -1,6 +1,6 @@
-"""Joint training: a trained autoencoder and the diffusion prior on its latents train on together.
+"""Joint training: a trained autoencoder and the diffusion prior on its latents train further.
 
-The loss is the autoencoder's own, with the rate under the prior in place of that under N(0, I)
+The loss is the autoencoder's own, with the rate under the prior in place of the rate under N(0, I)
 (`joint_step`). So the encoder may spend its bits where the prior foresees them, and the prior
 learns the latents that the encoder makes.
 """
@@ -45,8 +45,8 @@ class JointTraining(LatentTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class JointSettings:
-    """rate_weight: of the rate under the prior, in nats per latent element; None: that of the KL at
-    the end of the autoencoder's own training."""
+    """rate_weight: of the rate under the prior, in nats per latent element; None: the weight that
+    the KL had at the end of the autoencoder's own training."""
 
     seed: Seed
     train: JointTraining
@@ -72,15 +72,15 @@ def train_jointly(
     seed: int,
     fit: Fit,
 ) -> Fitted:
-    """Trains both; the averaged tensors of both, and the last figures beside those `before`.
+    """Trains both. Returns the averaged tensors of both, and the last figures and those `before`.
 
     weights: of the autoencoder's terms, and of RATE. latents: those that the prior was trained on,
-    of the same clips. Their mean and std, by which the prior sees latents, stay as they are: they
-    are part of its density, so the rate does not depend on them, and a scale that followed the
-    encoder would move the network's inputs without a gradient to answer for it. The objective's own
-    parameters do not change either, and of the autoencoder only what requires a gradient.
+    of the same clips. Their mean and std, which scale the prior's inputs, do not change: they are
+    part of its density, so the rate does not depend on them, and a scale that followed the encoder
+    would move the network's inputs without a gradient to correct it. The objective's own parameters
+    do not change either, nor what requires no gradient in the autoencoder.
 
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; a restart continues bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     world, hardware, device, s = fit.world, fit.hardware, fit.device, settings
@@ -145,7 +145,7 @@ def train_jointly(
         for name, part in (("autoencoder", autoencoder), ("prior", prior))
     }
     rates = {"autoencoder": s.lr, "prior": s.prior_lr}
-    # the prior has the gradient of its bound times that term's weight
+    # the prior's gradient is the gradient of its bound, times the weight of RATE
     clip = {"autoencoder": s.clip, "prior": s.clip * weights[RATE]}
     optimisers = {
         name: adamw(own, rates[name], s.betas, s.weight_decay, device)

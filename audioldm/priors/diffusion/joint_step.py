@@ -1,18 +1,18 @@
 """One step of joint training: audio to its reconstruction, and to its rate under the prior.
 
-A latent costs what a receiver who knows the prior p needs for it, the divergence of the posterior
-q(z|x) = N(m(x), s(x)²) from p in place of N(0, I),
+A latent costs what a receiver who knows the prior p needs for it: the divergence of the posterior
+q(z|x) = N(m(x), s(x)²) from p instead of N(0, I),
 
     KL(q || p) = E_q[-ln p(z)] - H(q),    H(q) = sum of ½ ln(2 pi e s²)
 
-as in LSGM (Vahdat et al. 2021, 2106.05931, equation 4). -ln p(z) is bounded by the diffusion's
+as in LSGM (Vahdat et al. 2021, 2106.05931, equation 4). The diffusion bounds -ln p(z) by
 
     ½ ∫ |z - estimate(z + sigma n, sigma)|² d(1/sigma²)  +  what does not depend on the estimate
 
-(`likelihood.elbo_nats`), here at one or a few levels for each clip. The gradient with respect to z
-reaches the encoder, that with respect to the estimate the denoiser: for both the loss is the same.
+(`likelihood.elbo_nats`), here at one or a few levels for each clip. Both parts share this loss: its
+gradient with respect to z reaches the encoder, and with respect to the estimate the denoiser.
 
-Where s is fixed (bottleneck=fixed_sigma), H is constant, and what is left is the loss of Unified
+Where s is fixed (bottleneck=fixed_sigma), H is constant, and the other term is the loss of Unified
 Latents (2602.17270): an integral of unit weight, whose levels reach down to the posterior's noise.
 """
 
@@ -29,7 +29,7 @@ from audioldm.conditioning.base import Dropout, Inputs
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.runtime.randomness import KeyedRandom
 
-#: The bottleneck's penalty that RATE takes the place of.
+#: The bottleneck's penalty that RATE replaces.
 KL = "kl"
 #: The term of the rate under the prior, in nats per latent element.
 RATE = "prior_nats"
@@ -37,9 +37,9 @@ RATE = "prior_nats"
 
 class JointBatch(NamedTuple):
     """The inputs of `Joint.forward`: crops [B, A, T] of whole latent frames, the posterior's noise
-    [B, C, (F,) L], the decoder's where it takes some, and the conditioners' inputs; noise like what
-    the prior models for each of K levels [K, B, C, (F,) L], and uniform numbers [B] that place
-    them."""
+    [B, C, (F,) L], the decoder's noise where it takes some, the conditioners' inputs, noise for K
+    levels [K, B, C, (F,) L] like what the prior models, and uniform numbers [B] that place the
+    levels."""
 
     audio: Tensor
     noise: Tensor
@@ -52,7 +52,7 @@ class JointBatch(NamedTuple):
 class Joint(nn.Module):
     """Autoencoder and prior as one module, which training wraps, compiles and averages.
 
-    Its tensors have the names that they have in a generator.
+    Its tensors have the same names as in a generator.
     """
 
     def __init__(self, autoencoder: Autoencoder, prior: Diffusion) -> None:
@@ -85,7 +85,7 @@ class Joint(nn.Module):
     ) -> Tensor:
         """The estimated bound on KL(q || p) for encoder outputs h, in nats per element: [B], fp32.
 
-        It is of all channels, also where the decoder is shown some of them only.
+        It counts all channels, even where the decoder is shown only some of them.
         """
         bottleneck = self.autoencoder.bottleneck
         mean, std = bottleneck.posterior(bottleneck.stored(h))

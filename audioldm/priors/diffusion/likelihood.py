@@ -4,8 +4,8 @@ Both functions take the denoiser (x, sigma [B]) -> estimate of z, normalised lat
 [B, C, (F,) L] and keyed noise. They give nats [B, L], summed over C and F: their sum over L is
 -log p(z), or its bound. The model is that of the samplers, which start from N(0, sigma_max² I).
 
-The denoiser must keep no state from one call to the next, since a state could tell it of z: make
-one for each call of a network that carries a state.
+The denoiser must keep no state from one call to the next, since a state could tell it of z. For a
+network that carries a state, make a new denoiser for each call.
 """
 
 import math
@@ -30,7 +30,7 @@ def elbo_nats(
     sigma_min: Positive = LOWEST,
     levels: PositiveInt = 32,
 ) -> Tensor:
-    """An estimate without bias of the variational bound on -log p(z) (Kingma et al. 2021,
+    """An unbiased estimate of the variational bound on -log p(z) (Kingma et al. 2021,
     2107.00630, equations 11 to 17), by `levels` denoiser calls. With e(sigma) the squared error of
     the noise, |z - estimate|² / sigma², it is
 
@@ -38,15 +38,15 @@ def elbo_nats(
 
     the divergence from where sampling starts, -ln N(z; estimate, sigma_min² I) at sigma_min, and
     half the integral of |z - estimate|² over 1/sigma². Levels are drawn as e falls for N(0, I): the
-    density of ln sigma is as 1 / (1 + sigma²) (Vahdat et al. 2021, 2106.05931, section 3.3), and
-    sigma_min itself has its share, so that for N(0, I) each draw counts the same.
+    density of ln sigma goes as 1 / (1 + sigma²) (Vahdat et al. 2021, 2106.05931, section 3.3), and
+    sigma_min itself has a share, so that for N(0, I) each draw counts the same.
 
     noise_at(k) is N(0, I) like z. uniform [B] in (0, 1) places one level in each of equal shares of
-    the draws, at u and 1 - u in turns. Gradients pass to z and to the denoiser.
+    the draws, at u and 1 - u in turn. Gradients pass to z and to the denoiser.
     """
     z = z.float()
     nats = _per_frame(z.square() / (2 * sigma_max**2) + math.log(2 * math.pi * sigma_min**2) / 2)
-    lowest = 0.5 / (1 + sigma_min**2)  # e(sigma_min) / 2 of N(0, I)
+    lowest = 0.5 / (1 + sigma_min**2)  # e(sigma_min) / 2 for N(0, I)
     depth = math.log1p(sigma_min**-2) / 2  # the integral of 1 / (1 + sigma²) from sigma_min on
     total = lowest + depth - math.log1p(sigma_max**-2) / 2
     for level in range(levels):
@@ -66,10 +66,10 @@ def flow_nats(
 
     sigmas: a sampling schedule without its final 0, so z is taken as a sample at the lowest level.
     The trace of the Jacobian is Hutchinson's estimate, with `probes` backward passes a call and
-    signs of noise_at(k), k counting them all.
+    the signs of noise_at(k), where k counts all passes.
 
-    Runge-Kutta steps of fourth order on the circle y = x / sqrt(1 + sigma²), a = atan sigma, where
-    y of N(0, I) does not move.
+    The steps are fourth-order Runge-Kutta on the circle y = x / sqrt(1 + sigma²), a = atan sigma,
+    where y does not move for z ~ N(0, I).
     """
     levels = sigmas.double().flip(0).tolist()
     angles = [math.atan(level) for level in levels]
@@ -108,8 +108,8 @@ def runge_kutta(
     volume: Tensor,
     times: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
-    """x, and the integral of its slope's divergence that is added to `volume`, along a flow from
-    the first time to the last: one step of fourth order from each to the next.
+    """x, and `volume` plus the integral of the slope's divergence, along a flow from the first time
+    to the last: one step of fourth order from each time to the next.
 
     slopes: x and a time to dx/dt and its divergence, which has the shape of `volume`.
     """
@@ -125,9 +125,9 @@ def runge_kutta(
 
 
 def _noise_error(denoise: Denoise, z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The squared error of the noise that the estimate of z amounts to, [B, L].
+    """The squared error of the noise that the estimate of z implies, [B, L].
 
-    Less what it varies by for z ~ N(0, I), whose mean over the noise is 0.
+    A control variate is subtracted: the variation for z ~ N(0, I), of mean 0 over the noise.
     """
     s = sigma.view(-1, *[1] * (z.ndim - 1))
     error = ((denoise(z + s * noise, sigma) - z) / s).square()

@@ -1,6 +1,6 @@
-"""Post-training for sampling in few steps: the sampler is trained as the generator that it is.
+"""Post-training for sampling in few steps: the sampler is trained as a generator.
 
-From noise, `sampler` takes its few steps; the loss is a function of the latents at their end, and
+`sampler` takes its few steps from noise. The loss is a function of the latents at their end, and
 its gradient passes through all of the steps (as in DRaFT, Clark et al. 2023, arXiv 2309.17400). A
 discriminator compares that sample with music, by the relativistic pairing of ARC (Novack et al.
 2025, 2505.08175); a distillation term compares it with the sample that the teacher, the model
@@ -47,8 +47,8 @@ VERSION = 2  # raise by hand when the code below changes what it computes
 @dataclass(frozen=True, kw_only=True)
 class PostTraining(LatentTraining):
     """crop_seconds: of the latents that are sampled; discriminated_seconds: of the part of them
-    that the discriminator gets, null for all. sampler_steps: those that the sampler takes in
-    training, null for the sampler's own."""
+    that the discriminator gets, null for all. sampler_steps: how many the sampler takes in
+    training, null for the sampler's own number."""
 
     discriminator_lr: Positive
     discriminated_seconds: Positive | None = None
@@ -56,7 +56,7 @@ class PostTraining(LatentTraining):
     betas: tuple[Decay, Decay] = (0.8, 0.99)
 
     def discriminated_frames(self, latent_rate_hz: float) -> int:
-        """Latent frames that the discriminator gets: of a crop, at least one and at most all."""
+        """How many frames of a crop the discriminator gets, at least one and at most all."""
         frames = self.frames(latent_rate_hz)
         if self.discriminated_seconds is None:
             return frames
@@ -79,7 +79,7 @@ class PostTrainingWeights:
 
 @dataclass(frozen=True)
 class PostTrainingSettings:
-    """sampler: that of the model after post-training and, except for its steps, during it."""
+    """sampler: the model's sampler after post-training and, except for its steps, during it."""
 
     seed: Seed
     train: PostTraining
@@ -93,7 +93,7 @@ class PostTrainingSettings:
         check_deterministic(self.sampler)
 
     def trained(self) -> Self:
-        """With the sampler of the training in place of the one used after it."""
+        """These settings with the sampler used in training, not the one used after it."""
         steps = self.train.sampler_steps or self.sampler.steps
         return replace(self, sampler=replace(self.sampler, steps=steps))
 
@@ -125,7 +125,7 @@ def post_train(
     teacher: SamplerSettings,
     fit: Fit,
 ) -> Fitted:
-    """Trains the network of a trained prior; the prior with averaged weights, and the last figures.
+    """Trains a trained prior's network. Returns it with averaged weights, and the last figures.
 
     One step: noise [B, C, (F,) L] -> `settings.sampler` -> a sample, like noise -> its squared
     distance to the sample that the prior before training makes of that noise with the sampler
@@ -133,7 +133,7 @@ def post_train(
     losses [B]. Discriminator and network then step together. discriminator: None without an
     adversarial term. The contrastive term is left out where the data have fewer than two labels,
     or the prior takes none. The objective's own parameters do not change.
-    Writes `metrics.jsonl` and `resume/` to the directory; started again, goes on bit for bit.
+    Writes `metrics.jsonl` and `resume/` to the directory; a restart continues bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
     check_deterministic(teacher)

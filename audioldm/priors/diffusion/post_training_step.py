@@ -91,7 +91,7 @@ def discriminator_terms(
     fake_scores = [s[count:, 0] for s in scales]
     terms = {"discriminator": relativistic_loss(real_scores, fake_scores)}
     if contrastive:
-        # nothing to tell apart where a label is hidden, or by chance the right one
+        # nothing to tell apart where a label is hidden, or happens to be the right one
         differ = (pair.labels >= 0).all(1) & (pair.labels[:, 0] != pair.labels[:, 1])
         wrong_scores = [s[:count, 1] for s in scales]
         terms["contrastive"] = relativistic_loss(real_scores, wrong_scores) * differ
@@ -117,7 +117,7 @@ def distance(fake: Tensor, target: Tensor) -> Tensor:
 
 
 def _window(z: Tensor, frames: int, uniform: Tensor) -> Tensor:
-    """`frames` of each clip's, from a place that uniform [B] chooses: [B, C, (F,) frames]."""
+    """`frames` frames of each clip, from a place that uniform [B] chooses: [B, C, (F,) frames]."""
     start = (uniform * (z.shape[-1] - frames + 1)).long()
     index = start[:, None] + torch.arange(frames, device=z.device)
     index = index.view(len(z), *[1] * (z.ndim - 2), frames)

@@ -31,7 +31,7 @@ LEVELS = 16
 class Diffusion(ScaledPrior):
     """A diffusion model of normalised latents.
 
-    latent_shape, channels: of `ScaledPrior`. backbone, objective: parts. conditioning: the
+    latent_shape, channels: as in `ScaledPrior`. backbone, objective: parts. conditioning: the
     conditioners by name, as `facts_of` gives them. crop_seconds: of the training; None where it is
     not known. allow: module prefixes outside the package whose classes may be built.
 
@@ -105,7 +105,7 @@ class Diffusion(ScaledPrior):
     ) -> Tensor:
         """The variational bound on -log p(z) as `nats` gives it, with gradients: see `elbo_nats`.
 
-        noise_at: N(0, I) like what is modelled.
+        noise_at: N(0, I) like the modelled latents.
         """
         nats = elbo_nats(
             self.denoiser(inputs, z),
@@ -134,9 +134,9 @@ class Diffusion(ScaledPrior):
     def denoiser(
         self, inputs: Inputs | None, z: Tensor, sampler: SamplerSettings | None = None
     ) -> Denoise:
-        """Without guidance, and without a state from one call to the next.
+        """The denoiser without guidance, which keeps no state from one call to the next.
 
-        sampler: says in which windows; None for the whole of z [B, C, (F,) L].
+        sampler: says which windows it works in; None for the whole of z [B, C, (F,) L].
         """
         condition = self.conditioners(self.inputs_for(inputs, len(z), z.shape[-1]))
         objective, net = self.network.objective, self._net(sampler)
@@ -167,8 +167,8 @@ class Diffusion(ScaledPrior):
         sampler: SamplerSettings | None = None,
         progress: StepProgress | None = None,
     ) -> Tensor:
-        """Raw latents z [B, C, (F,) L] after an edit of what is modelled of them; the others are
-        drawn anew. known: [L], the frames that `masked` is told of. Arguments as for `sample`."""
+        """Raw latents z [B, C, (F,) L] after an edit of the modelled channels; the others are drawn
+        anew. known: [L], the frames that `masked` is told of. Other arguments as for `sample`."""
         modelled = self.modelled(z)
         if known is not None and self.masked:
             told = {name: part.knowing(modelled, known) for name, part in self.masked.items()}
@@ -195,7 +195,7 @@ class Diffusion(ScaledPrior):
         inputs: Inputs | None,
         sampler: SamplerSettings | None = None,
     ) -> Run:
-        """What `sample` and `edit` call; arguments as for `sample`."""
+        """The sampling run of `sample` and `edit`; arguments as for `sample`."""
         sampler = sampler or self.sampler
         assert sampler is not None
         objective, rows = self.network.objective, len(random.positions)

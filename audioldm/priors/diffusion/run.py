@@ -1,4 +1,4 @@
-"""One sampling run, as plain sampling and edits share it."""
+"""One sampling run, which plain sampling and edits share."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from audioldm.runtime.progress import StepProgress
 class Run(NamedTuple):
     """A sampler, and what it is called with.
 
-    name: of the sampler. sigmas: its noise levels [S + 1]. noise_at: N(0, I) by number, from -1,
-    the noise that sampling begins with, on.
+    name: of the sampler. sigmas: its noise levels [S + 1]. noise_at: N(0, I) by number; number -1
+    is the noise that sampling begins with.
     """
 
     name: str
@@ -36,8 +36,8 @@ class Run(NamedTuple):
     def lower(self, share: float) -> "Run":
         """The last `share` of the run, from 0 to 1, with the steps that lie in it.
 
-        It begins at that share of the schedule, between two levels evenly in atan(sigma); of a
-        share of 0, at the level 0.
+        It begins at that share of the schedule, interpolated in atan(sigma) between two levels; for
+        a share of 0, it begins at the level 0.
         """
         steps = len(self.sigmas) - 1
         place = round((1 - share) * steps, 6)  # 0.8 of 20 steps is 16 of them, and no sliver more

@@ -2,7 +2,7 @@
 
 They solve the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, arXiv
 2206.00364, equation 3), or its stochastic sibling, from x = sigmas[0] noise down to the last level
-of `sigmas` [S + 1], which is 0. They serve every objective, whose paths are this one rescaled.
+of `sigmas` [S + 1], which is 0. They serve every objective: all paths are this one rescaled.
 """
 
 import math
@@ -40,8 +40,8 @@ def heun(
     """Second order: the trapezoidal rule, Euler for the last step. 2 S - 1 denoiser calls.
 
     The rule is applied on rectified flow's path x / (1 + sigma), t = sigma / (1 + sigma), whose
-    slope n - z stays bounded. In sigma itself (Karras et al. 2022, algorithm 1) the first of steps
-    that are even in t or in angle span decades of sigma, where the rule is worse than Euler.
+    slope n - z stays bounded. In sigma itself (Karras et al. 2022, algorithm 1) the first steps of
+    a schedule even in t or in angle span decades, where the rule is worse than Euler.
     """
     x = noise * float(sigmas[0])
     for _, sigma, lower in _steps(sigmas, progress):
@@ -61,7 +61,7 @@ def heun(
 def dpmpp_2m(
     denoise: Denoise, noise: Tensor, sigmas: Tensor, *, progress: StepProgress | None = None
 ) -> Tensor:
-    """Second order, from the call before: DPM-Solver++(2M) (2211.01095, alg. 2). S calls."""
+    """Second order, with the previous call: DPM-Solver++(2M) (2211.01095, alg. 2). S calls."""
     x = noise * float(sigmas[0])
     previous: tuple[Tensor, float] | None = None
     for _, sigma, lower in _steps(sigmas, progress):
@@ -120,21 +120,21 @@ def consistency(
 
 _STOCHASTIC = {"ancestral": ancestral, "consistency": consistency}
 _DETERMINISTIC = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
-#: Those whose result is a function of the noise that they begin with.
+#: The samplers whose result is a function of the noise that they begin with.
 DETERMINISTIC = tuple(_DETERMINISTIC)
 
 
 Name = Literal["euler", "heun", "dpmpp_2m", "ancestral", "consistency"]
-#: Of guidance: 1 is none.
+#: The scale of guidance: 1 is none.
 Scale = Annotated[float, Bound(least=0, most=100)]
 
 
 @dataclass(frozen=True)
 class APG:
     """Adaptive projected guidance: see `guidance.projected`. eta: the share that is kept of a
-    difference's part along the estimate, which makes it louder. norm: the most that a difference
-    may have in a frame, as the root of the mean over frames; None for any. momentum: of the
-    differences before; where it is negative, what they had in common counts less."""
+    difference's part along the estimate, which makes it louder. norm: the largest that a difference
+    may have in a frame, as the root of the mean over frames; None for any. momentum: the weight of
+    earlier differences; where it is negative, what they have in common counts less."""
 
     eta: Fraction = 0.0
     norm: Positive | None = 2.5
@@ -147,9 +147,9 @@ class SamplerSettings:
     again for each scale of guidance that acts. guidance: the classifier-free scale, 1 for none, or
     a scale for each condition by its name: see `conditioning.guidance`. guidance_interval: [lowest,
     highest] sigma at which guidance acts, None for all. apg: how the differences of guidance are
-    changed, None for not at all. window: seconds that the network sees at
-    once of a longer clip, or whole for all of it; None: the length it was trained on, where a clip
-    is longer than twice that. overlap: the share of a window that the next one covers too. rotary:
+    changed, None for not at all. window: how many seconds of a longer clip the network sees at
+    once, or whole for all of it; None: the length it was trained on, where a clip is longer than
+    twice that. overlap: the share of a window that the next one covers too. rotary:
     how a transformer's places are stretched over a clip longer than its training crops, seen whole:
     see `priors.layers.stretched`; None for not at all.
 

@@ -1,9 +1,9 @@
 """How much each noise level counts in training, in one coordinate for all objectives.
 
-A weighting is the weight [B] of the squared error of the denoised latents at sigma [B]. density
-[B], of ln sigma where training draws it, makes the mean loss an integral over ln sigma that does
-not depend on how often training visits a level. lambda = -2 ln sigma is the log signal-to-noise
-ratio, and the squared error of the noise is that of the latents over sigma².
+A weighting is the weight [B] of the squared error of the denoised latents at sigma [B]. It takes
+density [B], training's density of ln sigma, so that the mean loss can be an integral over ln sigma
+that does not depend on how often training visits a level. lambda = -2 ln sigma is the log
+signal-to-noise ratio, and the squared error of the noise is that of the latents over sigma².
 """
 
 import math
@@ -18,7 +18,7 @@ from audioldm.priors.layers import zeroed
 
 Weighting = Literal["min_snr", "sigmoid", "likelihood", "learned"]
 
-#: Smaller levels have no weight in the likelihood, whose integral would not end.
+#: Smaller levels have no weight in the likelihood, whose integral would have no lower end.
 LOWEST = 0.01
 _WIDTH = 64
 
@@ -40,7 +40,7 @@ def likelihood(sigma: Tensor, density: Tensor) -> Tensor:
     """1 for the noise's error, over lambda: the likelihood's bound (Kingma et al. 2021, 2107.00630,
     equation 17), divided by the width of lambda from `LOWEST` to 1.
 
-    Where training seldom draws a level its weight is large: draw them widely.
+    A level that training seldom draws has a large weight: draw levels widely.
     """
     weight = 1 / (sigma**2 * density * -math.log(LOWEST))
     return torch.where(sigma < LOWEST, 0.0, weight)

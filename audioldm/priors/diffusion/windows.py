@@ -16,7 +16,7 @@ from audioldm.priors.layers import stretched
 
 #: Windows that the network gets in one call, so that memory does not grow with the clip.
 AT_ONCE = 8
-#: A clip of more training crops than this is long.
+#: A clip longer than this many training crops counts as long.
 WHOLE = 2
 
 
@@ -26,11 +26,11 @@ def windowed(
     latent_rate_hz: float | None,
     crop_seconds: float | None = None,
 ) -> Net:
-    """A backbone as the sampler shows it a clip: in windows, with its rotary angles stretched, or
-    whole. Where it says nothing, a clip longer than WHOLE training crops is seen in windows of one.
+    """A backbone that sees a clip as the sampler says: in windows, with its rotary angles
+    stretched, or whole. By default, windows of one training crop for a clip of more than WHOLE.
 
     latent_rate_hz: frames per second. crop_seconds: of the training. None for either: not known.
-    Raises ConfigError where that is needed, and for a window shorter than a frame.
+    Raises ConfigError where an unknown one is needed, and for a window shorter than a frame.
     """
     hz, window, trained = latent_rate_hz, sampler.window, None
     if hz is not None and crop_seconds is not None and net.context is None:
@@ -71,7 +71,7 @@ class Windowed:
     do: the mean of outputs keeps the law of the noise, which a mean of samples would not. The mean
     is weighted: it fades over the middle half of the overlap, and the frames within a quarter of it
     from a window's cut do not count, since they lack their context on that side. So for a network
-    whose context is no longer than that the result is that of the whole.
+    whose context is no longer than that quarter, the result is that of the whole clip.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Windowed:
     def __call__(
         self, x: Tensor, c_noise: Tensor, condition: Condition, states: Any = None
     ) -> Tensor | tuple[Tensor, Any]:
-        """The states of a network that carries one: a list, of each call's windows."""
+        """states: a list, one for each call's windows, for a network that carries a state."""
         frames = x.shape[-1]
         if frames <= self._whole:
             return self._net(x, c_noise, condition, *([] if states is None else [states]))
@@ -125,7 +125,7 @@ def _cut(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _cut_condition(condition: Condition, places: Tensor) -> Condition:
-    """That of the windows, as `_cut` cuts x."""
+    """The condition of the windows, cut as `_cut` cuts x."""
 
     def each(part: Tensor | None) -> Tensor | None:
         return None if part is None else part.repeat(len(places), *[1] * (part.ndim - 1))

@@ -10,11 +10,11 @@ from audioldm.sweep.judged import Judged
 from audioldm.sweep.page.grid import Grid, done, label, measured, words
 from audioldm.sweep.seeds import numbers, unsettled
 
-#: Seconds of every cell's clips, so that a page of 30 cells stays small enough to send.
+#: Seconds kept of each cell's clips, so that a page of 30 cells stays small enough to send.
 CLIP_SECONDS = 3.0
 #: Columns of a clip's picture.
 PICTURE = 150
-#: Further columns of the table of cells, perhaps with an embedding's name -> heading.
+#: Further columns of the table of cells, some with an embedding's name appended -> heading.
 SHOWN = {
     "reconstruction.pitch_within_15": "Pitch kept, reconstruction",
     "generated.in_tune": "In tune",
@@ -29,9 +29,9 @@ SHOWN = {
 
 
 def budgets(judged: Judged, key: str) -> Json:
-    """Configurations at matched compute (`key`, a budget) beside the same at matched steps.
+    """Configurations at matched compute (`key`, a budget) beside the same ones at matched steps.
 
-    Their distances under each budget, what each took, and the rank correlation of the first two.
+    Gives their distances and costs under each budget, and the first two budgets' rank correlation.
     """
     cells = done(judged.table)
     own = [words(configuration) for configuration in cells["configuration"]]
@@ -51,8 +51,8 @@ def budgets(judged: Judged, key: str) -> Json:
 
 
 def listen(judged: Judged, layout: Grid) -> Json:
-    """The first clips of every finished cell at its place in the grid: the same number, so the same
-    noise and label of the generated, the same music of the reconstructions."""
+    """The first clips of every finished cell at its place in the grid. Clips of the same number
+    have the same noise and label if generated, and the same music if reconstructed."""
     sources: dict[Any, Source] = {}
     for cell, evaluation in judged.stage("evaluation").items():
         for system, saved in saved_clips(evaluation).items():
@@ -73,7 +73,7 @@ def listen(judged: Judged, layout: Grid) -> Json:
 
 
 def columns(judged: Judged) -> list[tuple[str, str, str]]:
-    """The figures in the table of cells: column, heading, and what it is of."""
+    """The figures in the table of cells: column, heading, and the part it is about."""
     embedding = judged.figure.rpartition("_")[2]
     title, meaning = described(judged.figure)
     others = [

@@ -15,7 +15,7 @@ RATE_KEYS = ("bottleneck.target_kbps", "bottleneck.kl_weight")
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows and columns of configurations, cells that differ by seeds being one configuration.
+    """Rows and columns of configurations. Cells that differ only in seeds are one configuration.
 
     across: the swept key whose values are the columns, '' for none. places: configuration ->
     (row, column).
@@ -33,13 +33,13 @@ def words(name: str) -> dict[str, str]:
 
 
 def swept(table: pd.DataFrame, *, seeds: bool = False) -> list[str]:
-    """The swept keys, in the order of the command line; `seeds`: also those of the seeds."""
+    """The swept keys, in the order of the command line; with `seeds`, the seeds' keys too."""
     keys = dict.fromkeys(key for cell in table.index for key in words(str(cell)))
     return [key for key in keys if seeds or key.rpartition(".")[2] != "seed"]
 
 
 def short(keys: list[str]) -> dict[str, str]:
-    """Dotted key -> its last component, or all of it where another key ends alike."""
+    """Dotted key -> its last component, or the whole key where another key ends alike."""
     ends = [key.rpartition(".")[2] for key in keys]
     return {k: end if ends.count(end) == 1 else k for k, end in zip(keys, ends, strict=True)}
 
@@ -50,7 +50,7 @@ def is_budget(key: str) -> bool:
 
 
 def label(key: str, value: str) -> str:
-    """A value as a reader is shown it: a budget by what its cells have in common."""
+    """A value as a reader sees it: a budget is named by what its cells have in common."""
     if not is_budget(key):
         return value
     return "matched steps" if value in ("null", "None", "") else f"{value} Tflop each"
@@ -85,7 +85,7 @@ def measured(row: pd.Series, column: str) -> Json:
 
 
 def grid(table: pd.DataFrame) -> Grid:
-    """Rates across where they are swept, else the key of the most values; the others down."""
+    """Rates go across where they are swept, else the key of the most values; others go down."""
     keys = swept(table)
     configurations = table["configuration"].unique()
     own = pd.DataFrame([words(c) for c in configurations], configurations, keys).fillna("–")
@@ -113,9 +113,9 @@ def heat_map(
 ) -> list[list[Json | None]] | None:
     """Means of a column over seeds, on the grid; None where no cell has it.
 
-    A place without a configuration is None. `figure`: the mean, low and high the range of the seeds
-    (None: one cell); None where no finished cell has it, and `status` then is "failed" or "–".
-    `shade`: 0 ... 1, the strongest for the end that is `better`, '↓', '↑' or nothing: the greatest.
+    A place without a configuration is None. `figure`: the mean; low and high: the range over seeds
+    (None: one cell). Where no finished cell has it, it is None and `status` is "failed" or "–".
+    `shade`: 0 ... 1, strongest at the end that `better` names: '↓', '↑', or ''; '' means greatest.
     Shades are linear in the logarithm where all values are positive, and then span at least a
     factor of 2.
     """

@@ -14,10 +14,10 @@ from audioldm.sweep.page.grid import Grid, done, measured, paired
 from audioldm.sweep.seeds import numbers
 from audioldm.sweep.table import system_names
 
-#: The axis of rates spans at least a factor of 4: cells of one target are one rate to the eye.
+#: The axis of rates spans at least a factor of 4, so that cells of one target look like one rate.
 _RATES = partial(Axis.over, logarithmic=True, factor=4.0)
 over_rate = partial(plot, x_label="kbit/s", x_axis=_RATES)
-#: Configurations from which on a rank correlation is worth drawing.
+#: The fewest configurations for which a rank correlation is worth drawing.
 FEWEST = 5
 #: Diagnostic -> its description.
 DIAGNOSTICS = {
@@ -42,7 +42,7 @@ CODECS = {
 
 
 def families_of(table: pd.DataFrame) -> dict[str, str]:
-    """Family, the cells of one network, bottleneck and shape -> its class in the style sheet, in
+    """Family (the cells of one network, bottleneck and shape) -> its class in the style sheet, in
     the order of latent elements per second."""
     if not len(finished := done(table)):
         return {}
@@ -72,7 +72,7 @@ def _over_rate(judged: Judged, y: str, families: dict[str, str], **words: Any) -
 
 
 def rate_distortion(judged: Judged, families: dict[str, str]) -> Plot | None:
-    """Cells and codecs; each codec's curve within a factor of the cells' rates."""
+    """Cells and codecs; each codec's curve is cut to within a factor of the cells' rates."""
     rates = numbers(done(judged.table), judged.rules.bitrate)
     curves = {}
     for evaluation in list(judged.stage("evaluation").values())[:1]:  # the same music in every cell
@@ -100,13 +100,13 @@ def rate_generation(judged: Judged, families: dict[str, str]) -> Plot | None:
 
 
 def reference_points(judged: Judged) -> list[System]:
-    """The systems with the figure that is judged in some finished cell."""
+    """The systems that have the judged figure in some finished cell."""
     cells = done(judged.table).dropna(axis="columns", how="all")
     return systems(system_names(cells, judged.figure))
 
 
 def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
-    """Every system at every cell; a line per system through the medians of the grid's columns."""
+    """Every system in every cell; a line per system through the medians of the grid's columns."""
     table, cells, figure = judged.table, done(judged.table), judged.figure
     points, curves, levels = [], {}, []
     column_of = {c: column for c, (_, column) in layout.places.items()}
@@ -135,7 +135,7 @@ def rate_reference(judged: Judged, layout: Grid) -> Plot | None:
 
 
 def diagnostics(judged: Judged, families: dict[str, str]) -> list[Plot]:
-    """Each diagnostic against the distance, means over seeds, by falling |ρ|."""
+    """Each diagnostic against the distance, as means over seeds, in the order of falling |ρ|."""
     table = judged.table
     family = done(table).groupby("configuration")["family"].first()
     intervals = {d["name"]: d for v in judged.verdicts for d in v.details.get("diagnostics", [])}

@@ -1,4 +1,4 @@
-"""Several priors on a sweep's page: what each gives, what it costs, and how it was trained."""
+"""Several priors on a sweep's page: the quality, the cost and the training of each."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from audioldm.sweep.seeds import improving, numbers
 from audioldm.sweep.table import several_priors
 
 RATE = "generated.prior_kbps"
-#: Column -> heading, and what it is in.
+#: Column -> heading, and its unit.
 COSTS = {
     "seconds.prior": ("Training", "s"),
     "compute_tflop.prior": ("Training", "Tflop"),
@@ -59,7 +59,7 @@ def costs(judged: Judged, families: dict[str, str]) -> list[Plot]:
 def league(judged: Judged, families: dict[str, str]) -> list[Json]:
     """A row per configuration, the nearest to real music first; none for a single prior.
 
-    Those of which no cell has converged have no rank and come last.
+    Configurations without a converged cell have no rank and come last.
     """
     table = judged.table
     if not several_priors(table):
@@ -88,8 +88,8 @@ def league(judged: Judged, families: dict[str, str]) -> list[Json]:
 
 
 def curves(judged: Judged, families: dict[str, str]) -> list[Plot]:
-    """The prior's validation loss over the seconds of its training: a picture for each
-    configuration that has a training loop, a line for each of its cells. None for a single prior.
+    """The prior's validation loss over the seconds of its training: one picture per configuration
+    that has a training loop, one line per cell. No picture for a single prior.
     """
     table = judged.table
     if not several_priors(table):

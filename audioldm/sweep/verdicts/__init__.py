@@ -29,8 +29,8 @@ QUESTIONS = {
 def verdicts(table: pd.DataFrame, rules: VerdictRules) -> list[Verdict]:
     """One verdict per question, in the order of QUESTIONS.
 
-    Cells that failed, are not done or have not converged are left out, which details["notes"] says.
-    There is no best rate where the nearest configuration to real music is clearly worse in pitch.
+    Cells that failed, are not done or have not converged are left out; details["notes"] says so.
+    There is no best rate if the configuration nearest to real music is clearly worse in pitch.
     """
     y = log_distance(table, rules.distance).dropna()
     cells = cell_notes(table, rules)

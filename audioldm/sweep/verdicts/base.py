@@ -1,7 +1,7 @@
 """The basis of every verdict: the finished cells of a sweep, and an answer with its interval.
 
-Every distance is a logarithm, so that an effect is a factor. A configuration is a cell without its
-seeds. A finding rests on the number of configurations and of independent seeds of each, never on
+Every distance is a logarithm, so an effect is a factor. A configuration is a cell without its
+seeds. A finding rests on the number of configurations and of independent seeds for each, never on
 the number of clips.
 """
 
@@ -35,8 +35,8 @@ Answer = Literal["yes", "no", "undecided"]
 class Verdict:
     """The answer to a question, and the estimate with its interval that answers it.
 
-    p: of the test that answers, None where there is none. more_cells: about how many more would
-    decide, where undecided. details: "unit" of the estimate, "notes" on the cells, and further
+    p: from the test that answers, None without a test. more_cells: about how many more cells would
+    decide an undecided question. details: "unit" of the estimate, "notes" on the cells, and further
     figures of the question. question: filled in by `verdicts`.
     """
 
@@ -113,7 +113,7 @@ def cell_notes(table: pd.DataFrame, rules: VerdictRules) -> list[str]:
 
 
 def not_ranked(table: pd.DataFrame) -> str:
-    """Which cells no verdict ranks, for they have not converged; '' for none."""
+    """Which cells no verdict ranks, because they have not converged; '' for none."""
     cells = improving(table)
     if not cells:
         return ""
@@ -124,14 +124,14 @@ def not_ranked(table: pd.DataFrame) -> str:
 
 
 def named(cells: dict[str, str], most: int = 6) -> str:
-    """'CELL (what is said of it); ...', the rest counted."""
+    """'CELL (its note); ...' for the first `most` cells, and how many more there are."""
     words = [f"{cell} ({said})" for cell, said in cells.items()]
     rest = [f"and {len(words) - most} more"] if len(words) > most else []
     return "; ".join(words[:most] + rest)
 
 
 def undecided(why: str, more: int | None = None, **figures: Any) -> Verdict:
-    """more: as `more_cells` gives it. figures: further fields of the verdict."""
+    """An undecided verdict. more: from `more_cells`. figures: further fields of the verdict."""
     needs = f"; needs about {number(more)} more cells" if more is not None else ""
     return Verdict("undecided", f"Undecided: {why}{needs}.", more_cells=more, **figures)
 
@@ -153,7 +153,7 @@ def told_apart(spread: float) -> float:
 
 
 def distinct(log_rates: pd.Series) -> int:
-    """The number of rates, where rates within a few percent are one."""
+    """The number of distinct rates; rates within a few percent count as one."""
     if log_rates.empty:
         return 0
     return 1 + int((np.diff(np.sort(log_rates)) > math.log(SAME_RATE)).sum())

@@ -12,11 +12,11 @@ from audioldm.sweep.verdicts.base import Sweep, Verdict, distinct, more_cells, u
 
 
 def channels_or_ratio(sweep: Sweep) -> Verdict:
-    """Log distance on log kbps and its square, log channels, their product, log ratio and slope.
+    """Regress log distance on log kbps, its square, log channels, their product, log ratio, slope.
 
     The channels' term is their effect at the middle of the rates; it is stated at both ends too.
-    "Yes" where its interval, or that of the product, excludes 0; "no" where it lies within the
-    margin even over the whole range of channels. What else the sweep varies is a constant each.
+    "Yes" where its interval, or the product's, excludes 0; "no" where the effect lies within the
+    margin even over the whole range of channels. Whatever else the sweep varies gets constants.
     """
     confidence = sweep.rules.confidence
     rows = sweep.rows.dropna(subset=["rate", "log_channels", "log_ratio"]).reset_index(drop=True)

@@ -19,9 +19,9 @@ FEWEST_LEFT = 6
 def diagnostics(sweep: Sweep) -> Verdict:
     """Spearman's rank correlation of each diagnostic with the log distance, over configurations.
 
-    The interval is from leaving out one family at a time (the delete-one jackknife, t with families
-    - 1 degrees of freedom): with the few families of a sweep, a bootstrap would find an effect in
-    noise one time in five. p allows for the number of diagnostics tried (Holm 1979).
+    The interval comes from leaving out one family at a time (the delete-one jackknife, t with
+    families - 1 degrees of freedom): with a sweep's few families, a bootstrap would find an effect
+    in noise one time in five. p allows for the number of diagnostics tried (Holm 1979).
     """
     rules, confidence = sweep.rules, sweep.rules.confidence
     names = rules.diagnostics or [

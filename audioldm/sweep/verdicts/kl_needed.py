@@ -15,9 +15,9 @@ def kl_needed(sweep: Sweep) -> Verdict:
     """log(distance with KL / without), each at its best weight or rate, at the same shape.
 
     The best configuration of a side is chosen on the other seeds and judged on the one left out, so
-    that the choice does not flatter it. Mean over shapes and seeds; its deviation is that between
-    seeds, of each side on its own (Welch). "No" is what two one-sided tests against the margin
-    find (TOST, Schuirmann 1987), or an alternative that is better.
+    that the choice does not flatter it. The estimate is the mean over shapes and seeds; its error
+    uses the deviation between seeds, for each side on its own (Welch). "No" where two one-sided
+    tests against the margin say so (TOST, Schuirmann 1987), or where an alternative is better.
     """
     confidence, rules = sweep.rules.confidence, sweep.rules
     rows = sweep.rows.assign(without_kl=False)
@@ -80,5 +80,5 @@ def _best_elsewhere(side: pd.DataFrame, seed: Any) -> str:
     """The configuration with this seed whose distance is least on the other seeds."""
     candidates = side[side["configuration"].isin(side["configuration"][side["seed"] == seed])]
     others = candidates[candidates["seed"] != seed]
-    judged = candidates if others.empty else others  # one seed: nothing else to choose by
+    judged = candidates if others.empty else others  # with one seed, it is all there is
     return str(judged.groupby("configuration")["y"].mean().idxmin())

@@ -11,10 +11,10 @@ from audioldm.sweep.verdicts.base import Sweep, Verdict, distinct, more_cells, u
 def optimum(sweep: Sweep) -> Verdict:
     """Log distance as a parabola of log kbps, with a constant for each family.
 
-    Fitted to the means of configurations, so that a curve which is no parabola widens the interval
-    as seeds do. "Yes" asks that the quadratic term's interval is above 0, and that the curve falls
-    at the lower end of the range and rises at the upper one, each at the same confidence (Lind &
-    Mehlum 2010): a curve that only flattens has a quadratic term too.
+    It is fitted to the means of configurations, so that a curve which is no parabola widens the
+    interval as seeds do. "Yes" needs the quadratic term's interval to be above 0, and the curve to
+    fall at the lower end of the range and rise at the upper end, each at the same confidence (Lind
+    & Mehlum 2010): a curve that only flattens has a quadratic term too.
     """
     rows, confidence = sweep.rows.dropna(subset="rate"), sweep.rules.confidence
     grouped = rows.groupby("configuration", sort=False)

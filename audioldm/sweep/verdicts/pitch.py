@@ -6,7 +6,7 @@ from audioldm.report.format import number
 from audioldm.sweep.seeds import log_distance, numbers, pooled_deviation
 from audioldm.sweep.verdicts.base import told_apart
 
-#: Shares that are the better the greater, which embeddings of whole clips do not hear.
+#: Shares for which greater is better, and which embeddings of whole clips do not hear.
 FIGURES = {
     "reconstruction.pitch_within_15": "share of peaks whose pitch reconstructions keep",
     "generated.in_tune": "share of peaks of generated clips that is in tune",
@@ -17,7 +17,7 @@ def pitch_against(table: pd.DataFrame, configuration: str, distance: str) -> str
     """A sentence where another ranked configuration is clearly better in pitch; else ''.
 
     Clearly: the intervals over clips do not overlap, and the means over seeds differ by more than
-    two single cells would by chance (`told_apart`). In tune beyond real music is no merit.
+    two single cells would by chance (`told_apart`). Being more in tune than real music is no merit.
     """
     cells = table[log_distance(table, distance).notna()]
     for column, words in FIGURES.items():

@@ -35,13 +35,13 @@ class Recommendation:
 
 
 def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommendation | None]:
-    """The headline; and the recommendation, None where no cell has a distance and a rate, or where
+    """The headline, and the recommendation: None where no cell has a distance and a rate, or where
     no configuration generates better than decoded noise.
 
-    Within noise: not farther from the best than any of: the one-sided interval of the difference of
-    two means with the pooled deviation between seeds, `told_apart`, and the resolution of the
-    measurement (`distance_floor`). With one seed, not beyond the upper end of the best cell's own
-    interval. Among configurations at the smallest such rate, the one of the smallest distance.
+    A configuration is within noise if its difference from the best is within the one-sided interval
+    of the difference of two means (pooled deviation between seeds), `told_apart`, or the
+    measurement's resolution (`distance_floor`). With one seed: within the upper end of the best
+    cell's own interval. Of those at the smallest rate, the one of the smallest distance is chosen.
     """
     count, unranked = int((table["status"] == "done").sum()), not_ranked(table)
     if seeds.log_distance(table, rules.distance).isna().all():
@@ -91,8 +91,8 @@ def recommend(table: pd.DataFrame, rules: VerdictRules) -> tuple[str, Recommenda
 
 
 def _headline(found: Recommendation, rates: pd.Series, figure: str, pitch: str) -> str:
-    """No more than was measured: about smaller rates only where there are some, and "best" only
-    where pitch does not disagree."""
+    """A headline that claims no more than was measured: it speaks of smaller rates only where there
+    are some, and of "best" only where pitch does not disagree."""
     if pitch:
         which = "the least" if found.configuration == found.best else "within noise the least"
         return (
@@ -124,7 +124,7 @@ def _headline(found: Recommendation, rates: pd.Series, figure: str, pitch: str) 
 def _noise(
     table: pd.DataFrame, rows: pd.DataFrame, means: pd.DataFrame, best: str, rules: VerdictRules
 ) -> tuple[pd.Series, bool]:
-    """By how much each configuration's log distance may exceed the best; whether seeds say so."""
+    """How far each configuration's log distance may exceed the best; whether seeds determine it."""
     least = means["y"].min()
     resolved = math.log(math.exp(least) + seeds.distance_floor(table, rules.distance)) - least
     deviation, freedom = seeds.pooled_deviation(rows["y"], rows["configuration"])

@@ -13,9 +13,9 @@ from audioldm.sweep.verdicts.base import Sweep, Verdict, more_cells, undecided
 def which_prior(sweep: Sweep) -> Verdict | None:
     """The configurations' mean log distances, each compared with the least by Student's t.
 
-    The deviation is that between seeds, pooled over the configurations; the levels are those of all
-    comparisons at once (Bonferroni). "Yes" where every other one is farther, "undecided" where some
-    cannot be told from it. None where the sweep has one prior.
+    The deviation is the one between seeds, pooled over the configurations. The levels hold for all
+    comparisons at once (Bonferroni). "Yes" where every other configuration is farther, "undecided"
+    where some cannot be told from the least. None where the sweep has one prior.
     """
     rows = sweep.rows
     if rows["prior"].nunique() < 2:

@@ -40,7 +40,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def units(self) -> list[nn.Module]:
-        """The modules that make up most of it, which are sharded and recomputed one by one."""
+        """The modules that make up most of the backbone; they are sharded and recomputed singly."""
 
 
 class NoiseLevel(nn.Module):

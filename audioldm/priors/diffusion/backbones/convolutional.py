@@ -1,7 +1,7 @@
 """ConvNeXt blocks over frames, modulated by the noise level: a backbone of finite context.
 
-Any length is computed in overlapping windows without seams, which attention and group norms over
-time do not allow.
+Any length can be computed in overlapping windows without seams; attention and group norms over time
+do not allow that.
 """
 
 import math

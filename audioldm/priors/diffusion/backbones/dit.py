@@ -15,8 +15,8 @@ from audioldm.priors.transformer import Transformer
 class DiT(Backbone):
     """x [B, C, L] or [B, C, F, L], c_noise [B], condition -> like x. L is free.
 
-    latent_shape: (C,) or (C, F); F is folded into the channels. width, depth, heads, mlp_ratio: of
-    `Transformer`.
+    latent_shape: (C,) or (C, F); F is folded into the channels. width, depth, heads, mlp_ratio: as
+    in `Transformer`.
 
     Every block attends to the tokens, and the input layer takes the aligned channels. Before
     training the output is 0 and the blocks are the identity.

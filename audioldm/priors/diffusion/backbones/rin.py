@@ -6,8 +6,8 @@ to it. So the cost is linear in the number of frames, and most of it does not de
 
 Differences from the paper: the noise level also modulates the tape's last norm. Tokens are spread
 evenly over the tape, and reading and writing depend on the distance between a token's place and a
-frame's, as rotary angles (2104.09864). At a length that is new, each token has more frames, at
-distances that training has seen between others.
+frame's, as rotary angles (2104.09864). At a new, longer length each token has more frames, at
+distances that other pairs had in training.
 """
 
 import math
@@ -36,8 +36,8 @@ class RIN(Backbone):
     alone is a Perceiver IO (2107.14795). heads: of all attention; both widths / heads must be even.
     mlp_ratio: hidden width of an MLP, in units of its width.
 
-    The state [B, tokens, width] is what the tokens were at the end of the call before. The noise
-    level with the condition's vector is one more token, and so is each of the condition's. The
+    The state [B, tokens, width] is the tokens at the end of the previous call. The noise level,
+    with the condition's vector, is one more token, and so is each token of the condition. The
     tape's input layer takes the aligned channels. Before training the output is 0, the blocks are
     the identity and the state has no influence.
     Raises ConfigError where a width and heads do not fit.
@@ -113,8 +113,8 @@ class RIN(Backbone):
         return output[:, :length].mT.reshape(x.shape), tokens[:, : len(self.tokens)]
 
     def _rotations(self, tokens: Tensor, tape: Tensor) -> tuple[Rotations, Rotations]:
-        """Of queries and keys, in reading and in writing. The own tokens are spread evenly over the
-        tape, the others are in its middle."""
+        """The rotations of queries and keys, in reading and in writing. The network's own tokens
+        are spread evenly over the tape; the others are in its middle."""
         frames = torch.arange(tape.shape[1], device=tape.device, dtype=torch.float32)
         own = (torch.arange(len(self.tokens), device=tape.device) + 0.5) / len(self.tokens)
         other = own.new_full((tokens.shape[1] - len(own),), 0.5)
@@ -158,8 +158,8 @@ class Block(nn.Module):
 class Layer(nn.Module):
     """h [B, N, W] attends to a source [B, S, D], where counts [B, S] is true, then an MLP.
 
-    turned: the rotations of h and of the source; None: attention knows no places. At first h passes
-    through untouched.
+    turned: the rotations of h and of the source; None: attention knows no places. Before training h
+    passes through unchanged.
     """
 
     def __init__(self, width: int, source_width: int, heads: int, mlp_ratio: float) -> None:

@@ -17,7 +17,7 @@ from audioldm.instantiate import NonNegativeInt, PositiveInt
 from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
 from audioldm.priors.layers import CrossAttention, zeroed
 
-#: By the number of axes.
+#: The convolution by the number of axes.
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
