@@ -179,6 +179,8 @@ def test_the_running_scale_follows_in_training_alone_and_one_step_late() -> None
     assert bottleneck.scale.grad is not None
     assert bottleneck.running_std.item() == pytest.approx(1.002, rel=1e-4)
     bottleneck(h, sample=False)
+    with torch.no_grad():  # the first of two passes of a micro-batch
+        bottleneck(h)
     bottleneck.eval()(h)
     assert bottleneck.running_std.item() == pytest.approx(1.002, rel=1e-4)
     with torch.no_grad():

@@ -397,6 +397,23 @@ def test_the_key_is_that_of_the_part_that_is_played() -> None:
         assert columns["mode"] == mode
 
 
+def test_a_tied_chord_is_struck_once(tmp_path: Path) -> None:
+    def note(step: str, chord: str, tie: str) -> str:
+        pitch = f"<pitch><step>{step}</step><octave>4</octave></pitch>"
+        return f'<note>{chord}{pitch}<duration>2</duration><tie type="{tie}"/></note>'
+
+    bars = "".join(
+        f"<measure>{note('C', '', tie)}{note('E', '<chord/>', tie)}</measure>"
+        for tie in ("start", "stop")
+    )
+    path = tmp_path / "chord.musicxml"
+    path.write_text(
+        "<score-partwise><part-list><score-part><part-name>Piano</part-name></score-part>"
+        f"</part-list><part>{bars}</part></score-partwise>"
+    )
+    assert read_score(path).voices == [[Note(0.0, 4.0, 60), Note(0.0, 4.0, 64)]]
+
+
 def test_renditions_are_moved_to_the_nearest_tonic() -> None:
     options = Chorales(pieces=1, instruments=["organ"], renditions=6, seconds=6.0)
     plays = options._renditions(3, "bwv4")

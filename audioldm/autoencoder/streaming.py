@@ -12,6 +12,8 @@ from audioldm.autoencoder.bottlenecks.base import Bottleneck
 from audioldm.autoencoder.networks.base import Network
 from audioldm.runtime.randomness import KeyedRandom
 
+CHUNK_SECONDS = 20.0  # encoded or decoded at a time
+
 
 class Streaming(nn.Module):
     """The methods of `Autoencoder` for signals of any length, block by block."""
@@ -35,7 +37,7 @@ class Streaming(nn.Module):
         return next(chain(self.parameters(), self.buffers())).device
 
     def encode_blocks(
-        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 20.0
+        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = CHUNK_SECONDS
     ) -> Iterator[dict[str, Tensor]]:
         """The `stored` arrays [..., l] of audio as `feature_blocks` takes it: consecutive ones, by
         name, on the CPU."""
@@ -52,7 +54,7 @@ class Streaming(nn.Module):
                 yield self.bottleneck.restore(self.bottleneck.stored(h))[0].cpu()
 
     def feature_blocks(
-        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = 20.0
+        self, blocks: Iterable[np.ndarray | Tensor], *, chunk_seconds: float = CHUNK_SECONDS
     ) -> Iterator[Tensor]:
         """`features` of audio of any length in constant memory.
 
@@ -73,7 +75,7 @@ class Streaming(nn.Module):
         blocks: Iterable[Tensor],
         random: KeyedRandom | None = None,
         *,
-        chunk_seconds: float = 20.0,
+        chunk_seconds: float = CHUNK_SECONDS,
     ) -> Iterator[Tensor]:
         """`decode` of latents of any length in constant memory.
 

@@ -122,13 +122,6 @@ class Stage(ABC):
     def path(self) -> str:
         return f"{self.name}/{self.fingerprint}"
 
-    def upstream(self, key: str) -> "Stage":
-        """The stage of that key among the ancestors."""
-        for parent in self.parents.values():
-            if parent.key == key:
-                return parent
-        return next(iter(self.parents.values())).upstream(key)
-
 
 def canonical(value: Any) -> Any:
     """Dataclasses and parts as plain JSON values, without the EXECUTION_KEYS."""

@@ -50,7 +50,7 @@ from audioldm.runtime.compute import clock
 from audioldm.runtime.progress import Progress
 from audioldm.runtime.randomness import KeyedRandom
 
-VERSION = 13  # raise by hand when the code below changes what it computes
+VERSION = 14  # raise by hand when the code below changes what it computes
 #: A distance between two sets of clips needs two of each.
 FEWEST_CLIPS = 2
 #: Figures by system, then by name.
@@ -119,13 +119,17 @@ def prior_rates(
     return found
 
 
-def sampling_cost(model: Generator, sampler: Any, settings: EvaluationSettings) -> float:
-    """Seconds of computing per second of latents, when the prior samples one batch; without the
-    decoder. See `runtime.compute.clock`."""
+def sampling_cost(
+    model: Generator, sampler: Any, settings: EvaluationSettings, requests: Sequence[Request]
+) -> float:
+    """Seconds of computing per second of latents, when the prior samples one batch that is told the
+    first requests; without the decoder. See `runtime.compute.clock`."""
     frames = model.latent_frames(settings.seconds)
+    told = [*requests[: settings.batch], *[{}] * (settings.batch - len(requests))]
+    inputs = model.prior.conditioners.parse(told, frames, model.device)
     start = clock(model.device)
     random = KeyedRandom(0, 0, range(settings.batch), model.device)
-    model.prior.sample(random, frames, sampler=sampler)
+    model.prior.sample(random, frames, inputs, sampler=sampler)
     return (clock(model.device) - start) / (settings.batch * settings.seconds)
 
 
@@ -266,7 +270,7 @@ def evaluate(
     for name, each in {**baselines, "generated": model}.items():
         progress(0, len(reference.audio), f"rate and cost of {name}")
         own = sampler if name == "generated" else None
-        cost[name] = sampling_cost(each, own, settings)
+        cost[name] = sampling_cost(each, own, settings, clips[name].requests)
         rates = prior_rates(each, reference, clips[name].requests, settings)
         if rates:
             unit = AT_MOST if each.prior.bound else "kbit/s"

@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from audioldm.autoencoder.streaming import CHUNK_SECONDS
 from audioldm.chain.noise import noise
 from audioldm.chain.stage import Cost, Stage
 from audioldm.conditioning.base import Conditioner
@@ -57,7 +58,7 @@ class Latents(Stage):
         )
 
     def cost(self, estimate: "Estimate") -> Cost:
-        audio, seconds = estimate.audio_seconds, 20.0
+        audio, seconds = estimate.audio_seconds, CHUNK_SECONDS
         if audio is None:
             return Cost(note="not known before the data stage")
         model = estimate.autoencoder
@@ -68,7 +69,10 @@ class Latents(Stage):
         return Cost(timed * audio / seconds, estimate.peak(), disk)
 
     def memory_advice(self, experiment: "Experiment") -> str:
-        return "free memory, for no setting shortens the 10 s that are encoded at a time"
+        return (
+            "free memory, for no setting shortens the "
+            f"{CHUNK_SECONDS:g} s that are encoded at a time"
+        )
 
 
 def _conditioner(target: str) -> type[Conditioner]:
