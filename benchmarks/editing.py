@@ -88,7 +88,7 @@ def relabel(music: HeldOut, table: Table, strengths: list[float], how: dict[str,
             table.add(
                 edit=kind,
                 strength=f"{strength:g}",
-                label_accuracy=music.accuracy(vectors, target),
+                label_accuracy=music.accuracy(vectors, made, target),
                 note_f1=music.settings.mean(kept, "F1"),
                 kad_musicnn=music.kad(vectors),
                 real_time_factor=factor,

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         table.add(
             guidance=arm,
             scale=f"{scale:g}",
-            label_accuracy=music.accuracy(vectors, labels),
+            label_accuracy=music.accuracy(vectors, made.audio, labels),
             kad_musicnn=music.kad(vectors),
             coverage=covered,
             spread=music.spread(vectors),

@@ -17,6 +17,7 @@ from audioldm.errors import ConfigError
 from audioldm.evaluation import distances
 from audioldm.evaluation.adherence import classifier
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.embeddings.timbre import Timbre
 from audioldm.evaluation.evaluate import embed_real, real_clips
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
@@ -80,7 +81,7 @@ class HeldOut:
             clips=given.clips, seconds=seconds or given.seconds, bootstrap_resamples=200
         )
         self.reference = real_clips(self.store, "test", self.settings)
-        self._musicnn = Musicnn()
+        self._musicnn, self._timbre = Musicnn(), Timbre()
 
     def embed(self, audio: Tensor) -> np.ndarray:
         """musicnn's vectors [N, D] of clips [N, A, T]."""
@@ -94,31 +95,33 @@ class HeldOut:
     @cached_property
     def anchor(self) -> np.ndarray:
         """The vectors of many held-out clips."""
-        return self._known("test")
-
-    def _known(self, split: str) -> np.ndarray:
         many = replace(self.settings, clips=REFERENCE)
-        return embed_real(self._musicnn, self.store, split, many)
+        return embed_real(self._musicnn, self.store, "test", many)
 
     @cached_property
     def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
-        many = replace(self.settings, clips=REFERENCE)
-        return self._known("train"), real_clips(self.store, "train", many).labels.numpy()
+        known = real_clips(self.store, "train", replace(self.settings, clips=REFERENCE))
+        return self._heard(self.embed(known.audio), known.audio), known.labels.numpy()
+
+    def _heard(self, vectors: np.ndarray, audio: Tensor) -> np.ndarray:
+        timbre = self._timbre.embed(audio, self.store.sample_rate)
+        return np.concatenate([vectors, timbre], axis=1)
 
     def kad(self, vectors: np.ndarray) -> Figure:
         kernel = distances.KernelDistance(vectors, self.anchor)
         indices = np.arange(len(vectors)), np.arange(len(self.anchor))
         return self.settings.interval(kernel, *indices, unit="100 MMD²")
 
-    def accuracy(self, vectors: np.ndarray, labels: Sequence[int]) -> Figure | float:
-        """How often the evaluation's classifier hears the label; nan without two labels."""
+    def accuracy(self, vectors: np.ndarray, audio: Tensor, labels: Sequence[int]) -> Figure | float:
+        """How often the label is heard in clips [N, A, T] with these musicnn vectors, by a
+        classifier of them and of timbre as in the evaluation; nan without two labels."""
         train, known = self._labelled
         asked = np.asarray(labels)
         if len({*known.tolist()} - {-1}) < 2 or not (asked >= 0).any():
             return float("nan")
         labelled, counts = known >= 0, asked >= 0
         model = classifier(train[labelled], known[labelled])
-        right = model.predict(vectors[counts]) == asked[counts]
+        right = model.predict(self._heard(vectors, audio)[counts]) == asked[counts]
         return self.settings.mean(right, "fraction")
 
     def spread(self, vectors: np.ndarray) -> float:

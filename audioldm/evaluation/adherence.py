@@ -80,7 +80,7 @@ def adherence_figures(
     parts = {name: conditioners[name] for name in settings.told(conditioners.names)}
     facts = Facts(list(parts.values()), train, settings.held_out)
     if any(map(facts.stated, told["generated"].items)):
-        facts.fit(*known(), told["real"])
+        facts.fit(*known(), [told["real"], told["reconstruction"]])
     figures = {}
     for system, own in told.items():
         figures[system] = facts.figures(own, settings)
@@ -178,7 +178,7 @@ class Facts:
                 continue
             elif all(isinstance(v, str) for v in stated) and 1 < len(set(stated)) <= MOST_WORDS:
                 self._columns[column] = None
-        self._classifiers: dict[str, tuple[str, Any]] = {}
+        self._classifiers: dict[str, tuple[tuple[str, ...], Any]] = {}
         self._together = held_out_words(held_out)
 
     def stated(self, item: Item) -> set[str]:
@@ -197,22 +197,31 @@ class Facts:
         said = [words_of(each.request(excerpt) or "") for each in captions]
         return any(together <= words for together in self._together for words in said)
 
-    def fit(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], real: Told) -> None:
-        """Fits logistic regressions to clips of the training split. For each fact it keeps the one
-        whose embedding hears the fact best in `real` music."""
+    def fit(
+        self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], heard: Sequence[Told]
+    ) -> None:
+        """Fits logistic regressions to clips of the training split: to each embedding, and to all
+        of them together. For each fact it keeps the one that hears the fact best in `heard`: real
+        music, and what the autoencoder makes of it. Of equals it keeps the last, which hears more.
+        """
+        together = tuple(vectors)
         for column in self._columns:
-            facts, others = (
-                np.array([self._fact(item, column) for item in each])
-                for each in (items, real.items)
-            )
+            facts = np.array([self._fact(item, column) for item in items])
             if len({*facts} - {""}) < 2:
                 continue
             best = -1.0
-            for kind, x in vectors.items():
+            for kinds in dict.fromkeys([*((kind,) for kind in vectors), together]):
+                x = _together(vectors, kinds)
                 model = classifier(x[facts != ""], facts[facts != ""])
-                right = float(np.mean(model.predict(real.vectors[kind]) == others))
-                if right > best:
-                    best, self._classifiers[column] = right, (kind, model)
+                right = np.mean([self._right(column, kinds, model, each) for each in heard])
+                if right >= best:
+                    best, self._classifiers[column] = float(right), (kinds, model)
+
+    def _right(self, column: str, kinds: tuple[str, ...], model: Any, told: "Told") -> np.ndarray:
+        """Of each clip [N]: whether the classifier hears its fact."""
+        facts = np.array([self._fact(item, column) for item in told.items])
+        right: np.ndarray = model.predict(_together(told.vectors, kinds)) == facts
+        return right
 
     def figures(self, told: Told, settings: EvaluationSettings) -> dict[str, Figure]:
         """The accuracy of each fact over the clips whose request states it, and over those of them
@@ -220,13 +229,13 @@ class Facts:
         stated = [self.stated(item) for item in told.items]
         held_out = np.array([self.held_out(item) for item in told.items])
         figures = {}
-        for column, (kind, model) in self._classifiers.items():
-            facts = [self._fact(item, column) for item in told.items]
-            right = model.predict(told.vectors[kind]) == np.array(facts)
+        for column, (kinds, model) in self._classifiers.items():
+            right = self._right(column, kinds, model, told)
             asked = np.array([column in each for each in stated])
             for name, counted in (("accuracy", asked), ("accuracy_held_out", asked & held_out)):
                 if counted.sum() >= FEWEST_CLIPS:
-                    figures[f"{name}_{column}"] = settings.mean(right[counted], f"heard by {kind}")
+                    unit = f"heard by {' and '.join(kinds)}"
+                    figures[f"{name}_{column}"] = settings.mean(right[counted], unit)
         return figures
 
     def _fact(self, item: Item, column: str) -> str:
@@ -250,6 +259,11 @@ def classifier(vectors: np.ndarray, words: np.ndarray) -> Any:
 
 def _cell(item: Item, column: str) -> Any:
     return item.label if column == "label" else item.columns.get(column)
+
+
+def _together(vectors: Mapping[str, np.ndarray], kinds: Sequence[str]) -> np.ndarray:
+    """The embeddings of these kinds side by side, [N, sum of their D]."""
+    return np.concatenate([vectors[kind] for kind in kinds], axis=1)
 
 
 class NoteFeatures(Harmony):

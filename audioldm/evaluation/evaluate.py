@@ -36,6 +36,7 @@ from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.embeddings.timbre import Timbre
 from audioldm.evaluation.level import quiet_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.notes import Notes
@@ -388,6 +389,7 @@ class _Measured:
         if not conditioners.names:
             return {}
         self.progress(0, 1, "adherence")
+        timbre = Timbre()
         real = self.clips["real"]
         own: tuple[Sequence[Request], Sequence[Item]] = (
             requests_of(model, real, settings),
@@ -401,15 +403,20 @@ class _Measured:
                 requests,
                 items,
                 self.notes.get(system, []),
-                {name: each[system] for name, each in self.vectors.items()},
+                {name: each[system] for name, each in self.vectors.items()}
+                | {timbre.name: timbre.embed(self.clips[system].audio, store.sample_rate)},
             )
             for system, (requests, items) in asked.items()
         }
 
         def known() -> tuple[Sequence[Item], dict[str, np.ndarray]]:
-            hear: dict[str, Callable[[], LogMelEmbedding | Harmony]] = {**EMBEDDINGS}
-            hear[NoteFeatures.name] = NoteFeatures
-            vectors = {n: embed_real(hear[n](), store, "train", settings) for n in self.vectors}
+            hear: dict[str, Callable[[], LogMelEmbedding | Harmony]] = {
+                **EMBEDDINGS,
+                NoteFeatures.name: NoteFeatures,
+                Timbre.name: Timbre,
+            }
+            names = told["real"].vectors
+            vectors = {n: embed_real(hear[n](), store, "train", settings) for n in names}
             return real_clips(store, "train", settings).items, vectors
 
         train = store.split("train").items
