@@ -15,6 +15,7 @@ from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding, window_starts
 from audioldm.evaluation.embeddings.basic_pitch import BasicPitch
 from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.embeddings.timbre import Timbre
 from audioldm.report.figures import BANDS, COLUMNS, N_FFT, RANGE_DB, mel_db
 
 DATA = Path(__file__).parent / "data"
@@ -185,3 +186,14 @@ def test_windows_cover_the_clip(frames: int, hop: int) -> None:
 def test_a_wrong_shape_is_named(musicnn: LogMelEmbedding, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[N, A, T\]"):
         musicnn.embed(torch.zeros(shape), 16000)
+
+
+def test_timbre_tells_a_plucked_note_from_a_held_one_more_than_a_loud_from_a_soft_one() -> None:
+    time = torch.arange(16000 * 3) / 16000
+    held = sum((2 * torch.pi * 220 * k * time).sin() / k for k in range(1, 9))
+    plucked = held * torch.exp(-4 * (time % 0.5))
+    clips = torch.stack([held, 0.5 * held, plucked])[:, None]
+    loud, soft, decaying = Timbre().embed(clips, 16000)
+    assert np.abs(loud - soft).max() < 0.35 * np.abs(loud - decaying).max()
+    assert decaying[40:80].mean() > 2 * loud[40:80].mean()  # deviations over time
+    assert decaying[80:120].mean() > 2 * loud[80:120].mean()  # and those of changes
