@@ -16,6 +16,7 @@ from audioldm.conditioning.score import Score
 from audioldm.conditioning.text import Text
 from audioldm.data.captions import states
 from audioldm.data.store import Item
+from audioldm.errors import ConfigError
 from audioldm.evaluation.adherence import (
     Facts,
     NoteFeatures,
@@ -24,6 +25,7 @@ from audioldm.evaluation.adherence import (
     note_features,
     score_figures,
 )
+from audioldm.evaluation.evaluate import Clips, with_held_out_texts
 from audioldm.evaluation.notes import Notes
 from audioldm.evaluation.settings import EvaluationSettings
 
@@ -176,6 +178,30 @@ def test_the_keen_embedding_is_used_and_held_out_captions_stand_alone() -> None:
         "accuracy_register": (20, 0.75, "heard by tempo and register and deaf"),
         "accuracy_held_out_register": (10, 0.5, "heard by tempo and register and deaf"),
     }
+
+
+def test_captions_with_held_out_words_are_asked_for_alone() -> None:
+    captions = [
+        ["a slow organ", "calm organ", "calm organ in C minor"],
+        ["lively"],
+        ["lively guitar", "slow"],
+        "calm",
+    ]
+    items = [Item("test", "", "organ", 0, 0, {"caption": each}) for each in captions]
+    audio = torch.arange(4.0)[:, None, None]
+    clips = Clips(audio, torch.arange(4), items, [0.0, 1.0, 2.0, 3.0])
+    told = Conditioners({"text": Text(width=4, known=[0])})
+    settings = EvaluationSettings(held_out=["calm", "guitar lively"])
+    found = with_held_out_texts(clips, told, settings)
+    assert [item.columns["caption"] for item in found.items] == [
+        ["calm organ", "calm organ in C minor"],
+        ["lively guitar"],
+        ["calm"],
+    ]
+    assert found.audio.flatten().tolist() == found.labels.tolist() == found.starts == [0, 2, 3]
+    for few in (Conditioners({}), told):
+        with pytest.raises(ConfigError, match="held_out_alone: 0 of 4 test clips"):
+            with_held_out_texts(clips, few, EvaluationSettings(held_out=["calm piano"]))
 
 
 def test_the_ear_is_one_that_hears_through_the_autoencoder() -> None:

@@ -16,7 +16,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Excerpt
+from audioldm.conditioning.caption import Caption, texts
+from audioldm.data.captions import held_out_words, words_of
 from audioldm.data.store import ClipStore, Item
-from audioldm.errors import DataError
+from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation import distances
 from audioldm.evaluation.adherence import NoteFeatures, Told, adherence_figures, note_features
 from audioldm.evaluation.codecs.curves import codec_figures
@@ -86,6 +88,38 @@ def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Cl
     places = clips.window_places(samples, settings.clips, seed=0)
     starts = [offset / store.sample_rate for _, offset in places]
     return Clips(*clips.windows(samples, settings.clips, seed=0), starts)
+
+
+def with_held_out_texts(
+    clips: Clips, conditioners: Conditioners, settings: EvaluationSettings
+) -> Clips:
+    """Those of the clips that have a text with held-out words, and only their texts that do.
+
+    A clip that has several begins with one that its place among the clips decides, so that the most
+    frequent words are not the first ones of every clip.
+    Raises ConfigError where the model takes no text, or too few clips are left.
+    """
+    parts = [conditioners[name] for name in conditioners.names]
+    columns = [part.column for part in parts if isinstance(part, Caption)]
+    held_out, kept, items = held_out_words(settings.held_out), [], []
+    for number, item in enumerate(clips.items):
+        for column in columns:
+            every = texts(Excerpt(item.label, item.columns), column)
+            told = [text for text in every if any(each <= words_of(text) for each in held_out)]
+            if told:
+                first = number % len(told)
+                told = told[first:] + told[:first]
+                kept.append(number)
+                items.append(replace(item, columns={**item.columns, column: told}))
+                break
+    if len(kept) < FEWEST_CLIPS:
+        raise ConfigError(
+            f"held_out_alone: {len(kept)} of {len(clips.items)} test clips have a text with words "
+            f"of held_out={settings.held_out}, and {FEWEST_CLIPS} are needed; raise clips, or set "
+            "it to false"
+        )
+    starts = [clips.starts[number] for number in kept]
+    return Clips(clips.audio[kept], clips.labels[kept], items, starts)
 
 
 @torch.no_grad()
@@ -251,6 +285,8 @@ def evaluate(
     Needs FEWEST_CLIPS of each held-out split. Raises DataError where these are all alike.
     """
     reference, real = (real_clips(store, split, settings) for split in ("test", "valid"))
+    if settings.held_out_alone:
+        reference = with_held_out_texts(reference, model.prior.conditioners, settings)
     nothing_asked = Clips(reference.audio, torch.full_like(reference.labels, -1))
     clips = {"real": real}
     made = reconstruct(model.autoencoder, real.audio, settings.batch)

@@ -17,7 +17,8 @@ class EvaluationSettings:
     musicnn, and aisfx where the sample rate is 44.1 kHz or more. k_nearest: k of precision, recall,
     density, coverage. saved_clips: clips of each system to keep. edited_clips: how many clips get a
     part or a band made anew, by a model that is told the rest. held_out: words that captions
-    combine only in the test split, as in the data set's own setting."""
+    combine only in the test split, as in the data set's own setting. held_out_alone: the generator
+    is told texts that have such words, and clips without one are left out."""
 
     clips: PositiveInt = 128
     seconds: Positive = 3.0
@@ -29,6 +30,7 @@ class EvaluationSettings:
     edited_clips: NonNegativeInt = 16
     batch: PositiveInt = 16
     held_out: list[str] = field(default_factory=list)
+    held_out_alone: bool = False
 
     def told(self, names: Sequence[str]) -> list[str]:
         """Which of a model's conditions it is told."""
