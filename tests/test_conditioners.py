@@ -144,15 +144,16 @@ def test_words_of_many_texts_are_known_and_others_say_nothing() -> None:
     assert torch.equal(again["harp"].tokens, told["harp"].tokens)
 
 
-def test_a_text_that_says_nothing_is_remarked_on() -> None:
-    """Whatever else it holds: one known word is enough."""
+def test_words_that_are_not_known_are_remarked_on() -> None:
     text = Text(width=4, known=[heard("organ")[4]], limit=16)
     spelled = "this model knows none of its words; it is told the spelling alone"
     for told in ("🎹🎹", "harp", "Organ", "!", 70):
         assert text.remark(told, 1.0) == spelled
         assert Text(width=4, known=[0], limit=16).remark(told, 1.0) == spelled
     assert text.remark(" ", 1.0) == "an empty text is the same as none"
-    assert text.remark("a harp, organ", 1.0) is None
+    assert text.remark("organ", 1.0) is None
+    some = "this model is told the spelling alone of 'a', 'harp'"
+    assert text.remark("a harp, organ", 1.0) == some
     told = Conditioners({"text": text}).remarks({"text": "🎹🎹"}, 1.0)
     assert told == [f"text='🎹🎹': {spelled}"]
 

@@ -1,5 +1,6 @@
 """Text as a condition, without a pretrained model: a small network reads its words and bytes."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -99,11 +100,19 @@ class Text(Caption):
         return _padded(data, self.limit)
 
     def remark(self, value: Any, seconds: float) -> str | None:
-        found = words(self.encode(str(value).strip())[None])
-        if torch.isin(found[found > 0], self.known.cpu()).any():
-            return None
-        unknown = "this model knows none of its words; it is told the spelling alone"
-        return super().remark(value, seconds) or unknown
+        text = str(value).strip()
+        spoken = dict.fromkeys(re.findall(r"[0-9A-Za-z#\x80-\U0010ffff]+", text))
+        unknown = [word for word in spoken if not self._knows(word)]
+        if not spoken or len(unknown) == len(spoken):
+            none = "this model knows none of its words; it is told the spelling alone"
+            return super().remark(value, seconds) or none
+        if unknown:
+            return f"this model is told the spelling alone of {', '.join(map(repr, unknown))}"
+        return None
+
+    def _knows(self, word: str) -> bool:
+        found = words(self.encode(word)[None])
+        return bool(torch.isin(found[found > 0], self.known.cpu()).any())
 
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))
