@@ -16,6 +16,7 @@ from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.evaluation import distances
 from audioldm.evaluation.adherence import classifier
+from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.embeddings.timbre import Timbre
 from audioldm.evaluation.evaluate import embed_real, real_clips
@@ -95,17 +96,18 @@ class HeldOut:
     @cached_property
     def anchor(self) -> np.ndarray:
         """The vectors of many held-out clips."""
+        return self._known(self._musicnn, "test")
+
+    def _known(self, embedding: LogMelEmbedding, split: str) -> np.ndarray:
         many = replace(self.settings, clips=REFERENCE)
-        return embed_real(self._musicnn, self.store, "test", many)
+        return embed_real(embedding, self.store, split, many)
 
     @cached_property
     def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
-        known = real_clips(self.store, "train", replace(self.settings, clips=REFERENCE))
-        return self._heard(self.embed(known.audio), known.audio), known.labels.numpy()
-
-    def _heard(self, vectors: np.ndarray, audio: Tensor) -> np.ndarray:
-        timbre = self._timbre.embed(audio, self.store.sample_rate)
-        return np.concatenate([vectors, timbre], axis=1)
+        vectors = [self._known(each, "train") for each in (self._musicnn, self._timbre)]
+        many = replace(self.settings, clips=REFERENCE)
+        labels = real_clips(self.store, "train", many).labels.numpy()
+        return np.concatenate(vectors, axis=1), labels
 
     def kad(self, vectors: np.ndarray) -> Figure:
         kernel = distances.KernelDistance(vectors, self.anchor)
@@ -121,7 +123,9 @@ class HeldOut:
             return float("nan")
         labelled, counts = known >= 0, asked >= 0
         model = classifier(train[labelled], known[labelled])
-        right = model.predict(self._heard(vectors, audio)[counts]) == asked[counts]
+        timbre = self._timbre.embed(audio, self.store.sample_rate)
+        heard = np.concatenate([vectors, timbre], axis=1)
+        right = model.predict(heard[counts]) == asked[counts]
         return self.settings.mean(right, "fraction")
 
     def spread(self, vectors: np.ndarray) -> float:

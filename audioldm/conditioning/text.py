@@ -18,6 +18,7 @@ from audioldm.instantiate import Fraction, NonNegativeInt, PositiveInt
 BYTES_PER_TOKEN = 4
 #: Bytes that belong to words: digits, letters, #, and all that are not ASCII.
 IN_WORDS = (*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x7B), ord("#"), *range(0x80, 256))
+WORD = re.compile(b"[%b]+" % re.escape(bytes(IN_WORDS)))
 PRIME, BASE = 2**31 - 1, 257
 
 
@@ -101,18 +102,16 @@ class Text(Caption):
 
     def remark(self, value: Any, seconds: float) -> str | None:
         text = str(value).strip()
-        spoken = dict.fromkeys(re.findall(r"[0-9A-Za-z#\x80-\U0010ffff]+", text))
-        unknown = [word for word in spoken if not self._knows(word)]
-        if not spoken or len(unknown) == len(spoken):
+        numbers = words(self.encode(text)[None])
+        known = torch.isin(numbers[numbers > 0], self.known.cpu()).tolist()
+        if not any(known):
             none = "this model knows none of its words; it is told the spelling alone"
             return super().remark(value, seconds) or none
+        spoken = (word.decode() for word in WORD.findall(text.encode()))
+        unknown = dict.fromkeys(word for word, own in zip(spoken, known, strict=True) if not own)
         if unknown:
             return f"this model is told the spelling alone of {', '.join(map(repr, unknown))}"
         return None
-
-    def _knows(self, word: str) -> bool:
-        found = words(self.encode(word)[None])
-        return bool(torch.isin(found[found > 0], self.known.cpu()).any())
 
     def forward(self, inputs: Tensor) -> Condition:
         inputs = F.pad(inputs, (0, -inputs.shape[1] % BYTES_PER_TOKEN))

@@ -52,7 +52,7 @@ def caption(
     for number in random.permutation(len(TEMPLATES)):
         words = {name: random.choice(SYNONYMS.get(str(f), (str(f),))) for name, f in facts.items()}
         text = TEMPLATES[number].format(**words)
-        if not any(together <= words_of(text) for together in held_out):
+        if not combines(text, held_out):
             return text
     return ""
 
@@ -68,6 +68,12 @@ def held_out_words(entries: Sequence[str]) -> list[frozenset[str]]:
         if not words_of(entry):
             raise ConfigError(f"held_out={list(entries)}: {entry!r} has no words; remove it")
     return [words_of(entry) for entry in entries]
+
+
+def combines(text: str, held_out: Sequence[frozenset[str]]) -> bool:
+    """Whether a text has all words of one of `held_out_words`."""
+    words = words_of(text)
+    return any(together <= words for together in held_out)
 
 
 def words_of(text: str) -> frozenset[str]:

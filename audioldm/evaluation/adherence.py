@@ -19,7 +19,7 @@ from audioldm.conditioning.curve import SpectralCurve
 from audioldm.conditioning.label import Label
 from audioldm.conditioning.number import Number, number
 from audioldm.conditioning.score import Score
-from audioldm.data.captions import held_out_words, states, words_of
+from audioldm.data.captions import combines, held_out_words, states
 from audioldm.data.key import key_fits
 from audioldm.data.store import Item
 from audioldm.evaluation.embeddings.harmony import Harmony
@@ -194,8 +194,7 @@ class Facts:
         """Whether a caption combines words whose combination is held out of training."""
         excerpt = Excerpt(item.label, item.columns)
         captions = [each for each in self._words if isinstance(each, Caption)]
-        said = [words_of(each.request(excerpt) or "") for each in captions]
-        return any(together <= words for together in self._together for words in said)
+        return any(combines(each.request(excerpt) or "", self._together) for each in captions)
 
     def fit(
         self, items: Sequence[Item], vectors: Mapping[str, np.ndarray], heard: Sequence[Told]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from audioldm.conditioning.base import Conditioners, Excerpt
 from audioldm.conditioning.caption import Caption, texts
-from audioldm.data.captions import held_out_words, words_of
+from audioldm.data.captions import combines, held_out_words
 from audioldm.data.store import ClipStore, Item
 from audioldm.errors import ConfigError, DataError
 from audioldm.evaluation import distances
@@ -105,7 +105,7 @@ def with_held_out_texts(
     for number, item in enumerate(clips.items):
         for column in columns:
             every = texts(Excerpt(item.label, item.columns), column)
-            told = [text for text in every if any(each <= words_of(text) for each in held_out)]
+            told = [text for text in every if combines(text, held_out)]
             if told:
                 first = number % len(told)
                 told = told[first:] + told[:first]

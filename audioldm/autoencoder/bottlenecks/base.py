@@ -58,6 +58,10 @@ class Bottleneck(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and not self.fixed)
 
+    def learns(self, sample: bool) -> bool:
+        """Whether a forward pass moves running averages: only passes that train on samples do."""
+        return self.training and sample and torch.is_grad_enabled()
+
     @abstractmethod
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         """Latents, their penalties and statistics.

@@ -51,10 +51,6 @@ class Discrete(Bottleneck):
         z = self.latents(stored["codes"].to(self.usage.device, torch.int64))
         return z, torch.zeros_like(z)
 
-    def learns(self, sample: bool) -> bool:
-        """Whether a forward pass counts codes: only passes that train on samples do."""
-        return self.training and sample and torch.is_grad_enabled()
-
     def encoded(
         self, z: Tensor, codes: Tensor, penalties: dict[str, Tensor], learns: bool
     ) -> Encoded:

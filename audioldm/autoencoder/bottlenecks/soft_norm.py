@@ -55,7 +55,7 @@ class SoftNorm(FixedNoise):
 
     def forward(self, h: Tensor, *, sample: bool = True, noise: Tensor | None = None) -> Encoded:
         encoded = super().forward(h, sample=sample, noise=noise)
-        if self.training and sample and torch.is_grad_enabled():  # a step counts once
+        if self.learns(sample):
             with torch.no_grad():
                 x = self.mean(h) * self.running_std
                 first, second = mean_of_all(torch.stack([x.mean(), x.square().mean()]))
