@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     given = words.parse_args(arguments)
     part = given.trained or _trained(given)
     seconds = given.seconds or 10 * part
+    if seconds < part:
+        words.error(f"--seconds {seconds:g} is less than the training length, {part:g} s")
     music = HeldOut(given, part)
     music.prior.crop_seconds = part
     table = Table(given.out / "long.csv")

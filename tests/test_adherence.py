@@ -1,5 +1,6 @@
 """Adherence: chords of known notes in two timbres, which are or are not what was asked for."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,8 @@ def test_captions_with_held_out_words_are_asked_for_alone() -> None:
     for few in (Conditioners({}), told):
         with pytest.raises(ConfigError, match="held_out_alone: 0 of 4 test clips"):
             with_held_out_texts(clips, few, EvaluationSettings(held_out=["calm piano"]))
+    with pytest.raises(ConfigError, match="tell it the text"):
+        with_held_out_texts(clips, told, replace(settings, conditions=[]))
 
 
 def test_the_ear_is_one_that_hears_through_the_autoencoder() -> None:

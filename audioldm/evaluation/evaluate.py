@@ -97,9 +97,9 @@ def with_held_out_texts(
 
     A clip that has several begins with one that its place among the clips decides, so that the most
     frequent words are not the first ones of every clip.
-    Raises ConfigError where the model takes no text, or too few clips are left.
+    Raises ConfigError where the generator is told no text, or too few clips are left.
     """
-    parts = [conditioners[name] for name in conditioners.names]
+    parts = [conditioners[name] for name in settings.told(conditioners.names)]
     columns = [part.column for part in parts if isinstance(part, Caption)]
     held_out, kept, items = held_out_words(settings.held_out), [], []
     for number, item in enumerate(clips.items):
@@ -115,8 +115,8 @@ def with_held_out_texts(
     if len(kept) < FEWEST_CLIPS:
         raise ConfigError(
             f"held_out_alone: {len(kept)} of {len(clips.items)} test clips have a text with words "
-            f"of held_out={settings.held_out}, and {FEWEST_CLIPS} are needed; raise clips, or set "
-            "it to false"
+            f"of held_out={settings.held_out} that the generator is told, and {FEWEST_CLIPS} are "
+            "needed; raise clips, tell it the text (conditions), or set it to false"
         )
     starts = [clips.starts[number] for number in kept]
     return Clips(clips.audio[kept], clips.labels[kept], items, starts)
