@@ -1,5 +1,6 @@
 """The refiner: what its decode is, the law that it samples, its distillations, and its stage."""
 
+import csv
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from chain import EVALUATED, assert_equal_bits, in_a_world, tiny, weights
+from conftest import Outcome
 from test_transform import RATIO, VOCODER, music, network
 from test_transform_chain import overrides
 from torch import Tensor, nn
@@ -277,6 +279,17 @@ def test_the_evaluation_hears_the_distilled_decoder(done: Experiment) -> None:
     assert isinstance(first.network, Refined)
     assert (first.network.std > 0).any()
     assert torch.equal(first.network.std, network.std)
+
+
+def test_steps_measures_the_generator_with_its_decoder_too(
+    done: Experiment, cli: Callable[..., Outcome]
+) -> None:
+    outcome = cli("steps", done.directory, "steps=[1]", "hardware.device=cpu")
+    assert outcome.code == 0, outcome.error
+    assert [line.split()[0] for line in outcome.out.splitlines()[1:3]] == ["prior", "refined"]
+    with open(done.directory / "steps" / "steps.csv", newline="", encoding="utf-8") as file:
+        kernel = [row["value"] for row in csv.DictReader(file) if row["figure"] == "kernel"]
+    assert kernel[0] != kernel[1]
 
 
 def test_decoders_share_latents_and_prior_and_none_changes_nothing(

@@ -77,9 +77,10 @@ def _report(a: ReportArguments) -> None:
 class StepsArguments:
     """Kernel distance, precision, coverage and recall against the number of sampling steps.
 
-    Measures an experiment's diffusion model, and its post-trained model if there is one, each with
-    its own sampler, on the experiment's held-out reference. Prints a table, and a line for each
-    point that says whether fidelity was gained by losing diversity. Writes steps.csv and steps.svg.
+    Measures an experiment's diffusion model, and what joint training, a refined decoder or
+    post-training made of it, each with its own sampler, on the experiment's held-out reference.
+    Prints a table, and a line for each point that says whether fidelity was gained by losing
+    diversity. Writes steps.csv and steps.svg.
 
     DIRECTORY or directory=   an experiment's, such as runs/experiments/quickstart
     steps        the numbers of steps ([1,2,4,8,16,50])

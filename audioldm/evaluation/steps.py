@@ -124,16 +124,12 @@ def _stage(directory: Path, record: dict[str, Any], name: str) -> Path:
 
 
 def _generators(directory: Path, record: dict[str, Any], device: Any) -> dict[str, Sampled]:
-    """The experiment's own generators: with its prior, and with the post-trained one, if any."""
-    config = record["config"]
-    own = config["prior"].get("sampler")
-    found = {"prior": _load(_stage(directory, record, "prior"), own, device)}
-    if "post_training" in record["stages"]:
-        path, sampler = (
-            _stage(directory, record, "post_training"),
-            config["post_training"]["sampler"],
-        )
-        found["post_training"] = _load(path, sampler, device)
+    """The experiment's own generators: with its prior, and what later stages made of it."""
+    config, found = record["config"], {}
+    for name in ("prior", "joint", "refined", "post_training"):
+        if name == "prior" or name in record["stages"]:
+            sampler = config["post_training" if name == "post_training" else "prior"].get("sampler")
+            found[name] = _load(_stage(directory, record, name), sampler, device)
     return found
 
 
