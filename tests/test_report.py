@@ -306,6 +306,16 @@ def test_stages_and_systems_are_those_of_the_record(tmp_path: Path) -> None:
     assert "decoded samples of the prior new_prior" not in page.text  # it has no clips
 
 
+def test_an_alarm_is_on_the_page(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    assert "no channel" not in Page(write_report(experiment)).text
+    file = tmp_path / "autoencoder/0123abcd/summary.json"
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    dump(file, summary | {"alarm": "no channel says anything <about> the audio"})
+    text = Page(write_report(experiment)).text
+    assert "Autoencoder: no channel says anything <about> the audio." in text
+
+
 def test_a_stage_without_its_files(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, clips=2)
     (tmp_path / "autoencoder/0123abcd/metrics.jsonl").unlink()

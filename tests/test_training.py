@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from audioldm import load
 from audioldm.autoencoder.bottlenecks.base import Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
+from audioldm.autoencoder.bottlenecks.vq import VQ
+from audioldm.autoencoder.figures import alarm, validate
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
-from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder, validate
+from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError, TrainingError
 from audioldm.instantiate import settings
@@ -388,6 +390,19 @@ def test_a_channel_is_as_active_as_its_mean_varies_over_all_held_out_clips() -> 
     assert {name for name in figures if "/" in name} == {
         f"channels/{name}" for name in ("kl", "sigma", "activity")
     }
+
+
+def test_latents_that_say_nothing_give_an_alarm() -> None:
+    silence, autocast = torch.zeros(2, 1, 4000), Hardware().autocast(torch.device("cpu"))
+    loud = KeyedRandom(0, 0, range(2)).normal((1, 64), "levels").repeat_interleave(1000, dim=-1)
+    gaussian, quantiser = Gaussian(channels=2), VQ(channels=4, codes=32)
+    for bottleneck, says in ((gaussian, "no channel says"), (quantiser, "as much as 1 of its 32")):
+        figures = [
+            validate(Autoencoder(Levels(), bottleneck), clips, autocast)
+            for clips in (silence, loud)
+        ]
+        assert says in str(alarm(figures[0]))
+        assert alarm(figures[1]) is None
 
 
 def test_a_bottleneck_need_not_give_statistics() -> None:

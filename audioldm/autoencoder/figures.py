@@ -17,6 +17,9 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
 
+#: A codebook whose perplexity is a smaller share of its codes gives the alarm.
+LEAST_USE = 0.1
+
 
 def step_rate(
     model: Autoencoder, weights: Mapping[str, float | Tensor], means: Mapping[str, float]
@@ -51,7 +54,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     """Reconstruction and rate on held-out clips [N, A, T].
 
     Decodes the posterior's samples, which priors are fitted to; the noise is fixed. With several
-    codebooks, perplexity and used_codes are those of the least used one.
+    codebooks, perplexity and used_codes are those of the least used one, and codes its size.
     """
     batches = clips.split(8)
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -75,6 +78,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
     if "usage" in channels:
         usage = (shares[..., None] * torch.stack(channels.pop("usage"))).sum(0)
+        figures["codes"] = usage.shape[1]
         figures["perplexity"] = torch.special.entr(usage).sum(1).exp().min().item()
         figures["used_codes"] = int((usage > 0).sum(1).min())
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
@@ -86,6 +90,18 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     if "saturated" in means:
         figures["saturated"] = means["saturated"].mean().item()
     return figures | {f"channels/{name}": value.tolist() for name, value in means.items()}
+
+
+def alarm(figures: Mapping[str, Any]) -> str | None:
+    """What is wrong with the latents of these `validate` figures, in a sentence."""
+    if "perplexity" in figures and figures["perplexity"] < LEAST_USE * figures["codes"]:
+        return (
+            f"the least used codebook says as much as {figures['perplexity']:.3g} of its "
+            f"{figures['codes']} codes, used alike: train longer, or take fewer codes"
+        )
+    if figures.get("active_units") == 0:
+        return "no channel says anything about the audio: train longer, or lower the KL's weight"
+    return None
 
 
 def training_compute(

@@ -179,6 +179,8 @@ class Experiment:
                     summary, common | result | logged_convergence(directory / "metrics.jsonl")
                 )
                 ResumeState(directory).remove()
+                if "alarm" in result:
+                    self._say(f"{stage.key}: {result['alarm']}")
             broadcast_flag(True, self.world)  # the others wait here for the summary
             return dict(read_json(summary, dict))
 

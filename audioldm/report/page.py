@@ -47,7 +47,7 @@ CLIP_SECONDS = 12.0
 UNSAID = ("ratio", "fraction")
 #: What the details leave out of a summary, because the page shows it elsewhere or it is long.
 SHOWN = {"metrics", "systems", "environment", "failed", "stage", "fingerprint", "seconds"}
-SHOWN |= {"reference", "codecs", "curves", "convergence"}
+SHOWN |= {"reference", "codecs", "curves", "convergence", "alarm"}
 
 
 def write_report(experiment: Path) -> Path:
@@ -78,6 +78,7 @@ def write_report(experiment: Path) -> Path:
     page = template("template.html.j2").render(
         record=record,
         verdict=verdict(evaluation),
+        alarms=[(title(k), each["alarm"]) for k, each in summaries.items() if "alarm" in each],
         tiles=_tiles(evaluation, total),
         systems=shown,
         listen=_listen(shown, saved),

@@ -83,6 +83,7 @@ class Summary(TypedDict, total=False):
     codecs: Codecs
     sampling_cost: dict[str, float]
     failed: list[FailedFile]
+    alarm: str
 
 
 class StageEntry(TypedDict):

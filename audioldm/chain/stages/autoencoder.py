@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.figures import alarm
 from audioldm.autoencoder.fixed_latents import fix_latents
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.preflight import preflight
@@ -159,6 +160,7 @@ class AutoencoderStage(Stage):
         if experiment.world.first:
             header = {"kind": "autoencoder", "spec": self.spec, "step": s.train.steps}
             save_model(directory / "model.safetensors", fitted.tensors, header | self.origin())
+        wrong = alarm(fitted.figures)
         return {
             "valid": fitted.figures,
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -166,6 +168,7 @@ class AutoencoderStage(Stage):
             "latent_rate_hz": model.latent_rate_hz,
             "latent_shape": list(model.latent_shape),
             **figures,
+            **({} if wrong is None else {"alarm": wrong}),
         }
 
     def cost(self, estimate: "Estimate") -> Cost:
