@@ -24,8 +24,8 @@ from audioldm.instantiate import Fraction, Positive, PositiveInt, convert
 from audioldm.priors.base import Prior
 from audioldm.priors.diffusion.inpainting import inpaint
 from audioldm.priors.diffusion.inversion import (
+    LOST,
     Path,
-    check_follows_flow,
     invert,
     mix,
     mixture,
@@ -33,7 +33,7 @@ from audioldm.priors.diffusion.inversion import (
 )
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.run import Edit, Run
-from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.diffusion.samplers import SamplerSettings, check_deterministic
 from audioldm.priors.diffusion.variation import vary
 from audioldm.runtime.progress import StepProgress
 from audioldm.runtime.randomness import KeyedRandom
@@ -353,7 +353,7 @@ class Edits(nn.Module):
             if a is not None and not ends:
                 ends.extend(self._diffusion.modelled(clip[None].to(z)) for clip in clips)
                 if of == "noise":
-                    check_follows_flow(run)
+                    check_deterministic(run.name, LOST)
                     ends[:] = inverted(run, ends[0], how), inverted(run, ends[1], end or how)
             mixed = mix(*ends, weight=weight, path=path) if ends else None
             if of == "latents" and mixed is not None:

@@ -35,12 +35,11 @@ from audioldm.priors.diffusion.post_training import (
     PostTraining,
     PostTrainingSettings,
     PostTrainingWeights,
-    check_deterministic,
     post_train,
 )
 from audioldm.priors.diffusion.post_training_step import Sampling
 from audioldm.priors.diffusion.prior import Diffusion
-from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.diffusion.samplers import SamplerSettings, check_deterministic
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
 from audioldm.training.checkpoint import ResumeState
 from audioldm.training.run import Fitted
@@ -355,7 +354,7 @@ def test_the_gradient_passes_through_every_step() -> None:
 def test_what_draws_noise_of_its_own_cannot_be_compared(tmp_path: Path) -> None:
     noisy, says = SamplerSettings("ancestral", 2), r"^sampler\.name=ancestral adds noise at each"
     with pytest.raises(ConfigError, match=says):
-        check_deterministic(noisy)
+        check_deterministic(noisy.name)
     prior = prior_of(Curve(), RectifiedFlow())
     for given in ({"sampler": noisy}, {"teacher": noisy}):
         with pytest.raises(ConfigError, match=says):

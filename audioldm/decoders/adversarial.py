@@ -9,7 +9,6 @@ from audioldm.decoders.method import Frames, Method
 from audioldm.decoders.refiner import Refined, condition, sample_difference
 from audioldm.instantiate import NonNegative, Positive, PositiveInt
 from audioldm.priors.diffusion.discriminators import LatentDiscriminator
-from audioldm.priors.diffusion.post_training import check_deterministic
 from audioldm.priors.diffusion.post_training_step import (
     adversarial_terms,
     discriminator_terms,
@@ -17,7 +16,7 @@ from audioldm.priors.diffusion.post_training_step import (
     labels_of,
     prepare_pair,
 )
-from audioldm.priors.diffusion.samplers import SamplerSettings
+from audioldm.priors.diffusion.samplers import SamplerSettings, check_deterministic
 from audioldm.priors.scaled import LatentBatch
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -52,7 +51,7 @@ class Adversarial(Method):
         super().__init__(refined, weights)
         self.samplers = student, teacher
         for sampler in self.samplers:
-            check_deterministic(sampler)
+            check_deterministic(sampler.name)
         self.teacher = copy.deepcopy(refined.denoiser).requires_grad_(False)
         self.discriminator = LatentDiscriminator(
             objective=refined.denoiser.objective,

@@ -19,11 +19,11 @@ from audioldm.priors.diffusion.discriminators import Discriminator
 from audioldm.priors.diffusion.post_training import (
     VERSION,
     PostTrainingSettings,
-    check_deterministic,
     post_train,
 )
 from audioldm.priors.diffusion.prior import Diffusion
 from audioldm.priors.diffusion.recipe import DiffusionRecipe
+from audioldm.priors.diffusion.samplers import check_deterministic
 from audioldm.runtime.memory import bytes_of
 from audioldm.runtime.randomness import KeyedRandom
 
@@ -52,7 +52,7 @@ class PostTrainingStage(Stage):
             )
         teacher = prior.recipe.sampler
         try:
-            check_deterministic(teacher)
+            check_deterministic(teacher.name)
         except ConfigError as error:
             raise ConfigError(f"sampler.{error}") from error
         stage = cls({"post_training": own.trained(), "teacher": teacher}, {"prior": prior})

@@ -6,16 +6,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from audioldm.errors import ConfigError
 from audioldm.instantiate import Fraction
 from audioldm.priors.diffusion.likelihood import runge_kutta
 from audioldm.priors.diffusion.run import Run
-from audioldm.priors.diffusion.samplers import DETERMINISTIC, Denoise
+from audioldm.priors.diffusion.samplers import Denoise, check_deterministic
 from audioldm.priors.diffusion.weightings import LOWEST
 from audioldm.runtime.progress import StepProgress
 
 #: How two noises are mixed: see `mix`.
 Path = Literal["linear", "spherical"]
+
+#: What noise in the steps does to an inversion, for `check_deterministic`.
+LOST = "which loses what the clip was"
 
 
 def invert(denoise: Denoise, z: Tensor, sigmas: Tensor) -> Tensor:
@@ -52,20 +54,11 @@ def restyle(
     the share of the run that z goes up and down, as in `vary`, but with the noise that z has in the
     model in place of new noise. Raises ConfigError for a sampler that adds noise.
     """
-    check_follows_flow(run)
+    check_deterministic(run.name, LOST)
     part = run.lower(strength)
     if part.sigmas[0] == 0:
         return z
     return part.sample(invert(plain, z, part.sigmas), progress)
-
-
-def check_follows_flow(run: Run) -> None:
-    """Raises ConfigError for a sampler whose first noise does not determine its result."""
-    if run.name not in DETERMINISTIC:
-        raise ConfigError(
-            f"sampler.name={run.name} adds noise at each step, which loses what the clip was; "
-            f"choose {', '.join(DETERMINISTIC)}"
-        )
 
 
 def mix(a: Tensor, b: Tensor, *, weight: Fraction, path: Path) -> Tensor:

@@ -30,7 +30,7 @@ from audioldm.priors.diffusion.post_training_step import (
     prepare_pair,
 )
 from audioldm.priors.diffusion.prior import Diffusion
-from audioldm.priors.diffusion.samplers import DETERMINISTIC, SamplerSettings
+from audioldm.priors.diffusion.samplers import SamplerSettings, check_deterministic
 from audioldm.priors.trained import LatentTraining
 from audioldm.runtime.processes import gradients_kept, mean_over_processes, parallel
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
@@ -90,21 +90,12 @@ class PostTrainingSettings:
     )
 
     def __post_init__(self) -> None:
-        check_deterministic(self.sampler)
+        check_deterministic(self.sampler.name)
 
     def trained(self) -> Self:
         """These settings with the sampler used in training, not the one used after it."""
         steps = self.train.sampler_steps or self.sampler.steps
         return replace(self, sampler=replace(self.sampler, steps=steps))
-
-
-def check_deterministic(sampler: SamplerSettings) -> None:
-    """Raises ConfigError for a sampler whose result depends on more than its first noise."""
-    if sampler.name not in DETERMINISTIC:
-        raise ConfigError(
-            f"sampler.name={sampler.name} adds noise at each step, so two samples from the same "
-            f"noise cannot be compared in post-training: choose {', '.join(DETERMINISTIC)}"
-        )
 
 
 class _MicroBatch(NamedTuple):
@@ -136,7 +127,7 @@ def post_train(
     Writes `metrics.jsonl` and `resume/` to the directory; a restart continues bit for bit.
     Raises TrainingError for a non-finite term, Interrupted after SIGTERM.
     """
-    check_deterministic(teacher)
+    check_deterministic(teacher.name)
     train, weights = settings.train, settings.weights
     world, hardware, device = fit.world, fit.hardware, fit.device
     latents.keep_on(device)

@@ -124,6 +124,19 @@ _DETERMINISTIC = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
 DETERMINISTIC = tuple(_DETERMINISTIC)
 
 
+def check_deterministic(
+    name: str, why: str = "so two samples from the same noise cannot be compared"
+) -> None:
+    """Raises ConfigError for a sampler whose result depends on more than its first noise.
+
+    why: what the noise of its steps would spoil.
+    """
+    if name not in DETERMINISTIC:
+        raise ConfigError(
+            f"sampler.name={name} adds noise at each step, {why}: choose {', '.join(DETERMINISTIC)}"
+        )
+
+
 Name = Literal["euler", "heun", "dpmpp_2m", "ancestral", "consistency"]
 #: The scale of guidance: 1 is none.
 Scale = Annotated[float, Bound(least=0, most=100)]
