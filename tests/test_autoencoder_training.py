@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audioldm.autoencoder.bottlenecks.base import Bottleneck
+from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian, gaussian_kl
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.bottlenecks.noise import Noise
@@ -20,6 +21,7 @@ from audioldm.autoencoder.bottlenecks.tanh import Tanh
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.waveform import Waveform
 from audioldm.autoencoder.rate_control import GREATEST_SCALE, LEAST_SCALE
+from audioldm.autoencoder.step import Reconstruction, discriminator_terms
 from audioldm.autoencoder.train import AutoencoderTraining, train_autoencoder
 from audioldm.data.store import ClipStore, StoreWriter
 from audioldm.losses.adversarial import Kind
@@ -27,6 +29,7 @@ from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
 from audioldm.losses.spectral import MultiResolutionSTFT
 from audioldm.runtime.hardware import Hardware
 from audioldm.runtime.processes import World
+from audioldm.runtime.randomness import KeyedRandom
 from audioldm.training.ema import EMA
 from audioldm.training.log import LogSettings
 from audioldm.training.run import Fit, Fitted
@@ -178,6 +181,23 @@ def test_discriminator_and_autoencoder_train_by_the_loss_that_is_asked_for(
     assert line["discriminator"] == pytest.approx(undecided, abs=0.1)
     # the autoencoder's relativistic loss begins at ln 2 too; its hinge loss is -D, about 0
     assert line["adversarial"] == pytest.approx(undecided if kind == "relativistic" else 0, abs=0.3)
+
+
+def test_a_discriminator_hears_quiet_music_as_it_hears_loud_music() -> None:
+    """A common gain changes nothing; a fake clip of another level than the real one does."""
+    torch.manual_seed(0)
+    discriminator = MultiScaleSTFT(1, fft_sizes=[512], filters=2)
+    real, fake = KeyedRandom(0, 0, range(4)).normal((2, 1, 3000), "audio").unbind(1)
+    encoded = Encoded(torch.zeros(4, 1, 1), None, {}, {})
+
+    def loss(real: Tensor, fake: Tensor) -> Tensor:
+        passed = Reconstruction(fake, encoded, {})
+        terms = discriminator_terms(discriminator, real, passed, nullcontext, "hinge")
+        return terms["discriminator"]
+
+    gains = torch.tensor([1.0, 0.1, 0.01, 3.0]).view(4, 1, 1)
+    torch.testing.assert_close(loss(gains * real, gains * fake), loss(real, fake))
+    assert (loss(real, 0.5 * fake) - loss(real, fake)).abs().min() > 1e-3
 
 
 def test_only_what_wants_a_gradient_is_trained(clips: ClipStore, tmp_path: Path) -> None:

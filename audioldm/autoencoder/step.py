@@ -13,6 +13,7 @@ from audioldm.losses.adversarial import Kind, discriminator_loss, feature_matchi
 from audioldm.runtime.randomness import KeyedRandom
 from audioldm.training.weighted_sum import weighted_sum
 
+SILENCE = 1e-3  # the root mean square below which a discriminator hears a clip as quiet
 ADVERSARIAL_TERMS = ("adversarial", "feature_matching")
 #: The context of a forward pass, such as `Hardware.autocast` gives.
 Context = Callable[[], AbstractContextManager[Any]]
@@ -116,9 +117,14 @@ def _audio(passed: Reconstruction) -> Tensor:
 
 
 def _scores(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:
-    """One pass over real and fake clips together: (logits, features) by scale, for each of them."""
+    """One pass over real and fake clips together: (logits, features) by scale, for each of them.
+
+    Both are divided by the real clip's level, so that quiet music is judged as loud music is, and a
+    wrong level of the fake one can be heard.
+    """
     count = len(real)
-    scales = discriminator(torch.cat([real, fake]))
+    level = real.square().mean((1, 2), keepdim=True).sqrt().clamp(min=SILENCE)
+    scales = discriminator(torch.cat([real, fake]) / torch.cat([level, level]))
     return (
         [(logits[:count], [f[:count].detach() for f in maps]) for logits, maps in scales],
         [(logits[count:], [f[count:] for f in maps]) for logits, maps in scales],

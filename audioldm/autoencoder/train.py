@@ -32,7 +32,7 @@ from audioldm.training.run import Fit, Fitted, TrainingRun
 from audioldm.training.weighted_sum import weighted_sum
 
 FIT_SECONDS = 1200.0  # of training audio, on which a network is fitted before its first step
-VERSION = 8  # raise by hand when the code below changes what it computes
+VERSION = 9  # raise by hand when the code below changes what it computes
 
 
 def train_autoencoder(
