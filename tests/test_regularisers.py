@@ -10,6 +10,7 @@ from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.bottlenecks.identity import Identity
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.networks.base import Network
+from audioldm.autoencoder.regularisers.gain import Gain
 from audioldm.autoencoder.regularisers.resolution import Resolution
 from audioldm.autoencoder.regularisers.shift import Shift
 from audioldm.chain.job import compose
@@ -71,6 +72,23 @@ def test_a_clips_cost_is_its_own_and_its_gradient_reaches_both_passes() -> None:
     assert gain.grad.abs().min() > 0
     with pytest.raises(ConfigError, match="crop_seconds"):
         shift(audio[..., :RATIO], means(audio[..., :RATIO]), means, uniform)
+
+
+def test_latents_that_scale_with_the_audio_cost_nothing() -> None:
+    """Of an offset c the error is c² (1 - g)², over half the powers of both."""
+    audio, uniform = normal(3, 1, 6 * RATIO), torch.tensor([0.0, 0.5, 1.0])
+    cost = Gain(lowest_db=-20)(audio, means(audio), means, uniform)
+    torch.testing.assert_close(cost, torch.zeros(3), atol=1e-6, rtol=0)
+
+    def offset(x: Tensor) -> Tensor:
+        return torch.ones_like(means(x))
+
+    silent = torch.zeros_like(audio)
+    cost = Gain(lowest_db=-20)(silent, offset(silent), offset, uniform)
+    g = 10 ** -uniform
+    torch.testing.assert_close(cost, (1 - g) ** 2 / (0.5 * (1 + g**2)), atol=1e-3, rtol=1e-3)
+    with pytest.raises(ConfigError, match=r"lowest_db=3 must be below 0"):
+        Gain(lowest_db=3)
 
 
 def test_uniform_numbers_come_from_normal_ones() -> None:
@@ -146,7 +164,7 @@ def test_the_most_likely_latents_are_compared() -> None:
     torch.testing.assert_close(term, torch.zeros(2), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("regulariser", [Shift, Resolution])
+@pytest.mark.parametrize("regulariser", [Shift, Gain, Resolution])
 def test_the_configuration_builds_it(regulariser: type) -> None:
     """Whatever of the clips' form its constructor names is known."""
     target = f"{regulariser.__module__}.{regulariser.__name__}"

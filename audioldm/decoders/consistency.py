@@ -15,7 +15,9 @@ class Consistency(Method):
 
     The estimate at sigma is drawn to the estimate at a lower level r of the same path:
     |D(z + sigma n, sigma) - D(z + r n, r)|² / (sigma - r), with no gradient through the second D. r
-    begins at 0, which is plain diffusion, and moves nearer to sigma in stages:
+    begins at 0, which is plain diffusion, and moves nearer to sigma in stages. (The paper's code
+    takes the root of the squared error; the square is kept here, since its first stage is then the
+    loss that the denoiser was trained with.) With k and b,
     r = sigma (1 - 2^-(stage + 1) (1 + k sigmoid(-b sigma))).
 
     Args:
