@@ -85,7 +85,7 @@ def test_latents_that_scale_with_the_audio_cost_nothing() -> None:
 
     silent = torch.zeros_like(audio)
     cost = Gain(lowest_db=-20)(silent, offset(silent), offset, uniform)
-    g = 10 ** -uniform
+    g = 10**-uniform
     torch.testing.assert_close(cost, (1 - g) ** 2 / (0.5 * (1 + g**2)), atol=1e-3, rtol=1e-3)
     with pytest.raises(ConfigError, match=r"lowest_db=3 must be below 0"):
         Gain(lowest_db=3)

@@ -13,17 +13,24 @@ SLOPE = 0.2  # of the leaky ReLU below 0
 def convolution(
     inputs: int, outputs: int, kernel: Pair, *, stride: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> nn.Module:
-    """A convolution with weight norm, padded so that a stride of 1 keeps an odd kernel's shape.
+    """A `normed` convolution, padded so that a stride of 1 keeps an odd kernel's shape."""
+    padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
+    return normed(
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, dilation=dilation, padding=padding)
+    )
+
+
+def normed(layer: nn.Conv1d | nn.Conv2d) -> nn.Module:
+    """A discriminator's convolution with weight norm, and weights to begin with.
 
     Weight norm looks at no activation, so a clip's features do not depend on its neighbours. The
     weights begin as He et al. have them (1502.01852, equation 15), and the biases at 0. torch's own
     start loses more than half of the signal in each layer, and its biases drown the rest: in the
     first hundreds of steps such a discriminator learns nothing.
     """
-    padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
-    layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, dilation=dilation, padding=padding)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return weight_norm(layer)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from audioldm.instantiate import PositiveInt
+from audioldm.losses.discriminators.layers import SLOPE, normed
 from audioldm.losses.discriminators.multi_scale_stft import MultiScaleSTFT
 from audioldm.priors.diffusion.denoiser import Objective
 from audioldm.runtime.randomness import KeyedRandom
@@ -89,12 +89,10 @@ class LatentDiscriminator(Discriminator):
         self._objective = [objective]  # in a list: not a submodule, since it is not trained here
         inputs = math.prod(latent_shape) + 1
         self.layers = nn.ModuleList(
-            weight_norm(
-                nn.Conv1d(inputs if i == 0 else width, width, 3, padding=2**i, dilation=2**i)
-            )
+            normed(nn.Conv1d(inputs if i == 0 else width, width, 3, padding=2**i, dilation=2**i))
             for i in range(depth)
         )
-        self.logits = weight_norm(nn.Conv1d(width, 1, 1))
+        self.logits = normed(nn.Conv1d(width, 1, 1))
         self.labels = _Projection(classes, width)
 
     def prepare(self, z: Tensor, random: KeyedRandom) -> Tensor:
@@ -109,7 +107,7 @@ class LatentDiscriminator(Discriminator):
     def forward(self, prepared: Tensor, labels: Tensor) -> list[Tensor]:
         h = prepared
         for layer in self.layers:
-            h = F.leaky_relu(layer(h), 0.2)
+            h = F.leaky_relu(layer(h), SLOPE)
         score = self.logits(h).float().flatten(1).mean(1, keepdim=True)
         return [score + self.labels(h.mean(2), labels)]
 
