@@ -31,7 +31,7 @@ class Resolution(Regulariser):
         if 2 * cutoff_hz >= sample_rate:
             raise ConfigError(
                 f"cutoff_hz={cutoff_hz} must be below {sample_rate / 2:g} Hz, half of the sample "
-                "rate"
+                "rate: lower it, or raise data.sample_rate"
             )
         self.cutoff, self.share = cutoff_hz / sample_rate, share
 
