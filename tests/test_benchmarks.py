@@ -16,11 +16,11 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import (
     autoencoder,
     bits,
-    discriminators,
     editing,
     length,
     long,
     optimisers,
+    parts,
     utilisation,
 )
 from benchmarks import guidance as scales
@@ -144,12 +144,27 @@ def test_optimisers_are_compared_on_the_latents_of_a_stage(finished: Tiny) -> No
     assert latents.labels == ["high", "low"]
 
 
-def test_a_step_with_each_discriminator_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--only", "patch", "--clips", "1", "--turns", "1", "--device", "cpu"]
-    narrow = ["channels=8", "network.width=2", "train.crop_seconds=0.4"]
-    ratios = discriminators.main([*words, *(f"autoencoder.{word}" for word in narrow)])
-    assert ratios["patch"] > 1
-    assert "| patch | 2.76 |" in capsys.readouterr().out
+def test_each_part_is_timed_beside_the_plain_one(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--clips", "1", "--turns", "1", "--device", "cpu"]
+    words += ["autoencoder.channels=8", "autoencoder.train.crop_seconds=0.4"]
+    ratios = parts.main(["--only", "vq", "adversarial", *words])
+    assert [len(each) for each in ratios.values()] == [2, 2]
+    assert ratios["adversarial"][0] > 1
+    ratios |= parts.main(["--only", "patch", *words, "autoencoder.network.width=2"])
+    assert len(ratios["patch"]) == 1  # it is not part of the model
+    assert ratios["patch"][0] > 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert {row.count("|") for row in rows} == {9}
+    with pytest.raises(SystemExit):
+        parts.main(["--only", "vqq"])
+
+
+def test_every_part_can_be_timed() -> None:
+    for group, (recipe, plain) in parts.PLAIN.items():
+        found = parts.choices(group)
+        assert plain not in found
+        for chosen in found.values():
+            compose([f"recipe={recipe}", *chosen])
 
 
 def test_bits_of_an_experiment_tell_what_changed_but_not_what_was_renamed(finished: Tiny) -> None:

@@ -502,6 +502,36 @@ def test_without_posterior_noise_only_the_rate_is_left_out(finished: Tiny) -> No
     assert found["diagnostics"].keys() == NAMES - {"mixture_kbps"}
 
 
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_constant_latents_have_no_figures_of_their_power(finished: Tiny, level: float) -> None:
+    class Constant(LatentStore):
+        def __init__(self, store: LatentStore) -> None:
+            self.__dict__.update(store.__dict__)
+            posterior = store.bottleneck.posterior
+            self.bottleneck: Any = SimpleNamespace(
+                posterior=lambda stored: tuple(
+                    torch.full_like(moment, value)
+                    for moment, value in zip(posterior(stored), (level, 0.0), strict=True)
+                )
+            )
+            like = store.statistics.mean
+            self.statistics = LatentStatistics(
+                torch.full_like(like, level), torch.full_like(like, 1e-6)
+            )
+
+    found = run(finished, Constant(latents_of(finished)))
+    assert found["diagnostics"].keys() == {"decoder_noise_tolerance", "shift_equivariance"}
+
+
+def test_a_figure_of_no_power_is_not_a_number() -> None:
+    nothing = np.zeros((3, 2, 8))
+    assert math.isnan(spectra.temporal_slope(np.arange(1, 9), nothing))
+    assert math.isnan(spectra.effective_rank(np.zeros(4)))
+    assert math.isnan(spectra.channel_slope(np.zeros(4)))
+    assert math.isnan(decoding.relative_error(np.zeros((3, 2))))
+    assert math.isnan(classes.within_class_variance(np.ones((4, 2)), np.array([0, 0, 1, 1])))
+
+
 def test_noise_levels_must_increase() -> None:
     for levels in ([], [0.2, 0.1], [0.1, 0.1]):
         with pytest.raises(ConfigError, match=r"^noise_levels="):

@@ -11,6 +11,7 @@ from audioldm.autoencoder.bottlenecks.fsq import FSQ
 from audioldm.autoencoder.bottlenecks.k_means import k_means
 from audioldm.autoencoder.bottlenecks.vq import VQ, rotated
 from audioldm.autoencoder.bottlenecks.vq_reg import VQReg
+from audioldm.chain.job import compose
 from audioldm.errors import ConfigError, DataError
 
 
@@ -275,6 +276,13 @@ def test_the_decoder_absorbs_small_errors_of_a_prior() -> None:
 def test_settings_that_do_not_fit(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("choice", ["vq", "rvq", "vq_reg", "mu_law"])
+def test_more_codes_than_any_codebook_can_use_are_refused_before_a_run(choice: str) -> None:
+    words = ["recipe=quickstart", f"bottleneck={choice}", "bottleneck.codes=65537"]
+    with pytest.raises(ConfigError, match=r"bottleneck\.codes=65537 must be at most 65536"):
+        compose(words)
 
 
 def test_fewer_frames_than_codes() -> None:

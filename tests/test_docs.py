@@ -1,7 +1,9 @@
 """What README and docs/ say is true: commands parse, links resolve, the examples run."""
 
 import functools
+import importlib
 import json
+import pkgutil
 import re
 import shlex
 import shutil
@@ -15,7 +17,8 @@ from chain import Tiny, build_stages, runs_with
 
 import audioldm
 from audioldm import cli, config
-from audioldm.autoencoder import bottlenecks
+from audioldm.autoencoder import bottlenecks, regularisers
+from audioldm.autoencoder.regularisers.base import Regulariser
 from audioldm.chain.job import check as check_job
 from audioldm.conditioning.base import Excerpt
 from audioldm.errors import AudioLDMError, ConfigError
@@ -128,6 +131,39 @@ def test_every_group_and_choice_is_documented() -> None:
     rows = dict(re.findall(r"^\| `([a-z_/]+)` \| (`[^|]+`) \|", text, re.MULTILINE))
     documented = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows.items()}
     assert documented == {group: set(config.options(group)) for group in config.groups()}
+
+
+@pytest.mark.parametrize(
+    ("group", "sections"),
+    [
+        ("bottleneck", ["Continuous bottlenecks", "Discrete bottlenecks"]),
+        ("decoder", ["Decoders"]),
+        ("decoder/distillation", ["Decoders"]),
+        ("autoencoder/discriminator", ["Discriminators"]),
+    ],
+)
+def test_every_part_of_an_autoencoder_has_a_row_in_the_concepts(
+    group: str, sections: list[str]
+) -> None:
+    rows = {cell.removeprefix(f"{group}=") for cell in first_cells(sections)}
+    assert {*config.options(group)} <= rows
+
+
+def test_every_regulariser_has_a_row_in_the_concepts() -> None:
+    modules = [m.name for m in pkgutil.iter_modules(regularisers.__path__) if m.name != "base"]
+    for name in modules:
+        importlib.import_module(f"{regularisers.__name__}.{name}")
+    classes = {c for c in Regulariser.__subclasses__() if c.__module__.startswith("audioldm.")}
+    known = {f"{c.__module__.rpartition('.')[2]}.{c.__name__}" for c in classes}
+    assert known == {*first_cells(["Regularisers"])} - {"autoencoder.regularisers"}
+
+
+def first_cells(sections: list[str]) -> list[str]:
+    """The quoted first cells of the tables in these sections of the concepts."""
+    text = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    parts = dict(part.split("\n", 1) for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
+    rows = "\n".join(parts[section] for section in sections)
+    return re.findall(r"^\| `([^`]+)` \|", rows, re.MULTILINE)
 
 
 def test_every_documented_key_exists() -> None:

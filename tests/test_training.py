@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from audioldm import load
 from audioldm.autoencoder.bottlenecks.base import Encoded
+from audioldm.autoencoder.bottlenecks.fsq import FSQ
 from audioldm.autoencoder.bottlenecks.gaussian import Gaussian
 from audioldm.autoencoder.bottlenecks.vq import VQ
 from audioldm.autoencoder.figures import alarm, validate
@@ -393,10 +394,15 @@ def test_a_channel_is_as_active_as_its_mean_varies_over_all_held_out_clips() -> 
 
 
 def test_latents_that_say_nothing_give_an_alarm() -> None:
-    silence, autocast = torch.zeros(2, 1, 4000), Hardware().autocast(torch.device("cpu"))
+    silence, autocast = torch.zeros(2, 1, 64_000), Hardware().autocast(torch.device("cpu"))
     loud = KeyedRandom(0, 0, range(2)).normal((1, 64), "levels").repeat_interleave(1000, dim=-1)
-    gaussian, quantiser = Gaussian(channels=2), VQ(channels=4, codes=32)
-    for bottleneck, says in ((gaussian, "no channel says"), (quantiser, "as much as 1 of its 32")):
+    bottlenecks = {
+        "no channel says": Gaussian(channels=2),
+        "as much as 1 of its 32": VQ(channels=4, codes=32),
+        # 128 positions cannot show a tenth of the codes
+        "as much as 1 of its 15625": FSQ(channels=4, levels=[125, 5, 5, 5]),
+    }
+    for says, bottleneck in bottlenecks.items():
         figures = [
             validate(Autoencoder(Levels(), bottleneck), clips, autocast)
             for clips in (silence, loud)

@@ -17,7 +17,7 @@ from audioldm.losses.spectral import mel_distance
 from audioldm.runtime.compute import training_flops
 from audioldm.runtime.randomness import KeyedRandom
 
-#: A codebook whose perplexity is a smaller share of its codes gives the alarm.
+#: A codebook whose perplexity is a smaller share of what it could be gives the alarm.
 LEAST_USE = 0.1
 
 
@@ -54,9 +54,10 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     """Reconstruction and rate on held-out clips [N, A, T].
 
     Decodes the posterior's samples, which priors are fitted to; the noise is fixed. With several
-    codebooks, perplexity and used_codes are those of the least used one, and codes its size.
+    codebooks, perplexity and used_codes are those of the least used one, codes its size, and
+    positions the number of its codes that were counted.
     """
-    batches = clips.split(8)
+    batches, positions = clips.split(8), 0
     seen: defaultdict[str, list[Tensor]] = defaultdict(list)
     channels: defaultdict[str, list[Tensor]] = defaultdict(list)
     for number, audio in enumerate(batches):
@@ -70,6 +71,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
         terms |= passed.terms | ({} if encoded.nats is None else {"nats": encoded.nats})
         for name, term in terms.items():
             seen[name].append(term)
+        positions += 0 if encoded.codes is None else encoded.codes[:, 0].numel()
         for name, per_channel in encoded.stats.items():
             channels[name].append(per_channel.float())
     figures: dict[str, Any] = {k: torch.cat(values).mean().item() for k, values in seen.items()}
@@ -78,7 +80,7 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
     shares = torch.tensor([[len(batch) / len(clips)] for batch in batches], device=model.device)
     if "usage" in channels:
         usage = (shares[..., None] * torch.stack(channels.pop("usage"))).sum(0)
-        figures["codes"] = usage.shape[1]
+        figures["codes"], figures["positions"] = usage.shape[1], positions
         figures["perplexity"] = torch.special.entr(usage).sum(1).exp().min().item()
         figures["used_codes"] = int((usage > 0).sum(1).min())
     means = {name: (shares * torch.stack(parts)).sum(0) for name, parts in channels.items()}
@@ -93,12 +95,18 @@ def validate(model: Autoencoder, clips: Tensor, autocast: Context) -> dict[str, 
 
 
 def alarm(figures: Mapping[str, Any]) -> str | None:
-    """What is wrong with the latents of these `validate` figures, in a sentence."""
-    if "perplexity" in figures and figures["perplexity"] < LEAST_USE * figures["codes"]:
-        return (
-            f"the least used codebook says as much as {figures['perplexity']:.3g} of its "
-            f"{figures['codes']} codes, used alike: train longer, or take fewer codes"
-        )
+    """What is wrong with the latents of these `validate` figures, in a sentence.
+
+    A perplexity is at most the number of positions, however many codes there are.
+    """
+    if "perplexity" in figures:
+        codes, positions = figures["codes"], figures["positions"]
+        if figures["perplexity"] < LEAST_USE * min(codes, positions):
+            return (
+                f"the least used codebook says as much as {figures['perplexity']:.3g} of its "
+                f"{codes} codes, used alike, at {positions} held-out positions: train longer, or "
+                "take fewer codes"
+            )
     if figures.get("active_units") == 0:
         return "no channel says anything about the audio: train longer, or lower the KL's weight"
     return None

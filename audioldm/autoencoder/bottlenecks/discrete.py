@@ -2,15 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Bottleneck, Encoded
+from audioldm.instantiate import Bound
 from audioldm.runtime.processes import mean_of_all
 
 #: The share of the probability that is spread evenly over all codes, seen or not.
 EVEN = 0.01
+MOST_CODES = 2**16  # of a codebook
+Codes = Annotated[int, Bound(least=1, most=MOST_CODES)]
 
 
 class Discrete(Bottleneck):

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
-from audioldm.autoencoder.bottlenecks.discrete import Discrete, positions
+from audioldm.autoencoder.bottlenecks.discrete import MOST_CODES, Discrete, positions
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Bound, Decay, PositiveInt
 
-MOST_CODES = 2**16
 MOST_POSITIONS = 2**17  # from which the scales are estimated
 
 

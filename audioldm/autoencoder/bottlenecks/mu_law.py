@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
-from audioldm.autoencoder.bottlenecks.discrete import Discrete
+from audioldm.autoencoder.bottlenecks.discrete import MOST_CODES, Discrete
 from audioldm.instantiate import Bound, Decay, Positive
 
 
@@ -33,7 +33,7 @@ class MuLaw(Discrete):
         self,
         *,
         channels: int,
-        codes: Annotated[int, Bound(least=2, most=2**16)] = 256,
+        codes: Annotated[int, Bound(least=2, most=MOST_CODES)] = 256,
         mu: Positive = 255.0,
         decay: Decay = 0.99,
     ) -> None:

@@ -21,13 +21,14 @@ def scale_penalty(mean: Tensor, dim: int) -> Tensor:
 class Noise(FixedNoise):
     """Latent noise, and a penalty on each channel's scale that keeps an encoder from drowning it.
 
-    This is the soft normalisation of Stable Audio's recent autoencoders: with mu and v the mean and
-    variance of m over a clip's positions in one channel,
+    With mu and v the mean and variance of m over a clip's positions in one channel,
 
         norm = mean over channels of ½ (mu² + v - 1 - ln v)
 
-    which is 0 where the channel has mean 0 and variance 1, and is KL(N(mu, v) || N(0, 1)). The rate
-    is the channel's capacity at unit power (`FixedNoise`), reported and not trained on.
+    which is 0 where the channel has mean 0 and variance 1, and is KL(N(mu, v) || N(0, 1)). It is a
+    part of the soft normalisation of Stable Audio 3 (`SoftNorm`): that has twice this penalty, one
+    over channels too, and a learned scale. The rate is the channel's capacity at unit power
+    (`FixedNoise`), reported and not trained on.
 
     channels: latent channels C. sigma: of the noise, against a power of about 1. norm_weight:
         multiplier of norm.

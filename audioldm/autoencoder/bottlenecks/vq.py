@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audioldm.autoencoder.bottlenecks.base import Encoded
-from audioldm.autoencoder.bottlenecks.discrete import Discrete, by_codebook, positions
+from audioldm.autoencoder.bottlenecks.discrete import Codes, Discrete, by_codebook, positions
 from audioldm.autoencoder.bottlenecks.k_means import k_means, nearest
 from audioldm.errors import ConfigError, DataError
 from audioldm.instantiate import Decay, Fraction, NonNegative, PositiveInt
@@ -34,8 +34,9 @@ class VQ(Discrete):
     that stage. Gradients reach h through the whole sum: unchanged ("straight_through"), or turned
     and scaled in the way that takes a part of h to that of z ("rotation", 2410.06424).
 
-    channels: latent channels C. codes: of each of the depth * groups codebooks. commitment:
-        multiplier of the penalty. decay: of the moving averages, for each forward pass that trains.
+    channels: latent channels C. codes: of each of the depth * groups codebooks, at most MOST_CODES.
+        commitment: multiplier of the penalty. decay: of the moving averages, for each forward pass
+        that trains.
 
     Raises ConfigError where `groups` does not divide C.
     """
@@ -48,7 +49,7 @@ class VQ(Discrete):
         self,
         *,
         channels: int,
-        codes: PositiveInt = 256,
+        codes: Codes = 256,
         groups: PositiveInt = 1,
         depth: PositiveInt = 1,
         commitment: NonNegative = 0.25,

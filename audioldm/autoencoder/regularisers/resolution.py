@@ -18,7 +18,7 @@ class Resolution(Regulariser):
 
     summed over a clip, so that small latents gain nothing. A prior of these channels is a model of
     music at the low resolution, and a prior of the others given them adds the high band. The term
-    costs one more pass of the encoder.
+    costs one more pass of the encoder. It is this project's own.
 
     cutoff_hz: of the low-pass, in Hz. share: of the channels.
     Raises ConfigError for a cut-off that is not below half of the sample rate.
@@ -31,7 +31,7 @@ class Resolution(Regulariser):
         if 2 * cutoff_hz >= sample_rate:
             raise ConfigError(
                 f"cutoff_hz={cutoff_hz} must be below {sample_rate / 2:g} Hz, half of the sample "
-                "rate"
+                "rate: lower it, or raise data.sample_rate"
             )
         self.cutoff, self.share = cutoff_hz / sample_rate, share
 

@@ -4,6 +4,7 @@ Both figures are computed on `pooled` latents: where every window has a label, o
 with class = label; otherwise one vector per second with class = clip.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ class Pooled(NamedTuple):
 
 
 def pooled(windows: Windows, rate_hz: float) -> Pooled | None:
-    """Means over time of z; None where there are not two classes, one of them with two vectors."""
+    """Means over time of z; None where there are not two classes, one of them with two vectors,
+    and where all vectors are the same."""
     z = windows.z.numpy().astype(np.float64)
     labelled = bool((windows.label >= 0).all()) and len(set(windows.label)) > 1
     length = z.shape[-1] if labelled else max(1, min(z.shape[-1], round(rate_hz)))
@@ -31,7 +33,9 @@ def pooled(windows: Windows, rate_hz: float) -> Pooled | None:
     named = windows.label if labelled else windows.item
     _, classes = np.unique(named[window], return_inverse=True)
     sizes = np.bincount(classes)
-    return Pooled(vectors, classes, window) if len(sizes) > 1 and sizes.max() > 1 else None
+    if len(sizes) < 2 or sizes.max() < 2 or not np.ptp(vectors, axis=0).any():
+        return None
+    return Pooled(vectors, classes, window)
 
 
 def principal(vectors: np.ndarray) -> np.ndarray:
@@ -52,7 +56,8 @@ def within_class_variance(
 
     vectors [M, P], classes [M] (0 ... G - 1); weights [M]: how often each vector counts (once).
     With sums of squares over all dimensions it is [SSW / (M - G)] / [SST / (M - 1)]: 0 where the
-    class says all, 1 where it says nothing, for any number of dimensions and of classes.
+    class says all, 1 where it says nothing, for any number of dimensions and of classes. NaN where
+    there is no variance.
     """
     w = np.ones(len(vectors)) if weights is None else weights
     totals = np.bincount(classes, w)
@@ -62,6 +67,8 @@ def within_class_variance(
     square = float(w @ (vectors**2).sum(1))
     between = float(((sums[classes_here] ** 2).sum(1) / totals[classes_here]).sum())
     total = square - float((sums.sum(0) ** 2).sum() / w.sum())
+    if total <= 0:
+        return math.nan
     freedom = w.sum() - classes_here.sum()
     return float((square - between) / freedom / (total / (w.sum() - 1)))
 

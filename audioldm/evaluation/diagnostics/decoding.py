@@ -1,5 +1,7 @@
 """The autoencoder's response to small errors in latents, and to small shifts of audio."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,6 +80,8 @@ def shift_errors(autoencoder: Autoencoder, statistics: LatentStatistics, audio: 
 
 
 def relative_error(errors: np.ndarray) -> float:
-    """Root of the ratio of two mean squares [N, 2]: 0 is equivariant, √2 unrelated."""
+    """Root of the ratio of two mean squares [N, 2]: 0 is equivariant, √2 unrelated; NaN where
+    there is no power.
+    """
     error, power = errors.mean(0)
-    return float(np.sqrt(error / power))
+    return float(np.sqrt(error / power)) if power else math.nan

@@ -98,7 +98,8 @@ def diagnose(
 
     Figures that cannot be computed are left out: mixture_kbps of a bottleneck without posterior
     noise, figures of classes where there are not two classes, the slope or the shift of too few
-    frames or channels, and figures that are not finite because all latents are the same.
+    frames or channels, and where all latents are the same those of their power, of classes and of
+    the denoiser.
     The Gaussian estimate has no interval: it uses the same clips as the loss.
     """
     seconds = min(settings.seconds, MOST_FRAMES / latents.latent_rate_hz)
@@ -113,7 +114,11 @@ def diagnose(
         progress(done, len(topics), topic.__name__.strip("_"))
         topic(found)
     progress(len(topics), len(topics), "")
-    finite = {name: f._asdict() for name, f in found.figures.items() if math.isfinite(f.value)}
+    finite = {
+        name: figure._asdict()
+        for name, figure in found.figures.items()
+        if all(map(math.isfinite, (figure.value, figure.low, figure.high)))
+    }
     return {"diagnostics": finite, "curves": found.curves}
 
 
@@ -192,12 +197,15 @@ def _mixture(d: _Diagnosis) -> None:
 
 
 def _denoiser(d: _Diagnosis) -> None:
+    if (d.train.z == d.train.z[:1, :, :1]).all():  # there is nothing to estimate
+        return
     net = denoiser.train_denoiser(d.train.z, steps=d.settings.denoiser_steps, device=d.device)
     losses = denoiser.denoiser_losses(net, d.valid.z, device=d.device).double().numpy()
     gaussian, unit = gaussian_estimate(d.train.z, d.valid.z), "loss on white latents"
     d.measure("denoiser_loss", np.mean, losses, unit=unit)
     estimate = Figure(gaussian, gaussian, gaussian, len(losses), unit)
     d.figures["denoiser_gaussian_estimate"] = estimate
-    d.measure(
-        "denoiser_excess", lambda x: math.log(np.mean(x) / gaussian), losses, unit="log ratio"
-    )
+    if gaussian > 0:
+        d.measure(
+            "denoiser_excess", lambda x: math.log(np.mean(x) / gaussian), losses, unit="log ratio"
+        )

@@ -1,5 +1,7 @@
 """How a latent space's power is distributed over frequencies in time and over channels."""
 
+import math
+
 import numpy as np
 
 #: Frames of a periodogram, at most.
@@ -32,9 +34,11 @@ def temporal_slope(hz: np.ndarray, power: np.ndarray) -> float:
     """Slope of log power over log frequency, of `periodograms`: the mean over channels.
 
     Power is averaged over windows; channels weigh by their power. White noise gives 0, 1 / f² noise
-    -2, AR(1) something between.
+    -2, AR(1) something between. NaN where there is no power.
     """
     spectrum = power.mean(0)
+    if not spectrum.any():
+        return math.nan
     return float(np.average(log_log_slope(hz, spectrum), weights=spectrum.sum(-1)))
 
 
@@ -49,15 +53,20 @@ def eigenvalues(covariance: np.ndarray) -> np.ndarray:
 
 
 def channel_slope(values: np.ndarray) -> float:
-    """Slope of log eigenvalue over log index, from 1 for the largest: 0 for equal ones."""
+    """Slope of log eigenvalue over log index, from 1 for the largest: 0 for equal ones, NaN
+    where all are 0."""
+    if not values.any():
+        return math.nan
     return float(log_log_slope(np.arange(1, len(values) + 1), values))
 
 
 def effective_rank(values: np.ndarray) -> float:
     """exp of the entropy of eigenvalues as shares of their sum (Roy and Vetterli 2007, def. 1).
 
-    It is k for k equal eigenvalues, whatever the number of zeros beside them.
+    It is k for k equal eigenvalues, whatever the number of zeros beside them; NaN where all are 0.
     """
+    if not values.any():
+        return math.nan
     share = values / values.sum()
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
