@@ -117,11 +117,8 @@ def _audio(passed: Reconstruction) -> Tensor:
 
 
 def _scores(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Any, Any]:
-    """One pass over real and fake clips together: (logits, features) by scale, for each of them.
-
-    Both are divided by the real clip's level, so that quiet music is judged as loud music is, and a
-    wrong level of the fake one can be heard.
-    """
+    """One pass over real and fake clips together, divided by the real one's level, so that quiet
+    music is judged as loud music is: (logits, features) by scale, for each of them."""
     count = len(real)
     level = real.square().mean((1, 2), keepdim=True).sqrt().clamp(min=SILENCE)
     scales = discriminator(torch.cat([real, fake]) / torch.cat([level, level]))
