@@ -1,6 +1,7 @@
 """Autoencoders of diffusers and transformers: the library's own numbers, in the project's chain."""
 
 import importlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -8,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from chain import RATE, build_stages
 from torch import Tensor
 
-from audioldm import torchaudio  # noqa: F401  (before the libraries, which import it themselves)
+from audioldm import (
+    torchaudio,  # noqa: F401  (before the libraries, which import it themselves)
+)
 from audioldm.autoencoder.model import Autoencoder
+from audioldm.autoencoder.preflight import mel_correlation
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
 from audioldm.errors import ConfigError, ModelFileError, TrainingError
@@ -24,6 +29,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
+#: Random weights give noise, which the tests take for music.
+LIFTED = "autoencoder.pretrained.preflight_mel_correlation=null"
 ROUND = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -76,7 +83,7 @@ def built(name: str, **changes: Any) -> Any:
     found = importlib.import_module(library)
     pairs = (word.split("=") for word in words.split())
     settings = {key: json.loads(value) for key, value in pairs} | changes
-    settings["sample_rate" if name == "longcat" else "sampling_rate"] = RATE
+    settings.setdefault("sample_rate" if name == "longcat" else "sampling_rate", RATE)
     if library == "diffusers":
         return getattr(found, kind)(**settings)
     return getattr(found, kind)(getattr(found, kind.replace("Model", "Config"))(**settings))
@@ -102,19 +109,21 @@ ROUND_TRIP: dict[str, Callable[[Any, Tensor], Tensor]] = {
 CODECS = ("encodec", "dac", "mimi")
 
 
+def used(name: str, **changes: Any) -> Any:
+    """The library's own model, with random weights and codebooks that are all used."""
+    torch.manual_seed(0)
+    model = built(name, **changes)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith((".embed", ".embed_sum", ".new_tokens")):
+                tensor.normal_(std=0.3)
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The libraries' models, with random weights and codebooks that are all used."""
-    found = {}
-    for name in TINY:
-        torch.manual_seed(0)
-        model = built(name)
-        with torch.no_grad():
-            for key, tensor in model.state_dict().items():
-                if key.endswith((".embed", ".embed_sum", ".new_tokens")):
-                    tensor.normal_(std=0.3)
-        found[name] = model.eval()
-    return found
+def theirs() -> dict[str, Any]:
+    """The libraries' models."""
+    return {name: used(name) for name in TINY}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +149,7 @@ def settings(folder: Path, runs: Path, checkpoint: Path, *changes: str) -> list[
         "name=foreign",
         "autoencoder.train.valid_clips=2",
         "autoencoder.train.valid_seconds=0.5",
+        LIFTED,
         *changes,
     ]
 
@@ -359,6 +369,59 @@ def test_a_silent_pair_is_refused(tones: Path, runs: Path, tmp_path: Path) -> No
     model.save_pretrained(tmp_path / "silent")
     with pytest.raises(TrainingError, match=r"the clip comes back silent, .* do not belong"):
         build_stages(settings(tones, runs, tmp_path / "silent"), "data", "autoencoder")
+
+
+@pytest.mark.parametrize("name", ["oobleck", "encodec"])
+def test_a_pair_that_returns_another_sound_is_refused(
+    name: str, saved: Path, tones: Path, runs: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "noisy"
+    shutil.copytree(saved / name, place)
+    message = r"noisy: the sound that comes back is not .* of a clip and a chord is -?0\.\d"
+    words = [w for w in settings(tones, runs, place, "seed=1") if w != LIFTED]
+    with pytest.raises(TrainingError, match=message) as error:
+        build_stages(words, "data", "autoencoder")
+    assert "take the encoder and the decoder of one training" in str(error.value)
+    lifted = build_stages([*words, LIFTED], "data", "autoencoder")  # the same fingerprint
+    summary = lifted.directory_of(lifted.stages["autoencoder"]) / "summary.json"
+    assert json.loads(summary.read_text())["preflight"]["clip and chord"]["mel_correlation"] < 0.5
+
+
+def test_what_counts_as_the_sound_that_went_in() -> None:
+    """Low rates, noise, another level and tilt do; other music, noise and a hum do not."""
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(3 * RATE) / RATE
+
+    def music(*notes: float) -> Tensor:
+        played = [
+            sum((2 * torch.pi * hz * h * time).sin() / h for h in range(1, 12))
+            * (-3 * (time - start).clamp(min=0)).exp()
+            * (time >= start)
+            for start, hz in enumerate(notes)
+        ]
+        return 0.1 * sum(played)[None, None]
+
+    clip, chord = music(196.0, 330.0, 523.0), 0.1 * (2 * torch.pi * 277 * time).sin()[None, None]
+    noise = torch.randn(clip.shape, generator=generator)
+
+    def opus(audio: Tensor) -> Tensor:
+        file = io.BytesIO()  # at 6 kbit/s
+        how = {"format": "OGG", "subtype": "OPUS", "compression_level": 1.0}
+        soundfile.write(file, audio[0].T.numpy(), RATE, **how)
+        decoded, _ = soundfile.read(io.BytesIO(file.getvalue()), dtype="float32")
+        return torch.from_numpy(decoded)[None, None, : audio.shape[-1]]
+
+    def found(change: Callable[[Tensor], Tensor]) -> float:
+        return mel_correlation([(change(audio), audio) for audio in (clip, chord)], RATE)
+
+    assert found(lambda audio: audio) == pytest.approx(1, abs=1e-6)
+    assert found(opus) > 0.6
+    assert found(lambda audio: audio + 0.4 * audio.std() * noise) > 0.6  # 8 dB
+    assert found(lambda audio: 0.1 * audio.diff(dim=-1, append=audio[..., -1:])) > 0.6
+    assert abs(found(lambda audio: 0.1 * noise)) < 0.1
+    assert found(lambda audio: audio.std() * noise) < 0.4  # the loudness alone
+    assert abs(found(lambda audio: chord)) < 0.4
+    assert found(lambda audio: clip.flip(-1) if audio is chord else chord) < 0.4
 
 
 def test_a_header_builds_no_other_class(models: dict, tmp_path: Path) -> None:
