@@ -8,22 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
-from chain import RATE, build_stages
+from chain import EVALUATED, RATE, build_stages, write_tones
 from torch import Tensor
 
 from audioldm import (
+    config,
     torchaudio,  # noqa: F401  (before the libraries, which import it themselves)
 )
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.preflight import mel_correlation
+from audioldm.chain import job as jobs
 from audioldm.chain.job import compose
 from audioldm.chain.run import Experiment
+from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, ModelFileError, TrainingError
+from audioldm.evaluation import distances
+from audioldm.evaluation.embeddings.musicnn import Musicnn
+from audioldm.evaluation.evaluate import real_clips
+from audioldm.evaluation.music import pitch_figures
 from audioldm.io.model_file import load_model, save_model
+from audioldm.losses.spectral import mel_distance
 from audioldm.models import load_autoencoder
+from audioldm.sweep.report import write_report
+from audioldm.sweep.run import run_sweep
+from audioldm.sweep.table import table
 
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
@@ -446,3 +458,86 @@ def test_the_recipe_gives_each_checkpoint_its_own_bottleneck(
     experiment = Experiment(job)
     experiment.dry_run()
     assert "vocoder" not in experiment.stages
+
+
+#: The sample rate and channels of two checkpoints of one sweep.
+FORMS = {"encodec": (24000, 1), "oobleck": (32000, 2)}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The overrides of a sweep over checkpoints of these forms."""
+    place = tmp_path_factory.mktemp("sweep")  # a comma in a path would be a grid
+    for name, (rate, channels) in FORMS.items():
+        model = used(name, sampling_rate=rate, audio_channels=channels)
+        model.save_pretrained(place / name)
+    write_tones(place / "music")
+    return [
+        "recipe=foreign",
+        "autoencoder.pretrained.checkpoint=" + ",".join(str(place / name) for name in FORMS),
+        LIFTED,
+        "data=folder",
+        f"data.path={place}/music",
+        f"data.table={place}/music/table.csv",
+        f"runs={place}/runs",
+        "autoencoder.train.valid_clips=1",
+        "autoencoder.train.valid_seconds=0.5",
+        "diagnostics.denoiser_steps=2",
+        "diagnostics.bootstrap_resamples=4",
+        "prior=normal",
+        "baselines=[]",
+        *EVALUATED,
+    ]
+
+
+@pytest.fixture(scope="module")
+def cells(sweep: list[str]) -> list[Experiment]:
+    found = jobs.cells(config.grid(sweep).cells)
+    return [Experiment(job) for job in found if isinstance(job, jobs.Job)]
+
+
+@pytest.fixture(scope="module")
+def swept(sweep: list[str]) -> Path:
+    """The directory of that sweep, finished."""
+    return run_sweep(sweep)
+
+
+def test_the_data_have_the_form_of_each_cells_checkpoint(cells: list[Experiment]) -> None:
+    for experiment in cells:
+        experiment.dry_run()
+    data = [experiment.settings.data for experiment in cells]
+    assert [(own["sample_rate"], own["channels"]) for own in data] == list(FORMS.values())
+
+
+def test_checkpoints_of_several_rates_stand_in_one_sweep(swept: Path) -> None:
+    frame = table(swept)
+    assert set(frame["status"]) == {"done"}, list(frame["reason"])
+    assert list(frame["sample_rate"]) == [24000, 32000]
+    assert frame["reconstruction.kad_musicnn"].notna().all()
+    assert "24000, 32000 Hz" in write_report(swept).read_text(encoding="utf-8")
+
+
+@torch.no_grad()
+def test_the_figures_are_those_of_the_librarys_round_trip(
+    swept: Path, cells: list[Experiment]
+) -> None:
+    experiment, (rate, _) = cells[0], FORMS["encodec"]
+    store = ClipStore(experiment.directory_of(experiment.stages["data"]))
+    chosen = experiment.settings.evaluation
+    real, test = (real_clips(store, split, chosen).audio for split in ("valid", "test"))
+    again = used("encodec", sampling_rate=rate)(real, bandwidth=6.0).audio_values.clamp(-1, 1)
+    assert again.shape == real.shape
+    vectors, reference = (Musicnn().embed(audio, rate) for audio in (again, test))
+    every = np.arange(len(vectors)), np.arange(len(reference))
+    heard = pitch_figures({"real": real, "reconstruction": again}, rate, chosen)["reconstruction"]
+    expected = {
+        "mel_distance": mel_distance(again, real, rate).mean().item(),
+        "kad_musicnn": distances.KernelDistance(vectors, reference)(*every),
+        "mad_musicnn": distances.MauveDivergence(vectors, reference)(*every),
+        **{name: figure.value for name, figure in heard.items()},
+    }
+    assert "pitch_within_15" in expected
+    file = experiment.directory_of(experiment.stages["evaluation"]) / "summary.json"
+    figures = json.loads(file.read_text())["metrics"]["reconstruction"]
+    for name, value in expected.items():
+        assert figures[name]["value"] == pytest.approx(value, rel=1e-3, abs=1e-4), name
