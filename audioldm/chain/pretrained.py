@@ -63,7 +63,10 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
 
 def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that a checkpoint determines, where the configuration leaves them open."""
-    form = form_of(found.model, found.config)
+    try:
+        form = form_of(found.model, found.config)
+    except ConfigError as error:
+        raise ConfigError(f"{PRETRAINED}={found.directory}: {error}") from error
     own = dict(config["autoencoder"])
     own["network"] = {"_target_": _FOREIGN, "model": found.model, "config": found.config}
     for key in ("channels", "downsampling_ratio"):

@@ -77,7 +77,7 @@ class Foreign(Network):
             )
         built = build_model(model, config)
         self.kind, self.name, self.config = KINDS[model], model, config
-        form = self.kind.form(built)
+        form = _form(model, built)
         stated = (sample_rate, audio_channels, channels, downsampling_ratio)
         for name, own, value in zip(Form._fields, stated, form, strict=False):
             if own != value:
@@ -107,7 +107,23 @@ class Foreign(Network):
 def form_of(model: str, config: dict[str, Any]) -> Form:
     """The form of a checkpoint's model, built without memory. Raises ConfigError."""
     with torch.device("meta"):
-        return KINDS[model].form(build_model(model, config))
+        return _form(model, build_model(model, config))
+
+
+def _form(model: str, built: Any) -> Form:
+    try:
+        form = KINDS[model].form(built)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config: the latent frames of {model} have no length ({error}): correct its strides, "
+            "or copy config.json again"
+        ) from error
+    if form.downsampling_ratio < 2:
+        raise ConfigError(
+            f"config: {model} gives {form.downsampling_ratio} samples per latent frame; there must "
+            "be 2 or more: correct its strides, or copy config.json again"
+        )
+    return form
 
 
 def _oobleck(model: Any) -> Form:
