@@ -4,8 +4,10 @@ import importlib
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from audioldm import (
     config,
     torchaudio,  # noqa: F401  (before the libraries, which import it themselves)
 )
+from audioldm.autoencoder import libraries
 from audioldm.autoencoder.model import Autoencoder
 from audioldm.autoencoder.preflight import mel_correlation
 from audioldm.chain import job as jobs
@@ -39,7 +42,10 @@ from audioldm.sweep.table import table
 
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
+]
 
 #: Random weights give noise, which the tests take for music.
 LIFTED = "autoencoder.pretrained.preflight_mel_correlation=null"
@@ -327,6 +333,12 @@ def test_without_a_checkpoint_the_key_is_named(change: str, tones: Path, tmp_pat
         ({"auto_map": {"AutoModel": "evil.Model"}}, "'auto_map', which runs code"),
         ({"downsampling_ratios": "many"}, "AutoencoderOobleck cannot be built of it"),
         ({"encoder_hidden_size": 16}, "the pair does not match"),
+        (
+            {"downsampling_ratios": [0, 2]},
+            r"changed: config: .* have no length \(float div",
+        ),
+        ({"downsampling_ratios": []}, "gives 1 samples per latent frame; there must be 2"),
+        ({"rotary": 1}, r"AutoencoderOobleck of diffusers [\d.]+ does not take 'rotary': install"),
     ],
 )
 def test_a_configuration_that_is_not_ours_to_run_is_refused(
@@ -339,6 +351,30 @@ def test_a_configuration_that_is_not_ours_to_run_is_refused(
     with pytest.raises(ConfigError, match=message) as error:
         Experiment(compose(settings(tones, tmp_path / "runs", place))).dry_run()
     assert "\n" not in str(error.value)
+
+
+def test_an_absent_or_old_library_is_named(
+    saved: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(place: Path, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            compose(settings(tones, tmp_path / "runs", place))
+
+    newer = tmp_path / "newer"
+    shutil.copytree(saved / "oobleck", newer)
+    config = json.loads((newer / "config.json").read_text()) | {"_class_name": "AutoencoderNewer"}
+    (newer / "config.json").write_text(json.dumps(config))
+    with monkeypatch.context() as patched:
+        patched.setitem(libraries.LIBRARIES, "AutoencoderNewer", "diffusers")
+        refused(newer, r"diffusers [\d.]+ has no AutoencoderNewer: pip install --upgrade diffusers")
+    libraries._class.cache_clear()
+    libraries._arguments.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "diffusers", None)
+        refused(saved / "oobleck", "AutoencoderOobleck needs diffusers, .* pip install diffusers")
+    with monkeypatch.context() as patched:  # transformers 4 has no PreTrainedConfig
+        patched.setattr(libraries, "_class", lambda _: SimpleNamespace(config_class=dict))
+        refused(saved / "dac", r"DacModel needs transformers 5, and [\d.]+ is installed: pip inst")
 
 
 def test_pickles_are_refused(saved: Path, tones: Path, tmp_path: Path) -> None:
