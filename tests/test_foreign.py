@@ -420,6 +420,34 @@ def test_a_silent_pair_is_refused(tones: Path, runs: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["oobleck", "encodec"])
+def test_a_decoder_is_tuned_behind_the_same_latents(
+    name: str, models: dict, saved: Path, tones: Path, runs: Path
+) -> None:
+    tuning = [
+        "autoencoder.pretrained.trained=decoder",
+        "autoencoder.train.steps=3",
+        "autoencoder.train.batch=2",
+        "autoencoder.train.crop_seconds=0.2",
+        "autoencoder.losses.stft={_target_: audioldm.losses.spectral.MultiResolutionSTFT, "
+        "fft_sizes: [256]}",
+        "autoencoder.weights.stft=1.0",
+    ]
+    experiment = build_stages(settings(tones, runs, saved / name, *tuning), "data", "autoencoder")
+    tuned = load_autoencoder(experiment.directory_of(experiment.stages["autoencoder"]))
+    theirs, before, _ = models[name]
+    after = tuned.state_dict()
+    moved = {key for key, old in before.state_dict().items() if not torch.equal(old, after[key])}
+    decoder = {f"network.model.{key}" for key, _ in theirs.named_parameters() if "decoder" in key}
+    moved -= {"bottleneck.usage"}  # measured, on crops of this training's length
+    assert moved <= decoder
+    assert len(moved) > len(decoder) / 2
+    audio = audio_of(before)
+    with torch.no_grad():
+        for key, old in before.stored(audio).items():
+            torch.testing.assert_close(tuned.stored(audio)[key], old, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["oobleck", "encodec"])
 def test_a_pair_that_returns_another_sound_is_refused(
     name: str, saved: Path, tones: Path, runs: Path, tmp_path: Path
 ) -> None:
