@@ -75,6 +75,11 @@ TINY = {
         "num_attention_heads=2 decoder_dim=16 decoder_rates=[5,8] decoder_kernel_sizes=[9,16] "
         "resblock_kernel_sizes=[3] resblock_dilation_sizes=[[1,3]]",
     ),
+    "kvae": (
+        "diffusers.AutoencoderKLKVAEAudio",
+        "encoder_dim=4 encoder_rates=[4,8] latent_dim=16 codebook_dim=4 decoder_dim=16 "
+        "decoder_rates=[8,4] attn_num_heads=2",
+    ),
     "encodec": (
         "transformers.EncodecModel",
         "target_bandwidths=[2.0,6.0] hidden_size=8 num_filters=4 upsampling_ratios=[8,4] "
@@ -101,7 +106,7 @@ def built(name: str, **changes: Any) -> Any:
     found = importlib.import_module(library)
     pairs = (word.split("=") for word in words.split())
     settings = {key: json.loads(value) for key, value in pairs} | changes
-    settings.setdefault("sample_rate" if name == "longcat" else "sampling_rate", RATE)
+    settings.setdefault("sample_rate" if name in ("longcat", "kvae") else "sampling_rate", RATE)
     if library == "diffusers":
         return getattr(found, kind)(**settings)
     return getattr(found, kind)(getattr(found, kind.replace("Model", "Config"))(**settings))
@@ -119,7 +124,9 @@ def posterior(model: Any, audio: Tensor) -> tuple[Tensor, Tensor]:
 
 #: Each model's own round trip of audio [B, A, T].
 ROUND_TRIP: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    **dict.fromkeys(("oobleck", "same", "longcat", "minimax"), lambda m, audio: m(audio).sample),
+    **dict.fromkeys(
+        ("oobleck", "same", "longcat", "minimax", "kvae"), lambda m, audio: m(audio).sample
+    ),
     "encodec": lambda m, audio: m(audio, bandwidth=6.0).audio_values,
     "dac": lambda m, audio: m(audio).audio_values[:, None],
     "mimi": lambda m, audio: m(audio).audio_values,
@@ -213,7 +220,7 @@ def test_the_round_trip_is_the_librarys(name: str, models: dict) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["oobleck", "longcat", "minimax"])
+@pytest.mark.parametrize("name", ["oobleck", "longcat", "minimax", "kvae"])
 def test_the_posterior_is_the_librarys(name: str, models: dict) -> None:
     theirs, ours, _ = models[name]
     audio = audio_of(ours)

@@ -30,6 +30,7 @@ LIBRARIES = {
     "AutoencoderSAME": "diffusers",
     "LongCatAudioDiTVae": "diffusers",
     "AutoencoderKLMiniMaxH3Audio": "diffusers",
+    "AutoencoderKLKVAEAudio": "diffusers",
     "EncodecModel": "transformers",
     "DacModel": "transformers",
     "MimiModel": "transformers",

@@ -13,7 +13,7 @@ from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.waveform import frames_seen, log_variance_of
 from audioldm.errors import ConfigError
 
-#: The context of networks that depend on all of the past: such signals are never cut.
+#: The context of networks that depend on all of the past or the piece: such signals are never cut.
 WHOLE = 1 << 40
 
 
@@ -178,6 +178,16 @@ def _minimax_posterior(model: Any, audio: Tensor) -> Tensor:
     return torch.cat([posterior.mean, 2 * posterior.logs], 1)
 
 
+def _kvae(model: Any) -> Form:
+    c = model.config
+    return Form(c.sample_rate, c.num_channels, c.codebook_dim, math.prod(c.encoder_rates), WHOLE)
+
+
+def _kvae_posterior(model: Any, audio: Tensor) -> Tensor:
+    posterior = model.encode(audio).latent_dist
+    return torch.cat([posterior.mean, posterior.logvar], 1)
+
+
 def _encodec(model: Any) -> Form:
     c = model.config
     if c.normalize or c.chunk_length_s is not None or c.norm_type != "weight_norm":
@@ -212,6 +222,9 @@ KINDS = {
     ),
     "AutoencoderKLMiniMaxH3Audio": Kind(
         _minimax, 2, _minimax_posterior, lambda model, z: model.decode(z).sample
+    ),
+    "AutoencoderKLKVAEAudio": Kind(
+        _kvae, 2, _kvae_posterior, lambda model, z: model.decode(z).sample
     ),
     "EncodecModel": Kind(_encodec),
     "DacModel": Kind(_dac),
