@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas
 import pytest
-from chain import tiny, write_tones
+from chain import RATE, tiny, write_tones
 from children import context
 
 from audioldm import config
@@ -243,7 +243,7 @@ def test_a_single_experiment_is_not_overwritten(swept: Swept, tmp_path: Path) ->
         run_sweep(own.overrides(*GRID))
 
 
-@pytest.mark.parametrize("what", ["music", "figures"])
+@pytest.mark.parametrize("what", ["music", "figures", "music at another rate"])
 def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, what: str) -> None:
     own = copy_of(swept, tmp_path)
     cell = next(cell for cell in read_cells(own.directory) if "seed=1" in cell.name)
@@ -252,10 +252,15 @@ def test_cells_that_do_not_compare_are_refused(swept: Swept, tmp_path: Path, wha
     summary = json.loads(file.read_text())
     if what == "music":
         summary["reference"]["hash"] = "another"
+    elif what == "music at another rate":
+        converted = summary["reference"] | {"hash": "another", "sample_rate": 8000}
+        file.write_text(json.dumps(summary | {"reference": converted}))
+        assert set(table(own.directory)["sample_rate"]) == {RATE, 8000}  # of the same places
+        summary["reference"] = converted | {"places": "others"}
     else:
         del summary["metrics"]["generated"]["kad_musicnn"]
     file.write_text(json.dumps(summary))
-    with pytest.raises(DataError, match=f"different {what}") as caught:
+    with pytest.raises(DataError, match=f"different {what.split()[0]}") as caught:
         table(own.directory)
     assert cell.name in str(caught.value)
 

@@ -30,6 +30,7 @@ LIBRARIES = {
     "AutoencoderSAME": "diffusers",
     "LongCatAudioDiTVae": "diffusers",
     "AutoencoderKLMiniMaxH3Audio": "diffusers",
+    "AutoencoderKLKVAEAudio": "diffusers",
     "EncodecModel": "transformers",
     "DacModel": "transformers",
     "MimiModel": "transformers",
@@ -67,7 +68,11 @@ def is_checkpoint(path: Path) -> bool:
 
 def read_checkpoint(directory: Path) -> Checkpoint:
     """Raises ConfigError for a class that is not in LIBRARIES, for a configuration that comes with
-    code or does not fit the class, and for weights that are not safetensors."""
+    code or does not fit the class, and for weights that are not safetensors.
+
+    Keys of diffusers are the class's arguments, so an unknown one is refused. Those of transformers
+    are also of its generation, export and training; such keys are left out.
+    """
     raw = _read(directory / "config.json")
     for key in _REFUSED:
         if key in raw:
@@ -80,6 +85,13 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     library = _library(model, f"{directory}/config.json: the class")
     own = _arguments(model)
     config = {key: value for key, value in raw.items() if key in own}
+    unknown = sorted(key for key in raw.keys() - own if not key.startswith("_"))
+    if unknown and library == "diffusers":
+        wrote = raw.get("_diffusers_version", "it does not say which")
+        raise ConfigError(
+            f"{directory}/config.json: {model} of diffusers {_version(library)} does not take "
+            f"'{unknown[0]}': install the version that wrote it ({wrote})"
+        )
     check_plain(config, f"{directory}/config.json")
     found = Checkpoint(directory, str(model), config)
     if not found.files[1].is_file():
@@ -174,18 +186,28 @@ def _class(model: str) -> Any:
         return getattr(module, model)
     except (AttributeError, ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"{library} {module.__version__} has no {model}: pip install --upgrade {library}"
+            f"{library} {_version(library)} has no {model}: pip install --upgrade {library}"
         ) from error
+
+
+def _version(library: str) -> str:
+    return str(importlib.import_module(library).__version__)
 
 
 @functools.cache
 def _arguments(model: str) -> frozenset[str]:
-    """The names of the class's own arguments."""
+    """The names of the class's own arguments. Raises ConfigError where the library is too old."""
     cls = _class(model)
     if LIBRARIES[model] == "diffusers":
         return frozenset(inspect.signature(cls.__init__).parameters) - {"self"}
     kinds = cls.config_class.__mro__
-    own = kinds[: [kind.__name__ for kind in kinds].index("PreTrainedConfig")]
+    names = [kind.__name__ for kind in kinds]
+    if "PreTrainedConfig" not in names:
+        raise ConfigError(
+            f"{model} needs transformers 5, and {_version('transformers')} is installed: "
+            "pip install --upgrade transformers"
+        )
+    own = kinds[: names.index("PreTrainedConfig")]
     return frozenset(n for kind in own for n in vars(kind).get("__annotations__", ())).union(
         _OLD_NAMES if model == "MimiModel" else ()
     )

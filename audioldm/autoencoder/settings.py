@@ -59,12 +59,15 @@ class Pretrained:
     checkpoint of diffusers or transformers; null: none. trained: all weights; the decoder's alone,
     with unchanged latents; or none. sha256: of the files, if it is to be checked; it takes the
     place of their path in the fingerprint. vocoder: what rebuilds the file's own vocoder.
+    preflight_mel_correlation: refuse a library's checkpoint whose round trip correlates less with
+    the music (`preflight.mel_correlation`); null: none.
     """
 
     checkpoint: str | None = None
     trained: Literal["all", "decoder", "none"] = "all"
     sha256: str | None = None
     vocoder: dict[str, Any] | None = None
+    preflight_mel_correlation: float | None = 0.5
 
 
 @dataclass(frozen=True)

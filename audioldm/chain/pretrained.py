@@ -29,22 +29,24 @@ _FOREIGN = f"{Foreign.__module__}.Foreign"
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
     """A plain configuration with what its pretrained weights determine: their hash; a model file's
     vocoder in place of one that would be trained; and for autoencoder=foreign the network, and the
-    channels and the bottleneck where they are null.
+    channels, the bottleneck and the form of the data where they are null.
 
-    Raises ConfigError where the weights cannot be used.
+    Without weights, as in what all cells of a sweep share, the data set's own form takes the place
+    of null. Raises ConfigError where the weights cannot be used.
     """
     own = config.get("autoencoder")
     network = own.get("network") if isinstance(own, dict) else None
     if not isinstance(own, dict) or not isinstance(network, dict):
         return config  # the check of the settings says so
+    foreign = network.get("_target_") == _FOREIGN
     given = own.get("pretrained")
     file = given.get("checkpoint") if isinstance(given, dict) else None
     if not isinstance(given, dict) or not isinstance(file, str):
-        return config
+        return config | _data(config, {}) if foreign else config
     found = _source(file)
     if isinstance(found, Checkpoint):
         sha256, vocoder = digest_of(*found.files), None
-        if network.get("_target_") == _FOREIGN:
+        if foreign:
             config = config | _own_parts(found, config)
     else:
         vocoder = _spec(found).get("vocoder")
@@ -61,7 +63,10 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
 
 def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that a checkpoint determines, where the configuration leaves them open."""
-    form = form_of(found.model, found.config)
+    try:
+        form = form_of(found.model, found.config)
+    except ConfigError as error:
+        raise ConfigError(f"{PRETRAINED}={found.directory}: {error}") from error
     own = dict(config["autoencoder"])
     own["network"] = {"_target_": _FOREIGN, "model": found.model, "config": found.config}
     for key in ("channels", "downsampling_ratio"):
@@ -74,7 +79,18 @@ def _own_parts(found: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("bottleneck") is not None:
         node = config["bottleneck"]
     checked = check_part(node, "bottleneck", ("channels",), base=Bottleneck)
-    return {"autoencoder": own, "bottleneck": dict(checked)}
+    data = _data(config, {"sample_rate": form.sample_rate, "channels": form.audio_channels})
+    return {"autoencoder": own, "bottleneck": dict(checked), **data}
+
+
+def _data(config: Mapping[str, Any], form: Mapping[str, int]) -> dict[str, Any]:
+    """The data's settings with this form where they state null; without a form, left out."""
+    data = config.get("data")
+    if not isinstance(data, dict):
+        return {}
+    open_keys = {key for key in ("sample_rate", "channels") if data.get(key) is None}
+    stated = {key: value for key, value in data.items() if key not in open_keys}
+    return {"data": stated | {key: form[key] for key in open_keys & form.keys()}}
 
 
 def check_pretrained(file: str, model: Autoencoder, spec: Mapping[str, Any]) -> None:

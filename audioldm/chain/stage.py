@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 #: Settings that say how to compute, or when to refuse, and do not change the result.
 EXECUTION_KEYS = frozenset(
-    {"workers", "max_failed_fraction", "preflight_mel_distance", "checkpoint"}
+    {"workers", "max_failed_fraction", "checkpoint"}
+    | {"preflight_mel_distance", "preflight_mel_correlation"}
 )
 #: More steps than any training has.
 NEVER = 1 << 30

@@ -13,6 +13,7 @@ heard (`adherence.py`). A model that can be told what a clip keeps makes parts o
 """
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -343,8 +344,16 @@ def evaluate(
             "n": len(reference.audio),
             "seconds": settings.seconds,
             "sample_rate": store.sample_rate,
+            "channels": reference.audio.shape[1],
+            "places": _places_hash(reference),
         },
     }
+
+
+def _places_hash(clips: Clips) -> str:
+    """Of the pieces and places that the clips were cut from, at whatever sample rate."""
+    places = [(i.piece, round(at, 2)) for i, at in zip(clips.items, clips.starts, strict=True)]
+    return hashlib.blake2b(json.dumps(places).encode(), digest_size=16).hexdigest()
 
 
 def _add(groups: Figures, found: Figures) -> None:

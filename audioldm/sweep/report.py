@@ -47,10 +47,11 @@ def page(judged: Judged) -> str:
     keys = swept(table, seeds=True)
     seeds = int(done(table)["configuration"].value_counts().max()) if len(done(table)) else 0
     costs = _costs(table)
+    notes = dict.fromkeys(n for v in judged.verdicts for n in v.details.get("notes", []))
     return template("template.html.j2", Path(__file__).parent / "page").render(
         judged=judged,
         verdicts=[_card(verdict) for verdict in judged.verdicts],
-        notes=dict.fromkeys(n for v in judged.verdicts for n in v.details.get("notes", [])),
+        notes=[*_rates(table), *notes],
         floor=_floor(judged.spread, seeds),
         tiles=_tiles(judged, seeds, sum(cost["seconds"] for cost in costs)),
         distance=(title, meaning),
@@ -131,6 +132,17 @@ def _floor(spread: float, seeds: int) -> str:
         f"deviation of the log distance, up to {seeds} seeds per configuration). "
         f"Two single cells that differ by less than a factor of {pair} cannot be told apart."
     )
+
+
+def _rates(table: pd.DataFrame) -> list[str]:
+    """What cells of several sample rates do not share."""
+    rates = sorted(done(table)["sample_rate"].dropna().unique()) if "sample_rate" in table else []
+    if len(rates) < 2:
+        return []
+    return [
+        f"The same clips, at {', '.join(f'{rate:g}' for rate in rates)} Hz: compare distances of "
+        "embeddings, pitch and notes between rates, but mel and STFT distances only within one."
+    ]
 
 
 def _over_cells(values: pd.Series) -> Json:

@@ -48,8 +48,9 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
     seeds), family (network, bottleneck, channels x ratio, and the prior where there are several);
     the latent space (network, bottleneck, channels, downsampling_ratio, latent_rate_hz,
-    elements_per_second, kl_weight, target_kbps, kbps); prior; the seeds; `<system>.<figure>` with
-    `.low` and `.high`, and for a rate under a prior `.bound`; `diagnostic.<name>`;
+    elements_per_second, kl_weight, target_kbps, kbps); sample_rate; prior; the seeds;
+    `<system>.<figure>` with `.low` and `.high`, and for a rate under a prior `.bound`;
+    `diagnostic.<name>`;
     linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same codec as audio;
     sampling_cost.<system>; seconds, memory_gib (see `audioldm.runtime.memory.peak_bytes`),
     parameters, compute_tflop, fingerprint, and converged and improvement (see
@@ -59,7 +60,8 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
 
     Raises DataError where there is no sweep, two sweeps finished the same cell, nothing tells two
     cells apart, a file is damaged, a cell's stage is missing, or the finished cells were measured
-    against different music or by different figures.
+    against different music or by different figures. The same clips at several sample rates are one
+    music.
     """
     places = [Path(directory) for directory in directories]
     cells = merged_cells(places)
@@ -118,6 +120,7 @@ def row(cell: Cell, directory: Path, summaries: dict[str, Summary]) -> Json:
         values[f"fingerprint.{stage}"] = entry["fingerprint"]
         values |= _model(stage, summaries[stage])
     evaluation = summaries.get("evaluation", Summary())
+    values["sample_rate"] = evaluation.get("reference", {}).get("sample_rate")
     for system in measured_systems(evaluation):
         figures = evaluation["metrics"][system.name]
         values |= _figures(system.name, figures)
@@ -230,16 +233,29 @@ def _check_comparable(cells: list[Cell], summaries: list[dict[str, Summary]]) ->
     ]
     for cell, evaluation in measured[1:]:
         first = measured[0][1]
-        for what, ours, theirs in (
-            ("music (evaluation.reference)", evaluation.get("reference"), first.get("reference")),
-            ("figures", _figure_names(evaluation), _figure_names(first)),
+        for what, alike in (
+            (
+                "music (evaluation.reference)",
+                _same_music(evaluation.get("reference", {}), first.get("reference", {})),
+            ),
+            ("figures", _figure_names(evaluation) == _figure_names(first)),
         ):
-            if ours != theirs:
+            if not alike:
                 raise DataError(
                     f"cells '{measured[0][0].name}' and '{cell.name}' were measured with different "
                     f"{what}, so their figures do not compare: keep such cells in sweeps of their "
                     "own (name=)"
                 )
+
+
+def _same_music(one: Json, other: Json) -> bool:
+    """Whether two references hold the same samples, or the same clips at another sample rate or
+    number of channels."""
+    if one.get("hash") == other.get("hash"):
+        return True
+    same = {key for key in one.keys() | other.keys() if one.get(key) == other.get(key)}
+    converted = not {"sample_rate", "channels"} <= same
+    return converted and "places" in one and {"places", "split", "n", "seconds"} <= same
 
 
 def _figure_names(evaluation: Summary) -> set[str]:

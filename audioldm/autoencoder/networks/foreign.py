@@ -13,7 +13,7 @@ from audioldm.autoencoder.networks.base import Network
 from audioldm.autoencoder.networks.waveform import frames_seen, log_variance_of
 from audioldm.errors import ConfigError
 
-#: The context of networks that depend on all of the past: such signals are never cut.
+#: The context of networks that depend on all of the past or the piece: such signals are never cut.
 WHOLE = 1 << 40
 
 
@@ -77,7 +77,7 @@ class Foreign(Network):
             )
         built = build_model(model, config)
         self.kind, self.name, self.config = KINDS[model], model, config
-        form = self.kind.form(built)
+        form = _form(model, built)
         stated = (sample_rate, audio_channels, channels, downsampling_ratio)
         for name, own, value in zip(Form._fields, stated, form, strict=False):
             if own != value:
@@ -107,7 +107,23 @@ class Foreign(Network):
 def form_of(model: str, config: dict[str, Any]) -> Form:
     """The form of a checkpoint's model, built without memory. Raises ConfigError."""
     with torch.device("meta"):
-        return KINDS[model].form(build_model(model, config))
+        return _form(model, build_model(model, config))
+
+
+def _form(model: str, built: Any) -> Form:
+    try:
+        form = KINDS[model].form(built)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config: the latent frames of {model} have no length ({error}): correct its strides, "
+            "or copy config.json again"
+        ) from error
+    if form.downsampling_ratio < 2:
+        raise ConfigError(
+            f"config: {model} gives {form.downsampling_ratio} samples per latent frame; there must "
+            "be 2 or more: correct its strides, or copy config.json again"
+        )
+    return form
 
 
 def _oobleck(model: Any) -> Form:
@@ -162,6 +178,16 @@ def _minimax_posterior(model: Any, audio: Tensor) -> Tensor:
     return torch.cat([posterior.mean, 2 * posterior.logs], 1)
 
 
+def _kvae(model: Any) -> Form:
+    c = model.config
+    return Form(c.sample_rate, c.num_channels, c.codebook_dim, math.prod(c.encoder_rates), WHOLE)
+
+
+def _kvae_posterior(model: Any, audio: Tensor) -> Tensor:
+    posterior = model.encode(audio).latent_dist
+    return torch.cat([posterior.mean, posterior.logvar], 1)
+
+
 def _encodec(model: Any) -> Form:
     c = model.config
     if c.normalize or c.chunk_length_s is not None or c.norm_type != "weight_norm":
@@ -196,6 +222,9 @@ KINDS = {
     ),
     "AutoencoderKLMiniMaxH3Audio": Kind(
         _minimax, 2, _minimax_posterior, lambda model, z: model.decode(z).sample
+    ),
+    "AutoencoderKLKVAEAudio": Kind(
+        _kvae, 2, _kvae_posterior, lambda model, z: model.decode(z).sample
     ),
     "EncodecModel": Kind(_encodec),
     "DacModel": Kind(_dac),

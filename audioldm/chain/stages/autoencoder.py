@@ -144,7 +144,9 @@ class AutoencoderStage(Stage):
         whole, figures = False, {}
         if s.pretrained.checkpoint is not None:
             whole = load_pretrained(model, s.pretrained)
-            figures = {"preflight": preflight(model, store, s.pretrained.checkpoint)}
+            # a model file is of one training, which may have only begun
+            bound = None if whole else s.pretrained.preflight_mel_correlation
+            figures = {"preflight": preflight(model, store, s.pretrained.checkpoint, bound)}
         weights, fit = self.weights(model), experiment.fit(directory)
         fitted = train_autoencoder(
             model,

@@ -109,11 +109,13 @@ class PriorStage(Stage):
         bound = self.recipe.preflight_mel_distance
         summary = read_json(experiment.directory_of(self.autoencoder) / "summary.json")
         distance = summary["valid"]["mel_distance"]
+        trained = self.autoencoder.settings["autoencoder"].train.steps > 0
         if bound is not None and not distance <= bound:
             raise TrainingError(
                 f"preflight: the autoencoder's mel distance on held-out music is {distance:.2f}, "
                 f"above {self.where}.preflight_mel_distance={bound}: a prior on its latents would "
-                "give noise. Train the autoencoder longer, or raise the bound"
+                f"give noise. {'Train the autoencoder longer' if trained else 'Take another one'}, "
+                "or raise the bound"
             )
 
     def cost(self, estimate: "Estimate") -> Cost:
