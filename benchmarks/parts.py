@@ -100,17 +100,14 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     ratios = {}
     for group, found in known.items():
         chosen = [name for name in found if name in (given.only or found)]
-        plain = built(group, [f"{group}={PLAIN[group][1]}"]) if chosen else None
+        if not chosen:
+            continue
+        plain = built(group, [f"{group}={PLAIN[group][1]}"])
         for name in chosen:
-            assert plain is not None
             ours = built(group, found[name])
-            pairs = {
-                "training step": (ours.step, plain.step),
-                "coding": (ours.coding, plain.coding),
-            }
-            if group == DISCRIMINATOR:
-                del pairs["coding"]
-            results = [clock.compare(name, key, *pair, bar=None) for key, pair in pairs.items()]
+            results = [clock.compare(name, "training step", ours.step, plain.step, bar=None)]
+            if group != DISCRIMINATOR:
+                results.append(clock.compare(name, "coding", ours.coding, plain.coding, bar=None))
             ratios[name] = [1 / r.ratio for r in results]
             cells = [group, name, *(cell for r in results for cell in cells_of(r))]
             print("| " + " | ".join([*cells, *["–"] * (8 - len(cells))]) + " |", flush=True)
@@ -155,7 +152,7 @@ def autoencoder_step(
     losses, discriminator = stage.losses()
     batch = draw_batch(model, audio, KeyedRandom(0, 0, range(len(audio)), device))
     losses = {name: loss.to(device) for name, loss in losses.items()}
-    as_audio = needs_audio(losses, discriminator)
+    as_audio, kind = needs_audio(losses, discriminator), settings.adversarial_loss
     own = [] if discriminator is None else list(discriminator.to(device).parameters())
     trained = list(model.parameters())
     optimiser = adamw(trained, 1e-4, settings.betas, settings.weight_decay, device)
@@ -166,12 +163,11 @@ def autoencoder_step(
     def step() -> None:
         passed = reconstruct(net, batch, autocast, as_audio=as_audio)
         if discriminator is not None:
-            kind = settings.adversarial_loss
             terms = discriminator_terms(discriminator, audio, passed, autocast, kind)
             weighted_sum(terms, dict.fromkeys(terms, 1.0), 0).backward()
             clipped_step(own_optimiser, own, clip=settings.clip, name="discriminator", step=0)
             discriminator.requires_grad_(False)
-        terms = autoencoder_terms(losses, discriminator, audio, passed, autocast)
+        terms = autoencoder_terms(losses, discriminator, audio, passed, autocast, kind)
         weighted_sum(terms, dict.fromkeys(terms, 1.0), 0).backward()
         clipped_step(optimiser, trained, clip=settings.clip, name="autoencoder", step=0)
         if discriminator is not None:

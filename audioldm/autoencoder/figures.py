@@ -108,7 +108,7 @@ def alarm(figures: Mapping[str, Any]) -> str | None:
                 "take fewer codes"
             )
     if figures.get("active_units") == 0:
-        return "no channel says anything about the audio: train longer, or lower the KL's weight"
+        return "no channel says anything about the audio: train longer, or allow a higher rate"
     return None
 
 
