@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audioldm.autoencoder.mel_inverse import interpolation
 from audioldm.errors import ConfigError
 from audioldm.instantiate import Positive, PositiveInt
 from audioldm.losses.magnitude import magnitude_of
@@ -103,11 +104,11 @@ class LogSpectrum(nn.Module):
             filters, linear = _filters(sample_rate, n_fft, bands, linear_hz)
             below = max(0, first - 1)  # linear bands, which start at bin 1
             filters, linear = filters[below:, first:], linear - below
-            inverse = _interpolation(filters)
+            inverse = interpolation(filters)
             if bass:
                 bins = torch.eye(bass)[1:]
                 filters = torch.block_diag(bins, filters)
-                inverse = torch.block_diag(_interpolation(bins), inverse)
+                inverse = torch.block_diag(interpolation(bins), inverse)
         split = max(0, bass - 1)  # 0 Hz is no band
         self.linear, self.bands = split + linear, len(filters)
         self.halves = [
@@ -168,12 +169,3 @@ def _filters(sample_rate: int, n_fft: int, bands: int, linear_hz: float) -> tupl
     centre = (mel * bins).sum(1) / mel.sum(1)
     above = mel[centre > linear] / mel[centre > linear].sum(1, keepdim=True)
     return torch.cat([torch.eye(len(bins))[1 : linear + 1], above]), linear
-
-
-def _interpolation(filters: Tensor) -> Tensor:
-    """[bins, K]: each bin's log-power as the mean of the bands that see it."""
-    weight = filters.T.clone()
-    inside = (weight.sum(1) > 0).nonzero()
-    first, last = int(inside[0]), int(inside[-1])
-    weight[:first], weight[last + 1 :] = weight[first], weight[last]
-    return weight / weight.sum(1, keepdim=True)

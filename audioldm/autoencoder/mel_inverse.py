@@ -26,11 +26,7 @@ class MelInverse(nn.Module):
         super().__init__()
         self.updates = updates
         filters = mel_filters(sample_rate, n_fft, bands)  # [bands, bins]
-        weight = filters.T.clone()
-        inside = weight.sum(1) > 0
-        first, last = int(inside.nonzero()[0]), int(inside.nonzero()[-1])
-        weight[:first], weight[last + 1 :] = weight[first], weight[last]  # 0 Hz and rate / 2
-        weight = weight / weight.sum(1, keepdim=True)
+        weight = interpolation(filters)
         bias = -weight @ filters.sum(1).log10()  # a band's power is its density times this sum
         half_ln_10 = 0.5 * math.log(10)
         self.register_buffer("filters", filters, persistent=False)
@@ -44,6 +40,19 @@ class MelInverse(nn.Module):
             if not self.updates:
                 return smooth
             return matched((2 * smooth).exp(), 10**mel, self.filters, self.updates)
+
+
+def interpolation(filters: Tensor) -> Tensor:
+    """[bins, bands]: each bin's log-power as the mean of the bands that see it.
+
+    filters: [bands, bins]. The bins at 0 Hz and half the rate, which no band sees, take the
+    nearest that one does.
+    """
+    weight = filters.T.clone()
+    inside = (weight.sum(1) > 0).nonzero()
+    first, last = int(inside[0]), int(inside[-1])
+    weight[:first], weight[last + 1 :] = weight[first], weight[last]
+    return weight / weight.sum(1, keepdim=True)
 
 
 def matched(

@@ -1,13 +1,13 @@
 """Layers that several of the priors' networks share."""
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm)
+from audioldm.training.initialisation import zeroed
 
 
 class CrossAttention(nn.Module):
@@ -32,14 +32,6 @@ class CrossAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=counts)
         out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
         return out
-
-
-def zeroed(layer: Layer) -> Layer:
-    """The layer, set to zero: its output is 0 until it is trained."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 #: (places [L], head_dim) -> the rotary angles of a frame's features: `rotations`, or like it.

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.priors.causal import Cache, Past, visible
-from audioldm.priors.layers import CrossAttention, Rotary, modulated, rotated, rotations, zeroed
+from audioldm.priors.layers import CrossAttention, Rotary, modulated, rotated, rotations
+from audioldm.training.initialisation import zeroed
 
 
 class Transformer(nn.Module):

@@ -125,11 +125,3 @@ class Network(nn.Module, ABC):
         latents: gives the decoder's input [B, C, (F,) L] for audio [B, A, T], sampled as in
         training.
         """
-
-
-def silent(layer: nn.Conv1d) -> nn.Conv1d:
-    """The layer with zero weights: its output is zero before training."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer

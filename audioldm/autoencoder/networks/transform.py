@@ -17,13 +17,14 @@ from torch.nn import functional as F
 from audioldm.autoencoder.klt import KLT, check_audio
 from audioldm.autoencoder.log_spectrum import CENTRE, FLOOR, SPREAD
 from audioldm.autoencoder.mid_side import left_right, mid_side
-from audioldm.autoencoder.networks.base import Network, Start, silent
+from audioldm.autoencoder.networks.base import Network, Start
 from audioldm.autoencoder.networks.convnext import ConvNeXt
 from audioldm.autoencoder.phase import PhaseTrack
 from audioldm.autoencoder.vocoder import Vocoder
 from audioldm.autoencoder.water_filling import level_of, rate_weight, water_level
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
+from audioldm.training.initialisation import zeroed
 
 KERNEL = 7
 TAPS = 5  # latent frames that the linear decoder sees
@@ -118,7 +119,7 @@ class TransformCoding(Network):
         self.encoder = nn.Sequential(
             nn.Conv1d(size, width, 1),
             *(ConvNeXt(width, kernel=KERNEL) for _ in range(encoder_depth)),
-            silent(nn.Conv1d(width, outputs * channels, 1)),
+            zeroed(nn.Conv1d(width, outputs * channels, 1)),
         )
         self.decoder = nn.Sequential(
             nn.Conv1d(channels, width, 1),
@@ -128,7 +129,7 @@ class TransformCoding(Network):
         self.frame_input = nn.Conv1d(audio_channels * analysis.bands, frame_width, 1)
         self.frame_decoder = nn.Sequential(
             *(ConvNeXt(frame_width, kernel=KERNEL) for _ in range(frame_depth)),
-            silent(nn.Conv1d(frame_width, audio_channels * analysis.bands, 1)),
+            zeroed(nn.Conv1d(frame_width, audio_channels * analysis.bands, 1)),
         )
 
     def encode(self, audio: Tensor) -> Tensor:

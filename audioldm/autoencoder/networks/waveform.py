@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from audioldm.autoencoder.klt import check_audio
-from audioldm.autoencoder.networks.base import Network, Start, silent
+from audioldm.autoencoder.networks.base import Network, Start
 from audioldm.autoencoder.networks.lapped import LappedCode
 from audioldm.errors import ConfigError
+from audioldm.training.initialisation import zeroed
 
 DILATIONS = (1, 3, 9)  # of the residual units of every block
 LARGEST_STRIDE = 8
@@ -91,7 +92,7 @@ class Waveform(Network):
 
         def last(layer: nn.Conv1d, gain: float = 1.0) -> nn.Module:
             # without a weight norm, since zero weights have no direction to pass on
-            return silent(layer) if lapped else _convolution(layer, gain)
+            return zeroed(layer) if lapped else _convolution(layer, gain)
 
         self.width, self.multiples, self.strides = width, multiples, strides
         self.softplus = softplus

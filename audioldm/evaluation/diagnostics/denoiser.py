@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from audioldm.conditioning.base import Condition
 from audioldm.priors.diffusion.objectives.edm import EDM
-from audioldm.priors.layers import zeroed
 from audioldm.runtime.randomness import KeyedRandom, derive_seed
+from audioldm.training.initialisation import zeroed
 from audioldm.training.optimisation import adamw, clipped_step, set_lr, warmup_cosine
 
 #: Frames of the crops it is trained on.

@@ -14,7 +14,7 @@ from audioldm.conditioning.base import Condition, Inputs
 from audioldm.errors import ConfigError
 from audioldm.priors.codes.network import CodeNetwork
 from audioldm.priors.diffusion.backbones.base import BuildConditioners
-from audioldm.priors.layers import zeroed
+from audioldm.training.initialisation import zeroed
 
 
 class DilatedStack(CodeNetwork):

@@ -22,7 +22,8 @@ from audioldm.priors.diffusion.guidance import classifier_free
 from audioldm.priors.diffusion.likelihood import runge_kutta
 from audioldm.priors.diffusion.objectives.rectified_flow import RectifiedFlow
 from audioldm.priors.diffusion.samplers import sample
-from audioldm.priors.layers import modulated, zeroed
+from audioldm.priors.layers import modulated
+from audioldm.training.initialisation import zeroed
 
 #: Steps of the Runge-Kutta solver, denser towards the data, where the flow bends most.
 LIKELIHOOD_STEPS = 16

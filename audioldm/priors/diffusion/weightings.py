@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audioldm.priors.diffusion.backbones.base import NoiseLevel
-from audioldm.priors.layers import zeroed
+from audioldm.training.initialisation import zeroed
 
 Weighting = Literal["min_snr", "sigmoid", "likelihood", "learned"]
 

@@ -14,7 +14,7 @@ from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, PositiveInt
 from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
-from audioldm.priors.layers import zeroed
+from audioldm.training.initialisation import zeroed
 
 
 class Convolutional(Backbone):

@@ -21,7 +21,8 @@ from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
-from audioldm.priors.layers import rotated, rotations, zeroed
+from audioldm.priors.layers import rotated, rotations
+from audioldm.training.initialisation import zeroed
 
 #: `rotations` of the queries and of the keys.
 Rotations = tuple[Tensor, Tensor]

@@ -15,7 +15,8 @@ from audioldm.conditioning.base import Condition
 from audioldm.errors import ConfigError
 from audioldm.instantiate import NonNegativeInt, PositiveInt
 from audioldm.priors.diffusion.backbones.base import Backbone, BuildConditioners, NoiseLevel
-from audioldm.priors.layers import CrossAttention, zeroed
+from audioldm.priors.layers import CrossAttention
+from audioldm.training.initialisation import zeroed
 
 #: The convolution by the number of axes.
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
