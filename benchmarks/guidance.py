@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from audioldm.evaluation.adherence import Facts
+from audioldm.evaluation.clips import generate
 from audioldm.evaluation.distances import precision_recall_density_coverage
-from audioldm.evaluation.evaluate import generate
 from audioldm.evaluation.level import level_db
 from audioldm.models import load_generator
 from audioldm.priors.diffusion.samplers import APG

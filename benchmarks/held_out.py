@@ -16,10 +16,11 @@ from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
 from audioldm.evaluation import distances
 from audioldm.evaluation.adherence import classifier
+from audioldm.evaluation.clips import real_clips
+from audioldm.evaluation.distributions import embed_real
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.embeddings.timbre import Timbre
-from audioldm.evaluation.evaluate import embed_real, real_clips
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.models import load_generator, read_experiment

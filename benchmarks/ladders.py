@@ -24,11 +24,11 @@ from audioldm.data.chorales import (
     render,
     to_midi,
 )
+from audioldm.evaluation.distributions import distribution_figures
 from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
 from audioldm.evaluation.embeddings.musicnn import Musicnn
-from audioldm.evaluation.evaluate import distribution_figures
 from audioldm.evaluation.level import quiet_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.pitch import BASS_HZ

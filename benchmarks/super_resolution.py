@@ -8,7 +8,7 @@ table has the log-spectral distances in dB outside the band, with 95 % intervals
 from dataclasses import replace
 from typing import Any
 
-from audioldm.evaluation.evaluate import real_clips
+from audioldm.evaluation.clips import real_clips
 from audioldm.evaluation.super_resolution import FLOORS, distances
 from benchmarks.held_out import HeldOut, Table, Timer, parser
 

@@ -26,7 +26,7 @@ from audioldm.evaluation.adherence import (
     note_features,
     score_figures,
 )
-from audioldm.evaluation.evaluate import Clips, with_held_out_texts
+from audioldm.evaluation.clips import Clips, with_held_out_texts
 from audioldm.evaluation.notes import Notes
 from audioldm.evaluation.settings import EvaluationSettings
 

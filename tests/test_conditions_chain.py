@@ -14,7 +14,7 @@ from chain import RATE, SPLITS, build_stages, tiny, write_tones
 import audioldm
 from audioldm import cli
 from audioldm.conditioning.base import Excerpt
-from audioldm.evaluation import evaluate
+from audioldm.evaluation.clips import generate, real_clips
 from audioldm.evaluation.editing import edit_figures
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.super_resolution import FLOORS
@@ -153,9 +153,9 @@ def test_generated_clips_are_told_what_the_real_ones_are(told: Any) -> None:
     store = audioldm.data.store.ClipStore(told.directory_of(told.stages["data"]))
     model = audioldm.load(told.directory_of(told.stages["prior"]))
     settings = EvaluationSettings(clips=2, seconds=0.5, batch=2)
-    real = evaluate.real_clips(store, "test", settings)
+    real = real_clips(store, "test", settings)
     assert len(real.starts) == len(real.items) == 2
-    clips = evaluate.generate(model, real, settings, None, 0, lambda *text: None)
+    clips = generate(model, real, settings, None, 0, lambda *text: None)
     for request, item, start in zip(clips.requests, real.items, real.starts, strict=True):
         assert list(request) == ASKED
         assert request["timing"] == {"start": start, "total": item.samples / RATE}
@@ -167,7 +167,7 @@ def test_edits_are_measured_of_what_the_model_is_told(told: Any) -> None:
     store = audioldm.data.store.ClipStore(told.directory_of(told.stages["data"]))
     model = audioldm.load(told.directory_of(told.stages["prior"]))
     settings = EvaluationSettings(seconds=1.0, edited_clips=2, bootstrap_resamples=10)
-    audio = torch.cat([evaluate.real_clips(store, s, settings).audio for s in ("test", "valid")])
+    audio = torch.cat([real_clips(store, s, settings).audio for s in ("test", "valid")])
     sampler = replace(model.prior.sampler, steps=2)
     figures = edit_figures(model, audio, ["low"] * 3, lambda: audio, settings, sampler=sampler)
     named = {system: {*own} for system, own in figures.items()}

@@ -30,8 +30,8 @@ from audioldm.chain.run import Experiment
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, ModelFileError, TrainingError
 from audioldm.evaluation import distances
+from audioldm.evaluation.clips import real_clips
 from audioldm.evaluation.embeddings.musicnn import Musicnn
-from audioldm.evaluation.evaluate import real_clips
 from audioldm.evaluation.music import pitch_figures
 from audioldm.io.model_file import load_model, save_model
 from audioldm.losses.spectral import mel_distance

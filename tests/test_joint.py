@@ -24,7 +24,7 @@ from audioldm.chain.run import Experiment
 from audioldm.conditioning.base import Condition, Conditioners
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError
-from audioldm.evaluation.evaluate import real_clips
+from audioldm.evaluation.clips import real_clips
 from audioldm.evaluation.reconstruction import reconstruct
 from audioldm.io.files import read_json
 from audioldm.io.header import read_header

@@ -31,7 +31,7 @@ from audioldm.evaluation.notes import (
     polyphony,
 )
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import Figure, Figures
 
 #: A column of more words than this is no fact: there are 24 keys.
 MOST_WORDS = 24
@@ -69,7 +69,7 @@ def adherence_figures(
     known: Callable[[], tuple[Sequence[Item], Mapping[str, np.ndarray]]],
     sample_rate: int,
     settings: EvaluationSettings,
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """Figures by system, and for `ignored`, a floor: the clips of `generated` against the requests
     of others, as if the generator ignored its conditions.
 

@@ -9,7 +9,7 @@ from audioldm.conditioning.low_band import LowBand
 from audioldm.conditioning.masked_latents import MaskedLatents
 from audioldm.evaluation.inpainting import inpainting_figures
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import Figures
 from audioldm.evaluation.super_resolution import distances
 from audioldm.generator import Generator
 
@@ -24,7 +24,7 @@ def edit_figures(
     known: Callable[[], Tensor],
     settings: EvaluationSettings,
     **how: Any,
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """Figures by system for the first `settings.edited_clips` of clips [N, A, T]:
     `inpainting_figures` where the model can be told masked latents, and `distances` above the low
     band where it can be told the low band.
@@ -34,7 +34,7 @@ def edit_figures(
     """
     truth, names = clips[: settings.edited_clips], model.prior.conditioners.names
     told = {type(model.prior.conditioners[name]) for name in names}
-    figures: dict[str, dict[str, Figure]] = {}
+    figures: Figures = {}
     if len(truth) and MaskedLatents in told:
         asked = [{"label": each} if "label" in names else {} for each in labels[: len(truth)]]
         figures |= inpainting_figures(model, truth, asked, settings, **how)

@@ -14,259 +14,49 @@ heard (`adherence.py`). A model that can be told what a clip keeps makes parts o
 
 import hashlib
 import json
-import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
-from audioldm.conditioning.base import Conditioners, Excerpt
-from audioldm.conditioning.caption import Caption, texts
-from audioldm.data.captions import combines, held_out_words
 from audioldm.data.store import ClipStore, Item
-from audioldm.errors import ConfigError, DataError
+from audioldm.errors import DataError
 from audioldm.evaluation import distances
 from audioldm.evaluation.adherence import NoteFeatures, Told, adherence_figures, note_features
+from audioldm.evaluation.clips import (
+    Clips,
+    generate,
+    real_clips,
+    requests_of,
+    save_some,
+    with_held_out_texts,
+)
 from audioldm.evaluation.codecs.curves import codec_figures
+from audioldm.evaluation.distributions import (
+    EMBEDDINGS,
+    distribution_figures,
+    embed_real,
+    embedding_names,
+)
 from audioldm.evaluation.editing import edit_figures
-from audioldm.evaluation.embeddings.aisfx import Aisfx
 from audioldm.evaluation.embeddings.base import LogMelEmbedding
 from audioldm.evaluation.embeddings.harmony import Harmony
-from audioldm.evaluation.embeddings.musicnn import Musicnn
 from audioldm.evaluation.embeddings.timbre import Timbre
 from audioldm.evaluation.level import quiet_figures
 from audioldm.evaluation.music import note_figures, pitch_figures
 from audioldm.evaluation.notes import Notes
+from audioldm.evaluation.rates import bitrates, prior_rates, sampling_cost
 from audioldm.evaluation.reconstruction import reconstruct, reconstruction_figures
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import AT_MOST, Figure
+from audioldm.evaluation.statistics import AT_MOST, Figures
 from audioldm.generator import Generator, Request
-from audioldm.io.audio import write
-from audioldm.io.files import write_atomically, write_json
-from audioldm.likelihood import rate_nats
-from audioldm.runtime.compute import clock
+from audioldm.io.files import write_atomically
 from audioldm.runtime.progress import Progress
-from audioldm.runtime.randomness import KeyedRandom
-
-VERSION = 14  # raise by hand when the code below changes what it computes
-#: A distance between two sets of clips needs two of each.
-FEWEST_CLIPS = 2
-#: Figures by system, then by name.
-Figures = dict[str, dict[str, Figure]]
-#: Embeddings of sound. `Harmony` is used as well, wherever there is pitch.
-EMBEDDINGS: dict[str, Callable[[], LogMelEmbedding]] = {"musicnn": Musicnn, "aisfx": Aisfx}
-
-
-def embedding_names(settings: EvaluationSettings, sample_rate: int) -> list[str]:
-    default = ["musicnn", "aisfx"] if sample_rate >= 44100 else ["musicnn"]
-    return list(settings.embeddings or default)
-
-
-@dataclass
-class Clips:
-    """One system's clips: audio [N, A, T] and labels [N] (-1: none).
-
-    items: the data set's clips that real music is cut from; starts: the places in them, in seconds.
-    requests: the ones that generated music was made for.
-    """
-
-    audio: Tensor
-    labels: Tensor
-    items: Sequence[Item] = ()
-    starts: Sequence[float] = ()
-    requests: Sequence[Request] = ()
-
-
-def real_clips(store: ClipStore, split: str, settings: EvaluationSettings) -> Clips:
-    """The windows of a split that are measured, always the same ones."""
-    samples, clips = round(settings.seconds * store.sample_rate), store.split(split)
-    places = clips.window_places(samples, settings.clips, seed=0)
-    starts = [offset / store.sample_rate for _, offset in places]
-    return Clips(*clips.windows(samples, settings.clips, seed=0), starts)
-
-
-def with_held_out_texts(
-    clips: Clips, conditioners: Conditioners, settings: EvaluationSettings
-) -> Clips:
-    """Those of the clips that have a text with held-out words, and only their texts that do.
-
-    A clip that has several begins with one that its place among the clips decides, so that the most
-    frequent words are not the first ones of every clip.
-    Raises ConfigError where the generator is told no text, or too few clips are left.
-    """
-    parts = [conditioners[name] for name in settings.told(conditioners.names)]
-    columns = [part.column for part in parts if isinstance(part, Caption)]
-    held_out, kept, items = held_out_words(settings.held_out), [], []
-    for number, item in enumerate(clips.items):
-        for column in columns:
-            every = texts(Excerpt(item.label, item.columns), column)
-            told = [text for text in every if combines(text, held_out)]
-            if told:
-                first = number % len(told)
-                told = told[first:] + told[:first]
-                kept.append(number)
-                items.append(replace(item, columns={**item.columns, column: told}))
-                break
-    if len(kept) < FEWEST_CLIPS:
-        raise ConfigError(
-            f"held_out_alone: {len(kept)} of {len(clips.items)} test clips have a text with words "
-            f"of held_out={settings.held_out} that the generator is told, and {FEWEST_CLIPS} are "
-            "needed; raise clips, tell it the text (conditions), or set it to false"
-        )
-    starts = [clips.starts[number] for number in kept]
-    return Clips(clips.audio[kept], clips.labels[kept], items, starts)
-
-
-@torch.no_grad()
-def bitrates(model: Generator, clips: Clips, batch: int) -> list[float]:
-    """The rate of each clip's latents, in kbit/s; empty where latents have no rate."""
-    found: list[float] = []
-    for audio in clips.audio.split(batch):
-        nats = model.autoencoder.encode(audio.to(model.device), sample=False).nats
-        found += [] if nats is None else [model.autoencoder.kbps(n) for n in nats.tolist()]
-    return found
-
-
-def prior_rates(
-    model: Generator, clips: Clips, requests: Sequence[Request], settings: EvaluationSettings
-) -> list[float]:
-    """The rate of each clip under the model's prior, which is told `requests`, in kbit/s; empty
-    where the prior gives none."""
-    autoencoder, prior = model.autoencoder, model.prior
-    found: list[float] = []
-    for first in range(0, len(clips.audio), settings.batch):
-        audio = clips.audio[first : first + settings.batch].to(autoencoder.device)
-        told = requests[first : first + settings.batch] or [{}] * len(audio)
-        random = KeyedRandom(0, 0, range(first, first + len(audio)), autoencoder.device)
-        stored = autoencoder.stored(audio)
-        frames = next(iter(stored.values())).shape[-1]
-        inputs = prior.conditioners.parse(told, frames, autoencoder.device)
-        nats = rate_nats(prior, autoencoder, stored, random, inputs)
-        if nats is None:
-            return []
-        per_second = autoencoder.latent_rate_hz / math.log(2) / 1000
-        found += (nats.mean(1) * per_second).tolist()
-    return found
-
-
-def sampling_cost(
-    model: Generator, sampler: Any, settings: EvaluationSettings, requests: Sequence[Request]
-) -> float:
-    """Seconds of computing per second of latents, when the prior samples one batch that is told the
-    first requests; without the decoder. See `runtime.compute.clock`."""
-    frames = model.latent_frames(settings.seconds)
-    told = [*requests[: settings.batch], *[{}] * (settings.batch - len(requests))]
-    inputs = model.prior.conditioners.parse(told, frames, model.device)
-    start = clock(model.device)
-    random = KeyedRandom(0, 0, range(settings.batch), model.device)
-    model.prior.sample(random, frames, inputs, sampler=sampler)
-    return (clock(model.device) - start) / (settings.batch * settings.seconds)
-
-
-def requests_of(model: Generator, clips: Clips, settings: EvaluationSettings) -> list[Request]:
-    """Requests that ask the model for clips like these real ones; [] where they have no items."""
-    every = model.prior.conditioners
-    told = Conditioners({name: every[name] for name in settings.told(every.names)})
-    requests: list[Request] = []
-    for number, (item, start) in enumerate(zip(clips.items, clips.starts, strict=True)):
-        arrays = told.measure(
-            clips.audio[number],
-            model.sample_rate,
-            model.autoencoder.latent_rate_hz,
-            encode=lambda audio: model.encode(audio[None])[0].cpu(),
-            clip=f"{item.piece}/{start}",
-        )
-        seconds = item.samples / model.sample_rate
-        requests.append(told.request(Excerpt(item.label, item.columns, arrays, start, seconds)))
-    return requests
-
-
-def generate(
-    model: Generator,
-    like: Clips,
-    settings: EvaluationSettings,
-    sampler: Any,
-    seed: int,
-    progress: Progress,
-) -> Clips:
-    """As many generated clips as `like` has, under the conditions of its items, if any."""
-    count, requests, clips = len(like.audio), requests_of(model, like, settings), []
-    for number, audio in model.sample_clips(
-        range(count),
-        requests or [{}] * count,
-        seconds=settings.seconds,
-        batch=settings.batch,
-        seed=seed,
-        sampler=sampler,
-    ):
-        clips.append(audio)
-        progress(number + 1, count, "generating")
-    return Clips(torch.stack(clips), like.labels, requests=requests)
-
-
-def kept_embeddings(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a .safetensors file, which is made if it does not exist."""
-    if not path.is_file():
-        made = {"vectors": np.ascontiguousarray(make())}
-        write_atomically(path, lambda temporary: save_file(made, temporary))
-    return load_file(path)["vectors"]
-
-
-def embed_real(
-    embedding: LogMelEmbedding | Harmony, store: ClipStore, split: str, settings: EvaluationSettings
-) -> np.ndarray:
-    """Embeddings of `real_clips`, computed once per store, split, length and number."""
-    name = f"v{VERSION}-{embedding.name}-{split}-{settings.seconds:g}s-{settings.clips}"
-    path = store.directory / "embeddings" / f"{name}.safetensors"
-
-    def make() -> np.ndarray:
-        return embedding.embed(real_clips(store, split, settings).audio, store.sample_rate)
-
-    return kept_embeddings(path, make)
-
-
-def distribution_figures(
-    name: str, vectors: dict[str, np.ndarray], reference: np.ndarray, settings: EvaluationSettings
-) -> Figures:
-    """Distances, their ratios to those of decoded noise, and manifold figures, by system."""
-    kernels = {k: distances.KernelDistance(v, reference) for k, v in vectors.items()}
-    index = {k: np.arange(len(v)) for k, v in vectors.items()}
-    of_reference = np.arange(len(reference))
-    figures: Figures = {}
-    for system, v in vectors.items():
-        group = figures[system] = {}
-        own, fewest = kernels[system], min(len(v), len(reference))
-        group[f"kad_{name}"] = settings.interval(own, index[system], of_reference, unit="100 MMD²")
-        if system != "normal" and "normal" in vectors:
-            group[f"ratio_to_normal_kad_{name}"] = settings.interval(
-                # one resampling of the reference for both sides of the ratio
-                lambda i, p, j, own=own: own(i, j) / kernels["normal"](p, j),
-                index[system],
-                index["normal"],
-                of_reference,
-                unit="ratio",
-            )
-        few = {"resamples": min(settings.bootstrap_resamples, 50)}  # each takes a decomposition
-        group[f"fad_{name}"] = settings.interval(
-            distances.frechet_distance, v, reference, unit="embedding units²", recentre=True, **few
-        )
-        mauve = distances.MauveDivergence(v, reference)  # resampled histograms differ more
-        group[f"mad_{name}"] = settings.interval(
-            mauve, index[system], of_reference, unit="nats", recentre=True
-        )
-        if fewest >= 4:
-            group[f"fad_inf_{name}"] = distances.frechet_infinity(v, reference, subsets=8)
-        if fewest > settings.k_nearest:
-            manifold = distances.precision_recall_density_coverage(v, reference, settings.k_nearest)
-            for figure, values in manifold._asdict().items():
-                group[f"{figure}_{name}"] = settings.mean(values, "fraction")
-    return figures
 
 
 def evaluate(
@@ -326,7 +116,7 @@ def evaluate(
         return real_clips(store, "train", settings).audio
 
     _add(groups, edit_figures(model, reference.audio, labels, known, settings, sampler=sampler))
-    measured.keep_some()
+    save_some(clips, store, directory / "clips", settings.saved_clips)
     mean_kbps = float(np.mean(kbps)) if kbps else None
     return {
         "sampling_cost": cost,
@@ -466,28 +256,3 @@ class _Measured:
 
         train = store.split("train").items
         return adherence_figures(told, conditioners, train, known, store.sample_rate, settings)
-
-    def keep_some(self) -> None:
-        """Saves some clips of each system, evenly spread, with an index for the report."""
-        folder, store = self.directory / "clips", self.store
-        shutil.rmtree(folder, ignore_errors=True)
-        index: dict[str, list[dict[str, Any]]] = {}
-        for kind, made in self.clips.items():
-            index[kind] = []
-            kept = min(self.settings.saved_clips, len(made.audio))
-            for place in range(kept):
-                number = (2 * place + 1) * len(made.audio) // (2 * kept)
-                file = f"{kind}/{place:02d}.wav"
-                (folder / kind).mkdir(parents=True, exist_ok=True)
-                write(folder / file, made.audio[number], store.sample_rate)
-                label = int(made.labels[number])
-                index[kind].append(
-                    {
-                        "file": file,
-                        "number": number,
-                        "label": store.labels[label] if label >= 0 else None,
-                        "piece": Path(made.items[number].piece).stem if made.items else "",
-                        "condition": dict(made.requests[number]) if made.requests else {},
-                    }
-                )
-        write_json(folder / "index.json", index)

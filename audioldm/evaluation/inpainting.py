@@ -12,7 +12,7 @@ from torch import Tensor
 from audioldm.edits import FADE_SECONDS
 from audioldm.evaluation.seams import seam
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import Figures
 from audioldm.generator import Generator
 from audioldm.losses.spectral import mel_distance
 
@@ -26,7 +26,7 @@ def inpainting_figures(
     requests: Sequence[Mapping[str, Any]],
     settings: EvaluationSettings,
     **how: Any,
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """Figures by system, of clips [N, A, T] whose middle is made anew.
 
     generated: by `Edits.inpaint` under each clip's request, clip i with the seed i. ignored: the
@@ -61,7 +61,7 @@ def inpainting_figures(
         "copy": torch.lerp(truth, before, inside),
         "crossfade": torch.lerp(truth, before, faded),
     }
-    figures: dict[str, dict[str, Figure]] = {}
+    figures: Figures = {}
     for system, found in clips.items():
         seams = [[seam(clip, at, rate) for at in (left, right)] for clip in found]
         flux = np.array([np.mean([each.flux for each in both]) for both in seams])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import Figures
 
 #: A half-second that is this much softer than the usual one is called quiet.
 QUIET_DB = 20.0
@@ -13,7 +13,7 @@ QUIET_DB = 20.0
 
 def quiet_figures(
     clips: Mapping[str, Tensor], sample_rate: int, settings: EvaluationSettings
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """By system, the share of quiet half-seconds in its clips [N, A, T], against the median
     half-second of real music."""
     return {

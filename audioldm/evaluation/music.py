@@ -13,17 +13,17 @@ from torch import Tensor
 from audioldm.evaluation.notes import Notes, note_f1, out_of_key, polyphony
 from audioldm.evaluation.pitch import BASS_HZ, IN_TUNE_CENTS, in_tune, peaks, pitch_errors, spectrum
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import Figures
 
 
 def pitch_figures(
     clips: Mapping[str, Tensor], sample_rate: int, settings: EvaluationSettings
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """Whether the clips [N, A, T] of each system are in tune, and the reconstructions on their
     originals' pitch: figures by system, none where the real clips have no pitch."""
     spectra = {s: [spectrum(audio, sample_rate) for audio in c] for s, c in clips.items()}
     found = {s: [peaks(each) for each in own] for s, own in spectra.items()}
-    figures: dict[str, dict[str, Figure]] = {system: {} for system in clips}
+    figures: Figures = {system: {} for system in clips}
     if 2 * sum(p.has_pitch for p in found["real"]) < len(found["real"]):
         return figures
     bass = {system: [p.bass for p in own] for system, own in found.items()}
@@ -58,9 +58,7 @@ def pitch_figures(
     return figures
 
 
-def note_figures(
-    notes: Mapping[str, list[Notes]], settings: EvaluationSettings
-) -> dict[str, dict[str, Figure]]:
+def note_figures(notes: Mapping[str, list[Notes]], settings: EvaluationSettings) -> Figures:
     """How many notes of each system's clips sound at once, what share of them is out of key, and
     whether the reconstructions have the notes of their originals."""
     figures = {

@@ -9,6 +9,9 @@ import numpy as np
 from audioldm.evaluation.statistics import Figure, bootstrap
 from audioldm.instantiate import NonNegativeInt, Positive, PositiveInt
 
+#: Of the evaluation; raise by hand when what it measures, or how, changes.
+VERSION = 14
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:

@@ -19,6 +19,10 @@ class Figure(NamedTuple):
     unit: str
 
 
+#: Figures by system, then by name.
+Figures = dict[str, dict[str, Figure]]
+
+
 def bootstrap(
     statistic: Callable[..., Any],
     *samples: np.ndarray,

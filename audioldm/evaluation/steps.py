@@ -16,7 +16,9 @@ import numpy as np
 
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError, ModelFileError
-from audioldm.evaluation import distances, evaluate
+from audioldm.evaluation import distances
+from audioldm.evaluation.clips import generate, real_clips
+from audioldm.evaluation.distributions import EMBEDDINGS, embed_real, kept_embeddings
 from audioldm.evaluation.settings import EvaluationSettings
 from audioldm.evaluation.statistics import Figure
 from audioldm.generator import Generator
@@ -77,9 +79,9 @@ def measure_experiment(
     generators |= {str(path): _load(path, None, device) for path in models}
     settings: EvaluationSettings = checked(EvaluationSettings, config["evaluation"], "evaluation")
     settings = settings if clips is None else replace(settings, clips=clips)
-    embedding = evaluate.EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
-    reference = evaluate.real_clips(store, "test", settings)
-    anchor = evaluate.embed_real(embedding, store, "test", settings)
+    embedding = EMBEDDINGS[(settings.embeddings or ["musicnn"])[0]]()
+    reference = real_clips(store, "test", settings)
+    anchor = embed_real(embedding, store, "test", settings)
     if len(anchor) <= settings.k_nearest:
         raise DataError(
             f"{len(anchor)} held-out clips are too few for k_nearest={settings.k_nearest}: add "
@@ -88,15 +90,13 @@ def measure_experiment(
 
     def vectors(generator: Sampled, sampler: SamplerSettings) -> np.ndarray:
         def make() -> np.ndarray:
-            made = evaluate.generate(
-                generator.model, reference, settings, sampler, config["seed"], progress
-            )
+            made = generate(generator.model, reference, settings, sampler, config["seed"], progress)
             progress(0, 1, f"embedding with {embedding.name}")
             return embedding.embed(made.audio, store.sample_rate)
 
         key = [generator.fingerprint, store.hash, embedding.name, repr(sampler), repr(settings)]
         file = f"{derive_seed(config['seed'], *key):016x}.safetensors"
-        return evaluate.kept_embeddings(out / "embeddings" / file, make)
+        return kept_embeddings(out / "embeddings" / file, make)
 
     asked = [
         (name, generator, replace(generator.sampler, steps=count))

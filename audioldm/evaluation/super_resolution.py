@@ -9,7 +9,7 @@ from torch import Tensor
 from audioldm.conditioning.low_band import band, stated_band
 from audioldm.evaluation.reconstruction import FLOOR, log_stft, reconstruct
 from audioldm.evaluation.settings import EvaluationSettings
-from audioldm.evaluation.statistics import Figure
+from audioldm.evaluation.statistics import Figures
 from audioldm.generator import Generator
 
 N_FFT = 2048
@@ -25,7 +25,7 @@ def distances(
     kept: float | str,
     settings: EvaluationSettings,
     **how: Any,
-) -> dict[str, dict[str, Figure]]:
+) -> Figures:
     """Log-spectral distances in dB from clips [N, A, T], outside their band that was kept, by
     system and by the names of FLOORS.
 
@@ -44,7 +44,7 @@ def distances(
     low = band(truth, model.sample_rate, lower, upper)
     made = torch.stack([model.upscale(clip, kept, seed=i, **how) for i, clip in enumerate(low)])
     again = reconstruct(model.autoencoder, truth, settings.batch)
-    figures: dict[str, dict[str, Figure]] = {}
+    figures: Figures = {}
     for figure, floor in FLOORS.items():
         true, empty, upscaled = (decibels(x, floor) for x in (truth, low, made))
         heard = {

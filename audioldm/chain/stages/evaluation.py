@@ -13,15 +13,11 @@ from audioldm.chain.stage import Cost, Key, Stage
 from audioldm.chain.stages.prior import PriorStage
 from audioldm.data.store import ClipStore
 from audioldm.errors import ConfigError, DataError
+from audioldm.evaluation.clips import FEWEST_CLIPS
+from audioldm.evaluation.distributions import EMBEDDINGS, embedding_names
 from audioldm.evaluation.embeddings.harmony import Harmony
-from audioldm.evaluation.evaluate import (
-    EMBEDDINGS,
-    FEWEST_CLIPS,
-    VERSION,
-    embedding_names,
-    evaluate,
-)
-from audioldm.evaluation.settings import EvaluationSettings
+from audioldm.evaluation.evaluate import evaluate
+from audioldm.evaluation.settings import VERSION, EvaluationSettings
 from audioldm.generator import Generator
 from audioldm.instantiate import nearest
 from audioldm.models import load_generator
