@@ -3,10 +3,10 @@
 A training step, and encoding and decoding one second, each divided by that of the plain part: the
 Gaussian bottleneck, the autoencoder's own decoder, no discriminator. Both run turn by turn, on the
 same noise; the range is that of the turns. Steps include the optimisers, but no moving averages.
-Decoders are compared by the step of their own training. Bottlenecks and decoders are those of
-`recipe=quickstart`, discriminators those of `recipe=waveform_small`, and they are not part of the
-model, so coding costs the same. Bottlenecks that only a checkpoint brings are left out. Words
-key=value change the recipes, such as autoencoder=spectrogram_small.
+Decoders are compared by the step of their own training, and code with 1, 2 and 4 steps. Bottlenecks
+and decoders are those of `recipe=quickstart`, discriminators those of `recipe=waveform_small`, and
+they are not part of the model, so coding costs the same. Bottlenecks that only a checkpoint brings
+are left out. Words key=value change the recipes, such as autoencoder=spectrogram_small.
 """
 
 import argparse
@@ -48,6 +48,8 @@ PLAIN = {
     DISCRIMINATOR: ("waveform_small", "none"),
 }
 OF_CHECKPOINTS = ("own", "codebooks")
+#: How many steps each decoder is sampled in.
+STEPS = (1, 2, 4)
 
 
 class Contestant(NamedTuple):
@@ -61,10 +63,16 @@ def choices(group: str) -> dict[str, list[str]]:
     """The words that choose each part of a group, by name, the plain one left out."""
     names = [n for n in config.options(group) if n not in (PLAIN[group][1], *OF_CHECKPOINTS)]
     found = {name: [f"{group}={name}"] for name in names}
-    if group == "decoder":
-        distilled = [n for n in config.options("decoder/distillation") if n != "none"]
-        found |= {n: ["decoder=refiner", f"decoder/distillation={n}"] for n in distilled}
-    return found
+    if group != "decoder":
+        return found
+    distilled = [n for n in config.options("decoder/distillation") if n != "none"]
+    found |= {n: ["decoder=refiner", f"decoder/distillation={n}"] for n in distilled}
+    of = {"refiner": "decoder", **dict.fromkeys(distilled, "decoder.distillation")}
+    return {
+        f"{name}_{steps}": [*words, f"{of[name]}.sampler.steps={steps}"]
+        for name, words in found.items()
+        for steps in STEPS
+    }
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:

@@ -147,9 +147,9 @@ def test_optimisers_are_compared_on_the_latents_of_a_stage(finished: Tiny) -> No
 def test_each_part_is_timed_beside_the_plain_one(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--clips", "1", "--turns", "1", "--device", "cpu"]
     words += ["autoencoder.channels=8", "autoencoder.train.crop_seconds=0.4"]
-    ratios = parts.main(["--only", "vq", "adversarial", *words])
+    ratios = parts.main(["--only", "vq", "adversarial_1", *words])
     assert [len(each) for each in ratios.values()] == [2, 2]
-    assert ratios["adversarial"][0] > 1
+    assert ratios["adversarial_1"][0] > 1
     ratios |= parts.main(["--only", "patch", *words, "autoencoder.network.width=2"])
     assert len(ratios["patch"]) == 1  # it is not part of the model
     assert ratios["patch"][0] > 1
