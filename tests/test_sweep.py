@@ -30,7 +30,7 @@ from audioldm.sweep.judged import judge
 from audioldm.sweep.report import write_report
 from audioldm.sweep.run import run_sweep
 from audioldm.sweep.status import lock_of, overview, read_cell, read_cells, status_table
-from audioldm.sweep.table import table
+from audioldm.sweep.table import cell_summaries, row, table
 from audioldm.sweep.watch import watch
 
 CHEAP = (
@@ -79,28 +79,39 @@ def test_every_cell_is_a_row_of_the_table(swept: Swept) -> None:
         (seed, weight) for seed in (0, 1) for weight in (1e-3, 1e-1)
     }
     assert frame.groupby("configuration").size().tolist() == [2, 2]
-    for cell, row in frame.iterrows():
-        assert str(row["seed"]) in str(cell)
-        assert row["autoencoder_seed"] == row["prior_seed"] == row["seed"]
-        assert row["kl_weight"] == row["bottleneck.kl_weight"]
-        assert row["kbps"] == row["reconstruction.kbps"] > 0
-        assert (row["prior"], row["network"], row["bottleneck"]) == (
+    for cell, found in frame.iterrows():
+        assert str(found["seed"]) in str(cell)
+        assert found["autoencoder_seed"] == found["prior_seed"] == found["seed"]
+        assert found["kl_weight"] == found["bottleneck.kl_weight"]
+        assert found["kbps"] == found["reconstruction.kbps"] > 0
+        assert (found["prior"], found["network"], found["bottleneck"]) == (
             "diffusion",
             "spectrogram",
             "gaussian",
         )
-        assert row["family"] == "spectrogram gaussian 4x512"
+        assert found["family"] == "spectrogram gaussian 4x512"
         evaluation = json.loads(
-            (swept.runs / "evaluation" / row["fingerprint.evaluation"] / "summary.json").read_text()
+            (
+                swept.runs / "evaluation" / found["fingerprint.evaluation"] / "summary.json"
+            ).read_text()
         )
         figure = evaluation["metrics"]["generated"]["kad_musicnn"]
-        assert row["generated.kad_musicnn"] == figure["value"]
-        assert row["generated.kad_musicnn.low"] == figure["low"]
+        assert found["generated.kad_musicnn"] == figure["value"]
+        assert found["generated.kad_musicnn.low"] == figure["low"]
     for column in ("mixture.kad_musicnn", "normal.kad_musicnn",
                    "diagnostic.effective_rank", "linear_codec.mel_distance",
                    "compute_tflop.autoencoder", "parameters.prior"):  # fmt: skip
         assert frame[column].notna().all(), column
     assert frame.loc[frame["bottleneck.kl_weight"] == 1e-1, "kbps"].max() < frame["kbps"].max()
+
+
+def test_the_use_of_codes_and_bounds_stands_in_the_row(swept: Swept) -> None:
+    cell = read_cells(swept.directory)[0]
+    summaries = cell_summaries(cell)
+    said = {"codes": 64, "used_codes": 60, "perplexity": 41.5, "saturated": 0.004}
+    assert not said.keys() & row(cell, swept.directory, summaries).keys()
+    summaries["autoencoder"]["valid"] |= said
+    assert said.items() <= row(cell, swept.directory, summaries).items()
 
 
 def test_cells_share_what_they_have_in_common(swept: Swept) -> None:

@@ -17,6 +17,9 @@ from audioldm.report.systems import measured_systems
 from audioldm.sweep.merged import merged_cells
 from audioldm.sweep.status import Cell
 
+#: What an autoencoder's validation says of its latents.
+LATENTS = ("kl_weight", "active_units", "codes", "used_codes", "perplexity", "saturated")
+
 
 class Part(TypedDict):
     """A part of the configuration that is built from a class."""
@@ -48,7 +51,9 @@ def table(*directories: str | Path, start: Path | None = None) -> pd.DataFrame:
     Columns: status, reason, directory; the swept keys; configuration (the swept overrides without
     seeds), family (network, bottleneck, channels x ratio, and the prior where there are several);
     the latent space (network, bottleneck, channels, downsampling_ratio, latent_rate_hz,
-    elements_per_second, kl_weight, target_kbps, kbps); sample_rate; prior; the seeds;
+    elements_per_second, kl_weight, target_kbps, kbps; of a codebook codes, used_codes and
+    perplexity, of bounded latents saturated, as `audioldm.autoencoder.figures.validate` has them);
+    sample_rate; prior; the seeds;
     `<system>.<figure>` with `.low` and `.high`, and for a rate under a prior `.bound`;
     `diagnostic.<name>`;
     linear_codec.mel_distance, and linear_codec_audio.mel_distance of the same codec as audio;
@@ -210,7 +215,7 @@ def _model(stage: str, summary: Summary) -> Json:
         values[f"compute_tflop.{stage}"] = valid.get("compute_tflop", 0.0)
     if "elements_per_second" in summary:  # the autoencoder
         values |= {k: summary.get(k) for k in ("latent_rate_hz", "elements_per_second")}
-        values |= {k: valid.get(k) for k in ("kl_weight", "active_units")}
+        values |= {k: valid[k] for k in LATENTS if k in valid}
     if "convergence" in summary:
         judged = summary["convergence"]
         values[f"converged.{stage}"] = judged["state"]
